@@ -1,0 +1,41 @@
+"""Name any region of any image in any words.
+
+>>> import anyregion
+>>> recognizer = anyregion.load_recognizer()  # the built-in model; no download
+>>> recognizer.set_image("street.jpg")
+>>> regions = anyregion.Regions.from_boxes([[10, 20, 200, 180]])
+>>> recognizer.ask(regions, ["bicycle", "bus", "dog"]).labels
+"""
+
+from anyregion.errors import (
+    AnyRegionError,
+    CheckpointError,
+    InputError,
+    MissingExtraError,
+    SetAside,
+)
+from anyregion.images import read_image
+from anyregion.models import load_recognizer
+from anyregion.predictions import Predictions
+from anyregion.recognizer import Recognizer
+from anyregion.region_files import load_regions
+from anyregion.regions import Regions
+from anyregion.vocabulary import EncodedVocabulary, Vocabulary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnyRegionError",
+    "CheckpointError",
+    "EncodedVocabulary",
+    "InputError",
+    "MissingExtraError",
+    "Predictions",
+    "Recognizer",
+    "Regions",
+    "SetAside",
+    "Vocabulary",
+    "load_recognizer",
+    "load_regions",
+    "read_image",
+]

@@ -1,0 +1,113 @@
+"""Images: found, opened with care, and always handed on as upright RGB bytes."""
+
+from __future__ import annotations
+
+import glob
+import io
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from anyregion.errors import InputError, SetAside
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""One image: (height, width, 3), RGB, 0 to 255, upright."""
+
+ImageLike: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.generic]"
+
+MAX_PIXELS = 178_956_970  # Pillow's own threshold for a decompression bomb: 0.5 GB of RGB
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+
+
+def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Read a path, the bytes of a file, a PIL image or an array as `(height, width, 3)` RGB uint8.
+
+    Rules: EXIF rotation is applied, so boxes refer to the upright image; transparency is laid on
+    white; palette, grey and CMYK become RGB; 16-bit grey keeps its high byte; of an animation the
+    first frame is read. Arrays must be uint8, `(H, W)` or `(H, W, 3)` in RGB order.
+
+    Raises:
+        InputError: broken, truncated or empty data, more than `max_pixels` pixels, a wrong array.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    name = str(image) if isinstance(image, (str, Path)) else f"<{type(image).__name__}>"
+    try:
+        if isinstance(image, Image.Image):
+            return _to_rgb(image, name, max_pixels)
+        source = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
+        with warnings.catch_warnings():
+            # the size is checked below, with an error that names the file
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source) as opened:
+                return _to_rgb(opened, name, max_pixels)
+    except FileNotFoundError:
+        raise InputError(f"{name}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{name}: more than {max_pixels:,} pixels") from None
+    except InputError:
+        raise
+    # Pillow's decoders raise many kinds for broken data; each means this one file is unusable
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
+        raise InputError(f"{name}: broken or truncated image ({error})") from None
+
+
+def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Pixels:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InputError(f"{name}: {width} x {height} is more than {max_pixels:,} pixels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # 16-bit grey opens as I;16 or I; Pillow's own convert would clip it to white
+        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _from_array(array: NDArray[np.generic]) -> Pixels:
+    shape = array.shape
+    if array.dtype != np.uint8:
+        raise InputError(f"an image array must be uint8, 0 to 255; this one is {array.dtype}")
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise InputError(f"an image array must be (height, width, 3) in RGB; this one is {shape}")
+    return np.ascontiguousarray(array, dtype=np.uint8)
+
+
+def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]]:
+    """Expand files, folders (recursively) and globs into a list of files, in order, each once.
+
+    A file named outright is taken whatever its suffix; folders and globs yield the files of
+    `SUFFIXES`. A path that leads to nothing is set aside.
+    """
+    found: dict[Path, None] = {}
+    aside: list[SetAside] = []
+    for given in paths:
+        path = Path(given).expanduser()
+        if path.is_file():
+            matches = [path]
+        elif path.is_dir():
+            matches = sorted(p for p in path.rglob("*") if _is_image(p))
+        else:
+            # Path.glob cannot start from an absolute pattern
+            hits = glob.glob(str(path), recursive=True)  # noqa: PTH207
+            matches = sorted(p for p in map(Path, hits) if _is_image(p))
+        if not matches:
+            aside.append(SetAside(str(given), "no image there"))
+        found.update(dict.fromkeys(matches))
+    return list(found), aside
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")

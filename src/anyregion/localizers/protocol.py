@@ -1,0 +1,73 @@
+"""What RegionSpot needs of a localizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from torch import Tensor
+
+from anyregion.images import Pixels
+from anyregion.masks import RLE
+from anyregion.regions import Regions
+
+TokenSource: TypeAlias = Literal["decoder", "prompt"]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionTokens:
+    """The position-aware tokens of one image's regions.
+
+    Attributes:
+        tokens: `(N, M, W)`; M is 1, or 3 candidates in the decoder's own order with multimask.
+        mask_scores: `(N, M)`, the IoU that the localizer predicts for each mask, or None where
+            neither masks nor candidates were asked for.
+        mask_logits: `(N, M, h, w)` low-resolution logits of the padded frame, or None unless masks
+            were asked for.
+    """
+
+    tokens: Tensor
+    mask_scores: Tensor | None = None
+    mask_logits: Tensor | None = None
+
+
+class Localizer(Protocol):
+    """A frozen model that knows where a prompted region is.
+
+    Attributes:
+        name: hub name or folder it came from.
+        token_width: `W`.
+    """
+
+    name: str
+    token_width: int
+
+    def encode(self, images: Sequence[Pixels]) -> list[Any]:
+        """Encode each image once; what comes back is handed to `tokens` and `masks`."""
+        ...
+
+    def tokens(
+        self,
+        encoded: Any,
+        regions: Regions,
+        *,
+        multimask: bool = False,
+        masks: bool = False,
+        source: TokenSource = "decoder",
+    ) -> RegionTokens:
+        """Tokens of the regions of one image, in their order; `N` may be 0.
+
+        Args:
+            encoded: one entry of what `encode` returned.
+            regions: one prompt each: a box, points, a mask, or any mix.
+            multimask: tokens of the three candidate masks in place of the single one.
+            masks: also compute mask logits; tokens alone never pay for them.
+            source: the mask decoder's output token, or the mean of the prompt encoder's tokens
+                (the paper's ablation; then M is 1).
+        """
+        ...
+
+    def masks(self, encoded: Any, mask_logits: Tensor) -> list[list[RLE]]:
+        """Logits `(N, M, h, w)` to binary masks at the image's size, N lists of M."""
+        ...

@@ -1,0 +1,109 @@
+"""Binary masks as COCO run-length codes: small in memory, and JSON as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from anyregion.errors import InputError
+
+
+class RLE(TypedDict):
+    """COCO's compressed run-length code of one mask; `size` is `[height, width]`."""
+
+    size: list[int]
+    counts: str
+
+
+def encode_mask(mask: NDArray[Any]) -> RLE:
+    """Encode a `(height, width)` mask of any number type; non-zero is inside."""
+    if mask.ndim != 2:
+        raise InputError(f"a mask must be (height, width); this one is {mask.shape}")
+    coded = coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
+    return RLE(size=[int(n) for n in coded["size"]], counts=coded["counts"].decode("ascii"))
+
+
+def decode_mask(rle: RLE) -> NDArray[np.bool_]:
+    """Decode to `(height, width)` bool."""
+    return np.asarray(coco_mask.decode(_raw(rle)), dtype=bool)
+
+
+def mask_area(rle: RLE) -> int:
+    """Number of pixels inside."""
+    return int(coco_mask.area(_raw(rle)))
+
+
+def mask_box(rle: RLE) -> NDArray[np.float64]:
+    """The tight box of a mask, `(4,)` xyxy in pixels (all zeros for an empty mask)."""
+    x, y, width, height = coco_mask.toBbox(_raw(rle))
+    return np.array([x, y, x + width, y + height], dtype=np.float64)
+
+
+def segmentation_to_rle(segmentation: Any, height: int, width: int) -> RLE:
+    """COCO `segmentation` (polygons, uncompressed or compressed RLE) to a compressed RLE.
+
+    Raises:
+        InputError: malformed polygons or codes, or a code of another image size.
+    """
+    if isinstance(segmentation, dict):
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if size != [height, width]:
+            raise InputError(f"RLE of size {size}, but the image is {[height, width]}")
+        if isinstance(counts, list):
+            runs = _checked_runs(counts, height * width)
+            coded = coco_mask.frPyObjects({"size": size, "counts": runs}, height, width)
+            return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))
+        if isinstance(counts, (str, bytes)):
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            _check_compressed(text, height * width)
+            return RLE(size=[height, width], counts=text)
+        raise InputError("RLE without counts")
+    if isinstance(segmentation, list) and segmentation:
+        polygons = [_checked_polygon(points) for points in segmentation]
+        coded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))
+    raise InputError("segmentation is neither polygons nor RLE")
+
+
+def _checked_polygon(points: Any) -> list[float]:
+    if (
+        not isinstance(points, Sequence)
+        or len(points) < 6
+        or len(points) % 2
+        or not all(isinstance(v, (int, float)) and np.isfinite(v) for v in points)
+    ):
+        raise InputError("a polygon must be an even list of at least six finite numbers")
+    return [float(v) for v in points]
+
+
+def _checked_runs(counts: list[Any], pixels: int) -> list[int]:
+    if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != pixels:
+        raise InputError(f"RLE counts do not add up to the image's {pixels} pixels")
+    return counts
+
+
+def _check_compressed(text: str, pixels: int) -> None:
+    """Walk the code once: pycocotools trusts it, and a wrong one makes it read past its memory."""
+    runs: list[int] = []
+    value = shift = 0
+    for char in text:
+        code = ord(char) - 48
+        if not 0 <= code < 64:
+            raise InputError("RLE counts hold a character that COCO's code does not use")
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value |= -1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    if shift or min(runs, default=0) < 0 or sum(runs) != pixels:
+        raise InputError(f"RLE counts do not add up to the image's {pixels} pixels")
+
+
+def _raw(rle: RLE) -> dict[str, Any]:
+    return {"size": rle["size"], "counts": rle["counts"].encode("ascii")}

@@ -1,0 +1,238 @@
+"""`Recognizer`: one face for every method. It holds what they share: checks, scores, names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.errors import InputError
+from anyregion.images import ImageLike, Pixels, read_image
+from anyregion.masks import RLE
+from anyregion.predictions import Predictions
+from anyregion.regions import Boxes, Regions
+from anyregion.scoring import Score, top_names
+from anyregion.vocabulary import (
+    EncodedVocabulary,
+    Progress,
+    TextEncoder,
+    Vocabulary,
+    encode_vocabulary,
+)
+
+VocabularyLike = Vocabulary | EncodedVocabulary | Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionEmbeddings:
+    """What a region encoder says of one image's regions: `M` rows, one or three a region.
+
+    Attributes:
+        embeddings: `(M, E)` float32 in the space of the words, not normalised.
+        boxes: `(M, 4)` float64, xyxy in pixels.
+        rows: `(M,)` int64, the region each row answers; None means row i answers region i.
+        masks, mask_scores, mask_logits: as in `Predictions`.
+    """
+
+    embeddings: NDArray[np.float32]
+    boxes: Boxes
+    rows: NDArray[np.int64] | None = None
+    masks: tuple[RLE, ...] | None = None
+    mask_scores: NDArray[np.float32] | None = None
+    mask_logits: NDArray[np.float32] | None = None
+
+
+class RegionEncoder(Protocol):
+    """What a method has to supply to become a `Recognizer`.
+
+    Attributes:
+        name: what people call it.
+        text: the text side; its embeddings live in the same space as the regions'.
+        logit_scale, logit_bias: turn a cosine into the logit that is scored.
+    """
+
+    name: str
+    text: TextEncoder
+    logit_scale: float
+    logit_bias: float
+
+    def encode_images(self, images: Sequence[Pixels]) -> Sequence[Any]:
+        """All that can be computed of each image before its regions are known."""
+        ...
+
+    def embed_regions(
+        self,
+        encoded: Sequence[Any],
+        regions: Sequence[Regions],
+        *,
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[RegionEmbeddings]:
+        """Embed the regions of each image; an image may have none.
+
+        Args:
+            encoded: what `encode_images` returned, image by image.
+            regions: regions that fit their images (`Regions.fit`).
+            masks: also decode masks, where the method has any of its own.
+            multimask: three candidates a region, best mask first, where the method has them.
+        """
+        ...
+
+
+class Recognizer:
+    """Names regions: `set_image` once and `ask` many times, or `recognize` a batch.
+
+    Args:
+        encoder: the method (see `anyregion.load_recognizer` for the ready ones).
+        cache: folder of encoded vocabularies; None for no cache.
+    """
+
+    def __init__(
+        self, encoder: RegionEncoder, *, cache: Path | Literal["default"] | None = "default"
+    ) -> None:
+        self.encoder = encoder
+        self._cache: Path | Literal["default"] | None = cache
+        self._image: tuple[Any, tuple[int, int]] | None = None
+        self._last: EncodedVocabulary | None = None
+
+    def encode_vocabulary(
+        self, vocabulary: VocabularyLike, *, progress: Progress | None = None
+    ) -> EncodedVocabulary:
+        """Encode names once; what comes back can be used for any number of images.
+
+        Raises:
+            InputError: an empty vocabulary, or one that another text model encoded.
+        """
+        text = self.encoder.text
+        if isinstance(vocabulary, EncodedVocabulary):
+            if vocabulary.model != text.fingerprint:
+                raise InputError(
+                    f"this vocabulary was encoded by {vocabulary.model}, "
+                    f"but {self.encoder.name} reads {text.fingerprint}"
+                )
+            return vocabulary
+        if not isinstance(vocabulary, Vocabulary):
+            vocabulary = Vocabulary.from_names(vocabulary)
+        if self._last is None or self._last.vocabulary != vocabulary:
+            self._last = encode_vocabulary(vocabulary, text, cache=self._cache, progress=progress)
+        return self._last
+
+    def set_image(self, image: ImageLike) -> None:
+        """Encode an image, to be asked about with `ask`. See `read_image` for what is accepted."""
+        pixels = read_image(image)
+        self._image = (self.encoder.encode_images([pixels])[0], pixels.shape[:2])
+
+    def ask(
+        self,
+        regions: Regions,
+        vocabulary: VocabularyLike,
+        *,
+        top_k: int = 5,
+        score: Score = "softmax",
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> Predictions:
+        """Name regions of the image that `set_image` was given.
+
+        Args:
+            regions: prompts in pixels of that image, clipped to it.
+            vocabulary: names, or a vocabulary, encoded or not.
+            top_k: how many names to keep of each region.
+            score: `softmax` over the vocabulary, or `sigmoid` of each name on its own. Where the
+                regions have a detector's scores, the result is multiplied by them.
+            masks: decode masks too. Names alone do not need them.
+            multimask: three candidate masks a region, each named on its own.
+
+        Raises:
+            InputError: no image was set; a region that does not lie in it; an empty vocabulary.
+        """
+        if self._image is None:
+            raise InputError("no image yet: call set_image first")
+        encoded, size = self._image
+        words = self.encode_vocabulary(vocabulary)
+        fitted = _fitted(regions, size, "the image")
+        (embedded,) = self.encoder.embed_regions(
+            [encoded], [fitted], masks=masks, multimask=multimask
+        )
+        return self._named(embedded, fitted, size, words, top_k, score)
+
+    def recognize(
+        self,
+        images: Sequence[ImageLike],
+        regions: Sequence[Regions],
+        vocabulary: VocabularyLike,
+        *,
+        top_k: int = 5,
+        score: Score = "softmax",
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[Predictions]:
+        """Name the regions of several images in one pass; the answers equal the one-by-one ones.
+
+        Args:
+            images: paths, file bytes, PIL images or arrays.
+            regions: one `Regions` an image; their numbers may differ, and be 0.
+            vocabulary, top_k, score, masks, multimask: as for `ask`.
+
+        Raises:
+            InputError: as for `ask`, naming the image.
+        """
+        if isinstance(regions, Regions) or len(images) != len(regions):
+            raise InputError("give one Regions for each image")
+        words = self.encode_vocabulary(vocabulary)
+        pixels = [read_image(image) for image in images]
+        sizes = [(p.shape[0], p.shape[1]) for p in pixels]
+        fitted = [
+            _fitted(r, s, f"image {i}") for i, (r, s) in enumerate(zip(regions, sizes, strict=True))
+        ]
+        encoded = self.encoder.encode_images(pixels)
+        embedded = self.encoder.embed_regions(encoded, fitted, masks=masks, multimask=multimask)
+        return [
+            self._named(e, r, s, words, top_k, score)
+            for e, r, s in zip(embedded, fitted, sizes, strict=True)
+        ]
+
+    def _named(
+        self,
+        embedded: RegionEmbeddings,
+        regions: Regions,
+        size: tuple[int, int],
+        words: EncodedVocabulary,
+        top_k: int,
+        score: Score,
+    ) -> Predictions:
+        indices, scores = top_names(
+            embedded.embeddings,
+            words.matrix,
+            top_k=top_k,
+            score=score,
+            scale=self.encoder.logit_scale,
+            bias=self.encoder.logit_bias,
+        )
+        rows = np.arange(len(scores)) if embedded.rows is None else embedded.rows
+        if regions.scores is not None:
+            scores = (scores * regions.scores[rows, None]).astype(np.float32)
+        return Predictions(
+            vocabulary=words.vocabulary,
+            regions=regions,
+            size=size,
+            rows=rows,
+            indices=indices,
+            scores=scores,
+            boxes=embedded.boxes,
+            embeddings=embedded.embeddings,
+            masks=embedded.masks,
+            mask_scores=embedded.mask_scores,
+            mask_logits=embedded.mask_logits,
+        )
+
+
+def _fitted(regions: Regions, size: tuple[int, int], where: str) -> Regions:
+    fitted, aside = regions.fit(*size)
+    if aside:
+        raise InputError(f"{where}: " + "; ".join(map(str, aside)))
+    return fitted

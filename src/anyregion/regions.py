@@ -1,0 +1,280 @@
+"""Regions of one image: one prompt each, of a box, points, a mask, or any mix of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anyregion.errors import InputError, SetAside
+from anyregion.masks import RLE, decode_mask, encode_mask, mask_area, mask_box
+
+if TYPE_CHECKING:
+    import supervision
+
+Boxes: TypeAlias = NDArray[np.float64]
+"""Boxes `(N, 4)`: x0, y0, x1, y1 in absolute pixels of the upright image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """The regions of one image, in the caller's order. Build them with `from_prompts` or a friend.
+
+    Attributes:
+        boxes: `(N, 4)` float64, xyxy in absolute pixels; a row of NaN where a region has no box.
+        points: per region `(P, 2)` float64, x and y in pixels; `P` may be 0.
+        point_labels: per region `(P,)` int64; 1 is foreground, 0 is background.
+        masks: per region a mask of the whole image as COCO RLE, or None.
+        mask_logits: per region the low-resolution mask logits `(h, w)` float32 that a localizer
+            gave before, to refine them, or None.
+        ids: per region the caller's id; the position where none was given.
+        scores: `(N,)` float64, how sure the detector was, or None.
+        categories: `(N,)` int64, the category id that the source states, or None.
+    """
+
+    boxes: Boxes
+    points: tuple[NDArray[np.float64], ...]
+    point_labels: tuple[NDArray[np.int64], ...]
+    masks: tuple[RLE | None, ...]
+    mask_logits: tuple[NDArray[np.float32] | None, ...]
+    ids: tuple[int | str, ...]
+    scores: NDArray[np.float64] | None = None
+    categories: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if problems := self._problems():
+            listed = "; ".join(f"region {self.ids[i]}: {why}" for i, why in problems.items())
+            raise InputError(listed)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def from_boxes(
+        cls,
+        boxes: ArrayLike,
+        *,
+        ids: Sequence[int | str] | None = None,
+        scores: ArrayLike | None = None,
+        categories: ArrayLike | None = None,
+    ) -> Regions:
+        """Regions from boxes `(N, 4)`, xyxy in absolute pixels; `N` may be 0.
+
+        Raises:
+            InputError: a box that is not finite, is inverted or has no area, naming each.
+        """
+        if boxes is None:
+            raise InputError("boxes must be an array (N, 4), not None")
+        return cls.from_prompts(boxes=boxes, ids=ids, scores=scores, categories=categories)
+
+    @classmethod
+    def from_prompts(
+        cls,
+        *,
+        boxes: ArrayLike | None = None,
+        points: Sequence[ArrayLike | None] | None = None,
+        point_labels: Sequence[ArrayLike | None] | None = None,
+        masks: Sequence[NDArray[Any] | RLE | None] | None = None,
+        mask_logits: Sequence[NDArray[np.float32] | None] | None = None,
+        ids: Sequence[int | str] | None = None,
+        scores: ArrayLike | None = None,
+        categories: ArrayLike | None = None,
+    ) -> Regions:
+        """One region per entry; every sequence that is given has one entry a region.
+
+        Args:
+            boxes: `(N, 4)` xyxy in pixels; a row of NaN for a region without a box.
+            points: per region `(P, 2)` x and y, or None.
+            point_labels: per region `(P,)` of 1 (foreground) and 0 (background); all 1 if left out.
+            masks: per region `(H, W)` at the image's size, or COCO RLE, or None.
+            mask_logits: per region what `Predictions.mask_logits` gave for it, or None.
+            ids, scores, categories: see the class.
+
+        Raises:
+            InputError: lengths that differ, or regions that are not usable, naming each.
+        """
+        given = (boxes, points, masks, mask_logits)
+        rows = next((v for v in given if v is not None), None)
+        if rows is None:
+            raise InputError("regions need boxes, points or masks")
+        count = len(_as_boxes(boxes)) if boxes is not None else len(rows)  # type: ignore[arg-type]
+        pts = [_as_points(p) for p in _column("points", points, count)]
+        labels = [
+            np.ones(len(p), np.int64) if label is None else np.atleast_1d(_ints(label))
+            for p, label in zip(pts, _column("point_labels", point_labels, count), strict=True)
+        ]
+        coded = [
+            encode_mask(m) if isinstance(m, np.ndarray) else m
+            for m in _column("masks", masks, count)
+        ]
+        return cls(
+            boxes=np.full((count, 4), np.nan) if boxes is None else _as_boxes(boxes),
+            points=tuple(pts),
+            point_labels=tuple(labels),
+            masks=tuple(coded),
+            mask_logits=tuple(_column("mask_logits", mask_logits, count)),
+            ids=tuple(range(count)) if ids is None else tuple(_column("ids", ids, count)),
+            scores=None if scores is None else _vector("scores", scores, count, np.float64),
+            categories=(
+                None if categories is None else _vector("categories", categories, count, np.int64)
+            ),
+        )
+
+    @classmethod
+    def from_supervision(cls, detections: supervision.Detections) -> Regions:
+        """Regions from `supervision.Detections`: boxes, masks, confidences and class ids."""
+        masks = detections.mask
+        return cls.from_prompts(
+            boxes=detections.xyxy,
+            masks=None if masks is None else [np.asarray(m) for m in masks],
+            scores=detections.confidence,
+            categories=detections.class_id,
+        )
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Regions:
+        """The regions at `rows`, in that order."""
+        at = [int(i) for i in rows]
+        return Regions(
+            boxes=self.boxes[at].reshape(-1, 4),
+            points=tuple(self.points[i] for i in at),
+            point_labels=tuple(self.point_labels[i] for i in at),
+            masks=tuple(self.masks[i] for i in at),
+            mask_logits=tuple(self.mask_logits[i] for i in at),
+            ids=tuple(self.ids[i] for i in at),
+            scores=None if self.scores is None else self.scores[at],
+            categories=None if self.categories is None else self.categories[at],
+        )
+
+    def mask(self, row: int) -> NDArray[np.bool_] | None:
+        """The mask of one region, `(H, W)` bool, or None where it has none."""
+        rle = self.masks[row]
+        return None if rle is None else decode_mask(rle)
+
+    def has_box(self) -> NDArray[np.bool_]:
+        """`(N,)` bool: which regions have a box."""
+        return np.isfinite(self.boxes).all(axis=1)
+
+    def extents(self, *, point_side: float = 32.0) -> Boxes:
+        """A box for every region, `(N, 4)`: its own; else its mask's; else around its points.
+
+        The last is the tight box of the foreground points, widened to `point_side` pixels where it
+        is smaller: a crude stand-in, for recognisers that have no localizer.
+        """
+        boxes = self.boxes.copy()
+        for i in np.flatnonzero(~self.has_box()):
+            rle = self.masks[i]
+            if rle is not None:
+                boxes[i] = mask_box(rle)
+            elif len(self.points[i]):
+                inside = self.points[i][self.point_labels[i] == 1]
+                low, high = inside.min(axis=0), inside.max(axis=0)
+                grow = np.maximum(0, (point_side - (high - low)) / 2)
+                boxes[i] = np.concatenate([low - grow, high + grow])
+        return boxes
+
+    def fit(self, height: int, width: int) -> tuple[Regions, list[SetAside]]:
+        """Clip boxes to an image; set aside what cannot belong to it.
+
+        A box that reaches over the border is clipped. Set aside are boxes with less than 1e-3
+        pixels left, points outside the image, and masks of another size.
+        """
+        border = np.array([width, height, width, height], dtype=np.float64)
+        clipped = np.clip(self.boxes, 0, border)
+        small = np.any(clipped[:, 2:] - clipped[:, :2] < 1e-3, axis=1)
+        keep: list[int] = []
+        aside: list[SetAside] = []
+        for i in range(len(self)):
+            rle, points = self.masks[i], self.points[i]
+            reason = None
+            if small[i]:
+                reason = f"box {self.boxes[i].tolist()} lies outside the {width} x {height} image"
+            elif (points < 0).any() or (points >= [width, height]).any():
+                reason = f"a point lies outside the {width} x {height} image"
+            elif rle is not None and rle["size"] != [height, width]:
+                reason = f"mask of size {rle['size']}, but the image is {[height, width]}"
+            if reason is None:
+                keep.append(i)
+            else:
+                aside.append(SetAside(f"region {self.ids[i]}", reason))
+        kept = self if len(keep) == len(self) else self.take(keep)
+        return Regions(**{**vars(kept), "boxes": clipped[keep].reshape(-1, 4)}), aside
+
+    def _problems(self) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for i, box in enumerate(self.boxes):
+            points, labels, rle = self.points[i], self.point_labels[i], self.masks[i]
+            missing = np.isnan(box).all()
+            if not missing and not np.isfinite(box).all():
+                found[i] = f"box {box.tolist()} is not finite"
+            elif not missing and not (box[0] < box[2] and box[1] < box[3]):
+                found[i] = f"box {box.tolist()} is empty or inverted: expected x0 < x1 and y0 < y1"
+            elif len(points) != len(labels):
+                found[i] = f"{len(points)} points but {len(labels)} point labels"
+            elif not np.isfinite(points).all():
+                found[i] = "a point is not finite"
+            elif not np.isin(labels, (0, 1)).all():
+                found[i] = "a point label is neither 1 (foreground) nor 0 (background)"
+            elif rle is not None and mask_area(rle) == 0:
+                found[i] = "the mask is empty"
+            elif missing and rle is None and not (labels == 1).any():
+                found[i] = "neither a box, nor a mask, nor a foreground point"
+        if self.scores is not None:
+            for row in np.flatnonzero(~np.isfinite(self.scores)).tolist():
+                found.setdefault(row, f"score {self.scores[row]} is not finite")
+        return found
+
+
+def _column(name: str, values: Sequence[Any] | None, count: int) -> list[Any]:
+    if values is None:
+        return [None] * count
+    if len(values) != count:
+        raise InputError(f"{count} regions but {len(values)} {name}")
+    return list(values)
+
+
+def _vector(name: str, values: ArrayLike, count: int, dtype: type) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.asarray(values, dtype=dtype).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} are not numbers: {error}") from None
+    if len(array) != count:
+        raise InputError(f"{count} regions but {len(array)} {name}")
+    return array
+
+
+def _as_boxes(boxes: ArrayLike) -> Boxes:
+    try:
+        array = np.array(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"boxes are not an array of numbers: {error}") from None
+    if array.size == 0:
+        return np.zeros((0, 4))
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise InputError(f"boxes must be (N, 4), xyxy in pixels; these are {array.shape}")
+    return array
+
+
+def _as_points(points: ArrayLike | None) -> NDArray[np.float64]:
+    if points is None:
+        return np.zeros((0, 2))
+    try:
+        array = np.array(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"points are not an array of numbers: {error}") from None
+    if array.size == 0:
+        return np.zeros((0, 2))
+    if array.ndim == 1 and array.shape[0] == 2:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise InputError(f"the points of a region must be (P, 2); these are {array.shape}")
+    return array
+
+
+def _ints(values: ArrayLike) -> NDArray[np.int64]:
+    try:
+        return np.asarray(values, dtype=np.int64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"point labels are not whole numbers: {error}") from None

@@ -1,0 +1,95 @@
+"""From region and word embeddings to the best names and their scores, in bounded memory."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.errors import InputError
+
+Score: TypeAlias = Literal["softmax", "sigmoid"]
+Floats: TypeAlias = NDArray[np.float32]
+
+
+def logits(embeddings: Floats, matrix: Floats, *, scale: float, bias: float = 0.0) -> Floats:
+    """`scale * region / (norm(region) + 1e-7) . word + bias`, `(M, C)` (RegionSpot, section 3.3).
+
+    Args:
+        embeddings: `(M, E)` region embeddings of any length.
+        matrix: `(C, E)` word embeddings of length 1.
+    """
+    lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True) + np.float32(1e-7)
+    out: Floats = np.float32(scale) * (embeddings / lengths) @ matrix.T + np.float32(bias)
+    return out.astype(np.float32, copy=False)
+
+
+def top_names(
+    embeddings: Floats,
+    matrix: Floats,
+    *,
+    top_k: int,
+    score: Score = "softmax",
+    scale: float,
+    bias: float = 0.0,
+    chunk: int = 8192,
+) -> tuple[NDArray[np.int64], Floats]:
+    """The `top_k` best words of each region and their scores, both `(M, min(top_k, C))`, sorted.
+
+    Words are visited `chunk` at a time, so a vocabulary of 100,000 words needs no `(M, C)` array.
+    `softmax` is over all C words (a one-word vocabulary always scores 1, as published); `sigmoid`
+    scores each word on its own. Of equal scores the earlier word comes first.
+
+    Raises:
+        InputError: embeddings of another width than the vocabulary's, or ones that are not finite.
+    """
+    if embeddings.shape[-1] != matrix.shape[-1]:
+        raise InputError(
+            f"regions are {embeddings.shape[-1]} wide but the vocabulary {matrix.shape[-1]}: "
+            "it was encoded by another model"
+        )
+    if not np.isfinite(embeddings).all():
+        raise InputError("a region embedding is not finite: the weights or the image are broken")
+    if top_k < 1:
+        raise InputError(f"top_k must be at least 1; it is {top_k}")
+    rows, count = len(embeddings), len(matrix)
+    best = np.full((rows, 0), 0, dtype=np.float32)
+    index = np.full((rows, 0), 0, dtype=np.int64)
+    # log of the softmax's denominator, updated chunk by chunk around a running maximum
+    top = np.full((rows, 1), -np.inf, dtype=np.float64)
+    total = np.zeros((rows, 1), dtype=np.float64)
+    for start in range(0, count, chunk):
+        part = logits(embeddings, matrix[start : start + chunk], scale=scale, bias=bias)
+        if score == "softmax":
+            high = np.maximum(top, part.max(axis=1, keepdims=True))
+            total = total * np.exp(top - high) + np.exp(part - high).sum(axis=1, keepdims=True)
+            top = high
+        here = np.broadcast_to(np.arange(start, start + part.shape[1]), part.shape)
+        best, index = _keep_best(
+            np.concatenate([best, part], axis=1), np.concatenate([index, here], axis=1), top_k
+        )
+    if score == "softmax":
+        scores = np.exp(best - top) / total
+    elif score == "sigmoid":
+        scores = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
+    else:
+        raise InputError(f"score must be softmax or sigmoid, not {score!r}")
+    return index, scores.astype(np.float32)
+
+
+def _keep_best(
+    values: Floats, index: NDArray[np.int64], top_k: int
+) -> tuple[Floats, NDArray[np.int64]]:
+    if values.shape[1] > 4 * top_k:
+        # a cut by value first, so that only the few survivors are sorted
+        part = np.argpartition(-values, top_k - 1, axis=1)[:, :top_k]
+        part.sort(axis=1)
+        floor = np.take_along_axis(values, part, axis=1).min(axis=1, keepdims=True)
+        # argpartition breaks ties at the cut as it likes; the earlier word is to win them
+        if ((values == floor).sum(axis=1) > 1).any():
+            part = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
+        values = np.take_along_axis(values, part, axis=1)
+        index = np.take_along_axis(index, part, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
+    return np.take_along_axis(values, order, axis=1), np.take_along_axis(index, order, axis=1)

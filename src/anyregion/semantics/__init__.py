@@ -1,0 +1,1 @@
+"""What: frozen vision-language models. An image to a feature map, names to embeddings."""

@@ -1,0 +1,46 @@
+"""What RegionSpot and the training-free recognisers need of a vision-language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from anyregion.images import Pixels
+from anyregion.training_free.embedder import ImageEmbedder
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """Feature maps of a batch of images, each squashed to the model's square input.
+
+    Attributes:
+        tokens: `(B, T, D)`: class token first where the model has one, then the grid row by row.
+        grid: `(h, w)`; `T` is `h * w`, or one more.
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int]
+
+
+class VisionLanguageModel(ImageEmbedder, Protocol):
+    """A frozen model that knows what an image and a text mean; its text side is `text`.
+
+    Attributes:
+        feature_width: `D` of the feature map.
+        embed_width: `E` of the words.
+    """
+
+    feature_width: int
+    embed_width: int
+
+    def feature_map(self, images: Sequence[Pixels], *, antialias: bool = True) -> FeatureMap:
+        """The last layer's output before the final norm and projection (RegionSpot, section 3.2).
+
+        Args:
+            images: of any sizes; each is squashed, not cropped.
+            antialias: False is the published interactive predictor's resize.
+        """
+        ...

@@ -1,0 +1,48 @@
+"""What the training-free recognisers need of a model: an image, or its cells, among the words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.images import Pixels
+from anyregion.vocabulary import TextEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class DenseMap:
+    """Features of one image on a grid.
+
+    Attributes:
+        features: `(h, w, F)` float32.
+        span: `(height, width)` in pixels of the image that the whole grid covers; more than the
+            image where the model pads it right and below.
+    """
+
+    features: NDArray[np.float32]
+    span: tuple[float, float]
+
+
+class ImageEmbedder(Protocol):
+    """A model whose images and words share a space. `compact` and every VLM are such models."""
+
+    name: str
+    text: TextEncoder
+    logit_scale: float
+    logit_bias: float
+
+    def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Embed whole images of any sizes, `(len(images), E)`, not normalised."""
+        ...
+
+    def dense_features(self, images: Sequence[Pixels]) -> list[DenseMap]:
+        """Features of each image that may be averaged over the cells of a region."""
+        ...
+
+    def project(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Averages of dense features `(n, F)` into the words' space `(n, E)`."""
+        ...

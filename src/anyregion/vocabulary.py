@@ -1,0 +1,291 @@
+"""A vocabulary: what the regions may be called, and the matrix that stands for the names."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from anyregion.errors import InputError, SetAside
+from anyregion.files import atomic_path, cache_folder
+
+Floats: TypeAlias = NDArray[np.float32]
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (done, total) as work goes on."""
+
+_ENDING = re.compile(r"-(other|merged|stuff)$")
+_TEXTS_AT_ONCE = 8192
+
+
+class TextEncoder(Protocol):
+    """What turns words into embeddings; every recogniser has one.
+
+    Attributes:
+        fingerprint: a hash or name that changes whenever the embeddings would.
+        templates: the prompt templates the model is used with unless the caller chooses others.
+    """
+
+    fingerprint: str
+    templates: tuple[str, ...]
+
+    def encode_text(self, texts: Sequence[str]) -> Floats:
+        """Embed each text, `(len(texts), E)` float32, not normalised."""
+        ...
+
+    def unreadable(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts hold words that the model has no pieces for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names, in order, each with synonyms; `matrix` rows follow the same order once encoded.
+
+    Duplicate names (whatever their case) and empty ones are left out and listed in `set_aside`.
+
+    Attributes:
+        names: what is reported for a region.
+        synonyms: per name other words for the same thing; all of them are averaged.
+        templates: prompt templates with one `{}`; None leaves the choice to the model.
+        ids: category ids for COCO JSON; 1, 2, ... unless given.
+        cleaning: `plain` turns underscores into spaces and drops the endings `-other`, `-merged`
+            and `-stuff`; `published` drops the endings only, as RegionSpot's code does.
+        set_aside: duplicates and empty names, by `from_names`.
+    """
+
+    names: tuple[str, ...]
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    templates: tuple[str, ...] | None = None
+    ids: tuple[int, ...] = ()
+    cleaning: Literal["plain", "published"] = "plain"
+    set_aside: tuple[SetAside, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise InputError("the vocabulary is empty: give at least one name")
+        count = len(self.names)
+        if not self.synonyms:
+            object.__setattr__(self, "synonyms", ((),) * count)
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(range(1, count + 1)))
+        if len(self.synonyms) != count or len(self.ids) != count:
+            raise InputError(f"{count} names but other numbers of synonyms or ids")
+        if len(set(self.ids)) != count:
+            raise InputError("two names of the vocabulary share a category id")
+        if self.templates is not None:
+            if not self.templates:
+                raise InputError("templates must not be empty; leave them out for the model's own")
+            for template in self.templates:
+                if template.count("{}") != 1:
+                    raise InputError(f"template {template!r} must hold one {{}}")
+        if self.cleaning not in ("plain", "published"):
+            raise InputError(f"cleaning must be plain or published, not {self.cleaning!r}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def from_names(
+        cls,
+        names: Sequence[str],
+        *,
+        synonyms: Sequence[Sequence[str]] | None = None,
+        templates: Sequence[str] | None = None,
+        ids: Sequence[int] | None = None,
+        cleaning: Literal["plain", "published"] = "plain",
+    ) -> Vocabulary:
+        """Build from names as they come: duplicates and empty names are reported, not kept.
+
+        Raises:
+            InputError: no usable name, or a name that is not text.
+        """
+        if isinstance(names, str):
+            raise InputError("names must be a list of strings, not one string")
+        for given, what in ((synonyms, "synonyms"), (ids, "ids")):
+            if given is not None and len(given) != len(names):
+                raise InputError(f"{len(names)} names but {len(given)} {what}")
+        seen: dict[str, int] = {}
+        aside: list[SetAside] = []
+        for position, name in enumerate(names):
+            if not isinstance(name, str):
+                raise InputError(f"name {position} is {type(name).__name__}, not text")
+            key = " ".join(name.split()).casefold()
+            if not key:
+                aside.append(SetAside(f"name {position}", "empty"))
+            elif key in seen:
+                first = names[seen[key]]
+                aside.append(SetAside(f"name {position}", f"{name!r} repeats {first!r}"))
+            else:
+                seen[key] = position
+        kept = list(seen.values())
+        return cls(
+            names=tuple(" ".join(names[i].split()) for i in kept),
+            synonyms=() if synonyms is None else tuple(tuple(synonyms[i]) for i in kept),
+            templates=None if templates is None else tuple(templates),
+            ids=() if ids is None else tuple(int(ids[i]) for i in kept),
+            cleaning=cleaning,
+            set_aside=tuple(aside),
+        )
+
+    def prompts(self, templates: Sequence[str]) -> list[list[str]]:
+        """Per name every text whose embeddings are averaged: each template of each word."""
+        words = [(n, *s) for n, s in zip(self.names, self.synonyms, strict=True)]
+        return [
+            [t.replace("{}", clean_name(w, self.cleaning)) for w in group for t in templates]
+            for group in words
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedVocabulary:
+    """A vocabulary with its matrix.
+
+    Attributes:
+        vocabulary: the names.
+        matrix: `(C, E)` float32, rows of length 1.
+        model: fingerprint of the text encoder that made it.
+        unreadable: names that the text model has no pieces for: their rows mean little.
+    """
+
+    vocabulary: Vocabulary
+    matrix: Floats
+    model: str
+    unreadable: tuple[str, ...] = ()
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file: the matrix, and the names in its metadata."""
+        words = self.vocabulary
+        about = {
+            "names": words.names,
+            "synonyms": words.synonyms,
+            "templates": words.templates,
+            "ids": words.ids,
+            "cleaning": words.cleaning,
+            "unreadable": self.unreadable,
+            "model": self.model,
+        }
+        with atomic_path(Path(path)) as temporary:
+            save_file(
+                {"matrix": np.ascontiguousarray(self.matrix)},
+                temporary,
+                metadata={"anyregion_vocabulary": json.dumps(about)},
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> EncodedVocabulary:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, not a vocabulary, or one that contradicts itself.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = json.loads((file.metadata() or {})["anyregion_vocabulary"])
+                matrix = file.get_tensor("matrix")
+            vocabulary = _vocabulary_from(about)
+            if matrix.ndim != 2 or len(matrix) != len(vocabulary) or matrix.dtype != np.float32:
+                raise InputError(f"{path}: matrix {matrix.shape} for {len(vocabulary)} names")
+            return cls(vocabulary, matrix, str(about["model"]), tuple(about["unreadable"]))
+        except FileNotFoundError:
+            raise InputError(f"{path}: there is no such file") from None
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
+            raise InputError(f"{path}: not an encoded vocabulary ({error})") from None
+
+
+def clean_name(name: str, cleaning: Literal["plain", "published"] = "plain") -> str:
+    """The words of a name as they enter a prompt (`cell_phone` -> `cell phone` when `plain`)."""
+    if cleaning == "plain":
+        name = " ".join(name.replace("_", " ").split())
+    return _ENDING.sub("", name)
+
+
+def encode_vocabulary(
+    vocabulary: Vocabulary,
+    encoder: TextEncoder,
+    *,
+    cache: Path | Literal["default"] | None = "default",
+    progress: Progress | None = None,
+) -> EncodedVocabulary:
+    """Encode every name once: mean of the un-normalised embeddings of its prompts, then length 1.
+
+    Texts go to the encoder some 8,000 at a time, so memory stays bounded. The result is kept on
+    disk under a hash of the names, the templates and the model; `cache=None` neither reads nor
+    writes. A cache that cannot be written is no error.
+
+    Raises:
+        InputError: a name whose embedding is not finite or zero.
+    """
+    templates = vocabulary.templates or encoder.templates
+    prompts = vocabulary.prompts(templates)
+    folder = cache_folder() / "vocabularies" if cache == "default" else cache
+    kept = None
+    if folder is not None:
+        digest = hashlib.sha256(json.dumps([encoder.fingerprint, prompts]).encode()).hexdigest()
+        kept = folder / f"{digest[:32]}.safetensors"
+        if kept.is_file():
+            try:
+                known = EncodedVocabulary.load(kept)
+            except InputError:
+                kept.unlink(missing_ok=True)  # cut short by a crash of the disk: made again
+            else:
+                return EncodedVocabulary(vocabulary, known.matrix, known.model, known.unreadable)
+    unknown = encoder.unreadable([clean_name(n, vocabulary.cleaning) for n in vocabulary.names])
+    encoded = EncodedVocabulary(
+        vocabulary,
+        _encode_groups(prompts, vocabulary.names, encoder, progress),
+        encoder.fingerprint,
+        tuple(n for n, bad in zip(vocabulary.names, unknown, strict=True) if bad),
+    )
+    if kept is not None:
+        # a read-only or full cache costs time, not correctness
+        with suppress(OSError):
+            encoded.save(kept)
+    return encoded
+
+
+def _encode_groups(
+    groups: list[list[str]], names: Sequence[str], encoder: TextEncoder, progress: Progress | None
+) -> Floats:
+    rows: list[Floats] = []
+    start = 0
+    while start < len(groups):
+        stop, texts = start, 0
+        while stop < len(groups) and (stop == start or texts + len(groups[stop]) <= _TEXTS_AT_ONCE):
+            texts += len(groups[stop])
+            stop += 1
+        part = groups[start:stop]
+        embedded = encoder.encode_text([text for group in part for text in group])
+        ends = np.cumsum([0] + [len(group) for group in part])
+        rows.extend(embedded[a:b].mean(axis=0) for a, b in itertools.pairwise(ends))
+        start = stop
+        if progress is not None:
+            progress(start, len(groups))
+    matrix = np.stack(rows).astype(np.float32)
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if len(bad):
+        raise InputError(f"the text model gives no direction for {names[int(bad[0])]!r}")
+    unit: Floats = (matrix / lengths).astype(np.float32)
+    return unit
+
+
+def _vocabulary_from(about: dict[str, Any]) -> Vocabulary:
+    templates = about["templates"]
+    return Vocabulary(
+        names=tuple(about["names"]),
+        synonyms=tuple(tuple(s) for s in about["synonyms"]),
+        templates=None if templates is None else tuple(templates),
+        ids=tuple(about["ids"]),
+        cleaning=about["cleaning"],
+    )
