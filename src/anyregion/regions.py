@@ -155,7 +155,7 @@ class Regions:
 
     def has_box(self) -> NDArray[np.bool_]:
         """`(N,)` bool: which regions have a box."""
-        return np.isfinite(self.boxes).all(axis=1)
+        return np.asarray(np.isfinite(self.boxes).all(axis=1), dtype=np.bool_)
 
     def extents(self, *, point_side: float = 32.0) -> Boxes:
         """A box for every region, `(N, 4)`: its own; else its mask's; else around its points.

@@ -1,0 +1,53 @@
+"""Where a region looks: the decoder's cross-attention over the image (the paper's figure)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from anyregion.errors import InputError
+from anyregion.images import Pixels
+from anyregion.regions import Regions
+from anyregion.regionspot.encoder import EncodedImage, RegionSpotEncoder
+
+
+@torch.inference_mode()
+def attention_maps(
+    encoder: RegionSpotEncoder, encoded: EncodedImage, regions: Regions, *, layer: int = -1
+) -> NDArray[np.float32]:
+    """Cross-attention of each region over the VLM's grid, `(N, h, w)`, mean of the heads.
+
+    What goes to the class token is left out, so a map adds up to at most 1.
+
+    Args:
+        encoded: one entry of what `encode_images` returned.
+        layer: which decoder layer; the last by default.
+
+    Raises:
+        InputError: the adapter does without features, or has no such layer.
+    """
+    if not encoder.adapter.config.use_features:
+        raise InputError("this adapter does not attend to the feature map")
+    if not -encoder.adapter.config.layers <= layer < encoder.adapter.config.layers:
+        raise InputError(f"the decoder has {encoder.adapter.config.layers} layers, no {layer}")
+    found = encoder.localizer.tokens(encoded.localized, regions, source=encoder.source)
+    weights: list[torch.Tensor] = []
+    encoder.embed_tokens([encoded], [found.tokens], weights)
+    height, width = encoded.grid
+    # the grid is the last h * w entries; a class token, where there is one, comes before it
+    of_regions = weights[layer][0].mean(dim=0)[:, -height * width :]
+    maps: NDArray[np.float32] = of_regions.reshape(-1, height, width).float().cpu().numpy()
+    return maps
+
+
+def overlay_attention(pixels: Pixels, attention: NDArray[np.float32]) -> Image.Image:
+    """One region's map `(h, w)` over its image: bright and warm where it looks, dim elsewhere."""
+    height, width = pixels.shape[:2]
+    peak = float(attention.max()) or 1.0
+    heat = Image.fromarray((attention / peak * 255).astype(np.uint8))
+    strength = np.asarray(heat.resize((width, height), Image.Resampling.BICUBIC))[..., None] / 255.0
+    warm = np.array([255, 170, 0])
+    mixed = pixels * (0.35 + 0.4 * strength) + warm * 0.25 * strength
+    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))

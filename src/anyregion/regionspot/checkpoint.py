@@ -1,0 +1,180 @@
+"""RegionSpot's published checkpoints: read safely, joined as they are, or converted."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anyregion.errors import CheckpointError
+from anyregion.files import atomic_path
+from anyregion.localizers.sam_checkpoint import sam_from_state
+from anyregion.regionspot.adapter import AdapterConfig
+from anyregion.regionspot.encoder import RegionSpotEncoder
+from anyregion.regionspot.pretrained import Pretrained, adapter_from_state, write_folder
+from anyregion.semantics.clip import clip_from_state
+
+PUBLISHED_LICENCE = "CC-BY-NC-4.0"
+# the published weights: widths of the feature map and the words -> the CLIP they were trained with
+_CLIP_OF_WIDTHS = {
+    (768, 512): "openai/clip-vit-base-patch16",
+    (1024, 768): "openai/clip-vit-large-patch14",
+}
+_SAM = "facebook/sam-vit-base"
+
+
+@dataclass(frozen=True, eq=False)
+class PublishedCheckpoint:
+    """The parts of a published checkpoint, each a state dict without its prefix.
+
+    Attributes:
+        adapter: `to_clip.*`, `decoder.*`, `projector.*`.
+        sam: in segment-anything's names; None where it was stripped.
+        clip: in OpenAI CLIP's names; None where it was stripped.
+    """
+
+    adapter: dict[str, Tensor]
+    sam: dict[str, Tensor] | None
+    clip: dict[str, Tensor] | None
+
+    def adapter_config(self) -> AdapterConfig:
+        """Sizes as the tensors state them; heads and the rest as published."""
+        width, token = self.adapter["to_clip.weight"].shape
+        layers = {int(n.split(".")[2]) for n in self.adapter if n.startswith("decoder.layers.")}
+        return AdapterConfig(
+            token_width=token,
+            feature_width=width,
+            embed_width=self.adapter["projector.weight"].shape[0],
+            layers=len(layers),
+            feedforward=self.adapter["decoder.layers.0.linear1.weight"].shape[0],
+        )
+
+
+def read_checkpoint(path: str | Path) -> PublishedCheckpoint:
+    """Read a published checkpoint: `{"model": {"model.<part>...": tensor}}`.
+
+    Only tensors are unpickled (`weights_only`); a file that carries anything else is refused.
+
+    Raises:
+        CheckpointError: missing, truncated, with pickled code, or of another layout.
+    """
+    content = _load(Path(path))
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{path}: not RegionSpot's layout: no state dict under 'model'")
+    parts: dict[str, dict[str, Tensor]] = {"adapter": {}, "sam": {}, "clip_model": {}}
+    unknown: list[str] = []
+    for name, tensor in state.items():
+        part, _, rest = name.removeprefix("model.").partition(".")
+        if part in ("sam", "clip_model"):
+            parts[part][rest] = tensor
+        elif part in ("to_clip", "decoder", "projector"):
+            parts["adapter"][f"{part}.{rest}"] = tensor
+        else:
+            unknown.append(name)
+    wanted = ("to_clip.weight", "projector.weight", "decoder.layers.0.linear1.weight")
+    missing = [name for name in wanted if name not in parts["adapter"]]
+    if missing or unknown:
+        raise CheckpointError(
+            f"{path}: not RegionSpot's layout: missing {missing}, unknown {unknown[:4]}"
+        )
+    return PublishedCheckpoint(parts["adapter"], parts["sam"] or None, parts["clip_model"] or None)
+
+
+def load_published(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    image_size: int | None = None,
+    antialias: bool = True,
+) -> RegionSpotEncoder:
+    """A full published checkpoint as an encoder, with the SAM and the CLIP that it carries.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`; or SAM and CLIP were stripped (then convert it, and
+            name them there).
+    """
+    parts = read_checkpoint(path)
+    if parts.sam is None or parts.clip is None:
+        raise CheckpointError(f"{path}: holds the adapter only; use `anyregion convert` first")
+    return RegionSpotEncoder(
+        sam_from_state(parts.sam, name=str(path), device=device),
+        clip_from_state(parts.clip, name=str(path), device=device, image_size=image_size),
+        adapter_from_state(parts.adapter, parts.adapter_config(), str(path)).to(device),
+        antialias=antialias,
+    )
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    localizer: str | None = None,
+    vlm: str | None = None,
+    image_size: int | None = None,
+) -> Pretrained:
+    """Turn a published checkpoint into a folder for `from_pretrained`.
+
+    The SAM and CLIP that a full checkpoint carries are written beside the adapter, so the folder
+    needs no hub; with `localizer` and `vlm` the named ones are used in their place.
+
+    Args:
+        checkpoint: full, or adapter only.
+        out: the folder to make.
+        localizer, vlm: hub names, folders or files; for an adapter-only checkpoint the published
+            SAM ViT-B and the CLIP of the same widths unless given.
+        image_size: side of CLIP's input where it is not the model's own (336 for L/14@336 weights
+            on a 224 model).
+
+    Raises:
+        CheckpointError: as `read_checkpoint`; or no published CLIP has these widths.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    parts = read_checkpoint(checkpoint)
+    config = parts.adapter_config()
+    adapter_from_state(parts.adapter, config, str(checkpoint))  # refuses wrong sizes
+    if localizer is None and parts.sam is not None:
+        localizer = _write_part(out / "localizer.safetensors", parts.sam, checkpoint)
+    if vlm is None and parts.clip is not None:
+        vlm = _write_part(out / "vlm.safetensors", parts.clip, checkpoint)
+    if vlm is None:
+        vlm = _CLIP_OF_WIDTHS.get((config.feature_width, config.embed_width))
+        if vlm is None:
+            raise CheckpointError(
+                f"{checkpoint}: no published CLIP has a feature map {config.feature_width} wide "
+                f"and words {config.embed_width} wide: name the VLM it was trained with"
+            )
+    about = Pretrained(
+        adapter=config,
+        localizer=localizer or _SAM,
+        vlm=vlm,
+        vlm_image_size=image_size,
+        licence=PUBLISHED_LICENCE,
+        origin=f"converted from {checkpoint.name}",
+    )
+    write_folder(out, about, parts.adapter)
+    return about
+
+
+def _write_part(path: Path, state: dict[str, Tensor], checkpoint: Path) -> str:
+    metadata = {"origin": f"converted from {checkpoint.name}", "licence": PUBLISHED_LICENCE}
+    with atomic_path(path) as temporary:
+        save_file({n: t.contiguous() for n, t in state.items()}, temporary, metadata=metadata)
+    return path.name
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: refused: holds more than tensors ({reason})") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: broken or truncated ({error})") from None

@@ -1,0 +1,215 @@
+"""RegionSpot as a `RegionEncoder`: the way of one image, with every frozen thing done once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anyregion.errors import InputError
+from anyregion.images import Pixels
+from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
+from anyregion.masks import RLE, mask_box
+from anyregion.recognizer import RegionEmbeddings
+from anyregion.regions import Boxes, Regions
+from anyregion.regionspot.adapter import Adapter, stack_tokens
+from anyregion.semantics.protocol import VisionLanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """What is known of an image before its regions are.
+
+    Attributes:
+        localized: the localizer's own.
+        features: `(T, D)` of the VLM, or None where the adapter does without.
+        grid: `(h, w)` of the features.
+    """
+
+    localized: Any
+    features: Tensor | None
+    grid: tuple[int, int]
+
+
+class RegionSpotEncoder:
+    """Joins a localizer, a VLM and the adapter. It knows their protocols and no model's name.
+
+    Args:
+        localizer, vlm: frozen.
+        adapter: its widths must be theirs.
+        source: which of the localizer's tokens (the paper's ablation).
+        antialias: how images are squashed for the VLM; False is the published predictor's way.
+        images_at_once: images that go through the VLM and the adapter together.
+
+    Raises:
+        InputError: widths that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        localizer: Localizer,
+        vlm: VisionLanguageModel,
+        adapter: Adapter,
+        *,
+        source: TokenSource = "decoder",
+        antialias: bool = True,
+        images_at_once: int = 8,
+    ) -> None:
+        config = adapter.config
+        for what, ours, theirs in (
+            ("tokens", config.token_width, localizer.token_width),
+            ("feature map", config.feature_width, vlm.feature_width),
+            ("words", config.embed_width, vlm.embed_width),
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f"the adapter expects {what} of width {ours}, but {localizer.name} with "
+                    f"{vlm.name} gives {theirs}: it was trained with other models"
+                )
+        self.localizer = localizer
+        self.vlm = vlm
+        self.adapter = adapter.eval()
+        self.source = source
+        self.antialias = antialias
+        self.images_at_once = images_at_once
+        self.name = f"RegionSpot ({localizer.name} + {vlm.name})"
+        self.text = vlm.text
+        self.logit_scale = vlm.logit_scale
+        self.logit_bias = vlm.logit_bias
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+        """The localizer's embedding and the VLM's feature map of each image."""
+        encoded: list[EncodedImage] = []
+        for start in range(0, len(images), self.images_at_once):
+            part = images[start : start + self.images_at_once]
+            localized = self.localizer.encode(part)
+            if self.adapter.config.use_features:
+                maps = self.vlm.feature_map(part, antialias=self.antialias)
+                encoded += [
+                    EncodedImage(place, tokens, maps.grid)
+                    for place, tokens in zip(localized, maps.tokens, strict=True)
+                ]
+            else:
+                encoded += [EncodedImage(place, None, (0, 0)) for place in localized]
+        return encoded
+
+    @torch.inference_mode()
+    def embed_regions(
+        self,
+        encoded: Sequence[EncodedImage],
+        regions: Sequence[Regions],
+        *,
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[RegionEmbeddings]:
+        """See `RegionEncoder`. Candidates come ranked by the localizer's own estimate."""
+        if multimask and self.source == "prompt":
+            raise InputError("candidates are the mask decoder's: the prompt's token has none")
+        results: list[RegionEmbeddings] = []
+        for start in range(0, len(encoded), self.images_at_once):
+            some = encoded[start : start + self.images_at_once]
+            asked = regions[start : start + self.images_at_once]
+            found = [
+                self.localizer.tokens(
+                    e.localized, r, multimask=multimask, masks=masks, source=self.source
+                )
+                for e, r in zip(some, asked, strict=True)
+            ]
+            embedded = self.embed_tokens(some, [f.tokens for f in found])
+            results += [
+                self._finished(*of_image, masks)
+                for of_image in zip(some, asked, found, embedded, strict=True)
+            ]
+        return results
+
+    def embed_tokens(
+        self,
+        encoded: Sequence[EncodedImage],
+        tokens: list[Tensor],
+        weights: list[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Tokens `(N, M, W)` of each image to embeddings `(N, M, E)`; see `Adapter.forward`."""
+        if not any(len(t) for t in tokens):
+            return [t.new_zeros(0, t.shape[1], self.adapter.config.embed_width) for t in tokens]
+        stacked, groups = stack_tokens(tokens)
+        features = None
+        if self.adapter.config.use_features:
+            features = torch.stack([e.features for e in encoded if e.features is not None])
+        out = self.adapter(stacked, features, groups=groups, weights=weights)
+        return [
+            rows[: t.shape[0] * t.shape[1]].reshape(t.shape[0], t.shape[1], rows.shape[-1])
+            for rows, t in zip(out, tokens, strict=True)
+        ]
+
+    def _finished(
+        self,
+        encoded: EncodedImage,
+        regions: Regions,
+        found: RegionTokens,
+        embedded: Tensor,
+        masks: bool,
+    ) -> RegionEmbeddings:
+        count, candidates = embedded.shape[:2]
+        order = torch.arange(candidates).expand(count, candidates)
+        if candidates > 1 and found.mask_scores is not None:
+            order = found.mask_scores.float().cpu().argsort(dim=1, descending=True, stable=True)
+        at = (torch.arange(count)[:, None], order)
+        rows = np.repeat(np.arange(count), candidates)
+        codes: tuple[RLE, ...] | None = None
+        if masks and found.mask_logits is not None:
+            by_region = self.localizer.masks(encoded.localized, found.mask_logits)
+            codes = tuple(
+                by_region[i][j] for i, ranked in enumerate(order.tolist()) for j in ranked
+            )
+        return RegionEmbeddings(
+            embeddings=_ranked(embedded, at),
+            boxes=_boxes(regions, rows, codes),
+            rows=rows,
+            masks=codes,
+            mask_scores=None if found.mask_scores is None else _ranked(found.mask_scores, at),
+            mask_logits=None if found.mask_logits is None else _ranked(found.mask_logits, at),
+        )
+
+    def save_pretrained(self, folder: str | Path, *, licence: str = "unstated") -> None:
+        """Write adapter, configuration and model card; see `regionspot.pretrained`."""
+        from anyregion.regionspot.pretrained import save_pretrained
+
+        save_pretrained(self, Path(folder), licence=licence)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        localizer: str | None = None,
+        vlm: str | None = None,
+        device: str = "cpu",
+    ) -> RegionSpotEncoder:
+        """Read what `save_pretrained` or `anyregion convert` wrote; see `regionspot.pretrained`."""
+        from anyregion.regionspot.pretrained import from_pretrained
+
+        return from_pretrained(Path(folder), localizer=localizer, vlm=vlm, device=device)
+
+
+def _ranked(values: Tensor, at: tuple[Tensor, Tensor]) -> NDArray[np.float32]:
+    ranked: NDArray[np.float32] = values.float().cpu()[at].flatten(0, 1).numpy()
+    return ranked
+
+
+def _boxes(regions: Regions, rows: NDArray[np.int64], codes: tuple[RLE, ...] | None) -> Boxes:
+    """The region's own box; where it has none, the box of the mask that was found for it."""
+    boxes: Boxes = regions.extents()[rows]
+    if codes is not None:
+        boxless = ~regions.has_box()[rows]
+        for i in np.flatnonzero(boxless).tolist():
+            box = mask_box(codes[i])
+            if box[2] > box[0] and box[3] > box[1]:
+                boxes[i] = box
+    return boxes

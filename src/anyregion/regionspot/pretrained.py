@@ -1,0 +1,195 @@
+"""A trained adapter as a folder: weights, configuration, model card. Frozen parts stay outside."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from anyregion.errors import CheckpointError
+from anyregion.files import atomic_path, read_json, write_json
+from anyregion.localizers.loading import load_localizer
+from anyregion.localizers.protocol import TokenSource
+from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
+from anyregion.semantics.loading import load_vlm
+
+if TYPE_CHECKING:
+    from anyregion.regionspot.encoder import RegionSpotEncoder
+
+WEIGHTS = "adapter.safetensors"
+CONFIG = "config.json"
+FORMAT = "anyregion.regionspot/1"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What `config.json` states.
+
+    Attributes:
+        adapter: its configuration.
+        localizer, vlm: a hub name, or the name of a file in the same folder.
+        vlm_image_size: side of the VLM's input in pixels; None for the model's own.
+        source, antialias: as for `RegionSpotEncoder`.
+        licence: under which the weights may be used.
+        origin: the checkpoint or training run that they come from.
+    """
+
+    adapter: AdapterConfig
+    localizer: str
+    vlm: str
+    vlm_image_size: int | None = None
+    source: TokenSource = "decoder"
+    antialias: bool = True
+    licence: str = "unstated"
+    origin: str = "unstated"
+
+
+def save_pretrained(
+    encoder: RegionSpotEncoder, folder: Path, *, licence: str, origin: str = "unstated"
+) -> None:
+    """Write the adapter of an encoder, and by name what it was joined to."""
+    about = Pretrained(
+        adapter=encoder.adapter.config,
+        localizer=encoder.localizer.name,
+        vlm=encoder.vlm.name,
+        source=encoder.source,
+        antialias=encoder.antialias,
+        licence=licence,
+        origin=origin,
+    )
+    write_folder(folder, about, encoder.adapter.state_dict())
+
+
+def write_folder(folder: Path, about: Pretrained, weights: dict[str, torch.Tensor]) -> None:
+    """Write weights, configuration and model card, each atomically; the weights come first."""
+    metadata = {"format": FORMAT, "licence": about.licence, "origin": about.origin}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    write_json(folder / CONFIG, {"format": FORMAT, **asdict(about)}, indent=2)
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text(_card(about), encoding="utf-8")
+
+
+def from_pretrained(
+    folder: Path, *, localizer: str | None, vlm: str | None, device: str
+) -> RegionSpotEncoder:
+    """Load the adapter and join it to its localizer and VLM.
+
+    Args:
+        localizer, vlm: hub name, folder or file to use in place of the stated ones (the same
+            models kept elsewhere; other widths are refused).
+        device: where everything runs.
+
+    Raises:
+        CheckpointError: files missing, broken, or not fitting the configuration.
+        InputError: the localizer or the VLM cannot be had.
+    """
+    from anyregion.regionspot.encoder import RegionSpotEncoder
+
+    about = read_config(folder)
+    adapter = load_adapter(folder / WEIGHTS, about.adapter)
+    return RegionSpotEncoder(
+        load_localizer(localizer or _beside(folder, about.localizer), device=device),
+        load_vlm(vlm or _beside(folder, about.vlm), device=device, image_size=about.vlm_image_size),
+        adapter.to(device),
+        source=about.source,
+        antialias=about.antialias,
+    )
+
+
+def stated_vlm(folder: Path) -> str:
+    """The VLM that a folder was trained with: a hub name, or a file in the folder.
+
+    Raises:
+        CheckpointError: not a folder made by `save_pretrained`.
+    """
+    return _beside(folder, read_config(folder).vlm)
+
+
+def read_config(folder: Path) -> Pretrained:
+    """Read and check `config.json`."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no {CONFIG}: not a folder made by save_pretrained")
+    content: Any = read_json(path)
+    try:
+        fields = dict(content)
+        if fields.pop("format") != FORMAT:
+            raise CheckpointError(f"{path}: format {content['format']!r}, expected {FORMAT!r}")
+        return Pretrained(**{**fields, "adapter": AdapterConfig(**fields["adapter"])})
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: malformed ({error})") from None
+
+
+def load_adapter(path: Path, config: AdapterConfig) -> Adapter:
+    """Load `adapter.safetensors` into an adapter of that configuration."""
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not readable as safetensors ({error})") from None
+    return adapter_from_state(weights, config, str(path))
+
+
+def adapter_from_state(
+    weights: dict[str, torch.Tensor], config: AdapterConfig, where: str
+) -> Adapter:
+    """An adapter with these weights; `CheckpointError` lists what is missing or of another size."""
+    with torch.device("meta"):
+        adapter = Adapter(config)
+    expected = adapter.state_dict()
+    problems = [f"missing {n}" for n in expected.keys() - weights.keys()]
+    problems += [f"unexpected {n}" for n in weights.keys() - expected.keys()]
+    problems += [
+        f"{n} is {tuple(weights[n].shape)}, expected {tuple(t.shape)}"
+        for n, t in expected.items()
+        if n in weights and weights[n].shape != t.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise CheckpointError(f"{where}: {'; '.join(sorted(problems)[:4])}{more}")
+    adapter.load_state_dict({n: w.float() for n, w in weights.items()}, assign=True)
+    return adapter.eval()
+
+
+def _beside(folder: Path, name: str) -> str:
+    inside = folder / name
+    return str(inside) if inside.is_file() else name
+
+
+def _card(about: Pretrained) -> str:
+    with torch.device("meta"):
+        learned = count_parameters(Adapter(about.adapter))
+    c = about.adapter
+    token = "mask decoder's output" if about.source == "decoder" else "prompt encoder's, averaged"
+    size = "its own" if about.vlm_image_size is None else f"{about.vlm_image_size} px"
+    return f"""---
+library_name: anyregion
+license: {about.licence}
+tags: [region-recognition, open-vocabulary, regionspot]
+---
+# RegionSpot adapter
+
+Joins the frozen localizer `{about.localizer}` and the frozen vision-language model `{about.vlm}`
+(input {size}). {learned / 1e6:.1f} M parameters, all of them here; the frozen models are not.
+
+| setting | value |
+| --- | --- |
+| decoder | {c.layers} layers, {c.heads} heads, feed-forward {c.feedforward} |
+| attention among regions | {c.attention} |
+| token | {token} |
+| feature map | {"used" if c.use_features else "left out"} |
+| widths | {c.token_width} -> {c.feature_width} -> {c.embed_width} |
+
+Origin: {about.origin}. Licence of the weights: {about.licence}.
+
+Use: `anyregion recognize PHOTO --model FOLDER --vocabulary "cat, dog" --regions regions.json`
+
+Method: Region Spot (arXiv 2311.01373).
+"""

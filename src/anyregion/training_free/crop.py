@@ -1,0 +1,99 @@
+"""The crop and the masked crop: every region is an image of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.images import Pixels
+from anyregion.masks import RLE, encode_mask
+from anyregion.recognizer import RegionEmbeddings
+from anyregion.regions import Regions
+from anyregion.training_free.embedder import ImageEmbedder
+
+OUTSIDE = 127
+"""What a masked crop shows outside the mask: mid grey, which is near zero once normalised."""
+
+
+class CropEncoder:
+    """A `RegionEncoder` that cuts each region out and embeds the cut as an image.
+
+    Args:
+        embedder: `compact`'s, or any vision-language model.
+        masked: paint over what lies outside the region's mask (a region without one is its box).
+    """
+
+    def __init__(self, embedder: ImageEmbedder, *, masked: bool = False) -> None:
+        self.embedder = embedder
+        self.masked = masked
+        self.name = f"{embedder.name} ({'masked crop' if masked else 'crop'})"
+        self.text = embedder.text
+        self.logit_scale = embedder.logit_scale
+        self.logit_bias = embedder.logit_bias
+
+    def encode_images(self, images: Sequence[Pixels]) -> list[Pixels]:
+        """The images as they are: there is nothing to compute before the regions are known."""
+        return list(images)
+
+    def embed_regions(
+        self,
+        encoded: Sequence[Pixels],
+        regions: Sequence[Regions],
+        *,
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[RegionEmbeddings]:
+        """See `RegionEncoder`. The masks are the ones given, else the filled boxes."""
+        del multimask  # there is one candidate a region
+        crops = [
+            crop
+            for pixels, found in zip(encoded, regions, strict=True)
+            for crop in cut(pixels, found, masked=self.masked)
+        ]
+        embeddings = self.embedder.embed_images(crops)
+        ends = np.cumsum([len(r) for r in regions])[:-1]
+        return [
+            RegionEmbeddings(
+                embeddings=part,
+                boxes=found.extents(),
+                masks=given_masks(found, (pixels.shape[0], pixels.shape[1])) if masks else None,
+            )
+            for part, found, pixels in zip(
+                np.split(embeddings, ends), regions, encoded, strict=True
+            )
+        ]
+
+
+def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
+    """Each region cut out of its image, to whole pixels outwards and at least one each way."""
+    height, width = pixels.shape[:2]
+    crops: list[Pixels] = []
+    for i, box in enumerate(regions.extents()):
+        x0 = min(max(int(np.floor(box[0])), 0), width - 1)
+        y0 = min(max(int(np.floor(box[1])), 0), height - 1)
+        x1 = min(max(int(np.ceil(box[2])), x0 + 1), width)
+        y1 = min(max(int(np.ceil(box[3])), y0 + 1), height)
+        crop = pixels[y0:y1, x0:x1]
+        mask = regions.mask(i) if masked else None
+        if mask is not None:
+            crop = np.where(mask[y0:y1, x0:x1, None], crop, np.uint8(OUTSIDE))
+        crops.append(crop)
+    return crops
+
+
+def given_masks(regions: Regions, size: tuple[int, int]) -> tuple[RLE, ...]:
+    """The regions' own masks; of those without one, the filled box."""
+    return tuple(
+        rle if rle is not None else encode_mask(_filled(box, size))
+        for rle, box in zip(regions.masks, regions.extents(), strict=True)
+    )
+
+
+def _filled(box: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros(size, dtype=bool)
+    x0, y0 = np.floor(np.maximum(box[:2], 0)).astype(int)
+    x1, y1 = np.ceil(box[2:]).astype(int)
+    mask[y0:y1, x0:x1] = True
+    return mask

@@ -1,0 +1,217 @@
+"""Vocabularies by name, from files, and typed on a command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from anyregion.errors import InputError, SetAside
+from anyregion.files import read_json, read_text
+from anyregion.vocabulary import EncodedVocabulary, Vocabulary
+
+_BUILT_IN = files("anyregion") / "vocabularies"
+_FILE_SUFFIXES = (".txt", ".json", ".csv", ".safetensors")
+_ANY_SUFFIX = re.compile(r"[/\\][^/\\,]*\.[A-Za-z0-9]{1,12}$")
+
+
+def builtin_vocabularies() -> dict[str, int]:
+    """The built-in lists and how many names each has; `load_vocabulary` knows them by name."""
+    names = sorted(p.name.removesuffix(".json") for p in _BUILT_IN.iterdir() if ".json" in p.name)
+    return {name: len(_built_in(name)["categories"]) for name in names}
+
+
+def load_vocabulary(spec: str | Path, *, synonyms: bool = True) -> Vocabulary | EncodedVocabulary:
+    """Read a vocabulary. What `spec` means is decided in this order:
+
+    1. The name of a built-in list, whatever its case: `coco`, `imagenet`, `lvis`, `objects365` or
+       `openimages`. (`./coco` is a file of that name; so is any `Path`.)
+    2. An existing file:
+        `.txt`, or no suffix: one name a line, `name | synonym | synonym`; empty lines and lines
+            that begin with `#` are left out.
+        `.json`: a list of names, `{name: [synonyms]}`, or a COCO file, whose `categories` are read
+            with their ids (and `synonyms`, where it has them, as LVIS does).
+        `.csv`: a header with `name` and, if wanted, `id` and `synonyms` (these parted by `|`).
+        `.safetensors`: an encoded vocabulary, as `EncodedVocabulary.save` wrote it.
+    3. Anything else is the names themselves, parted by commas: `dog, red car | automobile, bus`.
+
+    Names that are empty or repeat another are left out and listed in `set_aside`, with the line
+    (of a JSON file: the place) they stand at.
+
+    Args:
+        spec: as above.
+        synonyms: False leaves synonyms out, as the published results on LVIS do.
+
+    Raises:
+        InputError: `spec` ends like a file but there is none; the file is malformed (with its name
+            and the line); no usable name.
+    """
+    if isinstance(spec, str):
+        name = spec.strip().casefold()
+        if (_BUILT_IN / f"{name}.json").is_file() and name.isalnum():
+            return _from_json(_built_in(name)).build(synonyms)
+        if not _is_file(spec):
+            if spec.casefold().endswith(_FILE_SUFFIXES) or _ANY_SUFFIX.search(spec):
+                raise InputError(f"{spec}: there is no such file")
+            return _from_typed(spec).build(synonyms)
+    path = Path(spec).expanduser()
+    suffix = path.suffix.casefold()
+    if suffix == ".safetensors":
+        return EncodedVocabulary.load(path)
+    try:
+        if suffix == ".json":
+            return _from_json(read_json(path)).build(synonyms)
+        if suffix == ".csv":
+            return _from_csv(read_text(path)).build(synonyms)
+        if suffix in ("", ".txt"):
+            return _from_lines(read_text(path)).build(synonyms)
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+    raise InputError(f"{path}: a vocabulary is one of {', '.join(_FILE_SUFFIXES)}")
+
+
+@dataclass
+class _Draft:
+    """Names as they are found, before duplicates are taken out."""
+
+    unit: str
+    names: list[str] = field(default_factory=list)
+    synonyms: list[list[str]] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+    def add(self, place: int, name: str, synonyms: list[str], number: int | None = None) -> None:
+        if "\0" in name:
+            raise InputError(f"{self.unit} {place}: a zero byte; this is not a list of names")
+        self.places.append(place)
+        self.names.append(name)
+        self.synonyms.append([s for s in synonyms if s and s.casefold() != name.casefold()])
+        if number is not None:
+            self.ids.append(number)
+
+    def build(self, synonyms: bool) -> Vocabulary:
+        if self.ids and len(self.ids) != len(self.names):
+            raise InputError("some names have an id and some have none")
+        self._check_ids()
+        vocabulary = Vocabulary.from_names(
+            self.names,
+            synonyms=self.synonyms if synonyms and any(self.synonyms) else None,
+            ids=self.ids or None,
+        )
+        # `from_names` counts names; people look for lines
+        aside = tuple(
+            SetAside(self._place(item.item), item.reason) for item in vocabulary.set_aside
+        )
+        return replace(vocabulary, set_aside=aside)
+
+    def _check_ids(self) -> None:
+        first: dict[int, int] = {}
+        for position, number in enumerate(self.ids):
+            other = first.setdefault(number, position)
+            if other != position and self.names[other].strip():
+                pair = f"{self.names[other]!r} and {self.names[position]!r}"
+                raise InputError(f"{self.unit} {self.places[position]}: {pair} share id {number}")
+
+    def _place(self, item: str) -> str:
+        return f"{self.unit} {self.places[int(item.removeprefix('name '))]}"
+
+
+def _built_in(name: str) -> Any:
+    return json.loads((_BUILT_IN / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _is_file(spec: str) -> bool:
+    try:
+        return Path(spec).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # too long for a file name, or a zero byte in it
+        return False
+
+
+def _from_typed(spec: str) -> _Draft:
+    draft = _Draft("name")
+    for place, entry in enumerate(re.split(r"[,\n]", spec), start=1):
+        name, *others = (word.strip() for word in entry.split("|"))
+        draft.add(place, name, others)
+    return draft
+
+
+def _from_lines(text: str) -> _Draft:
+    draft = _Draft("line")
+    for place, line in enumerate(text.split("\n"), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, *others = (word.strip() for word in line.split("|"))
+        draft.add(place, name, others)
+    return draft
+
+
+def _from_json(content: Any) -> _Draft:
+    draft = _Draft("entry")
+    if isinstance(content, dict) and _holds_categories(content):
+        for place, row in enumerate(content["categories"], start=1):
+            number = row.get("id")
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise InputError(f"category {place}: its id {number!r} is not a whole number")
+            draft.add(place, _name(place, row.get("name")), _words(place, row), number)
+    elif isinstance(content, dict):
+        for place, (name, others) in enumerate(content.items(), start=1):
+            draft.add(place, name, _words(place, {"synonyms": others}))
+    elif isinstance(content, list):
+        for place, name in enumerate(content, start=1):
+            draft.add(place, _name(place, name), [])
+    else:
+        raise InputError("neither a list of names, nor {name: [synonyms]}, nor COCO categories")
+    return draft
+
+
+def _holds_categories(content: dict[str, Any]) -> bool:
+    rows = content.get("categories")
+    return isinstance(rows, list) and bool(rows) and all(isinstance(row, dict) for row in rows)
+
+
+def _name(place: int, name: Any) -> str:
+    if not isinstance(name, str):
+        raise InputError(f"entry {place}: {name!r} is not a name")
+    return name
+
+
+def _words(place: int, row: dict[str, Any]) -> list[str]:
+    words = row.get("synonyms") or []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"entry {place}: synonyms must be a list of names, not {words!r}")
+    return [" ".join(word.split()) for word in words]
+
+
+def _from_csv(text: str) -> _Draft:
+    draft = _Draft("line")
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [cell.strip().casefold() for cell in next(rows, [])]
+        if "name" not in header:
+            raise InputError("line 1: the header holds no column `name`")
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                raise InputError(f"line {rows.line_num}: {len(row)} cells, {len(header)} columns")
+            cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
+            others = [word.strip() for word in cells.get("synonyms", "").split("|")]
+            draft.add(rows.line_num, cells["name"], others, _number(rows.line_num, cells.get("id")))
+    except csv.Error as error:
+        raise InputError(f"line {rows.line_num}: malformed CSV ({error})") from None
+    return draft
+
+
+def _number(line: int, cell: str | None) -> int | None:
+    if not cell:
+        return None
+    try:
+        return int(cell)
+    except ValueError:
+        raise InputError(f"line {line}: id {cell!r} is not a whole number") from None
