@@ -73,7 +73,7 @@ def load_recognizer(
     localizer: str | None = None,
     vlm: str | None = None,
     device: str = "cpu",
-    cache: Path | None | Literal["default"] = "default",
+    cache: Path | Literal["default"] | None = "default",
 ) -> Recognizer:
     """Build a recogniser.
 

@@ -1,0 +1,355 @@
+"""Bad input, case by case: each gives the documented result or an error that names the item."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyregion import InputError, Regions, Vocabulary, load_regions, read_image
+from anyregion.masks import encode_mask, segmentation_to_rle
+from anyregion.scoring import top_names
+
+RNG = np.random.default_rng(7)
+RGB = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+
+
+def coded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    return coded(Image.fromarray(RGB), "PNG", exif=exif)
+
+
+def bomb() -> bytes:
+    """A PNG whose header promises 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9))
+
+
+def animated() -> bytes:
+    frames = [Image.new("RGB", (20, 12), c) for c in ("red", "green", "blue")]
+    return coded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def palette() -> Image.Image:
+    return Image.fromarray(RGB).quantize(16)
+
+
+def sixteen_bit() -> bytes:
+    return coded(Image.fromarray((np.arange(240).reshape(12, 20) * 256).astype(np.uint16)))
+
+
+JPEG = coded(Image.fromarray(RGB), "JPEG")
+
+REFUSED_IMAGES: dict[str, tuple[Any, str]] = {
+    "missing file": (Path("nowhere.jpg"), "no such file"),
+    "zero bytes": (b"", "not an image"),
+    "text": (b"hello, I am no image", "not an image"),
+    "truncated jpeg": (JPEG[: len(JPEG) // 2], "truncated"),
+    "truncated png": (coded(Image.fromarray(RGB))[:60], "broken or truncated"),
+    "decompression bomb": (bomb(), "pixels"),
+    "float array": (RGB / 255, "uint8"),
+    "four channels": (np.zeros((4, 4, 4), np.uint8), r"\(height, width, 3\)"),
+    "array without pixels": (np.zeros((0, 4, 3), np.uint8), r"\(height, width, 3\)"),
+    "one row of numbers": (np.zeros(4, np.uint8), r"\(height, width, 3\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_IMAGES)
+def test_image_refused(case: str) -> None:
+    image, reason = REFUSED_IMAGES[case]
+    with pytest.raises(InputError, match=reason):
+        read_image(image)
+
+
+def grey(value: int) -> Callable[[np.ndarray], bool]:
+    return lambda pixels: bool((pixels == value).all())
+
+
+READ_IMAGES: dict[str, tuple[Any, tuple[int, int], Callable[[Any], bool]]] = {
+    "16-bit grey keeps its high byte": (
+        sixteen_bit(),
+        (12, 20),
+        lambda p: (p[..., 0].ravel() == np.arange(240)).all() and (p[..., 0] == p[..., 2]).all(),
+    ),
+    "CMYK becomes RGB": (
+        coded(Image.new("CMYK", (20, 12), (0, 255, 255, 0)), "JPEG"),
+        (12, 20),
+        lambda p: p[..., 0].min() > 240 and p[..., 1].max() < 15,
+    ),
+    "palette becomes RGB": (
+        coded(palette()),
+        (12, 20),
+        lambda p: (p == np.asarray(palette().convert("RGB"))).all(),
+    ),
+    "transparency is laid on white": (
+        coded(Image.new("RGBA", (20, 12), (0, 0, 0, 0))),
+        (12, 20),
+        grey(255),
+    ),
+    "transparent palette too": (
+        coded(Image.new("P", (20, 12), 0), transparency=0),
+        (12, 20),
+        grey(255),
+    ),
+    "an animation's first frame": (
+        animated(),
+        (12, 20),
+        lambda p: (p == [255, 0, 0]).all(),
+    ),
+    "EXIF turns the image": (
+        rotated(),
+        (20, 12),
+        lambda p: (p == np.rot90(RGB, -1)).all(),
+    ),
+    "one pixel": (np.full((1, 1, 3), 9, np.uint8), (1, 1), grey(9)),
+    "grey array": (np.full((3, 4), 9, np.uint8), (3, 4), grey(9)),
+    "bilevel": (coded(Image.new("1", (20, 12), 1)), (12, 20), grey(255)),
+    "bytes of a file": (JPEG, (12, 20), lambda p: p.std() > 5),
+}
+
+
+@pytest.mark.parametrize("case", READ_IMAGES)
+def test_image_rule(case: str) -> None:
+    image, size, holds = READ_IMAGES[case]
+    pixels = read_image(image)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (*size, 3)
+    assert holds(pixels)
+
+
+REFUSED_REGIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "partly NaN": ({"boxes": [[0, 0, np.nan, 5]]}, "region 0: box .* not finite"),
+    "NaN row without points": ({"boxes": [[np.nan] * 4]}, "region 0: neither a box"),
+    "infinite": ({"boxes": [[0, 0, 5, 5], [0, 0, np.inf, 5]]}, "region 1: box .* not finite"),
+    "inverted": ({"boxes": [[5, 0, 1, 5]]}, "empty or inverted"),
+    "no area": ({"boxes": [[5, 5, 5, 9]]}, "empty or inverted"),
+    "wrong width": ({"boxes": [[1, 2, 3]]}, r"\(N, 4\)"),
+    "ragged": ({"boxes": [[1, 2, 3, 4], [1, 2]]}, "not an array of numbers"),
+    "words": ({"boxes": [["a", "b", "c", "d"]]}, "not an array of numbers"),
+    "nothing": ({}, "boxes, points or masks"),
+    "id named": ({"boxes": [[5, 0, 1, 5]], "ids": ["cup-7"]}, "region cup-7"),
+    "ids short": ({"boxes": [[0, 0, 5, 5]], "ids": []}, "1 regions but 0 ids"),
+    "scores long": ({"boxes": [[0, 0, 5, 5]], "scores": [1, 2]}, "1 regions but 2 scores"),
+    "score NaN": ({"boxes": [[0, 0, 5, 5]], "scores": [np.nan]}, "score nan is not finite"),
+    "point NaN": ({"points": [[[1, np.nan]]]}, "a point is not finite"),
+    "background only": (
+        {"points": [[[1, 1]]], "point_labels": [[0]]},
+        "neither a box, nor a mask, nor a foreground point",
+    ),
+    "label 2": ({"points": [[[1, 1]]], "point_labels": [[2]]}, "neither 1 .* nor 0"),
+    "labels short": ({"points": [[[1, 1], [2, 2]]], "point_labels": [[1]]}, "2 points but 1"),
+    "empty mask": ({"masks": [np.zeros((4, 4), bool)]}, "mask is empty"),
+    "three-dimensional mask": ({"masks": [np.ones((1, 4, 4), bool)]}, r"\(height, width\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_REGIONS)
+def test_regions_refused(case: str) -> None:
+    given, reason = REFUSED_REGIONS[case]
+    with pytest.raises(InputError, match=reason):
+        Regions.from_prompts(**given)
+
+
+def test_integer_and_no_boxes() -> None:
+    assert Regions.from_boxes(np.array([[1, 2, 3, 4]], np.int32)).boxes.dtype == np.float64
+    assert len(Regions.from_boxes([])) == 0
+    assert len(Regions.from_boxes(np.zeros((0, 4)))) == 0
+
+
+def test_fit_clips_and_sets_aside() -> None:
+    regions = Regions.from_prompts(
+        boxes=[[-5, -5, 30, 8], [40, 2, 60, 9], [2, 2, 6, 6], [np.nan] * 4, [1, 1, 3, 3]],
+        points=[None, None, None, [[30, 4]], None],
+        masks=[None, None, np.ones((5, 5), bool), None, None],
+        ids=["over", "outside", "mask", "point", "fine"],
+        scores=[0.1, 0.2, 0.3, 0.4, 0.5],
+    )
+    fitted, aside = regions.fit(10, 20)
+    assert fitted.ids == ("over", "fine")
+    assert fitted.boxes.tolist() == [[0, 0, 20, 8], [1, 1, 3, 3]]
+    assert fitted.scores is not None
+    assert fitted.scores.tolist() == [0.1, 0.5]
+    assert {a.item for a in aside} == {"region outside", "region mask", "region point"}
+    assert "outside the 20 x 10 image" in aside[0].reason
+
+
+REFUSED_VOCABULARIES: dict[str, tuple[dict[str, Any], str]] = {
+    "no names": ({"names": []}, "empty"),
+    "blank names": ({"names": [" ", "\t", ""]}, "empty"),
+    "one string": ({"names": "cat"}, "list of strings"),
+    "a number": ({"names": ["cat", 3]}, "name 1 is int"),
+    "ids twice": ({"names": ["a", "b"], "ids": [1, 1]}, "share a category id"),
+    "template without place": ({"names": ["a"], "templates": ["photo"]}, "must hold one"),
+    "no templates": ({"names": ["a"], "templates": []}, "must not be empty"),
+    "synonyms short": ({"names": ["a", "b"], "synonyms": [["x"]]}, "2 names but 1 synonyms"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_VOCABULARIES)
+def test_vocabulary_refused(case: str) -> None:
+    given, reason = REFUSED_VOCABULARIES[case]
+    with pytest.raises(InputError, match=reason):
+        Vocabulary.from_names(**given)
+
+
+def test_vocabulary_rules() -> None:
+    words = Vocabulary.from_names(
+        ["Cat", "dog ", "", "cat", "自転車", "DOG"], ids=[3, 5, 6, 7, 9, 11]
+    )
+    assert words.names == ("Cat", "dog", "自転車")
+    assert words.ids == (3, 5, 9)
+    reasons = [str(a) for a in words.set_aside]
+    assert reasons == [
+        "name 2: empty",
+        "name 3: 'cat' repeats 'Cat'",
+        "name 5: 'DOG' repeats 'dog '",
+    ]
+
+
+def test_one_word_vocabulary() -> None:
+    region, word = np.array([[-1.0, 0.0]], np.float32), np.array([[1.0, 0.0]], np.float32)
+    _, scores = top_names(region, word, top_k=5, scale=10, score="softmax")
+    assert scores.tolist() == [[1.0]]  # as published: nothing can be refused
+    _, scores = top_names(region, word, top_k=5, scale=10, score="sigmoid")
+    assert scores[0, 0] < 1e-4
+
+
+def test_hundred_thousand_words() -> None:
+    matrix = RNG.standard_normal((100_000, 16)).astype(np.float32)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    wanted = [3, 50_000, 99_999]
+    start = time.perf_counter()
+    indices, scores = top_names(matrix[wanted], matrix, top_k=5, scale=50)
+    assert indices[:, 0].tolist() == wanted
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert time.perf_counter() - start < 20
+    names = Vocabulary.from_names([f"thing {i}" for i in range(100_000)])
+    assert len(names) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "options", "reason"),
+    [
+        (np.ones((1, 3), np.float32), {}, "3 wide but the vocabulary 2"),
+        (np.full((1, 2), np.nan, np.float32), {}, "not finite"),
+        (np.ones((1, 2), np.float32), {"score": "best"}, "softmax or sigmoid"),
+        (np.ones((1, 2), np.float32), {"top_k": 0}, "at least 1"),
+    ],
+)
+def test_scoring_refused(embeddings: Any, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        top_names(embeddings, np.eye(2, dtype=np.float32), **{"top_k": 1, "scale": 1, **options})
+
+
+GOOD = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 1, 4, 4]}
+
+
+def coco(*annotations: dict[str, Any], **image: Any) -> dict[str, Any]:
+    return {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 8, "width": 8, **image}],
+        "annotations": list(annotations),
+        "categories": [{"id": 2, "name": "cup"}],
+    }
+
+
+REFUSED_FILES: dict[str, tuple[str, str]] = {
+    "malformed": ('{"images": [', "malformed JSON at line 1"),
+    "not JSON at all": ("hello", "malformed JSON"),
+    "a number": ("3", "neither COCO annotations"),
+    "empty object": ("{}", "neither COCO annotations"),
+    "images without name": (json.dumps({"images": [{"id": 1}], "annotations": []}), "file_name"),
+    "too deep": ("[" * 100_000, "nested too deeply|malformed"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_FILES)
+def test_region_file_refused(case: str, tmp_path: Path) -> None:
+    content, reason = REFUSED_FILES[case]
+    path = tmp_path / "regions.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=reason) as caught:
+        load_regions(path)
+    assert "regions.json" in str(caught.value)
+
+
+SET_ASIDE: dict[str, tuple[Any, str]] = {
+    "unknown image": (coco(GOOD, {**GOOD, "id": 2, "image_id": 9}), "unknown image id 9"),
+    "image twice": (
+        {**coco(GOOD), "images": coco(GOOD)["images"] * 2},
+        "listed twice",
+    ),
+    "inverted": (coco(GOOD, {**GOOD, "id": 2, "bbox": [5, 5, -2, 1]}), "region 2.*inverted"),
+    "three numbers": (coco(GOOD, {**GOOD, "id": 2, "bbox": [5, 5, 2]}), "not four numbers"),
+    "no box": (coco(GOOD, {"id": 2, "image_id": 1}), "not four numbers"),
+    "null box": (coco(GOOD, {**GOOD, "id": 2, "bbox": [None] * 4}), "not four numbers"),
+    "RLE of another size": (
+        coco(GOOD, {**GOOD, "id": 2, "segmentation": {"size": [4, 4], "counts": [16]}}),
+        "but the image is",
+    ),
+    "RLE too short": (
+        coco(GOOD, {**GOOD, "id": 2, "segmentation": {"size": [8, 8], "counts": [3, 3]}}),
+        "do not add up",
+    ),
+    "hostile RLE": (
+        coco(GOOD, {**GOOD, "id": 2, "segmentation": {"size": [8, 8], "counts": "zzzzzz~"}}),
+        "character|do not add up",
+    ),
+    "polygon of two points": (
+        coco(GOOD, {**GOOD, "id": 2, "segmentation": [[1, 1, 2, 2]]}),
+        "polygon",
+    ),
+    "detector, lengths differ": (
+        {"1": {"boxes": [[1, 1, 5, 5]]}, "2": {"boxes": [[1, 1, 5, 5]], "scores": [0.1, 0.2]}},
+        "differ in number",
+    ),
+    "result, NaN": (
+        [{"image_id": 1, "bbox": [1, 1, 4, 4]}, {"image_id": 1, "bbox": [1, 1, float("nan"), 4]}],
+        "not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SET_ASIDE)
+def test_region_file_sets_aside(case: str, tmp_path: Path) -> None:
+    content, reason = SET_ASIDE[case]
+    path = tmp_path / "regions.json"
+    path.write_text(json.dumps(content))
+    found = load_regions(path, masks=True)
+    assert len(found.set_aside) == 1
+    assert pytest.importorskip("re").search(reason, str(found.set_aside[0]))
+    assert sum(len(e.regions) for e in found.images.values()) == 1  # the good one stays
+
+
+@pytest.mark.parametrize("counts", ["", "0", "P" * 5, "~~~", "oooo"])
+def test_hostile_codes_never_reach_the_decoder(counts: str) -> None:
+    with pytest.raises(InputError):
+        segmentation_to_rle({"size": [8, 8], "counts": counts}, 8, 8)
+
+
+def test_compressed_codes_pass() -> None:
+    for _ in range(50):
+        mask = RNG.random((9, 13)) < RNG.random()
+        rle = encode_mask(mask)
+        assert segmentation_to_rle(dict(rle), 9, 13) == rle

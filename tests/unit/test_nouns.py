@@ -1,0 +1,181 @@
+"""Regions, files of regions, predictions: what goes in comes out, in every form."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyregion import Predictions, Regions, Vocabulary, load_regions
+from anyregion.files import atomic_path, write_json
+from anyregion.images import find_images
+from anyregion.masks import decode_mask, encode_mask, mask_area, mask_box, segmentation_to_rle
+
+
+def square(x0: int, y0: int, x1: int, y1: int, size: tuple[int, int] = (10, 20)) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def test_mixed_prompts() -> None:
+    regions = Regions.from_prompts(
+        boxes=[[1, 2, 5, 6], [np.nan] * 4, [np.nan] * 4],
+        points=[[[2, 3]], [[10, 4], [12, 8], [0, 0]], None],
+        point_labels=[[0], [1, 1, 0], None],
+        masks=[None, None, square(3, 1, 9, 4)],
+    )
+    assert regions.has_box().tolist() == [True, False, False]
+    # a box is its own extent; points are widened to 4 pixels here; a mask gives its tight box
+    assert regions.extents(point_side=4).tolist() == [[1, 2, 5, 6], [9, 4, 13, 8], [3, 1, 9, 4]]
+    assert regions.take([2, 0]).ids == (2, 0)
+    mask = regions.mask(2)
+    assert mask is not None
+    assert (mask == square(3, 1, 9, 4)).all()
+
+
+def test_mask_codes_agree() -> None:
+    mask = square(3, 1, 9, 4)
+    rle = encode_mask(mask)
+    assert (decode_mask(rle) == mask).all()
+    assert mask_area(rle) == 18
+    assert mask_box(rle).tolist() == [3, 1, 9, 4]
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.T.ravel(), 2])))
+    assert segmentation_to_rle({"size": [10, 20], "counts": [int(n) for n in runs]}, 10, 20) == rle
+    polygon = segmentation_to_rle([[3, 1, 9, 1, 9, 4, 3, 4]], 10, 20)
+    assert (decode_mask(polygon) == mask).all()
+
+
+def test_coco_file(tmp_path: Path) -> None:
+    content = {
+        "images": [
+            {"id": 7, "file_name": "a/x.jpg", "height": 10, "width": 20},
+            {"id": 8, "file_name": "b/x.jpg", "height": 10, "width": 20},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 1, 4, 4]},
+            {"id": 2, "image_id": 7, "category_id": 3, "bbox": [1, 1, 4, 4], "iscrowd": 1},
+            {
+                "id": 3,
+                "image_id": 8,
+                "category_id": 5,
+                "bbox": [3, 1, 6, 3],
+                "segmentation": [[3, 1, 9, 1, 9, 4, 3, 4]],
+            },
+        ],
+        "categories": [{"id": 3, "name": "cup"}, {"id": 5, "name": "pen"}],
+    }
+    path = tmp_path / "regions.json"
+    path.write_text(json.dumps(content))
+    found = load_regions(path, masks=True)
+    assert found.categories == {3: "cup", 5: "pen"}
+    first, second = found.find("photos/a/x.jpg"), found.find(Path("photos/b/x.jpg"))
+    assert first is not None
+    assert second is not None
+    assert first.regions.ids == (1,)  # crowd regions hold many things and are left out
+    assert first.regions.boxes.tolist() == [[1, 1, 5, 5]]
+    assert second.regions.categories is not None
+    assert second.regions.categories.tolist() == [5]
+    assert second.regions.masks[0] == encode_mask(square(3, 1, 9, 4))
+    assert second.size == (10, 20)
+    assert found.find("y.jpg") is None
+    with pytest.raises(ValueError, match="all called so"):
+        found.find("x.jpg")
+
+
+@pytest.mark.parametrize("name", ["000000000139.jpg", "139.png", "deep/139.jpg"])
+def test_detector_file_by_id(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({"139": {"boxes": [[1, 2, 3, 4]], "scores": [0.5], "labels": [2]}}))
+    entry = load_regions(path).find(name)
+    assert entry is not None
+    assert entry.regions.boxes.tolist() == [[1, 2, 3, 4]]
+    assert entry.regions.scores is not None
+    assert entry.regions.scores.tolist() == [0.5]
+
+
+def test_supervision_both_ways() -> None:
+    supervision = pytest.importorskip("supervision")
+    detections = supervision.Detections(
+        xyxy=np.array([[1, 2, 5, 6]], np.float32),
+        mask=square(1, 2, 5, 6)[None],
+        confidence=np.array([0.25]),
+        class_id=np.array([1]),
+    )
+    regions = Regions.from_supervision(detections)
+    assert regions.masks[0] == encode_mask(square(1, 2, 5, 6))
+    back = predictions().to_supervision()
+    assert back.data["class_name"].tolist() == ["pen", "cup"]
+    assert back.xyxy.tolist() == [[1, 2, 5, 6], [2, 2, 8, 9]]
+    assert (back.mask[0] == square(1, 2, 5, 6)).all()
+
+
+def predictions() -> Predictions:
+    words = Vocabulary.from_names(["cup", "pen", "key"], ids=[3, 5, 9])
+    regions = Regions.from_boxes([[1, 2, 5, 6], [2, 2, 8, 9]], ids=["a", "b"])
+    return Predictions(
+        vocabulary=words,
+        regions=regions,
+        size=(10, 20),
+        rows=np.array([0, 1]),
+        indices=np.array([[1, 0], [0, 2]]),
+        scores=np.array([[0.75, 0.125], [0.5, 0.25]], np.float32),
+        boxes=regions.boxes,
+        embeddings=np.zeros((2, 4), np.float32),
+        masks=(encode_mask(square(1, 2, 5, 6)), encode_mask(square(2, 2, 8, 9))),
+    )
+
+
+def test_prediction_forms() -> None:
+    found = predictions()
+    assert found.labels == ["pen", "cup"]
+    assert found.above(0.6).labels == ["pen"]
+    assert list(found.top_pairs(3)) == [(0, 1, 0.75), (1, 0, 0.5), (1, 2, 0.25)]
+    first, second = found.to_coco(image_id=4, first_id=10)
+    assert (first["id"], first["image_id"], first["category_id"]) == (10, 4, 5)
+    assert first["bbox"] == [1, 2, 4, 4]
+    assert first["area"] == 16
+    assert first["region_id"] == "a"
+    assert (second["category_id"], second["score"]) == (3, 0.5)
+    json.dumps(found.to_records(), allow_nan=False)
+
+
+def test_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.json"
+    write_json(path, {"kept": 1})
+
+    def interrupted() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert json.loads(path.read_text()) == {"kept": 1}
+    assert os.listdir(path.parent) == ["file.json"]  # noqa: PTH208
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"bad": float("nan")})
+    assert json.loads(path.read_text()) == {"kept": 1}
+
+
+def test_find_images(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.PNG", "sub/c.jpeg", "sub/notes.txt", ".hidden.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found, aside = find_images([tmp_path, tmp_path / "sub" / "*.jpeg", tmp_path / "none*.jpg"])
+    assert [p.name for p in found] == ["a.jpg", "b.PNG", "c.jpeg"]
+    assert [a.reason for a in aside] == ["no image there"]
+    named, _ = find_images([tmp_path / "sub" / "notes.txt"])
+    assert [p.name for p in named] == ["notes.txt"]  # named outright: reading it will tell
+
+
+def test_import_is_light() -> None:
+    heavy = "('torch', 'onnxruntime', 'transformers')"
+    code = f"import sys, anyregion; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
