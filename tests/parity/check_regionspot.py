@@ -1,8 +1,9 @@
 """Compare the package with a RegionSpot fixture: `python check_regionspot.py FIXTURE_DIR`.
 
 Every array of `outputs.npz` is computed through the package's public classes and compared. The
-judge is the fixture's own: `|ours - reference| <= max(10 x floor, 1e-6 x max|reference|)`; masks may
-differ in as many pixels as lie next to zero. Prints the worst array; exits 1 when one is beyond.
+judge is the fixture's own: `|ours - reference| <= max(10 x floor, 1e-6 x max|reference|)`; masks
+may differ in as many pixels as lie next to zero. Prints the worst array; exits 1 if it is
+beyond.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import torch
 from numpy.typing import NDArray
 
 from anyregion import Recognizer, Regions, Vocabulary
+from anyregion.localizers.frame import boxes_to_frame, resize_to_frame
+from anyregion.localizers.prompts import prompt_chunks
+from anyregion.localizers.segmenter import SegmenterLocalizer
 from anyregion.masks import decode_mask
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.checkpoint import load_published, read_checkpoint
 from anyregion.regionspot.encoder import EncodedImage, RegionSpotEncoder
 from anyregion.regionspot.objective import focal_loss, region_logits, repeated_rows
 from anyregion.scoring import logits
-from anyregion.semantics.clip import resize_positions
+from anyregion.semantics.preprocess import resize_positions
 from anyregion.vocabulary import EncodedVocabulary, encode_vocabulary
 
 Named = Iterator[tuple[str, NDArray[Any]]]
@@ -84,7 +88,7 @@ def softmax(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def text_side(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabulary) -> Named:
     """Names, templates, tokens, embeddings, scale."""
-    text = encoder.vlm.text
+    text = encoder.text
     templates = fixture.config["templates"]
     yield "text_embeddings", words.matrix
     yield (
@@ -94,19 +98,38 @@ def text_side(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabu
     yield "logit_scale", np.float32(encoder.logit_scale)
     raw = [t.format(name) for name in fixture.config["vocabulary"] for t in templates]
     shape = fixture.outputs["text_token_ids"].shape
-    yield "text_token_ids", text.tokenize(raw).numpy().reshape(shape)
+    yield "text_token_ids", np.asarray(text.tokenize(raw)).reshape(shape)
 
 
 def image_side(
     fixture: Fixture, encoder: RegionSpotEncoder, image: NDArray[np.uint8], encoded: EncodedImage
 ) -> Named:
     """What both frozen models see, and what they make of it."""
-    localizer = encoder.localizer
-    yield "sam_input_image_uint8", localizer.resize(image)
+    place = encoded.localized
+    yield "sam_input_image_uint8", resize_to_frame(image, place.frame)
     yield "clip_input", encoder.vlm.preprocess([image], antialias=False).numpy()
-    yield "sam_image_embedding", encoded.localized.embedding[None].numpy()
+    yield "sam_image_embedding", place.embedding.numpy()
     yield "clip_feature_map", encoded.features[None].numpy()
-    yield "sam_dense_positional_encoding", localizer.dense_positions().numpy()
+    model = encoder.localizer.family.model
+    yield (
+        "sam_dense_positional_encoding",
+        model.get_image_wide_positional_embeddings().detach().numpy(),
+    )
+
+
+def sparse_tokens(
+    localizer: SegmenterLocalizer, encoded: EncodedImage, regions: Regions
+) -> NDArray[np.float32]:
+    """The prompt encoder's tokens of regions that are all prompted alike, in one chunk."""
+    (chunk,) = prompt_chunks(
+        regions,
+        encoded.localized.frame,
+        chunk=len(regions),
+        low_side=localizer.low_side,
+        device=localizer.device,
+    )
+    with torch.no_grad():
+        return np.asarray(localizer.prompt_embeddings(chunk)[0])
 
 
 def run_scenario(
@@ -123,17 +146,14 @@ def run_scenario(
     lean = encoder.localizer.tokens(encoded.localized, regions, multimask=multimask)
     assert found.mask_scores is not None
     assert found.mask_logits is not None
-    yield (
-        f"{name}__sparse_embeddings",
-        encoder.localizer.prompt_tokens(encoded.localized, regions).numpy(),
-    )
+    yield f"{name}__sparse_embeddings", sparse_tokens(encoder.localizer, encoded, regions)
     yield f"{name}__mask_tokens", found.tokens.numpy()
     yield f"{name}__mask_tokens", lean.tokens.numpy()  # and on the way that decodes no masks
     yield f"{name}__low_res_logits", found.mask_logits.numpy()
     yield f"{name}__iou_predictions", found.mask_scores.numpy()
     # the fixture puts candidates first: (candidates, prompts, E)
     (embedded,) = encoder.embed_tokens([encoded], [found.tokens])
-    embedded_np = embedded.transpose(0, 1).numpy()
+    embedded_np = embedded.transpose(0, 1).detach().numpy()
     yield f"{name}__region_embeddings", embedded_np
     scored = logits(embedded_np, words.matrix, scale=encoder.logit_scale)
     yield f"{name}__logits_per_image", scored
@@ -171,15 +191,10 @@ def run_eval(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabul
     ]
     yield "eval__clip_input", encoder.vlm.preprocess(images, antialias=True).numpy()
     encoded = encoder.encode_images(images)
-    yield (
-        "eval__boxes_sam_frame",
-        np.stack(
-            [
-                encoder.localizer.to_frame(e.localized, r.boxes.reshape(-1, 2)).reshape(-1, 4)
-                for e, r in zip(encoded, regions, strict=True)
-            ]
-        ),
-    )
+    framed = [
+        boxes_to_frame(r.boxes, e.localized.frame) for e, r in zip(encoded, regions, strict=True)
+    ]
+    yield "eval__boxes_sam_frame", np.stack(framed)
     embedded = encoder.embed_regions(encoded, regions, masks=True)
     scored = np.stack(
         [logits(e.embeddings, words.matrix, scale=encoder.logit_scale) for e in embedded]
@@ -192,10 +207,10 @@ def run_eval(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabul
     answers = Recognizer(encoder, cache=None).recognize(
         images, regions, words, top_k=len(words.vocabulary)
     )
-    pairs = list(answers[0].top_pairs(900))
-    yield "eval__image0_topk_score", np.array([p[2] for p in pairs], np.float32)
-    yield "eval__image0_topk_class", np.array([p[1] for p in pairs])
-    yield "eval__image0_topk_box", np.array([p[0] for p in pairs])
+    best = list(answers[0].top_pairs(900))
+    yield "eval__image0_topk_score", np.array([p[2] for p in best], np.float32)
+    yield "eval__image0_topk_class", np.array([p[1] for p in best])
+    yield "eval__image0_topk_box", np.array([p[0] for p in best])
 
 
 def run_train(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabulary) -> Named:
@@ -303,6 +318,12 @@ def check_stripped(fixture: Fixture) -> None:
             raise SystemExit(f"checkpoint_adapter_only.pth: {name} differs")
 
 
+def grid_of(positions: NDArray[np.float32]) -> tuple[int, int]:
+    """The square grid behind the class row."""
+    side = round((len(positions) - 1) ** 0.5)
+    return side, side
+
+
 def check(folder: Path, *, verbose: bool = False) -> tuple[str, float]:
     """The worst array of a fixture, and its deviation relative to the tolerance.
 
@@ -318,7 +339,7 @@ def check(folder: Path, *, verbose: bool = False) -> tuple[str, float]:
         if verbose:
             print(f"{ratio:8.3f}  {worst:.3g}  {name}")
     resized = dict(np.load(folder / "clip_pos_embed_resize.npz"))
-    ours = resize_positions(torch.from_numpy(resized["native"]), resized["resized"].shape[0])
+    ours = resize_positions(torch.from_numpy(resized["native"]), grid_of(resized["resized"]))
     worst = float(np.abs(ours.numpy() - resized["resized"]).max())
     ratios["clip_pos_embed_resize"] = worst / (1e-6 * float(np.abs(resized["resized"]).max()))
     unchecked = fixture.outputs.keys() - ratios.keys()

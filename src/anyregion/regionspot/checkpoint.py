@@ -17,7 +17,7 @@ from anyregion.localizers.sam_checkpoint import sam_from_state
 from anyregion.regionspot.adapter import AdapterConfig
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.regionspot.pretrained import Pretrained, adapter_from_state, write_folder
-from anyregion.semantics.clip import clip_from_state
+from anyregion.semantics.clip import clip_from_openai_state_dict
 
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 # the published weights: widths of the feature map and the words -> the CLIP they were trained with
@@ -104,7 +104,9 @@ def load_published(
         raise CheckpointError(f"{path}: holds the adapter only; use `anyregion convert` first")
     return RegionSpotEncoder(
         sam_from_state(parts.sam, name=str(path), device=device),
-        clip_from_state(parts.clip, name=str(path), device=device, image_size=image_size),
+        clip_from_openai_state_dict(
+            parts.clip, name=str(path), device=device, image_size=image_size
+        ),
         adapter_from_state(parts.adapter, parts.adapter_config(), str(path)).to(device),
         antialias=antialias,
     )

@@ -129,6 +129,7 @@ class RegionSpotEncoder:
             ]
         return results
 
+    @torch.no_grad()
     def embed_tokens(
         self,
         encoded: Sequence[EncodedImage],
