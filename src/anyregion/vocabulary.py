@@ -24,7 +24,7 @@ Floats: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) as work goes on."""
 
-_ENDING = re.compile(r"-(other|merged|stuff)$")
+_ENDING = re.compile(r"(-(other|merged|stuff))+$")  # COCO has `wall-other-merged`
 _TEXTS_AT_ONCE = 8192
 
 
@@ -121,7 +121,7 @@ class Vocabulary:
             if not isinstance(name, str):
                 raise InputError(f"name {position} is {type(name).__name__}, not text")
             key = " ".join(name.split()).casefold()
-            if not key:
+            if not key or not clean_name(name, cleaning):
                 aside.append(SetAside(f"name {position}", "empty"))
             elif key in seen:
                 first = names[seen[key]]
@@ -140,10 +140,13 @@ class Vocabulary:
 
     def prompts(self, templates: Sequence[str]) -> list[list[str]]:
         """Per name every text whose embeddings are averaged: each template of each word."""
-        words = [(n, *s) for n, s in zip(self.names, self.synonyms, strict=True)]
+        return [_fill(group, templates) for group in self._words()]
+
+    def _words(self) -> list[list[str]]:
+        """Per name the words that enter a prompt: the name and its synonyms, cleaned."""
         return [
-            [t.replace("{}", clean_name(w, self.cleaning)) for w in group for t in templates]
-            for group in words
+            [clean_name(word, self.cleaning) for word in (name, *others)]
+            for name, others in zip(self.names, self.synonyms, strict=True)
         ]
 
 
@@ -227,23 +230,23 @@ def encode_vocabulary(
         InputError: a name whose embedding is not finite or zero.
     """
     templates = vocabulary.templates or encoder.templates
-    prompts = vocabulary.prompts(templates)
+    words = vocabulary._words()
     folder = cache_folder() / "vocabularies" if cache == "default" else cache
     kept = None
     if folder is not None:
-        digest = hashlib.sha256(json.dumps([encoder.fingerprint, prompts]).encode()).hexdigest()
+        # the names as they are, too: `unreadable` repeats their spelling
+        content = json.dumps([encoder.fingerprint, templates, words, vocabulary.names])
+        digest = hashlib.sha256(content.encode()).hexdigest()
         kept = folder / f"{digest[:32]}.safetensors"
         if kept.is_file():
-            try:
+            # one that was cut short by a crash of the disk is made again, and written over
+            with suppress(InputError):
                 known = EncodedVocabulary.load(kept)
-            except InputError:
-                kept.unlink(missing_ok=True)  # cut short by a crash of the disk: made again
-            else:
                 return EncodedVocabulary(vocabulary, known.matrix, known.model, known.unreadable)
     unknown = encoder.unreadable([clean_name(n, vocabulary.cleaning) for n in vocabulary.names])
     encoded = EncodedVocabulary(
         vocabulary,
-        _encode_groups(prompts, vocabulary.names, encoder, progress),
+        _encode_groups(words, templates, vocabulary.names, encoder, progress),
         encoder.fingerprint,
         tuple(n for n, bad in zip(vocabulary.names, unknown, strict=True) if bad),
     )
@@ -254,17 +257,27 @@ def encode_vocabulary(
     return encoded
 
 
+def _fill(words: Sequence[str], templates: Sequence[str]) -> list[str]:
+    return [template.replace("{}", word) for word in words for template in templates]
+
+
 def _encode_groups(
-    groups: list[list[str]], names: Sequence[str], encoder: TextEncoder, progress: Progress | None
+    groups: list[list[str]],
+    templates: Sequence[str],
+    names: Sequence[str],
+    encoder: TextEncoder,
+    progress: Progress | None,
 ) -> Floats:
     rows: list[Floats] = []
     start = 0
     while start < len(groups):
         stop, texts = start, 0
-        while stop < len(groups) and (stop == start or texts + len(groups[stop]) <= _TEXTS_AT_ONCE):
-            texts += len(groups[stop])
+        while stop < len(groups):
+            texts += len(groups[stop]) * len(templates)
+            if stop > start and texts > _TEXTS_AT_ONCE:
+                break
             stop += 1
-        part = groups[start:stop]
+        part = [_fill(group, templates) for group in groups[start:stop]]
         embedded = encoder.encode_text([text for group in part for text in group])
         ends = np.cumsum([0] + [len(group) for group in part])
         rows.extend(embedded[a:b].mean(axis=0) for a, b in itertools.pairwise(ends))

@@ -22,8 +22,7 @@ _ANY_SUFFIX = re.compile(r"[/\\][^/\\,]*\.[A-Za-z0-9]{1,12}$")
 
 def builtin_vocabularies() -> dict[str, int]:
     """The built-in lists and how many names each has; `load_vocabulary` knows them by name."""
-    names = sorted(p.name.removesuffix(".json") for p in _BUILT_IN.iterdir() if ".json" in p.name)
-    return {name: len(_built_in(name)["categories"]) for name in names}
+    return {name: len(_built_in(name)["categories"]) for name in _built_in_names()}
 
 
 def load_vocabulary(spec: str | Path, *, synonyms: bool = True) -> Vocabulary | EncodedVocabulary:
@@ -53,7 +52,7 @@ def load_vocabulary(spec: str | Path, *, synonyms: bool = True) -> Vocabulary | 
     """
     if isinstance(spec, str):
         name = spec.strip().casefold()
-        if (_BUILT_IN / f"{name}.json").is_file() and name.isalnum():
+        if name in _built_in_names():
             return _from_json(_built_in(name)).build(synonyms)
         if not _is_file(spec):
             if spec.casefold().endswith(_FILE_SUFFIXES) or _ANY_SUFFIX.search(spec):
@@ -111,15 +110,20 @@ class _Draft:
         return replace(vocabulary, set_aside=aside)
 
     def _check_ids(self) -> None:
-        first: dict[int, int] = {}
-        for position, number in enumerate(self.ids):
-            other = first.setdefault(number, position)
-            if other != position and self.names[other].strip():
-                pair = f"{self.names[other]!r} and {self.names[position]!r}"
-                raise InputError(f"{self.unit} {self.places[position]}: {pair} share id {number}")
+        first: dict[int, str] = {}
+        for place, name, number in zip(self.places, self.names, self.ids, strict=False):
+            other = first.setdefault(number, name)
+            # the same name again is set aside as a duplicate, id and all
+            if other.casefold() != name.casefold():
+                raise InputError(f"{self.unit} {place}: {other!r} and {name!r} share id {number}")
 
     def _place(self, item: str) -> str:
         return f"{self.unit} {self.places[int(item.removeprefix('name '))]}"
+
+
+def _built_in_names() -> list[str]:
+    files_here = (entry.name for entry in _BUILT_IN.iterdir())
+    return sorted(n.removesuffix(".json") for n in files_here if n.endswith(".json"))
 
 
 def _built_in(name: str) -> Any:

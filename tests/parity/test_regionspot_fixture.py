@@ -39,3 +39,26 @@ def test_the_judge_can_say_no() -> None:
     assert compare(fixture, "box__masks_packed", ~packed)[0] > 1
     index = fixture.outputs["box__class_index"]
     assert compare(fixture, "box__class_index", index + 1)[0] == np.inf
+
+
+@needs_shared
+def test_a_converted_folder_answers_the_same(tmp_path: Path) -> None:
+    from anyregion import Recognizer, Regions, load_recognizer
+    from anyregion.regionspot.checkpoint import convert_checkpoint, load_published
+
+    about = convert_checkpoint(FIXTURE / "checkpoint.pth", tmp_path)
+    assert (about.localizer, about.vlm) == ("localizer.safetensors", "vlm.safetensors")
+    inputs = np.load(FIXTURE / "inputs.npz")
+    words = ["zebra", "fire hydrant", "airplane"]
+    answers = []
+    for recognizer in (
+        Recognizer(load_published(FIXTURE / "checkpoint.pth"), cache=None),
+        load_recognizer(tmp_path, cache=None),
+    ):
+        recognizer.set_image(inputs["in__image"])
+        answers.append(recognizer.ask(Regions.from_boxes(inputs["in__boxes"]), words))
+    assert answers[0].indices.tolist() == answers[1].indices.tolist()
+    np.testing.assert_allclose(answers[0].scores, answers[1].scores, rtol=1e-4)
+    crop = load_recognizer(tmp_path, recognizer="crop", cache=None)  # its VLM alone
+    crop.set_image(inputs["in__image"])
+    assert len(crop.ask(Regions.from_boxes(inputs["in__boxes"]), words)) == 5
