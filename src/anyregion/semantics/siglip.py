@@ -1,0 +1,164 @@
+"""SigLIP and SigLIP 2 through `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anyregion.errors import CheckpointError, InputError, require
+from anyregion.semantics.attention import Dense, LastLayer, from_transformers, run_dense
+from anyregion.semantics.clip import cells, set_grid
+from anyregion.semantics.model import FrozenVLM
+from anyregion.semantics.preprocess import HALF
+from anyregion.semantics.pretrained import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    padded,
+    unknown_piece,
+)
+from anyregion.semantics.templates import SIGLIP_TEMPLATES
+from anyregion.semantics.text import BatchedTextEncoder
+
+
+class SiglipTower:
+    """The image side: no class token, one learned query that pools the cells.
+
+    A cell's dense embedding is what the pooling head gives when that cell is all it sees: the
+    value path of its attention, then its MLP.
+    """
+
+    def __init__(self, model: Any, *, image_size: int | None = None) -> None:
+        config = model.config.vision_config
+        self.mean: Sequence[float] = HALF
+        self.std: Sequence[float] = HALF
+        self.stride: int = config.patch_size
+        self._flexible = config.model_type == "siglip2_vision_model"
+        # SigLIP 2's flexible models name a number of patches, not a size
+        own = round(config.num_patches**0.5) * self.stride if self._flexible else config.image_size
+        self.image_size: int = image_size or own
+        side = cells(self.image_size, self.stride)
+        self.grid = (side, side)
+        self.feature_width: int = config.hidden_size
+        self.embed_width: int = config.hidden_size
+        self._vision = model.vision_model
+        if not config.vision_use_head:
+            raise CheckpointError("this SigLIP has no pooling head, so its images meet no words")
+        if not self._flexible:
+            set_grid(self._vision.embeddings, self.grid, self.image_size, class_rows=0)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        x = self._embedded(pixels)
+        for layer in self._vision.encoder.layers:
+            x = layer(x, None)
+        return x
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        embedded: Tensor = self._vision.head(self._vision.post_layernorm(self.tokens(pixels)))
+        return embedded
+
+    def dense(self, pixels: Tensor, dense: Dense) -> Tensor:
+        x = self._embedded(pixels)
+        for layer in self._vision.encoder.layers[:-1]:
+            x = layer(x, None)
+        x = self._vision.post_layernorm(run_dense(self._last, x, dense))
+        head, width = self._vision.head, self.feature_width
+        pool = head.attention
+        values = F.linear(x, pool.in_proj_weight[-width:], pool.in_proj_bias[-width:])
+        pooled = pool.out_proj(values)
+        embedded: Tensor = pooled + head.mlp(head.layernorm(pooled))
+        return embedded
+
+    @cached_property
+    def _last(self) -> LastLayer:
+        return from_transformers(self._vision.encoder.layers[-1])
+
+    def _embedded(self, pixels: Tensor) -> Tensor:
+        if not self._flexible:
+            embedded: Tensor = self._vision.embeddings(pixels)
+            return embedded
+        # the flexible models take patches, each row by row with its channels last
+        (h, w), p = self.grid, self.stride
+        cut = pixels[:, :, : h * p, : w * p].reshape(len(pixels), 3, h, p, w, p)
+        patches = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        shapes = torch.tensor([self.grid]).expand(len(pixels), 2)
+        flexible: Tensor = self._vision.embeddings(patches, shapes)
+        return flexible
+
+
+def load_siglip(
+    name_or_folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    image_size: int | None = None,
+    batch_size: int = 16,
+    text_batch_size: int = 64,
+    dtype: torch.dtype = torch.float32,
+    dense: Dense = "sclip",
+) -> FrozenVLM:
+    """SigLIP or SigLIP 2 from a hub name or a folder in `transformers`' layout.
+
+    Texts are lower-cased and padded to the full context, as they were in training. Images are
+    squashed to a square in every case; the flexible SigLIP 2 models (`naflex`) take their square
+    grid of patches then. SigLIP 1's tokenizer needs the packages sentencepiece and protobuf.
+
+    Args:
+        name_or_folder: `google/siglip-base-patch16-224`, say, or a folder.
+        device, image_size, batch_size, text_batch_size, dtype, dense: as for `load_clip`.
+
+    Raises:
+        InputError: not there, the hub cannot be reached, or a model of another kind.
+        CheckpointError: broken or incomplete weights.
+        MissingExtraError: the tokenizer's packages are missing.
+    """
+    require("torch", "torch", "transformers")
+    from transformers import Siglip2Model, SiglipModel
+
+    config = load_config(name_or_folder)
+    kind = config.model_type
+    builders = {"siglip": SiglipModel, "siglip2": Siglip2Model}
+    if kind not in builders:
+        raise InputError(f"{name_or_folder}: a model of type {kind}, not one of {list(builders)}")
+    model = load_model(builders[kind], name_or_folder)
+    tokenizer = load_tokenizer(name_or_folder)
+    context = config.text_config.max_position_embeddings
+    vision = SiglipTower(model, image_size=image_size)
+    model.to(device)
+
+    def weights() -> Iterable[tuple[str, Tensor]]:
+        yield from model.text_model.state_dict().items()
+
+    def forward(ids: Tensor) -> Tensor:
+        embedded: Tensor = model.text_model(input_ids=ids).pooler_output
+        return embedded
+
+    text = BatchedTextEncoder(
+        tokenize=padded(tokenizer, context, lower=True),
+        forward=forward,
+        end_of=None,
+        weights=weights,
+        kind=f"{kind} {type(tokenizer).__name__} {context}",
+        templates=SIGLIP_TEMPLATES,
+        embed_width=vision.embed_width,
+        unknown=unknown_piece(tokenizer),
+        device=device,
+        batch_size=text_batch_size,
+        dtype=dtype,
+    )
+    return FrozenVLM(
+        name=str(name_or_folder),
+        vision=vision,
+        text=text,
+        logit_scale=float(model.logit_scale.detach().exp()),
+        logit_bias=float(model.logit_bias.detach()),
+        device=device,
+        batch_size=batch_size,
+        dtype=dtype,
+        dense=dense,
+    )
