@@ -38,7 +38,7 @@ class ColourEncoder:
     """
 
     name = "colours"
-    logit_scale = 30.0
+    logit_scale = 10.0
     logit_bias = 0.0
 
     def __init__(self) -> None:

@@ -56,9 +56,13 @@ class RegionEncoder(Protocol):
     """
 
     name: str
-    text: TextEncoder
     logit_scale: float
     logit_bias: float
+
+    @property
+    def text(self) -> TextEncoder:
+        """See the class."""
+        ...
 
     def encode_images(self, images: Sequence[Pixels]) -> Sequence[Any]:
         """All that can be computed of each image before its regions are known."""

@@ -36,8 +36,15 @@ class TextEncoder(Protocol):
         templates: the prompt templates the model is used with unless the caller chooses others.
     """
 
-    fingerprint: str
-    templates: tuple[str, ...]
+    @property
+    def fingerprint(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
 
     def encode_text(self, texts: Sequence[str]) -> Floats:
         """Embed each text, `(len(texts), E)` float32, not normalised."""

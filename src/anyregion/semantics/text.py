@@ -73,11 +73,6 @@ class BatchedTextEncoder:
             self._fingerprint = self._hash()
         return self._fingerprint
 
-    @fingerprint.setter
-    def fingerprint(self, value: str) -> None:
-        # a `TextEncoder` has a plain attribute here, so it can be set
-        self._fingerprint = value
-
     def encode_text(self, texts: Sequence[str]) -> Floats:
         """Embed each text, `(len(texts), E)` float32, not normalised."""
         unique = list(dict.fromkeys(texts))  # a vocabulary repeats words across names

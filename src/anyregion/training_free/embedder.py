@@ -31,9 +31,13 @@ class ImageEmbedder(Protocol):
     """A model whose images and words share a space. `compact` and every VLM are such models."""
 
     name: str
-    text: TextEncoder
     logit_scale: float
     logit_bias: float
+
+    @property
+    def text(self) -> TextEncoder:
+        """The text side, in the same space."""
+        ...
 
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Embed whole images of any sizes, `(len(images), E)`, not normalised."""

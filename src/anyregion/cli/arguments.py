@@ -1,0 +1,101 @@
+"""Arguments that several commands share, and how boxes and points are written on a line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anyregion.regions import Regions
+
+PointGroup = tuple[list[list[float]], list[int]]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The choice of a model, as `load_recognizer` takes it."""
+    group = parser.add_argument_group("model (`anyregion models` lists what there is)")
+    group.add_argument(
+        "--model",
+        default="compact",
+        metavar="NAME",
+        help="a model's name, or a folder of RegionSpot weights (default: compact, the built-in)",
+    )
+    group.add_argument(
+        "--recognizer",
+        choices=["regionspot", "crop", "masked-crop", "dense"],
+        help="the method, where the model leaves a choice",
+    )
+    group.add_argument("--localizer", metavar="NAME", help="SAM's hub name or folder")
+    group.add_argument("--vlm", metavar="NAME", help="CLIP's or SigLIP's hub name or folder")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument(
+        "--score",
+        choices=["softmax", "sigmoid"],
+        default="softmax",
+        help="softmax: shared among all names, so one name alone always scores 1; "
+        "sigmoid: each name on its own (default: softmax)",
+    )
+    group.add_argument(
+        "--batch-size", type=positive, default=4, metavar="N", help="images at once (default: 4)"
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def parse_box(text: str) -> list[float]:
+    """`x0,y0,x1,y1` in pixels."""
+    values = _numbers(text)
+    if len(values) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x0,y0,x1,y1")
+    return values
+
+
+def parse_points(text: str) -> PointGroup:
+    """`x,y`, or several points of one region, each with a label or not: `x,y;x,y,0`."""
+    points, labels = [], []
+    for part in text.split(";"):
+        values = _numbers(part)
+        if len(values) not in (2, 3) or (len(values) == 3 and values[2] not in (0, 1)):
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is neither x,y nor x,y,LABEL with label 1 (inside) or 0 (outside)"
+            )
+        points.append(values[:2])
+        labels.append(int(values[2]) if len(values) == 3 else 1)
+    return points, labels
+
+
+def prompts(boxes: Sequence[list[float]], groups: Sequence[PointGroup]) -> Regions:
+    """One region a box, and then one a group of points."""
+    empty: list[None] = [None] * len(boxes)
+    return Regions.from_prompts(
+        boxes=np.array([*boxes, *([[np.nan] * 4] * len(groups))], dtype=np.float64),
+        points=[*empty, *(points for points, _ in groups)],
+        point_labels=[*empty, *(labels for _, labels in groups)],
+    )
+
+
+def parse_templates(texts: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Each a template with one `{}`, or a text file of templates, one a line."""
+    from anyregion.files import read_text
+
+    if not texts:
+        return None
+    lines: list[str] = []
+    for text in texts:
+        lines += [text] if "{}" in text else read_text(Path(text)).splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(v) for v in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers parted by commas") from None

@@ -1,0 +1,90 @@
+"""`anyregion evaluate classification`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from anyregion.cli import arguments as shared
+from anyregion.cli.exit_codes import FINE, SET_ASIDE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--annotations", type=Path, required=True, metavar="COCO.json", help="boxes and categories"
+    )
+    parser.add_argument(
+        "--images", type=Path, required=True, metavar="DIR", help="the folder of the images"
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="NAMES_OR_FILE",
+        help="names to choose from (default: the annotations' categories)",
+    )
+    parser.add_argument(
+        "--use-masks", action="store_true", help="give the annotations' masks as prompts too"
+    )
+    shared.add_model_arguments(parser)
+    parser.add_argument(
+        "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
+    )
+    parser.add_argument("--per-class", action="store_true", help="also print each class")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object and nothing else; accuracies are fractions from 0 to 1",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, and print the report."""
+    from anyregion import models
+    from anyregion.cli import terminal
+    from anyregion.evaluation.classification import Accuracy, evaluate_classification
+    from anyregion.vocabulary_files import load_vocabulary
+
+    with terminal.progress() as track:
+        report = evaluate_classification(
+            lambda: models.load_recognizer(
+                args.model,
+                recognizer=args.recognizer,
+                localizer=args.localizer,
+                vlm=args.vlm,
+                device=args.device,
+            ),
+            args.annotations,
+            args.images,
+            vocabulary=load_vocabulary(args.vocabulary) if args.vocabulary else None,
+            use_masks=args.use_masks,
+            score=args.score,
+            limit=args.limit,
+            batch_size=args.batch_size,
+            progress=track("naming regions", "images"),
+            encoding=track("reading the vocabulary", "names"),
+        )
+    terminal.warn_list("set aside", report.set_aside)
+    if args.json:
+        print(json.dumps({"model": args.model, "recognizer": args.recognizer, **report.to_dict()}))
+    else:
+        whole = Accuracy(report.regions, report.top1, report.top5)
+        by_class = report.by_class if args.per_class else {}
+        groups = {"all": whole, **report.by_size, **by_class}
+        terminal.table(
+            ("", "regions", "top-1", "top-5"),
+            ((name, a.regions, f"{a.top1:.1%}", f"{a.top5:.1%}") for name, a in groups.items()),
+            numbers=(1, 2, 3),
+        )
+        print()
+        terminal.fields(
+            [
+                ("class-averaged", f"{report.mean_class_accuracy:.1%} ({len(report.by_class)})"),
+                ("mean score", f"{report.mean_score:.3f}"),
+                ("names", report.names),
+                ("images", report.images),
+                ("outside vocabulary", report.outside_vocabulary),
+                ("seconds", f"{report.seconds:.1f}"),
+            ]
+        )
+    return SET_ASIDE if report.set_aside else FINE

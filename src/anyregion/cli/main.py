@@ -1,0 +1,109 @@
+"""The `anyregion` command: a table of commands, each a small module loaded only when asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anyregion import __version__
+from anyregion.cli.exit_codes import EPILOG, FAILED, INTERRUPTED
+from anyregion.errors import AnyRegionError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: `module` has `add_arguments(parser)` and `run(arguments) -> exit code`."""
+
+    module: str
+    summary: str
+
+
+GROUPS = {"evaluate": "measure a model on annotated images"}
+COMMANDS = {
+    "recognize": Command("anyregion.cli.recognize", "name the regions of images"),
+    "evaluate classification": Command(
+        "anyregion.cli.evaluate_classification", "regions given, names asked: accuracies"
+    ),
+    "convert": Command("anyregion.cli.convert", "a published RegionSpot checkpoint to safetensors"),
+    "models": Command("anyregion.cli.models", "models and vocabularies, and which are here"),
+    "doctor": Command("anyregion.cli.doctor", "check this installation"),
+}
+
+# what argparse would take for an option although it is a box: -3,0,5,5
+_NEGATIVE = re.compile(r"-\.?\d[^=]*,")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see `exit_codes`)."""
+    words = _joined(sys.argv[1:] if argv is None else argv)
+    arguments = _parser(words).parse_args(words)
+    command = importlib.import_module(arguments.module)
+    try:
+        code: int = command.run(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("anyregion: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except AnyRegionError as error:
+        print("anyregion: error:", " ".join(str(error).split("\n")), file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # the reader (`| head`) has gone; Python's own flush at the end is to find no pipe either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of all commands' names, and of the arguments of the one that `words` call."""
+    parser = argparse.ArgumentParser(
+        prog="anyregion",
+        description="Name any region of any image in any words.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"anyregion {__version__}")
+    top = parser.add_subparsers(
+        prog="anyregion", title="commands", metavar="COMMAND [OPTIONS]", required=True
+    )
+    groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
+    for name, command in COMMANDS.items():
+        parts = name.split()
+        where = top
+        if len(parts) == 2:
+            if parts[0] not in groups:
+                summary = GROUPS[parts[0]]
+                group = top.add_parser(parts[0], help=summary, description=summary)
+                groups[parts[0]] = group.add_subparsers(
+                    title="commands", metavar="COMMAND [OPTIONS]", required=True
+                )
+            where = groups[parts[0]]
+        leaf = where.add_parser(
+            parts[-1],
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        leaf.set_defaults(module=command.module)
+        if list(words[: len(parts)]) == parts:
+            importlib.import_module(command.module).add_arguments(leaf)
+    return parser
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--box -3,0,5,5` as `--box=-3,0,5,5`."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and _NEGATIVE.match(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined

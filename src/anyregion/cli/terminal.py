@@ -1,0 +1,106 @@
+"""What people see: progress with the time left, tables, warnings. Results go to stdout only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from anyregion import vocabulary
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, str], vocabulary.Progress]]:
+    """Yield `track(doing, unit)`, which makes a callback `(done, total)` for one piece of work.
+
+    On a terminal each shows a bar with the time left; else a line every few seconds (stderr).
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}, left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+
+        def track(doing: str, unit: str) -> vocabulary.Progress:
+            task = bars.add_task(doing, total=None, visible=False, unit=unit)
+            return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+        yield track
+
+
+class _Lines:
+    def __init__(self, doing: str, unit: str) -> None:
+        self.doing, self.unit = doing, unit
+        self.started = self.last = time.monotonic()
+        self.told = False
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == 0:
+            self.started = self.last = now
+        # what ends before the first line is due needs none
+        elif now - self.last >= SECONDS_BETWEEN_LINES and (done < total or self.told):
+            self.last, self.told = now, True
+            minutes, seconds = divmod(round((now - self.started) / done * (total - done)), 60)
+            note(f"{self.doing}: {done}/{total} {self.unit}, {minutes}:{seconds:02d} left")
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    print(f"anyregion: {text}", file=sys.stderr, flush=True)
+
+
+def warn_list(what: str, items: Sequence[object], *, limit: int = 8, more: str = "") -> None:
+    """A warning with the first few items, and how many others there are."""
+    if items:
+        note(f"warning: {what} ({len(items)}):")
+        for item in items[:limit]:
+            print(f"  {item}", file=sys.stderr)
+        if len(items) > limit:
+            print(f"  ... and {len(items) - limit} more{more}", file=sys.stderr)
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = ()
+) -> None:
+    """Print aligned columns on stdout; `numbers` are the columns to align right."""
+    right = set(numbers)
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for i, name in enumerate(columns):
+        grid.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        # Text, not str: a name in square brackets is a name, not markup
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a pipe has no width: nothing is to be folded
+    console.print(grid)
+
+
+def fields(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print `name  value` lines on stdout."""
+    listed = list(pairs)
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, value in listed:
+        print(f"{name:<{width}}  {value}")

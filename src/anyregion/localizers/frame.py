@@ -1,0 +1,101 @@
+"""The square a localizer sees: how an image, prompts and masks move into it and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from anyregion.images import Pixels
+from anyregion.masks import RLE, encode_mask
+
+MASK_LOGIT = 10.0
+"""Magnitude of the logits that a given binary mask becomes: a sure mask, as SAM itself gives it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where one image lies in the square.
+
+    Attributes:
+        size: the image's `(height, width)` in pixels.
+        inside: the `(height, width)` that it takes in the square, from the upper left corner.
+        side: the square's side.
+        padded: whether the rest is padding (SAM, SAM-HQ) or the image was squashed to fill the
+            square (SAM 2, SAM 3). Masks come back by another way in each.
+    """
+
+    size: tuple[int, int]
+    inside: tuple[int, int]
+    side: int
+    padded: bool
+
+
+def padded_frame(size: tuple[int, int], side: int) -> Frame:
+    """The long side becomes `side`, the other keeps the aspect, rounded half up."""
+    scale = side / max(size)
+    height, width = (max(1, int(length * scale + 0.5)) for length in size)
+    return Frame(size, (height, width), side, padded=True)
+
+
+def squashed_frame(size: tuple[int, int], side: int) -> Frame:
+    """Both sides become `side`."""
+    return Frame(size, (side, side), side, padded=False)
+
+
+def resize_to_frame(image: Pixels, frame: Frame) -> Pixels:
+    """Resize the bytes as Pillow does (bilinear, antialiased), which SAM was trained with."""
+    height, width = frame.inside
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def points_to_frame(points: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:
+    """Scale x and y, in the last axis, each by its own side's factor; boxes as `(N, 2, 2)`."""
+    factors = np.array([frame.inside[1] / frame.size[1], frame.inside[0] / frame.size[0]])
+    scaled: NDArray[np.float32] = (points * factors).astype(np.float32)
+    return scaled
+
+
+def boxes_to_frame(boxes: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:
+    """Boxes `(N, 4)` xyxy in pixels of the image to pixels of the square."""
+    corners = points_to_frame(boxes.reshape(-1, 2, 2), frame)
+    return corners.reshape(-1, 4)
+
+
+def mask_to_logits(mask: NDArray[np.bool_], frame: Frame, low_side: int) -> Tensor:
+    """A binary mask `(height, width)` of the image to low-resolution logits of the square.
+
+    Inside becomes `+MASK_LOGIT`, outside and padding `-MASK_LOGIT`, a cell on the border what the
+    share of its area says.
+
+    Returns:
+        `(low_side, low_side)` float32.
+    """
+    share = torch.from_numpy(mask.astype(np.float32))[None, None]
+    share = F.interpolate(share, frame.inside, mode="bilinear", antialias=True)
+    height, width = frame.inside
+    share = F.pad(share, (0, frame.side - width, 0, frame.side - height))
+    share = F.interpolate(share, (low_side, low_side), mode="bilinear", antialias=True)
+    return (share[0, 0] * 2 - 1) * MASK_LOGIT
+
+
+def logits_to_masks(logits: Tensor, frame: Frame) -> list[RLE]:
+    """Low-resolution logits `(M, h, w)` of the square to masks at the image's size.
+
+    Bilinear, above zero is inside. From a padded square by way of its full size, as published.
+    """
+    large = logits[:, None].float()
+    if frame.padded:
+        large = _bilinear(large, (frame.side, frame.side))
+        large = large[..., : frame.inside[0], : frame.inside[1]]
+    inside = (_bilinear(large, frame.size)[:, 0] > 0).cpu().numpy()
+    return [encode_mask(mask) for mask in inside]
+
+
+def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,124 @@
+"""SAM 2.1 (Ravi et al. 2024) and SAM 3's promptable tracker, through `transformers`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anyregion.images import Pixels
+from anyregion.localizers.frame import Frame, squashed_frame
+from anyregion.localizers.mask_head import mask_maps, upscale
+from anyregion.localizers.segmenter import EncodedImage, SegmenterLocalizer
+
+SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SAM3_MEAN, SAM3_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+def sam2_localizer(
+    model: Any,
+    *,
+    name: str,
+    device: str | torch.device = "cpu",
+    mean: tuple[float, float, float] = SAM2_MEAN,
+    std: tuple[float, float, float] = SAM2_STD,
+    chunk: int | None = None,
+    batch_size: int | None = None,
+    encoder_dtype: torch.dtype = torch.float32,
+) -> SegmenterLocalizer:
+    """A localizer of a `Sam2Model` or a `Sam3TrackerModel`, moved to `device` and frozen.
+
+    A region's token is the output mask token: 0 for the single mask, 1 to 3 for the candidates. The
+    published single mask is not always token 0's: where that is unstable (its area changes much
+    with the threshold) the candidate with the highest score takes its place, in masks and scores.
+    The token stays token 0, as in the published model's own memory.
+
+    Args:
+        model: the model, float32.
+        name: where it came from.
+        device: where it runs.
+        mean, std: of the input in 0 to 1, RGB; SAM 3 was trained with 0.5.
+        chunk, batch_size, encoder_dtype: see `SegmenterLocalizer`.
+    """
+    model.to(device).eval().requires_grad_(False)
+    return SegmenterLocalizer(
+        Sam2Family(model, mean=mean, std=std),
+        name=name,
+        chunk=chunk,
+        batch_size=batch_size,
+        encoder_dtype=encoder_dtype,
+    )
+
+
+class Sam2Family:
+    """SAM 2 as a `Family`: output tokens are the object score, IoU, and four mask tokens."""
+
+    score_row = 1
+    mask_row = 2
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        self.model = model
+        decoder = model.mask_decoder
+        self.output_tokens: Tensor = torch.cat(
+            [decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight]
+        ).detach()
+        self._mean = torch.tensor(mean).view(3, 1, 1)
+        self._std = torch.tensor(std).view(3, 1, 1)
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        return squashed_frame(size, self.model.prompt_encoder.input_image_size)
+
+    def pixels(self, image: Pixels, frame: Frame) -> Tensor:
+        values = torch.tensor(image).permute(2, 0, 1) / 255
+        values = F.interpolate(values[None], frame.inside, mode="bilinear", antialias=True)[0]
+        return (values - self._mean) / self._std
+
+    def encode(self, pixels: Tensor) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+        quarter, half, embeddings = (
+            level.split(1) for level in self.model.get_image_embeddings(pixels)
+        )
+        return [(e, (h, q)) for e, h, q in zip(embeddings, half, quarter, strict=True)]
+
+    def mask_features(self, encoded: EncodedImage) -> tuple[Tensor, ...]:
+        return encoded.extras
+
+    def scores(self, token: Tensor) -> Tensor:
+        return self.model.mask_decoder.iou_prediction_head(token)  # type: ignore[no-any-return]
+
+    def mask_logits(
+        self, tokens: Tensor, image: Tensor, features: tuple[Tensor, ...], *, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        decoder = self.model.mask_decoder
+        half, quarter = features
+        maps = upscale(decoder, image, half=half, quarter=quarter)
+        first = self.mask_row
+        heads = list(decoder.output_hypernetworks_mlps)
+        logits = mask_maps(heads, tokens[:, first : first + len(heads)], maps)
+        scores = self.scores(tokens[:, self.score_row])
+        if multimask:
+            return logits[:, 1:], scores[:, 1:]
+        if not decoder.dynamic_multimask_via_stability:
+            return logits[:, :1], scores[:, :1]
+        delta = decoder.dynamic_multimask_stability_delta
+        threshold = decoder.dynamic_multimask_stability_thresh
+        stable = _stability(logits[:, 0], delta) >= threshold
+        chosen = torch.where(stable, 0, 1 + scores[:, 1:].argmax(1))[:, None]
+        return (
+            logits.gather(1, chosen[..., None, None].expand(-1, -1, *logits.shape[2:])),
+            scores.gather(1, chosen),
+        )
+
+
+def _stability(logits: Tensor, delta: float) -> Tensor:
+    """IoU of a mask cut above `delta` with the one cut above `-delta`; 1 where both are empty."""
+    inner = (logits > delta).flatten(1).sum(1)
+    outer = (logits > -delta).flatten(1).sum(1)
+    return torch.where(outer > 0, inner / outer, 1.0)

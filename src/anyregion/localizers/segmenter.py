@@ -1,0 +1,265 @@
+"""The one `Localizer` behind all promptable segmenters; what differs is a `Family`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from anyregion.errors import InputError
+from anyregion.images import Pixels
+from anyregion.localizers.frame import Frame, logits_to_masks
+from anyregion.localizers.prompts import PromptChunk, prompt_chunks
+from anyregion.localizers.protocol import RegionTokens, TokenSource
+from anyregion.localizers.two_way import ImageTokens, image_tokens, two_way
+from anyregion.masks import RLE
+from anyregion.regions import Regions
+
+
+class Family(Protocol):
+    """What SAM, SAM-HQ, SAM 2 and SAM 3 do differently around the same two-way transformer.
+
+    Attributes:
+        model: the model of `transformers`, with `prompt_encoder` and `mask_decoder`.
+        output_tokens: `(R, C)`, the learned tokens that go before the prompt's.
+        score_row: which of them predicts the masks' IoU.
+        mask_row: the first of the mask tokens; the three candidates follow it.
+    """
+
+    model: Any
+    output_tokens: Tensor
+    score_row: int
+    mask_row: int
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """Where an image of `(height, width)` lies in the model's square."""
+        ...
+
+    def pixels(self, image: Pixels, frame: Frame) -> Tensor:
+        """The model's input `(3, side, side)` float32 on the CPU."""
+        ...
+
+    def encode(self, pixels: Tensor) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+        """`(B, 3, side, side)` to each image's `(1, C, h, w)`, and what its masks need beside."""
+        ...
+
+    def mask_features(self, encoded: EncodedImage) -> tuple[Tensor, ...]:
+        """What masks need of the image alone, once for all prompts."""
+        ...
+
+    def scores(self, token: Tensor) -> Tensor:
+        """The score token `(P, C)` to the raw IoU estimates of all four masks `(P, 4)`."""
+        ...
+
+    def mask_logits(
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        features: tuple[Tensor, ...],
+        *,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """All output tokens `(P, R, C)` and image maps `(P, C, h, w)` to logits and their scores.
+
+        Returns:
+            `(P, M, 4 h, 4 w)` and `(P, M)`, the masks that the family publishes for a prompt.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image that was encoded once: its embedding `(1, C, h, w)`, its frame, family's extras."""
+
+    embedding: Tensor
+    frame: Frame
+    extras: tuple[Tensor, ...] = ()
+
+
+class SegmenterLocalizer:
+    """Tokens and masks of prompted regions, by a frozen model of the SAM families.
+
+    A region's token is the mask decoder's output token: token 0 for the single mask, tokens 1 to 3
+    for the candidates. Tokens alone never pay for mask upsampling, nor each prompt for what it
+    shares with the others (see `two_way`).
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        name: str,
+        chunk: int | None = None,
+        batch_size: int | None = None,
+        encoder_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Wrap a family's model, already on its device and in evaluation mode.
+
+        Args:
+            family: a `SamFamily`, `SamHQFamily` or `Sam2Family`.
+            name: hub name or path that the weights came from.
+            chunk: prompts a pass. Memory grows with it: about 25 MB each for tokens and 60 MB each
+                for masks at 1024 pixels. 2 on a CPU, where more leaves its caches, else 32.
+            batch_size: images a pass of the image encoder. 1 on a CPU, which gains nothing from
+                more (at 1024 pixels a ViT needs above 1 GB an image), else 8.
+            encoder_dtype: float32, or bfloat16 to run the image encoder alone under autocast.
+
+        Raises:
+            InputError: a `chunk` or `batch_size` below 1.
+        """
+        self.family = family
+        self.name = name
+        self.device: torch.device = family.output_tokens.device
+        self.token_width: int = family.output_tokens.shape[1]
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            _keep_freed_memory()
+        self.chunk = (2 if on_cpu else 32) if chunk is None else chunk
+        self.batch_size = (1 if on_cpu else 8) if batch_size is None else batch_size
+        self.encoder_dtype = encoder_dtype
+        if self.chunk < 1 or self.batch_size < 1:
+            raise InputError("chunk and batch_size must be at least 1")
+        grid = family.model.prompt_encoder.image_embedding_size[0]
+        self.low_side: int = 4 * grid
+        with torch.no_grad():
+            self._positions: Tensor = family.model.get_image_wide_positional_embeddings()
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+        """Encode images of any sizes, `batch_size` at a time in one padded batch."""
+        frames = [self.family.frame((image.shape[0], image.shape[1])) for image in images]
+        encoded: list[EncodedImage] = []
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            pixels = torch.stack(
+                [self.family.pixels(i, f) for i, f in zip(images[part], frames[part], strict=True)]
+            ).to(self.device)
+            with self._autocast():
+                outputs = self.family.encode(pixels)
+            for frame, (embedding, extras) in zip(frames[part], outputs, strict=True):
+                extras = tuple(extra.float() for extra in extras)
+                encoded.append(EncodedImage(embedding.float(), frame, extras))
+        return encoded
+
+    @torch.no_grad()
+    def tokens(
+        self,
+        encoded: EncodedImage,
+        regions: Regions,
+        *,
+        multimask: bool = False,
+        masks: bool = False,
+        source: TokenSource = "decoder",
+    ) -> RegionTokens:
+        """Tokens of the regions of one image, in their order. See `Localizer.tokens`.
+
+        With `source="prompt"` there is one token a region, and `multimask` has no effect.
+
+        Raises:
+            InputError: `mask_logits` or a mask of another size than the model or image has.
+        """
+        multimask = multimask and source == "decoder"
+        result = self._empty(len(regions), 3 if multimask else 1, masks, masks or multimask)
+        features = self.family.mask_features(encoded) if masks and len(regions) else ()
+        shared: ImageTokens | None = None
+        chunks = prompt_chunks(
+            regions,
+            encoded.frame,
+            chunk=self.chunk,
+            low_side=self.low_side,
+            device=self.device,
+        )
+        for prompt in chunks:
+            sparse, dense = self.prompt_embeddings(prompt)
+            if source == "prompt":
+                result.tokens[prompt.rows] = sparse.mean(1, keepdim=True)
+                if not masks:
+                    continue
+            image = shared
+            if image is None or prompt.masks is not None:
+                transformer = self.family.model.mask_decoder.transformer
+                image = image_tokens(transformer, encoded.embedding + dense, self._positions)
+                shared = image if prompt.masks is None else shared
+            self._decode(result, prompt.rows, sparse, image, features, multimask, source)
+        return result
+
+    def masks(self, encoded: EncodedImage, mask_logits: Tensor) -> list[list[RLE]]:
+        """Logits `(N, M, h, w)` to binary masks at the image's size, N lists of M."""
+        # one region at a time: the full-size logits of many would not fit in memory
+        return [logits_to_masks(logits, encoded.frame) for logits in mask_logits]
+
+    def prompt_embeddings(self, prompt: PromptChunk) -> tuple[Tensor, Tensor]:
+        """The prompt encoder's tokens `(P, T, C)` and dense embedding `(1 or P, C, h, w)`."""
+        sparse, dense = self.family.model.prompt_encoder(
+            input_points=prompt.points,
+            input_labels=prompt.labels,
+            input_boxes=prompt.boxes,
+            input_masks=prompt.masks,
+        )
+        return sparse[0], dense
+
+    def _decode(
+        self,
+        result: RegionTokens,
+        rows: list[int],
+        sparse: Tensor,
+        image: ImageTokens,
+        features: tuple[Tensor, ...],
+        multimask: bool,
+        source: TokenSource,
+    ) -> None:
+        family = self.family
+        output = family.output_tokens
+        wanted = [family.mask_row + i for i in ((1, 2, 3) if multimask else (0,))]
+        keep_image = result.mask_logits is not None
+        if keep_image:
+            asked = list(range(len(output)))
+        else:
+            asked = wanted + [family.score_row] * (result.mask_scores is not None)
+        tokens, maps = two_way(
+            family.model.mask_decoder.transformer,
+            torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1),
+            image,
+            rows=asked,
+            keep_image=keep_image,
+        )
+        if source == "decoder":
+            result.tokens[rows] = tokens[:, [asked.index(row) for row in wanted]]
+        if maps is not None and result.mask_logits is not None and result.mask_scores is not None:
+            grid = self.low_side // 4
+            maps = maps.transpose(1, 2).reshape(len(rows), -1, grid, grid)
+            logits, scores = family.mask_logits(tokens, maps, features, multimask=multimask)
+            result.mask_logits[rows] = logits
+            result.mask_scores[rows] = scores
+        elif result.mask_scores is not None:
+            scores = family.scores(tokens[:, asked.index(family.score_row)])
+            result.mask_scores[rows] = scores[:, [row - family.mask_row for row in wanted]]
+
+    def _empty(self, count: int, candidates: int, masks: bool, scores: bool) -> RegionTokens:
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, device=self.device)
+
+        return RegionTokens(
+            tokens=empty(count, candidates, self.token_width),
+            mask_scores=empty(count, candidates) if scores else None,
+            mask_logits=(empty(count, candidates, self.low_side, self.low_side) if masks else None),
+        )
+
+    def _autocast(self) -> Any:
+        if self.encoder_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.encoder_dtype)
+
+
+def _keep_freed_memory() -> None:
+    """Raise the size from which glibc gives freed blocks back to the system at once.
+
+    Every chunk allocates the same blocks of some megabytes again: handed back each time, their
+    pages fault anew, a third of the whole time. Freeing one block just below glibc's limit of 32
+    MiB lifts its dynamic threshold that far (mallopt(3), M_MMAP_THRESHOLD). It is never touched.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)

@@ -1,0 +1,168 @@
+"""A journal: one line of JSON an image, whole or absent whatever interrupts the writing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from anyregion.errors import AnyRegionError, InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is kept in memory of one line.
+
+    Attributes:
+        offset: where the line starts, in bytes.
+        size: `(height, width)` of the image.
+        image_id: the image's id in the region file, or None.
+        picture: path of its picture inside the folder, or None.
+        regions: how many rows it has.
+        set_aside: regions of the image that could not be used: `[{"item", "reason"}, ...]`.
+    """
+
+    offset: int
+    size: tuple[int, int]
+    image_id: int | None
+    picture: str | None
+    regions: int
+    set_aside: list[dict[str, str]]
+
+
+class Journal:
+    """Finished images by name. Opening it drops a last line that was cut short.
+
+    Raises:
+        InputError: a line before the last is malformed: the file is not a journal, or was edited.
+        AnyRegionError: another run is writing it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # unbuffered: a line is on its way to the disk before the image counts as finished
+            self._file = path.open("a+b", buffering=0)
+        try:
+            self._lock()
+            self._recover()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; another run may then continue."""
+        self._file.close()
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add the line of one finished image; after an error the file is as it was before."""
+        with writing(self.path):
+            start = append_whole(self._file, to_line(line))
+        self.entries[line["image"]] = _entry(line, start)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The line of a finished image."""
+        with self.path.open("rb") as file:
+            file.seek(self.entries[name].offset)
+            line: dict[str, Any] = json.loads(file.readline())
+            return line
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Every line, in the order of the images' names: the same however often a run stopped."""
+        with self.path.open("rb") as file:
+            for name in sorted(self.entries):
+                file.seek(self.entries[name].offset)
+                yield json.loads(file.readline())
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:
+            return  # Windows: two runs into one folder are not noticed there
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AnyRegionError(
+                f"{self.path.parent}: another run is writing there; wait for it, or give another "
+                "folder"
+            ) from None
+        except OSError:
+            return  # a network disk without locks: the run goes on without one
+
+    def _recover(self) -> None:
+        good = 0
+        with self.path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    if not raw.endswith(b"\n"):
+                        raise ValueError("cut short")
+                    line = json.loads(raw)
+                    self.entries[line["image"]] = _entry(line, good)
+                except (ValueError, KeyError, TypeError):
+                    if file.read(1):
+                        raise InputError(
+                            f"{self.path}: line {number} is malformed; repair it, or start anew "
+                            "with --overwrite or in another folder"
+                        ) from None
+                    break
+                good += len(raw)
+        with writing(self.path):
+            self._file.truncate(good)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise AnyRegionError(
+                f"{path}: the disk is full. What is finished is kept; make room and run the same "
+                "command again"
+            ) from error
+        raise AnyRegionError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def append_whole(file: FileIO, data: bytes) -> int:
+    """Append all of `data` to an unbuffered file, or nothing of it; returns where it starts."""
+    start = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except BaseException:
+        with suppress(OSError):
+            file.truncate(start)
+        raise
+    return start
+
+
+def to_line(value: Any) -> bytes:
+    """One line of JSON; file names that are not UTF-8 are escaped, everything else is readable."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        return (text + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value, allow_nan=False) + "\n").encode()
+
+
+def _entry(line: dict[str, Any], offset: int) -> Entry:
+    return Entry(
+        offset=offset,
+        size=(int(line["height"]), int(line["width"])),
+        image_id=line.get("image_id"),
+        picture=line.get("picture"),
+        regions=len(line["regions"]),
+        set_aside=line.get("set_aside", []),
+    )
