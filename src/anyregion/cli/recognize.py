@@ -104,10 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Name the regions and say what was done."""
     from anyregion import __version__, models
-    from anyregion.batch import recognize_images
     from anyregion.cli import terminal
     from anyregion.errors import InputError
-    from anyregion.region_sources import regions_from_file, same_regions
+    from anyregion.runs.batch import recognize_images
+    from anyregion.runs.region_sources import regions_from_file, same_regions
     from anyregion.vocabulary import Vocabulary
     from anyregion.vocabulary_files import load_vocabulary
 

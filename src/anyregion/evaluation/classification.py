@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from anyregion.errors import InputError, SetAside
 from anyregion.images import Pixels
-from anyregion.reading import read_ahead
 from anyregion.recognizer import Recognizer
 from anyregion.region_files import ImageEntry, RegionFile, load_regions
 from anyregion.regions import Regions
+from anyregion.runs.reading import read_ahead
 from anyregion.scoring import Score
 from anyregion.vocabulary import EncodedVocabulary, Progress, Vocabulary
 

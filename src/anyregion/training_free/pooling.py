@@ -23,9 +23,7 @@ def pool(dense: DenseMap, regions: Regions) -> NDArray[np.float32]:
     return pooled
 
 
-def cell_weights(
-    regions: Regions, grid: tuple[int, int], span: tuple[float, float]
-) -> Weights:
+def cell_weights(regions: Regions, grid: tuple[int, int], span: tuple[float, float]) -> Weights:
     """The share of each region that lies in each cell, `(N, h * w)`, rows adding up to 1.
 
     Args:

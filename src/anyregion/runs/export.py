@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from anyregion.files import atomic_path
 from anyregion.predictions import record_to_coco
-from anyregion.results.journal import Journal, to_line, writing
+from anyregion.runs.journal import Journal, to_line, writing
 from anyregion.vocabulary import Vocabulary
 
 CSV_COLUMNS = ("image", "id", "x0", "y0", "x1", "y1", "label", "score")

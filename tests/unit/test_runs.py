@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from anyregion.batch import BatchReport, recognize_images
 from anyregion.errors import AnyRegionError, InputError
-from anyregion.named_images import name_images
 from anyregion.recognizer import Recognizer
-from anyregion.region_sources import regions_from_file, same_regions
 from anyregion.regions import Regions
-from anyregion.results.journal import Journal
+from anyregion.runs.batch import BatchReport, recognize_images
+from anyregion.runs.journal import Journal
+from anyregion.runs.named_images import name_images
+from anyregion.runs.region_sources import regions_from_file, same_regions
 from anyregion.vocabulary import Vocabulary
 from tests.colours import COLOURS, ColourEncoder, colour_recognizer
 

@@ -12,7 +12,7 @@ from PIL import Image
 from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, read_json
 from anyregion.predictions import Predictions
-from anyregion.results.journal import Journal, append_whole, to_line, writing
+from anyregion.runs.journal import Journal, append_whole, to_line, writing
 
 ASSEMBLED = ("predictions.json", "predictions.csv")
 _KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")

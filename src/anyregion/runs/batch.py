@@ -12,14 +12,14 @@ from typing import Any
 
 from anyregion.errors import InputError, SetAside
 from anyregion.images import Pixels
-from anyregion.named_images import name_images
 from anyregion.predictions import Predictions
-from anyregion.reading import read_ahead
 from anyregion.recognizer import Recognizer
-from anyregion.region_sources import Asked, RegionSource
 from anyregion.regions import Regions
-from anyregion.results.export import write_coco, write_csv
-from anyregion.results.folder import ResultsFolder, known_root
+from anyregion.runs.export import write_coco, write_csv
+from anyregion.runs.folder import ResultsFolder, known_root
+from anyregion.runs.named_images import name_images
+from anyregion.runs.reading import read_ahead
+from anyregion.runs.region_sources import Asked, RegionSource
 from anyregion.scoring import Score
 from anyregion.vocabulary import EncodedVocabulary, Progress, Vocabulary
 

@@ -1,1 +1,0 @@
-"""The folder that a run over many images writes, and what is assembled from it."""
