@@ -21,11 +21,13 @@ class ImageEntry:
     """One image of a region file.
 
     Attributes:
+        key: its id, as text.
         regions: its usable regions.
         file_name: as the file states it, or None (a detector's file may know ids only).
         size: `(height, width)` as the file states it, or None.
     """
 
+    key: str
     regions: Regions
     file_name: str | None = None
     size: tuple[int, int] | None = None
@@ -49,7 +51,8 @@ class RegionFile:
     def find(self, path: str | Path) -> ImageEntry | None:
         """The entry of an image file, or None.
 
-        By the longest matching tail of its path, else by its id: `000000000139.jpg` is `139`.
+        By its name, and of several entries so called by the longest matching tail of the path;
+        where the file states no names, by its id: `000000000139.jpg` is `139`.
 
         Raises:
             InputError: several entries match equally well.
@@ -120,7 +123,7 @@ def _from_coco(content: dict[str, Any], masks: bool) -> RegionFile:
         size = None
         if image.get("height") and image.get("width"):
             size = (int(image["height"]), int(image["width"]))
-        images[key] = ImageEntry(_regions(rows[key], size, masks, name, aside), name, size)
+        images[key] = ImageEntry(key, _regions(rows[key], size, masks, name, aside), name, size)
         by_name[PurePath(name).name].append(key)
     names = {int(c["id"]): str(c["name"]) for c in content.get("categories", [])}
     return RegionFile(images, names, tuple(aside), dict(by_name))
@@ -132,7 +135,7 @@ def _from_results(content: list[Any], masks: bool) -> RegionFile:
     for position, result in enumerate(content):
         rows[str(result["image_id"])].append({"id": position, **result})
     images = {
-        key: ImageEntry(_regions(found, None, masks, f"image {key}", aside))
+        key: ImageEntry(key, _regions(found, None, masks, f"image {key}", aside))
         for key, found in rows.items()
     }
     return RegionFile(images, {}, tuple(aside))
@@ -152,7 +155,7 @@ def _from_detector(content: dict[str, Any]) -> RegionFile:
             {"id": i, "xyxy": box, "score": score, "category_id": label}
             for i, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True))
         ]
-        images[str(key)] = ImageEntry(_regions(rows, None, False, f"image {key}", aside))
+        images[str(key)] = ImageEntry(str(key), _regions(rows, None, False, f"image {key}", aside))
     return RegionFile(images, {}, tuple(aside))
 
 

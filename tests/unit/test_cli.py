@@ -21,7 +21,7 @@ from anyregion.cli.main import COMMANDS, main
 from anyregion.errors import MissingExtraError
 from anyregion.models import ModelInfo
 from tests.colours import colour_recognizer
-from tests.unit.test_batch import labels, lines, picture
+from tests.unit.test_runs import labels, lines, picture
 
 NAMES = "red,lime,blue,yellow,white,black"
 BOXES = ["--box", "0,0,20,30", "--box", "20,0,40,30"]

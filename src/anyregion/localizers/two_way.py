@@ -24,22 +24,29 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class SharedProjections:
+    """The first layer's projections of image tokens that all prompts share, `(1, heads, N, d)`."""
+
+    keys: Tensor
+    values: Tensor
+    queries: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class ImageTokens:
-    """The image tokens that prompts start from, and what of them all prompts share.
+    """The image tokens that prompts start from.
 
     Attributes:
         tokens: `(1, N, C)` where the prompts share them, else `(P, N, C)`.
         positions: `(1, N, C)`, their positional encoding.
         placed: tokens plus positions.
-        keys, values, queries: `(1, heads, N, d)`, the first layer's projections, or None.
+        shared: their projections; None where each prompt has tokens of its own.
     """
 
     tokens: Tensor
     positions: Tensor
     placed: Tensor
-    keys: Tensor | None = None
-    values: Tensor | None = None
-    queries: Tensor | None = None
+    shared: SharedProjections | None
 
 
 def image_tokens(transformer: Any, image: Tensor, positions: Tensor) -> ImageTokens:
@@ -54,17 +61,15 @@ def image_tokens(transformer: Any, image: Tensor, positions: Tensor) -> ImageTok
     places = positions.flatten(2).transpose(1, 2).contiguous()
     placed = tokens + places
     if len(tokens) > 1:
-        return ImageTokens(tokens, places, placed)
+        return ImageTokens(tokens, places, placed, None)
     to_image = transformer.layers[0].cross_attn_token_to_image
     to_tokens = transformer.layers[0].cross_attn_image_to_token
-    return ImageTokens(
-        tokens,
-        places,
-        placed,
+    shared = SharedProjections(
         keys=_heads(to_image.k_proj(placed), to_image),
         values=_heads(to_image.v_proj(tokens), to_image),
         queries=_heads(to_tokens.q_proj(placed), to_tokens),
     )
+    return ImageTokens(tokens, places, placed, shared)
 
 
 def two_way(
@@ -89,22 +94,20 @@ def two_way(
     """
     queries, keys, placed = prompts, image.tokens, image.placed
     for index, layer in enumerate(transformer.layers):
-        shared = image if index == 0 else None
+        shared = image.shared if index == 0 else None
         queries = _self_attention(layer, queries, prompts)
         attention = layer.cross_attn_token_to_image
-        if shared is not None and shared.keys is not None and shared.values is not None:
-            attended = _shared_token_to_image(
-                attention, queries + prompts, shared.keys, shared.values
-            )
-        else:
+        if shared is None:
             attended = _token_to_image(attention, queries + prompts, keys, placed)
+        else:
+            attended = _shared_token_to_image(attention, queries + prompts, shared)
         queries = layer.layer_norm2(queries + attended)
         queries = layer.layer_norm3(queries + layer.mlp(queries))
         attention = layer.cross_attn_image_to_token
-        if shared is not None and shared.queries is not None:
-            weights = _shared_image_to_token_weights(attention, shared.queries, queries + prompts)
-        else:
+        if shared is None:
             weights = _image_to_token_weights(attention, placed, queries + prompts)
+        else:
+            weights = _shared_image_to_token_weights(attention, shared, queries + prompts)
         values = _folded_values(attention, queries)
         keys = keys.expand(len(prompts), -1, -1)
         keys = layer.layer_norm4(torch.baddbmm(keys, weights.transpose(1, 2), values))
@@ -126,10 +129,10 @@ def _self_attention(layer: Any, queries: Tensor, prompts: Tensor) -> Tensor:
     return layer.layer_norm1(queries + attended[0])  # type: ignore[no-any-return]
 
 
-def _shared_token_to_image(attention: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _shared_token_to_image(attention: Any, queries: Tensor, shared: SharedProjections) -> Tensor:
     """Attention of all prompts' tokens, as if they were one prompt's, to the shared image."""
     flat = _heads(attention.q_proj(queries.flatten(0, 1)[None]), attention)
-    out = F.scaled_dot_product_attention(flat, keys, values, scale=attention.scaling)
+    out = F.scaled_dot_product_attention(flat, shared.keys, shared.values, scale=attention.scaling)
     out = out.transpose(1, 2).reshape(*queries.shape[:2], -1)
     return _out(attention)(out)  # type: ignore[no-any-return]
 
@@ -157,13 +160,15 @@ def _image_to_token_weights(attention: Any, placed: Tensor, tokens: Tensor) -> T
     return scores.view(*bias.shape, -1).softmax(2).flatten(1, 2)
 
 
-def _shared_image_to_token_weights(attention: Any, queries: Tensor, tokens: Tensor) -> Tensor:
-    """The same where the image's queries `(1, heads, N, d)` were projected once for all."""
+def _shared_image_to_token_weights(
+    attention: Any, shared: SharedProjections, tokens: Tensor
+) -> Tensor:
+    """The same where the image's queries were projected once for all prompts."""
     heads = attention.num_attention_heads
     count, each, _ = tokens.shape
     keys = attention.k_proj(tokens) * attention.scaling
     flat = _heads(keys.flatten(0, 1)[None], attention)[0]
-    scores = torch.bmm(flat, queries[0].transpose(1, 2)).view(heads, count, each, -1)
+    scores = torch.bmm(flat, shared.queries[0].transpose(1, 2)).view(heads, count, each, -1)
     return scores.softmax(2).transpose(0, 1).flatten(1, 2)
 
 

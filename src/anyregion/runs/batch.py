@@ -124,7 +124,7 @@ def recognize_images(
         "masks": masks,
         "multimask": multimask,
         "pictures": pictures,
-        "vocabulary": vocabulary_digest(vocabulary),
+        "vocabulary": _digest(vocabulary),
         "regions": regions.digest,
     }
     with ResultsFolder(out, settings=fixed, root=root, overwrite=overwrite, about=about) as folder:
@@ -282,7 +282,7 @@ def _skip_image(folder: ResultsFolder, name: str, reason: str) -> list[SetAside]
     return [SetAside(name, reason)]
 
 
-def vocabulary_digest(vocabulary: Vocabulary | EncodedVocabulary) -> str:
+def _digest(vocabulary: Vocabulary | EncodedVocabulary) -> str:
     """A hash of everything in a vocabulary that changes what regions are called."""
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     content = (names.names, names.synonyms, names.templates, names.ids, names.cleaning)

@@ -70,7 +70,6 @@ def regions_from_file(path: Path, *, masks: bool = False) -> RegionSource:
 
 
 def _assign(file: RegionFile, paths: Sequence[Path]) -> dict[Path, Asked | str]:
-    keys = {id(entry): key for key, entry in file.images.items()}
     assigned: dict[Path, Asked | str] = {}
     fitting: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
@@ -81,7 +80,7 @@ def _assign(file: RegionFile, paths: Sequence[Path]) -> dict[Path, Asked | str]:
             assigned[path] = str(error)
             continue
         if entry is not None and len(entry.regions):
-            fitting[keys[id(entry)]].append(path)
+            fitting[entry.key].append(path)
     for key, images in fitting.items():
         entry = file.images[key]
         agreeing = _best(images, entry)
