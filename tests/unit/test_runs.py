@@ -440,3 +440,23 @@ def test_names_of_images(
 def test_no_image_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image there"):
         run(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_regions_of_another_size_are_not_asked(photos: Path, tmp_path: Path) -> None:
+    """Boxes drawn on a 20 x 15 copy would name other places of the 40 x 30 image."""
+    boxes = {
+        "images": [
+            {"id": 1, "file_name": "y.png", "height": 15, "width": 20},
+            {"id": 2, "file_name": "z.webp", "height": 30, "width": 40},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 1, "bbox": [0, 0, 9, 9]},
+            {"id": 2, "image_id": 2, "bbox": [0, 0, 9, 9]},
+        ],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    source = regions_from_file(tmp_path / "boxes.json")
+    report = run([photos / "y.png", photos / "z.webp"], tmp_path / "out", source=source)
+    assert labels(tmp_path / "out") == {"z.webp": ["blue"]}
+    (aside,) = report.set_aside
+    assert (aside.item, "40 x 30 upright" in aside.reason) == ("y.png", True)

@@ -222,10 +222,12 @@ def _work(
             failed: list[tuple[str, str]] = []
             for _, pixels in read:
                 name = next(names)
+                asked = pending[name][1]
                 if isinstance(pixels, InputError):
                     failed.append((name, str(pixels)))
+                elif asked.size not in (None, pixels.shape[:2]):
+                    failed.append((name, _other_size(pixels, asked)))
                 else:
-                    asked = pending[name][1]
                     fitted, outside = asked.regions.fit(*pixels.shape[:2])
                     items.append(_Item(name, pixels, fitted, asked.image_id, outside))
             named: list[tuple[_Item, Predictions]] = []
@@ -275,6 +277,12 @@ def _finish(folder: ResultsFolder, item: _Item, predictions: Predictions, pictur
         set_aside=item.set_aside,
         picture=picture,
     )
+
+
+def _other_size(pixels: Pixels, asked: Asked) -> str:
+    height, width = asked.size or (0, 0)
+    actual = f"{pixels.shape[1]} x {pixels.shape[0]}"
+    return f"the image is {actual} upright, but the region file says {width} x {height}"
 
 
 def _skip_image(folder: ResultsFolder, name: str, reason: str) -> list[SetAside]:

@@ -16,10 +16,14 @@ from anyregion.regions import Regions
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What is asked of one image: its regions, and its id in the region file, if it has one."""
+    """What is asked of one image: its regions, and its id and size in the region file, if stated.
+
+    The size is `(height, width)`: regions drawn on an image of another size mean other things.
+    """
 
     regions: Regions
     image_id: int | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _assign(file: RegionFile, paths: Sequence[Path]) -> dict[Path, Asked | str]:
             assigned.update(dict.fromkeys(agreeing, reason))
         else:
             image_id = int(key) if key.isascii() and key.isdecimal() else None
-            assigned[agreeing[0]] = Asked(entry.regions, image_id)
+            assigned[agreeing[0]] = Asked(entry.regions, image_id, entry.size)
     return assigned
 
 
