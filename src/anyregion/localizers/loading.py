@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from anyregion.errors import CheckpointError, InputError, require
-from anyregion.localizers.protocol import Localizer
-from anyregion.localizers.sam import sam_localizer
-from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
-from anyregion.localizers.sam_checkpoint import load_sam_checkpoint
-from anyregion.localizers.sam_hq import sam_hq_localizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from anyregion.localizers.protocol import Localizer
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -34,7 +32,7 @@ def load_localizer(
     device: str | torch.device = "cpu",
     chunk: int | None = None,
     batch_size: int | None = None,
-    encoder_dtype: torch.dtype = torch.float32,
+    encoder_dtype: torch.dtype | None = None,
 ) -> Localizer:
     """Load SAM, SAM-HQ, SAM 2.1 or SAM 3's tracker.
 
@@ -42,7 +40,7 @@ def load_localizer(
         name_or_path: a name on the Hugging Face hub, a folder that `save_pretrained` wrote, or a
             file of SAM weights in segment-anything's layout.
         device: where it runs.
-        chunk, batch_size, encoder_dtype: see `SegmenterLocalizer`.
+        chunk, batch_size, encoder_dtype: see `SegmenterLocalizer`; its defaults where None.
 
     Raises:
         InputError: nothing there, a hub that does not answer, or another kind of model.
@@ -50,13 +48,20 @@ def load_localizer(
         MissingExtraError: without `anyregion[torch]`.
     """
     require("torch", "torch", "transformers")
+    # only now: without the extra, importing this module must not fail
+    from anyregion.localizers.sam import sam_localizer
+    from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
+    from anyregion.localizers.sam_checkpoint import load_sam_checkpoint
+    from anyregion.localizers.sam_hq import sam_hq_localizer
+
     name = str(name_or_path)
     options: dict[str, Any] = {
         "device": device,
         "chunk": chunk,
         "batch_size": batch_size,
-        "encoder_dtype": encoder_dtype,
     }
+    if encoder_dtype is not None:
+        options["encoder_dtype"] = encoder_dtype
     path = Path(name).expanduser()
     if path.is_file() or path.suffix in WEIGHT_SUFFIXES:
         return load_sam_checkpoint(path, **options)
@@ -99,6 +104,7 @@ def _model_type(source: str) -> tuple[str, Any]:
 
 
 def _pretrained(source: str, class_name: str, config: Any) -> Any:
+    import torch
     import transformers
     from safetensors import SafetensorError
 

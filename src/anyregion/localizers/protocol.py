@@ -23,8 +23,8 @@ class RegionTokens:
         tokens: `(N, M, W)`; M is 1, or 3 candidates in the decoder's own order with multimask.
         mask_scores: `(N, M)`, the IoU that the localizer predicts for each mask, or None where
             neither masks nor candidates were asked for.
-        mask_logits: `(N, M, h, w)` low-resolution logits of the padded frame, or None unless masks
-            were asked for.
+        mask_logits: `(N, M, h, h)` logits over the model's square at a quarter of its side, or None
+            unless masks were asked for.
     """
 
     tokens: Tensor
@@ -61,7 +61,8 @@ class Localizer(Protocol):
         Args:
             encoded: one entry of what `encode` returned.
             regions: one prompt each: a box, points, a mask, or any mix.
-            multimask: tokens of the three candidate masks in place of the single one.
+            multimask: tokens of the three candidate masks in place of the single one; without
+                meaning for prompt tokens.
             masks: also compute mask logits; tokens alone never pay for them.
             source: the mask decoder's output token, or the mean of the prompt encoder's tokens
                 (the paper's ablation; then M is 1).

@@ -17,7 +17,7 @@ from torch import Tensor
 from anyregion.errors import CheckpointError
 from anyregion.localizers.sam import sam_localizer
 from anyregion.localizers.segmenter import SegmenterLocalizer
-from anyregion.localizers.weights import compare_shapes, read_state_dict
+from anyregion.weight_files import compare_shapes, read_state_dict
 
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
 _MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"

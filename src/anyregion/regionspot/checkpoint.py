@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,6 +15,7 @@ from anyregion.regionspot.adapter import AdapterConfig
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.regionspot.pretrained import Pretrained, adapter_from_state, write_folder
 from anyregion.semantics.clip import clip_from_openai_state_dict
+from anyregion.weight_files import read_state_dict
 
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 # the published weights: widths of the feature map and the words -> the CLIP they were trained with
@@ -63,10 +61,7 @@ def read_checkpoint(path: str | Path) -> PublishedCheckpoint:
     Raises:
         CheckpointError: missing, truncated, with pickled code, or of another layout.
     """
-    content = _load(Path(path))
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f"{path}: not RegionSpot's layout: no state dict under 'model'")
+    state = read_state_dict(path)
     parts: dict[str, dict[str, Tensor]] = {"adapter": {}, "sam": {}, "clip_model": {}}
     unknown: list[str] = []
     for name, tensor in state.items():
@@ -168,15 +163,3 @@ def _write_part(path: Path, state: dict[str, Tensor], checkpoint: Path) -> str:
     with atomic_path(path) as temporary:
         save_file({n: t.contiguous() for n, t in state.items()}, temporary, metadata=metadata)
     return path.name
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: refused: holds more than tensors ({reason})") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: broken or truncated ({error})") from None

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, read_json, write_json
@@ -16,6 +15,7 @@ from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import TokenSource
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
 from anyregion.semantics.loading import load_vlm
+from anyregion.weight_files import compare_shapes, read_state_dict
 
 if TYPE_CHECKING:
     from anyregion.regionspot.encoder import RegionSpotEncoder
@@ -130,11 +130,7 @@ def read_config(folder: Path) -> Pretrained:
 
 def load_adapter(path: Path, config: AdapterConfig) -> Adapter:
     """Load `adapter.safetensors` into an adapter of that configuration."""
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable as safetensors ({error})") from None
-    return adapter_from_state(weights, config, str(path))
+    return adapter_from_state(read_state_dict(path), config, str(path))
 
 
 def adapter_from_state(
@@ -143,17 +139,8 @@ def adapter_from_state(
     """An adapter with these weights; `CheckpointError` lists what is missing or of another size."""
     with torch.device("meta"):
         adapter = Adapter(config)
-    expected = adapter.state_dict()
-    problems = [f"missing {n}" for n in expected.keys() - weights.keys()]
-    problems += [f"unexpected {n}" for n in weights.keys() - expected.keys()]
-    problems += [
-        f"{n} is {tuple(weights[n].shape)}, expected {tuple(t.shape)}"
-        for n, t in expected.items()
-        if n in weights and weights[n].shape != t.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"{where}: {'; '.join(sorted(problems)[:4])}{more}")
+    if problem := compare_shapes(weights, adapter.state_dict()):
+        raise CheckpointError(f"{where}: {problem}")
     adapter.load_state_dict({n: w.float() for n, w in weights.items()}, assign=True)
     return adapter.eval()
 

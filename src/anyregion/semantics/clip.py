@@ -24,7 +24,7 @@ from anyregion.semantics.pretrained import (
 )
 from anyregion.semantics.templates import CLIP_TEMPLATES
 from anyregion.semantics.text import BatchedTextEncoder, first_of, largest
-from anyregion.semantics.weights import read_state_dict
+from anyregion.weight_files import read_state_dict
 
 _OLD_END = 2
 """Older CLIP configurations claim this end-of-text id; the models read the largest id."""

@@ -18,7 +18,7 @@ from anyregion.semantics.model import FrozenVLM, VisionTower
 from anyregion.semantics.open_clip_towers import ResNetTower, TimmTower, VitTower
 from anyregion.semantics.templates import CLIP_TEMPLATES, SIGLIP_TEMPLATES
 from anyregion.semantics.text import BatchedTextEncoder, first_of, largest
-from anyregion.semantics.weights import read_state_dict
+from anyregion.weight_files import read_state_dict
 
 _OPEN_CLIP_ERRORS = (
     RuntimeError, OSError, ValueError, KeyError, AttributeError, EOFError, AssertionError,

@@ -17,7 +17,8 @@ class FeatureMap:
     """Feature maps of a batch of images, each squashed to the model's square input.
 
     Attributes:
-        tokens: `(B, T, D)`: class token first where the model has one, then the grid row by row.
+        tokens: `(B, T, D)`: class token first where the model has one (ViTs of CLIP; not SigLIP,
+            not ResNets, whose grid is the last stage's), then the grid row by row.
         grid: `(h, w)`; `T` is `h * w`, or one more.
     """
 

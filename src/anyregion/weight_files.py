@@ -1,0 +1,107 @@
+"""Files of weights: read without ever running what is in them. Needs torch."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from anyregion.errors import CheckpointError
+
+# what `torch.load` raises for cut or foreign files depends on where they break
+_BROKEN = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
+    struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+_WRAPPERS = ("model", "state_dict")
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors` file, or of one that `torch.save` wrote, onto the CPU.
+
+    A dict nested under `model` or `state_dict`, as trainers write it, is unwrapped, and so is the
+    `module.` that data-parallel training puts before every name.
+
+    Raises:
+        CheckpointError: no such file, truncated or broken, pickled code or objects, a TorchScript
+            archive, or no named tensors in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no named tensors")
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def compare_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """What is missing, unexpected or of another shape in `found`, in one line; None if nothing."""
+    problems = []
+    if missing := sorted(expected.keys() - found.keys()):
+        problems.append(f"missing {_few(missing)}")
+    if unexpected := sorted(found.keys() - expected.keys()):
+        problems.append(f"unexpected {_few(unexpected)}")
+    other = [
+        f"{name} is {tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
+        for name, tensor in found.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    if other:
+        problems.append(f"of another size: {_few(other)}")
+    return "; ".join(problems) or None
+
+
+def _few(names: Iterable[str], limit: int = 4) -> str:
+    listed = list(names)
+    rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + rest
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: truncated or not safetensors ({error})") from None
+
+
+def _torch_file(path: Path) -> Any:
+    if _is_torchscript(path):
+        raise CheckpointError(
+            f"{path}: a TorchScript archive; reading it would run the code in it. Name the model "
+            "of a hub instead (openai/clip-vit-base-patch32), or, where you trust the file, save "
+            "its weights once: "
+            "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pt')"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # torch's own text advises to load it all the same
+        raise CheckpointError(
+            f"{path}: holds more than tensors: pickled objects, which could run code, or no "
+            "checkpoint at all. It was not loaded; save the state dict alone, or use safetensors"
+        ) from None
+    except _BROKEN as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: broken or truncated ({reason})") from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
