@@ -772,8 +772,8 @@ def test_a_saved_folder_loads_as_it_was(
     image, regions = photo(LANDSCAPE), regions_of("box", LANDSCAPE, original.low_side)
     ours = loaded.tokens(loaded.encode([image])[0], regions, masks=True)
     theirs = original.tokens(original.encode([image])[0], regions, masks=True)
-    close(ours.tokens, theirs.tokens, 1e-6)
-    close(ours.mask_logits, theirs.mask_logits, 1e-5)
+    close(ours.tokens, theirs.tokens, 1e-5)
+    close(ours.mask_logits, theirs.mask_logits, 1e-4)
 
 
 def test_a_whole_sam3_video_folder_gives_its_tracker(

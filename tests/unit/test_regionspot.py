@@ -149,7 +149,7 @@ class ToyVlm:
     """A feature map of 2 x 3 cells behind a class token."""
 
     name, logit_scale, logit_bias = "toy-vlm", 20.0, 0.0
-    feature_width, embed_width = 32, 24
+    feature_width, embed_width, image_size = 32, 24, 96
     text = ToyWords()
 
     def feature_map(self, images: Sequence[Pixels], *, antialias: bool = True) -> FeatureMap:
@@ -264,6 +264,7 @@ def test_folder_round_trip(tmp_path: Path) -> None:
     about = read_config(tmp_path)
     assert about.adapter == encoder.adapter.config
     assert (about.localizer, about.vlm, about.antialias) == ("toy-localizer", "toy-vlm", False)
+    assert about.vlm_image_size == 96
     again = load_adapter(tmp_path / "adapter.safetensors", about.adapter)
     for name, tensor in encoder.adapter.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,26 +176,6 @@ class RegionSpotEncoder:
             mask_scores=None if found.mask_scores is None else _ranked(found.mask_scores, at),
             mask_logits=None if found.mask_logits is None else _ranked(found.mask_logits, at),
         )
-
-    def save_pretrained(self, folder: str | Path, *, licence: str = "unstated") -> None:
-        """Write adapter, configuration and model card; see `regionspot.pretrained`."""
-        from anyregion.regionspot.pretrained import save_pretrained
-
-        save_pretrained(self, Path(folder), licence=licence)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        localizer: str | None = None,
-        vlm: str | None = None,
-        device: str = "cpu",
-    ) -> RegionSpotEncoder:
-        """Read what `save_pretrained` or `anyregion convert` wrote; see `regionspot.pretrained`."""
-        from anyregion.regionspot.pretrained import from_pretrained
-
-        return from_pretrained(Path(folder), localizer=localizer, vlm=vlm, device=device)
 
 
 def _ranked(values: Tensor, at: tuple[Tensor, Tensor]) -> NDArray[np.float32]:

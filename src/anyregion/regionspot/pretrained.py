@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,11 +14,9 @@ from anyregion.files import atomic_path, read_json, write_json
 from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import TokenSource
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
+from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.semantics.loading import load_vlm
 from anyregion.weight_files import compare_shapes, read_state_dict
-
-if TYPE_CHECKING:
-    from anyregion.regionspot.encoder import RegionSpotEncoder
 
 WEIGHTS = "adapter.safetensors"
 CONFIG = "config.json"
@@ -49,19 +47,27 @@ class Pretrained:
 
 
 def save_pretrained(
-    encoder: RegionSpotEncoder, folder: Path, *, licence: str, origin: str = "unstated"
+    encoder: RegionSpotEncoder,
+    folder: str | Path,
+    *,
+    licence: str = "unstated",
+    origin: str = "unstated",
 ) -> None:
-    """Write the adapter of an encoder, and by name what it was joined to."""
+    """Write the adapter of an encoder (weights, configuration, model card).
+
+    What it was joined to is written by name, with the VLM's input size.
+    """
     about = Pretrained(
         adapter=encoder.adapter.config,
         localizer=encoder.localizer.name,
         vlm=encoder.vlm.name,
+        vlm_image_size=encoder.vlm.image_size,
         source=encoder.source,
         antialias=encoder.antialias,
         licence=licence,
         origin=origin,
     )
-    write_folder(folder, about, encoder.adapter.state_dict())
+    write_folder(Path(folder), about, encoder.adapter.state_dict())
 
 
 def write_folder(folder: Path, about: Pretrained, weights: dict[str, torch.Tensor]) -> None:
@@ -76,7 +82,11 @@ def write_folder(folder: Path, about: Pretrained, weights: dict[str, torch.Tenso
 
 
 def from_pretrained(
-    folder: Path, *, localizer: str | None, vlm: str | None, device: str
+    folder: str | Path,
+    *,
+    localizer: str | None = None,
+    vlm: str | None = None,
+    device: str = "cpu",
 ) -> RegionSpotEncoder:
     """Load the adapter and join it to its localizer and VLM.
 
@@ -89,8 +99,7 @@ def from_pretrained(
         CheckpointError: files missing, broken, or not fitting the configuration.
         InputError: the localizer or the VLM cannot be had.
     """
-    from anyregion.regionspot.encoder import RegionSpotEncoder
-
+    folder = Path(folder)
     about = read_config(folder)
     adapter = load_adapter(folder / WEIGHTS, about.adapter)
     return RegionSpotEncoder(

@@ -32,8 +32,10 @@ class VisionLanguageModel(ImageEmbedder, Protocol):
     Attributes:
         feature_width: `D` of the feature map.
         embed_width: `E` of the words.
+        image_size: side of the square input, in pixels.
     """
 
+    image_size: int
     feature_width: int
     embed_width: int
 
