@@ -7,6 +7,7 @@
 >>> recognizer.ask(regions, ["bicycle", "bus", "dog"]).labels
 """
 
+from anyregion.drawing import draw
 from anyregion.errors import (
     AnyRegionError,
     CheckpointError,
@@ -35,6 +36,7 @@ __all__ = [
     "Regions",
     "SetAside",
     "Vocabulary",
+    "draw",
     "load_recognizer",
     "load_regions",
     "read_image",

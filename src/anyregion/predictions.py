@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,8 @@ from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import supervision
+
+CSV_COLUMNS = ("image", "id", "x0", "y0", "x1", "y1", "label", "score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +128,19 @@ class Predictions:
             for i, record in enumerate(self.to_records())
         ]
 
+    def to_jsonl(self) -> str:
+        """The records of `to_records`, one line of JSON each."""
+        lines = (json.dumps(r, ensure_ascii=False, allow_nan=False) for r in self.to_records())
+        return "".join(f"{line}\n" for line in lines)
+
+    def to_csv(self, image: str = "") -> str:
+        """One line a row under a header (`CSV_COLUMNS`); boxes are xyxy in pixels."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(CSV_COLUMNS)
+        writer.writerows(record_to_csv(record, image) for record in self.to_records())
+        return text.getvalue()
+
     def to_supervision(self) -> supervision.Detections:
         """`supervision.Detections`; the names are in its `data["class_name"]` (needs the extra)."""
         from anyregion.errors import require
@@ -160,6 +178,11 @@ def record_to_coco(
         "score": record["score"],
         "region_id": record["id"],
     }
+
+
+def record_to_csv(record: dict[str, Any], image: str) -> list[Any]:
+    """The values of `CSV_COLUMNS` from one record of `Predictions.to_records`."""
+    return [image, record["id"], *record["box"], record["label"], record["score"]]
 
 
 def _rounded(value: np.float32) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -142,7 +144,13 @@ def test_prediction_forms() -> None:
     assert first["area"] == 16
     assert first["region_id"] == "a"
     assert (second["category_id"], second["score"]) == (3, 0.5)
-    json.dumps(found.to_records(), allow_nan=False)
+    lines = found.to_jsonl().splitlines()
+    assert [json.loads(line) for line in lines] == json.loads(json.dumps(found.to_records()))
+    header, row, _ = csv.reader(io.StringIO(found.to_csv("a,b.jpg")))
+    assert dict(zip(header, row, strict=True)) == {
+        "image": "a,b.jpg", "id": "a", "x0": "1.0", "y0": "2.0", "x1": "5.0", "y1": "6.0",
+        "label": "pen", "score": "0.75",
+    }  # fmt: skip
 
 
 def test_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:

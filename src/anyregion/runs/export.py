@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from anyregion.files import atomic_path
-from anyregion.predictions import record_to_coco
+from anyregion.predictions import CSV_COLUMNS, record_to_coco, record_to_csv
 from anyregion.runs.journal import Journal, to_line, writing
 from anyregion.vocabulary import Vocabulary
-
-CSV_COLUMNS = ("image", "id", "x0", "y0", "x1", "y1", "label", "score")
 
 
 def write_coco(path: Path, journal: Journal, vocabulary: Vocabulary, *, description: str) -> None:
@@ -60,8 +58,7 @@ def write_csv(path: Path, journal: Journal) -> None:
         writer = csv.writer(file)
         writer.writerow(CSV_COLUMNS)
         for line in journal.lines():
-            for r in line["regions"]:
-                writer.writerow([line["image"], r["id"], *r["box"], r["label"], r["score"]])
+            writer.writerows(record_to_csv(record, line["image"]) for record in line["regions"])
 
 
 def _image_ids(journal: Journal) -> dict[str, int]:
