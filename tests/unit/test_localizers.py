@@ -30,13 +30,9 @@ from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.prompts import prompt_chunks  # noqa: E402
 from anyregion.localizers.sam import sam_localizer  # noqa: E402
 from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer  # noqa: E402
-from anyregion.localizers.sam_checkpoint import (  # noqa: E402
-    load_sam_checkpoint,
-    sam_from_state,
-    sam_model_from_state,
-)
+from anyregion.localizers.sam_checkpoint import sam_from_state, sam_model_from_state  # noqa: E402
 from anyregion.localizers.sam_hq import sam_hq_localizer  # noqa: E402
-from anyregion.localizers.segmenter import SegmenterLocalizer  # noqa: E402
+from anyregion.localizers.segmenter import RunOptions, SegmenterLocalizer  # noqa: E402
 from anyregion.masks import decode_mask  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
 from tests.shared import SHARED  # noqa: E402
@@ -147,16 +143,19 @@ def sam3_config() -> Any:
     )
 
 
-def build(family: str, **options: Any) -> SegmenterLocalizer:
-    options = {"name": family, **options}
+def build(family: str, **given: Any) -> SegmenterLocalizer:
+    options = RunOptions(**given)
     if family == "sam":
-        return sam_localizer(spread(transformers.SamModel(sam_config())), **options)
+        model = spread(transformers.SamModel(sam_config()))
+        return sam_localizer(model, name=family, options=options)
     if family == "sam_hq":
-        return sam_hq_localizer(spread(transformers.SamHQModel(sam_config("SamHQ"))), **options)
+        model = spread(transformers.SamHQModel(sam_config("SamHQ")))
+        return sam_hq_localizer(model, name=family, options=options)
     if family == "sam2":
-        return sam2_localizer(spread(transformers.Sam2Model(sam2_config())), **options)
+        model = spread(transformers.Sam2Model(sam2_config()))
+        return sam2_localizer(model, name=family, options=options)
     model = spread(transformers.Sam3TrackerModel(sam3_config()))
-    return sam2_localizer(model, mean=SAM3_MEAN, std=SAM3_STD, **options)
+    return sam2_localizer(model, name=family, options=options, mean=SAM3_MEAN, std=SAM3_STD)
 
 
 FAMILIES = ["sam", "sam_hq", "sam2", "sam3"]
@@ -393,7 +392,7 @@ def test_chunks_and_company_change_nothing_and_order_is_kept(
         close(together.mask_logits[row], alone.mask_logits[0], 1e-4)
         close(together.mask_scores[row], alone.mask_scores[0])
     for chunk in (1, 5, 32):
-        other = SegmenterLocalizer(localizer.family, name="", chunk=chunk)
+        other = SegmenterLocalizer(localizer.family, name="", options=RunOptions(chunk=chunk))
         close(other.tokens(encoded, regions).tokens, together.tokens)
 
 
@@ -410,7 +409,7 @@ def test_a_chunk_bounds_what_is_decoded_at_once(
         return real(transformer, prompts, image, **options)
 
     monkeypatch.setattr(segmenter, "two_way", counting)
-    localizer = SegmenterLocalizer(localizers["sam"].family, name="", chunk=4)
+    localizer = SegmenterLocalizer(localizers["sam"].family, name="", options=RunOptions(chunk=4))
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     regions = regions_of("box", PORTRAIT, localizer.low_side, count=10)
     localizer.tokens(encoded, regions)
@@ -557,7 +556,7 @@ def test_sizes_below_one_are_refused(
     localizers: dict[str, SegmenterLocalizer], option: str
 ) -> None:
     with pytest.raises(InputError, match="at least 1"):
-        SegmenterLocalizer(localizers["sam"].family, name="", **{option: 0})
+        SegmenterLocalizer(localizers["sam"].family, name="", options=RunOptions(**{option: 0}))
 
 
 # ---------------------------------------------------------------- checkpoints of segment-anything
@@ -629,9 +628,10 @@ def test_a_checkpoint_gives_the_model_it_was_made_from(
 
         save_file(state, path)
     model = spread(transformers.SamModel(sam_config(side=80, window=7)))
-    localizer = load_localizer(path)
+    localizer = load_localizer(path, chunk=3)
     assert localizer.name == str(path)
     assert isinstance(localizer, SegmenterLocalizer)
+    assert localizer.chunk == 3
     config = localizer.family.model.config
     assert config.vision_config.window_size == 7
     assert list(config.vision_config.global_attn_indexes) == [1]
@@ -650,8 +650,8 @@ def test_a_checkpoint_gives_the_model_it_was_made_from(
 
 
 def test_half_precision_weights_become_float32(sam_state: dict[str, Any]) -> None:
-    localizer = sam_from_state({k: t.half() for k, t in sam_state.items()}, name="half", chunk=3)
-    assert localizer.chunk == 3
+    localizer = sam_from_state({k: t.half() for k, t in sam_state.items()}, name="half")
+    assert localizer.name == "half"
     assert {p.dtype for p in localizer.family.model.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in localizer.family.model.parameters())
 
@@ -696,7 +696,7 @@ def test_weights_that_are_no_sam_say_what_is_wrong(
     path = tmp_path / "weights.pth"
     torch.save(broken(sam_state, how), path)
     with pytest.raises(CheckpointError, match=says) as caught:
-        load_sam_checkpoint(path)
+        load_localizer(path)
     assert str(path) in str(caught.value)
 
 
@@ -868,7 +868,7 @@ def fixture() -> dict[str, Any]:
     counts = json.loads((FIXTURE / "config.json").read_text())["pixels_with_abs_logit_below_1e_3"]
     with np.load(FIXTURE / "inputs.npz") as inputs, np.load(FIXTURE / "outputs.npz") as outputs:
         arrays = {**inputs, **outputs}
-    localizer = load_sam_checkpoint(FIXTURE / "checkpoint.pth")
+    localizer = load_localizer(FIXTURE / "checkpoint.pth")
     encoded = localizer.encode([arrays["in__image"], arrays["in__image2"]])
     return {
         "arrays": arrays,

@@ -15,10 +15,11 @@ pytest.importorskip("transformers")
 open_clip = pytest.importorskip("open_clip")
 
 from anyregion.errors import CheckpointError, InputError  # noqa: E402
-from anyregion.semantics.clip import clip_from_openai_state_dict  # noqa: E402
+from anyregion.semantics.clip import build_openai_clip, clip_from_openai_state_dict  # noqa: E402
 from anyregion.semantics.loading import load_vlm, split_open_clip  # noqa: E402
 from anyregion.semantics.model import FrozenVLM  # noqa: E402
 from anyregion.semantics.open_clip import wrap_open_clip  # noqa: E402
+from anyregion.semantics.options import RunOptions  # noqa: E402
 from anyregion.semantics.preprocess import resize_positions, squash  # noqa: E402
 from anyregion.semantics.protocol import VisionLanguageModel  # noqa: E402
 from anyregion.semantics.templates import CLIP_TEMPLATES  # noqa: E402
@@ -56,16 +57,18 @@ RESNET = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 8, "head_width": 64
 
 
 def openai_clip(**options: Any) -> FrozenVLM:
-    return clip_from_openai_state_dict(small_open_clip("vit", **VIT).state_dict(), **options)
+    weights = small_open_clip("vit", **VIT).state_dict()
+    return build_openai_clip(weights, "vit", RunOptions(**options))
 
 
 def open_clip_vit(**options: Any) -> FrozenVLM:
     model = small_open_clip("vit", **VIT)
-    return wrap_open_clip(model, open_clip.SimpleTokenizer(), name="vit", **options)
+    return wrap_open_clip(model, open_clip.SimpleTokenizer(), "vit", RunOptions(**options))
 
 
 def openai_resnet(**options: Any) -> FrozenVLM:
-    return clip_from_openai_state_dict(small_open_clip("rn", **RESNET).state_dict(), **options)
+    weights = small_open_clip("rn", **RESNET).state_dict()
+    return build_openai_clip(weights, "rn", RunOptions(**options))
 
 
 def write_tokenizer(folder: Path, *, clip: bool) -> None:
@@ -266,8 +269,9 @@ def test_clip_folder_is_the_librarys(kind: str, folders: dict[str, Path]) -> Non
 def test_openai_state_dict_gives_the_same_model() -> None:
     # open_clip's code on the same weights is the independent reference
     model = small_open_clip("vit", **VIT)
-    ours = clip_from_openai_state_dict(model.state_dict(), dense="maskclip")
-    theirs = wrap_open_clip(model, open_clip.SimpleTokenizer(), name="x", dense="maskclip")
+    options = RunOptions(dense="maskclip")
+    ours = build_openai_clip(model.state_dict(), "x", options)
+    theirs = wrap_open_clip(model, open_clip.SimpleTokenizer(), "x", options)
     images = photos()
     a, b = ours.feature_map(images).tokens, theirs.feature_map(images).tokens
     torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
@@ -384,7 +388,7 @@ def test_timm_towers(kind: str) -> None:
     else:
         model = open_clip.CustomTextCLIP(32, small, text, init_logit_bias=-10.0)
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    vlm = wrap_open_clip(model, tokenizer, name="timm", dense="maskclip")
+    vlm = wrap_open_clip(model, tokenizer, "timm", RunOptions(dense="maskclip"))
     assert vlm.logit_bias == pytest.approx(-10.0)
     found = vlm.feature_map(photos(2))
     assert found.grid == cells
@@ -393,7 +397,7 @@ def test_timm_towers(kind: str) -> None:
     assert vlm.embed_images(photos(2)).shape == (2, 32)
     if kind == "convnext":
         # a network that averages its map: one cell's map is the cell itself
-        single = wrap_open_clip(model, tokenizer, name="timm", image_size=32)
+        single = wrap_open_clip(model, tokenizer, "timm", RunOptions(image_size=32))
         cell = single.dense_features(photos(1))[0].features[0, 0]
         np.testing.assert_allclose(cell, single.embed_images(photos(1))[0], atol=1e-5)
 
@@ -562,6 +566,9 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, folders: dict[str, Path])
         load_vlm("open_clip:No-Such-Model/laion2b")
     with pytest.raises(InputError, match="dense must be"):
         openai_clip(dense="value")
+    for size in ("batch_size", "text_batch_size"):
+        with pytest.raises(InputError, match=f"^{size} must be at least 1"):
+            load_vlm(folders["clip"], **{size: 0})
 
 
 def test_a_folder_with_half_the_weights(tmp_path: Path, folders: dict[str, Path]) -> None:

@@ -38,45 +38,43 @@ def load_localizer(
 
     Args:
         name_or_path: a name on the Hugging Face hub, a folder that `save_pretrained` wrote, or a
-            file of SAM weights in segment-anything's layout.
-        device: where it runs.
-        chunk, batch_size, encoder_dtype: see `SegmenterLocalizer`; its defaults where None.
+            file of SAM weights in segment-anything's layout (`.pth` or `.safetensors`; a full
+            RegionSpot checkpoint, which holds a SAM, works too).
+        device, chunk, batch_size, encoder_dtype: see `RunOptions`.
 
     Raises:
         InputError: nothing there, a hub that does not answer, or another kind of model.
-        CheckpointError: broken weights, or weights that do not fit the configuration.
+        CheckpointError: no such file of weights, broken or pickled ones, or weights that do not
+            fit the configuration: names the file and some of what is wrong.
         MissingExtraError: without `anyregion[torch]`.
     """
     require("torch", "torch", "transformers")
     # only now: without the extra, importing this module must not fail
     from anyregion.localizers.sam import sam_localizer
     from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
-    from anyregion.localizers.sam_checkpoint import load_sam_checkpoint
+    from anyregion.localizers.sam_checkpoint import sam_model_from_state
     from anyregion.localizers.sam_hq import sam_hq_localizer
+    from anyregion.localizers.segmenter import RunOptions
+    from anyregion.weight_files import read_state_dict
 
     name = str(name_or_path)
-    options: dict[str, Any] = {
-        "device": device,
-        "chunk": chunk,
-        "batch_size": batch_size,
-    }
-    if encoder_dtype is not None:
-        options["encoder_dtype"] = encoder_dtype
+    options = RunOptions(device, chunk, batch_size, encoder_dtype)
     path = Path(name).expanduser()
     if path.is_file() or path.suffix in WEIGHT_SUFFIXES:
-        return load_sam_checkpoint(path, **options)
+        model = sam_model_from_state(read_state_dict(path), name=str(path))
+        return sam_localizer(model, name=str(path), options=options)
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(f"{name}: no config.json: not a folder that save_pretrained wrote")
     source = str(path) if path.is_dir() else name
     kind, config = _model_type(source)
     model = _pretrained(source, MODEL_CLASSES[kind], config)
     if kind == "sam":
-        return sam_localizer(model, name=name, **options)
+        return sam_localizer(model, name=name, options=options)
     if kind == "sam_hq":
-        return sam_hq_localizer(model, name=name, **options)
+        return sam_hq_localizer(model, name=name, options=options)
     if kind.startswith("sam3"):
-        return sam2_localizer(model, name=name, mean=SAM3_MEAN, std=SAM3_STD, **options)
-    return sam2_localizer(model, name=name, **options)
+        return sam2_localizer(model, name=name, options=options, mean=SAM3_MEAN, std=SAM3_STD)
+    return sam2_localizer(model, name=name, options=options)
 
 
 def _model_type(source: str) -> tuple[str, Any]:
@@ -108,14 +106,13 @@ def _pretrained(source: str, class_name: str, config: Any) -> Any:
     import transformers
     from safetensors import SafetensorError
 
-    given = {} if config is None else {"config": config}
     try:
         model, info = getattr(transformers, class_name).from_pretrained(
             source,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # it then lists them, and they are refused below
-            **given,
+            config=config,
         )
     except OSError as error:
         raise _unreachable(source, error) from None

@@ -11,22 +11,23 @@ from torch import Tensor
 from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, padded_frame, resize_to_frame
 from anyregion.localizers.mask_head import mask_maps, upscale
-from anyregion.localizers.segmenter import EncodedImage, SegmenterLocalizer
+from anyregion.localizers.segmenter import (
+    DEFAULTS,
+    EncodedImage,
+    RunOptions,
+    SegmenterLocalizer,
+    frozen,
+)
 
 MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
 STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 
+SCORE_ROW, MASK_ROW = 0, 1
+"""Where SAM and SAM-HQ have the IoU token and the first mask token among the output tokens."""
 
-def sam_localizer(
-    model: Any,
-    *,
-    name: str,
-    device: str | torch.device = "cpu",
-    chunk: int | None = None,
-    batch_size: int | None = None,
-    encoder_dtype: torch.dtype = torch.float32,
-) -> SegmenterLocalizer:
-    """A localizer of a `transformers.SamModel`, which is moved to `device` and frozen.
+
+def sam_localizer(model: Any, *, name: str, options: RunOptions = DEFAULTS) -> SegmenterLocalizer:
+    """A localizer of a `transformers.SamModel`, which is moved to its device and frozen.
 
     For the published numbers its mask decoder's `layer_norm_eps` must be 1e-5, which neither the
     class's default nor the files on the hub have; `load_localizer` sets it.
@@ -34,24 +35,17 @@ def sam_localizer(
     Args:
         model: the model, float32.
         name: where it came from.
-        device: where it runs.
-        chunk, batch_size, encoder_dtype: see `SegmenterLocalizer`.
+        options: how it runs.
     """
-    model.to(device).eval().requires_grad_(False)
-    return SegmenterLocalizer(
-        SamFamily(model),
-        name=name,
-        chunk=chunk,
-        batch_size=batch_size,
-        encoder_dtype=encoder_dtype,
-    )
+    family = SamFamily(frozen(model, options))
+    return SegmenterLocalizer(family, name=name, options=options)
 
 
 class SamFamily:
     """SAM as a `Family`: output tokens are the IoU token and four mask tokens."""
 
-    score_row = 0
-    mask_row = 1
+    score_row = SCORE_ROW
+    mask_row = MASK_ROW
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -73,18 +67,11 @@ class SamFamily:
     def mask_features(self, encoded: EncodedImage) -> tuple[Tensor, ...]:
         return ()
 
-    def scores(self, token: Tensor) -> Tensor:
-        return self.model.mask_decoder.iou_prediction_head(token)  # type: ignore[no-any-return]
-
     def mask_logits(
         self, tokens: Tensor, image: Tensor, features: tuple[Tensor, ...], *, multimask: bool
     ) -> tuple[Tensor, Tensor]:
         decoder = self.model.mask_decoder
-        wanted = [1, 2, 3] if multimask else [0]
-        heads = [decoder.output_hypernetworks_mlps[i] for i in wanted]
-        maps = upscale(decoder, image)
-        logits = mask_maps(heads, tokens[:, [self.mask_row + i for i in wanted]], maps)
-        return logits, self.scores(tokens[:, self.score_row])[:, wanted]
+        return masks_and_scores(decoder, tokens, upscale(decoder, image), multimask=multimask)
 
 
 def padded_pixels(image: Pixels, frame: Frame) -> Tensor:
@@ -93,3 +80,16 @@ def padded_pixels(image: Pixels, frame: Frame) -> Tensor:
     padded = np.zeros((frame.side, frame.side, 3), dtype=np.float32)
     padded[:height, :width] = (resize_to_frame(image, frame).astype(np.float32) - MEAN) / STD
     return torch.from_numpy(padded).permute(2, 0, 1)
+
+
+def masks_and_scores(
+    decoder: Any, tokens: Tensor, maps: Tensor, *, multimask: bool
+) -> tuple[Tensor, Tensor]:
+    """Output tokens `(P, R, C)` and upscaled maps to SAM's logits `(P, M, h, w)` and IoU `(P, M)`.
+
+    One mask, or the three candidates with `multimask`.
+    """
+    wanted = [1, 2, 3] if multimask else [0]
+    heads = [decoder.output_hypernetworks_mlps[i] for i in wanted]
+    logits = mask_maps(heads, tokens[:, [MASK_ROW + i for i in wanted]], maps)
+    return logits, decoder.iou_prediction_head(tokens[:, SCORE_ROW])[:, wanted]

@@ -11,7 +11,13 @@ from torch import Tensor
 from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, squashed_frame
 from anyregion.localizers.mask_head import mask_maps, upscale
-from anyregion.localizers.segmenter import EncodedImage, SegmenterLocalizer
+from anyregion.localizers.segmenter import (
+    DEFAULTS,
+    EncodedImage,
+    RunOptions,
+    SegmenterLocalizer,
+    frozen,
+)
 
 SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SAM3_MEAN, SAM3_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -21,14 +27,11 @@ def sam2_localizer(
     model: Any,
     *,
     name: str,
-    device: str | torch.device = "cpu",
+    options: RunOptions = DEFAULTS,
     mean: tuple[float, float, float] = SAM2_MEAN,
     std: tuple[float, float, float] = SAM2_STD,
-    chunk: int | None = None,
-    batch_size: int | None = None,
-    encoder_dtype: torch.dtype = torch.float32,
 ) -> SegmenterLocalizer:
-    """A localizer of a `Sam2Model` or a `Sam3TrackerModel`, moved to `device` and frozen.
+    """A localizer of a `Sam2Model` or a `Sam3TrackerModel`, moved to its device and frozen.
 
     A region's token is the output mask token: 0 for the single mask, 1 to 3 for the candidates. The
     published single mask is not always token 0's: where that is unstable (its area changes much
@@ -38,18 +41,11 @@ def sam2_localizer(
     Args:
         model: the model, float32.
         name: where it came from.
-        device: where it runs.
+        options: how it runs.
         mean, std: of the input in 0 to 1, RGB; SAM 3 was trained with 0.5.
-        chunk, batch_size, encoder_dtype: see `SegmenterLocalizer`.
     """
-    model.to(device).eval().requires_grad_(False)
-    return SegmenterLocalizer(
-        Sam2Family(model, mean=mean, std=std),
-        name=name,
-        chunk=chunk,
-        batch_size=batch_size,
-        encoder_dtype=encoder_dtype,
-    )
+    family = Sam2Family(frozen(model, options), mean=mean, std=std)
+    return SegmenterLocalizer(family, name=name, options=options)
 
 
 class Sam2Family:
@@ -90,9 +86,6 @@ class Sam2Family:
     def mask_features(self, encoded: EncodedImage) -> tuple[Tensor, ...]:
         return encoded.extras
 
-    def scores(self, token: Tensor) -> Tensor:
-        return self.model.mask_decoder.iou_prediction_head(token)  # type: ignore[no-any-return]
-
     def mask_logits(
         self, tokens: Tensor, image: Tensor, features: tuple[Tensor, ...], *, multimask: bool
     ) -> tuple[Tensor, Tensor]:
@@ -102,7 +95,7 @@ class Sam2Family:
         first = self.mask_row
         heads = list(decoder.output_hypernetworks_mlps)
         logits = mask_maps(heads, tokens[:, first : first + len(heads)], maps)
-        scores = self.scores(tokens[:, self.score_row])
+        scores = decoder.iou_prediction_head(tokens[:, self.score_row])
         if multimask:
             return logits[:, 1:], scores[:, 1:]
         if not decoder.dynamic_multimask_via_stability:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from anyregion.errors import CheckpointError
 from anyregion.localizers.sam import sam_localizer
-from anyregion.localizers.segmenter import SegmenterLocalizer
-from anyregion.weight_files import compare_shapes, read_state_dict
+from anyregion.localizers.segmenter import RunOptions, SegmenterLocalizer
+from anyregion.weight_files import compare_shapes
 
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
 _MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
@@ -44,44 +43,21 @@ _PREFIXES = {
 _MLP_LAYER = re.compile(r"^(mask_decoder\..*)\.layers\.(\d+)\.(weight|bias)$")
 
 
-def load_sam_checkpoint(
-    path: str | Path, *, device: str | torch.device = "cpu", **options: Any
-) -> SegmenterLocalizer:
-    """A localizer from a file in segment-anything's layout (`.pth` or `.safetensors`).
-
-    Args:
-        path: the file. A full RegionSpot checkpoint, which holds a SAM, works too.
-        device: where it runs.
-        **options: `chunk`, `batch_size`, `encoder_dtype`, as for `sam_localizer`.
-
-    Raises:
-        InputError: no such file.
-        CheckpointError: broken, pickled, or not a SAM: names the file and some of what is wrong.
-    """
-    return sam_from_state(read_state_dict(path), name=str(path), device=device, **options)
-
-
 def sam_from_state(
-    state: Mapping[str, Tensor],
-    *,
-    name: str = "state dict",
-    device: str | torch.device = "cpu",
-    **options: Any,
+    state: Mapping[str, Tensor], *, name: str = "state dict", device: str | torch.device = "cpu"
 ) -> SegmenterLocalizer:
-    """A localizer from tensors in segment-anything's names.
+    """A localizer from tensors in segment-anything's names, with the usual options.
 
     Args:
         state: as for `sam_model_from_state`.
         name: what the localizer and error messages call it.
         device: where it runs.
-        **options: `chunk`, `batch_size`, `encoder_dtype`, as for `sam_localizer`.
 
     Raises:
         CheckpointError: missing, unexpected or misshapen tensors.
     """
-    return sam_localizer(
-        sam_model_from_state(state, name=name), name=name, device=device, **options
-    )
+    model = sam_model_from_state(state, name=name)
+    return sam_localizer(model, name=name, options=RunOptions(device))
 
 
 def sam_model_from_state(state: Mapping[str, Tensor], *, name: str = "state dict") -> Any:

@@ -10,20 +10,20 @@ from torch import Tensor
 from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, padded_frame
 from anyregion.localizers.mask_head import mask_maps, upscale
-from anyregion.localizers.sam import padded_pixels
-from anyregion.localizers.segmenter import EncodedImage, SegmenterLocalizer
+from anyregion.localizers.sam import MASK_ROW, SCORE_ROW, masks_and_scores, padded_pixels
+from anyregion.localizers.segmenter import (
+    DEFAULTS,
+    EncodedImage,
+    RunOptions,
+    SegmenterLocalizer,
+    frozen,
+)
 
 
 def sam_hq_localizer(
-    model: Any,
-    *,
-    name: str,
-    device: str | torch.device = "cpu",
-    chunk: int | None = None,
-    batch_size: int | None = None,
-    encoder_dtype: torch.dtype = torch.float32,
+    model: Any, *, name: str, options: RunOptions = DEFAULTS
 ) -> SegmenterLocalizer:
-    """A localizer of a `transformers.SamHQModel`, which is moved to `device` and frozen.
+    """A localizer of a `transformers.SamHQModel`, which is moved to its device and frozen.
 
     A region's tokens are SAM's own mask tokens, so that what was trained on SAM's tokens goes on
     working: the HQ token has a space of its own, and there is one of it for three candidates. Masks
@@ -35,24 +35,17 @@ def sam_hq_localizer(
     Args:
         model: the model, float32, its mask decoder's `layer_norm_eps` 1e-5 (see `sam_localizer`).
         name: where it came from.
-        device: where it runs.
-        chunk, batch_size, encoder_dtype: see `SegmenterLocalizer`.
+        options: how it runs.
     """
-    model.to(device).eval().requires_grad_(False)
-    return SegmenterLocalizer(
-        SamHQFamily(model),
-        name=name,
-        chunk=chunk,
-        batch_size=batch_size,
-        encoder_dtype=encoder_dtype,
-    )
+    family = SamHQFamily(frozen(model, options))
+    return SegmenterLocalizer(family, name=name, options=options)
 
 
 class SamHQFamily:
     """SAM-HQ as a `Family`: output tokens are IoU, four mask tokens, and the HQ token."""
 
-    score_row = 0
-    mask_row = 1
+    score_row = SCORE_ROW
+    mask_row = MASK_ROW
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -89,18 +82,13 @@ class SamHQFamily:
             features = features + decoder.compress_vit_conv2(early)
         return (features,)
 
-    def scores(self, token: Tensor) -> Tensor:
-        return self.model.mask_decoder.iou_prediction_head(token)  # type: ignore[no-any-return]
-
     def mask_logits(
         self, tokens: Tensor, image: Tensor, features: tuple[Tensor, ...], *, multimask: bool
     ) -> tuple[Tensor, Tensor]:
         decoder = self.model.mask_decoder
-        wanted = [1, 2, 3] if multimask else [0]
-        heads = [decoder.output_hypernetworks_mlps[i] for i in wanted]
         maps = upscale(decoder, image)
-        logits = mask_maps(heads, tokens[:, [self.mask_row + i for i in wanted]], maps)
+        logits, scores = masks_and_scores(decoder, tokens, maps, multimask=multimask)
         sharp = decoder.activation(decoder.mask_norm(decoder.mask_conv1(maps)))
         sharp = decoder.mask_conv2(sharp) + features[0]
         hq = mask_maps([decoder.hq_mask_mlp], tokens[:, -1:], sharp)
-        return logits + hq, self.scores(tokens[:, self.score_row])[:, wanted]
+        return logits + hq, scores

@@ -51,17 +51,8 @@ class Family(Protocol):
         """What masks need of the image alone, once for all prompts."""
         ...
 
-    def scores(self, token: Tensor) -> Tensor:
-        """The score token `(P, C)` to the raw IoU estimates of all four masks `(P, 4)`."""
-        ...
-
     def mask_logits(
-        self,
-        tokens: Tensor,
-        image: Tensor,
-        features: tuple[Tensor, ...],
-        *,
-        multimask: bool,
+        self, tokens: Tensor, image: Tensor, features: tuple[Tensor, ...], *, multimask: bool
     ) -> tuple[Tensor, Tensor]:
         """All output tokens `(P, R, C)` and image maps `(P, C, h, w)` to logits and their scores.
 
@@ -80,6 +71,33 @@ class EncodedImage:
     extras: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a localizer runs, how much at a time, how exactly; None is what suits the device.
+
+    Attributes:
+        device: `cpu`, `cuda`, ...
+        chunk: prompts a pass. Memory grows with it: about 25 MB each for tokens and 60 MB each
+            for masks at 1024 pixels. 2 on a CPU, where more leaves its caches, else 32.
+        batch_size: images a pass of the image encoder. 1 on a CPU, which gains nothing from
+            more (at 1024 pixels a ViT needs above 1 GB an image), else 8.
+        encoder_dtype: bfloat16 runs the image encoder alone under autocast; else float32.
+    """
+
+    device: str | torch.device = "cpu"
+    chunk: int | None = None
+    batch_size: int | None = None
+    encoder_dtype: torch.dtype | None = None
+
+
+DEFAULTS = RunOptions()
+
+
+def frozen(model: Any, options: RunOptions) -> Any:
+    """The model on its device, in evaluation mode, without gradients."""
+    return model.to(options.device).eval().requires_grad_(False)
+
+
 class SegmenterLocalizer:
     """Tokens and masks of prompted regions, by a frozen model of the SAM families.
 
@@ -88,25 +106,13 @@ class SegmenterLocalizer:
     shares with the others (see `two_way`).
     """
 
-    def __init__(
-        self,
-        family: Family,
-        *,
-        name: str,
-        chunk: int | None = None,
-        batch_size: int | None = None,
-        encoder_dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """Wrap a family's model, already on its device and in evaluation mode.
+    def __init__(self, family: Family, *, name: str, options: RunOptions) -> None:
+        """Wrap a family's model.
 
         Args:
-            family: a `SamFamily`, `SamHQFamily` or `Sam2Family`.
+            family: a `SamFamily`, `SamHQFamily` or `Sam2Family`; its model is `frozen` already.
             name: hub name or path that the weights came from.
-            chunk: prompts a pass. Memory grows with it: about 25 MB each for tokens and 60 MB each
-                for masks at 1024 pixels. 2 on a CPU, where more leaves its caches, else 32.
-            batch_size: images a pass of the image encoder. 1 on a CPU, which gains nothing from
-                more (at 1024 pixels a ViT needs above 1 GB an image), else 8.
-            encoder_dtype: float32, or bfloat16 to run the image encoder alone under autocast.
+            options: how it runs, on the device where the model is.
 
         Raises:
             InputError: a `chunk` or `batch_size` below 1.
@@ -118,9 +124,9 @@ class SegmenterLocalizer:
         on_cpu = self.device.type == "cpu"
         if on_cpu:
             _keep_freed_memory()
-        self.chunk = (2 if on_cpu else 32) if chunk is None else chunk
-        self.batch_size = (1 if on_cpu else 8) if batch_size is None else batch_size
-        self.encoder_dtype = encoder_dtype
+        self.chunk = (2 if on_cpu else 32) if options.chunk is None else options.chunk
+        self.batch_size = (1 if on_cpu else 8) if options.batch_size is None else options.batch_size
+        self.encoder_dtype = options.encoder_dtype or torch.float32
         if self.chunk < 1 or self.batch_size < 1:
             raise InputError("chunk and batch_size must be at least 1")
         grid = family.model.prompt_encoder.image_embedding_size[0]
@@ -236,7 +242,8 @@ class SegmenterLocalizer:
             result.mask_logits[rows] = logits
             result.mask_scores[rows] = scores
         elif result.mask_scores is not None:
-            scores = family.scores(tokens[:, asked.index(family.score_row)])
+            head = family.model.mask_decoder.iou_prediction_head
+            scores = head(tokens[:, asked.index(family.score_row)])
             result.mask_scores[rows] = scores[:, [row - family.mask_row for row in wanted]]
 
     def _empty(self, count: int, candidates: int, masks: bool, scores: bool) -> RegionTokens:
@@ -246,7 +253,7 @@ class SegmenterLocalizer:
         return RegionTokens(
             tokens=empty(count, candidates, self.token_width),
             mask_scores=empty(count, candidates) if scores else None,
-            mask_logits=(empty(count, candidates, self.low_side, self.low_side) if masks else None),
+            mask_logits=empty(count, candidates, self.low_side, self.low_side) if masks else None,
         )
 
     def _autocast(self) -> Any:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, cat, nn
 from torch.nn import functional as F
-
-from anyregion.errors import InputError
 
 Dense: TypeAlias = Literal["maskclip", "sclip"]
 
@@ -43,10 +41,11 @@ class LastLayer:
     scale2: Callable[[Tensor], Tensor]
 
 
-def check_dense(dense: str) -> None:
-    """Raise `InputError` unless `dense` is one of the known ways."""
-    if dense not in get_args(Dense):
-        raise InputError(f"dense must be one of {', '.join(get_args(Dense))}, not {dense!r}")
+def run_layers(layers: Any, x: Tensor) -> Tensor:
+    """Layers of `transformers`, one after another as they are."""
+    for layer in layers:
+        x = layer(x, None)
+    return x
 
 
 def run_dense(layer: LastLayer, x: Tensor, dense: Dense) -> Tensor:

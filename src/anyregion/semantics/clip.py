@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from anyregion.errors import CheckpointError, InputError, require
+from anyregion.errors import CheckpointError, require
 from anyregion.semantics import openai_format
-from anyregion.semantics.attention import Dense, LastLayer, from_transformers, run_dense
+from anyregion.semantics.attention import Dense, LastLayer, from_transformers, run_dense, run_layers
 from anyregion.semantics.model import FrozenVLM
-from anyregion.semantics.preprocess import CLIP_MEAN, CLIP_STD, resize_positions
-from anyregion.semantics.pretrained import (
-    load_config,
-    load_model,
-    load_tokenizer,
-    padded,
-    unknown_piece,
-)
+from anyregion.semantics.open_clip import build_openai_resnet
+from anyregion.semantics.options import RunOptions
+from anyregion.semantics.preprocess import CLIP_MEAN, CLIP_STD, set_grid, square_grid
+from anyregion.semantics.pretrained import load_model, load_tokenizer, padded, unknown_piece
 from anyregion.semantics.templates import CLIP_TEMPLATES
 from anyregion.semantics.text import BatchedTextEncoder, first_of, largest
-from anyregion.weight_files import read_state_dict
 
 _OLD_END = 2
 """Older CLIP configurations claim this end-of-text id; the models read the largest id."""
@@ -33,14 +27,13 @@ _OLD_END = 2
 class ClipTower:
     """The image side of a `transformers` CLIP; takes the model over and fits it to `image_size`."""
 
-    def __init__(self, model: Any, *, image_size: int | None = None) -> None:
+    def __init__(self, model: Any, image_size: int | None) -> None:
         config = model.config.vision_config
         self.mean: Sequence[float] = CLIP_MEAN
         self.std: Sequence[float] = CLIP_STD
         self.image_size = image_size or config.image_size
         self.stride: int = config.patch_size
-        side = cells(self.image_size, self.stride)
-        self.grid = (side, side)
+        self.grid = square_grid(self.image_size, self.stride)
         self.feature_width: int = config.hidden_size
         self.embed_width: int = model.config.projection_dim
         self._vision = model.vision_model
@@ -48,19 +41,14 @@ class ClipTower:
         set_grid(self._vision.embeddings, self.grid, self.image_size, class_rows=1)
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        x = self._embedded(pixels)
-        for layer in self._vision.encoder.layers:
-            x = layer(x, None)
-        return x
+        return run_layers(self._vision.encoder.layers, self._embedded(pixels))
 
     def embed(self, pixels: Tensor) -> Tensor:
         embedded: Tensor = self._finish(self.tokens(pixels)[:, 0])
         return embedded
 
     def dense(self, pixels: Tensor, dense: Dense) -> Tensor:
-        x = self._embedded(pixels)
-        for layer in self._vision.encoder.layers[:-1]:
-            x = layer(x, None)
+        x = run_layers(self._vision.encoder.layers[:-1], self._embedded(pixels))
         return self._finish(run_dense(self._last, x, dense)[:, 1:])
 
     @cached_property
@@ -76,57 +64,31 @@ class ClipTower:
         return projected
 
 
-def load_clip(
-    name_or_folder: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    image_size: int | None = None,
-    batch_size: int = 16,
-    text_batch_size: int = 64,
-    dtype: torch.dtype = torch.float32,
-    dense: Dense = "sclip",
-) -> FrozenVLM:
+def load_clip(name: str, config: Any, options: RunOptions) -> FrozenVLM:
     """CLIP, MetaCLIP or MetaCLIP 2 from a hub name or a folder in `transformers`' layout.
 
     Args:
-        name_or_folder: `openai/clip-vit-base-patch16`, say, or a folder with config, weights,
-            tokenizer.
-        device: `cpu`, `cuda`, ...
-        image_size: side of the square input; None for the model's own. Positions are resized.
-        batch_size, text_batch_size: images and texts encoded at a time.
-        dtype: bfloat16 or float16 run under autocast; weights stay float32.
-        dense: see `semantics.attention`.
+        name: `openai/clip-vit-base-patch16`, say, or a folder with config, weights, tokenizer.
+        config: its configuration.
+        options: how it runs.
 
     Raises:
-        InputError: not there, the hub cannot be reached, or a model of another kind.
+        InputError: weights or tokenizer are not there, or the hub cannot be reached.
         CheckpointError: broken or incomplete weights.
     """
-    require("torch", "torch", "transformers")
-    from transformers import CLIPModel, MetaClip2Model
-
-    config = load_config(name_or_folder)
-    kind = config.model_type
-    builders = {"clip": CLIPModel, "metaclip_2": MetaClip2Model}
-    if kind not in builders:
-        raise InputError(f"{name_or_folder}: a model of type {kind}, not one of {list(builders)}")
-    model = load_model(builders[kind], name_or_folder)
-    tokenizer = load_tokenizer(name_or_folder)
+    model = load_model(name)
+    tokenizer = load_tokenizer(name)
     text = config.text_config
-    legacy = kind == "clip" and text.eos_token_id == _OLD_END
+    legacy = config.model_type == "clip" and text.eos_token_id == _OLD_END
     context = text.max_position_embeddings
     return _assemble(
         model,
         tokenize=padded(tokenizer, context),
         end_of=largest if legacy else first_of(text.eos_token_id),
-        kind=f"{kind} {type(tokenizer).__name__} {context}",
+        kind=f"{config.model_type} {type(tokenizer).__name__} {context}",
         unknown=unknown_piece(tokenizer),
-        name=str(name_or_folder),
-        device=device,
-        image_size=image_size,
-        batch_size=batch_size,
-        text_batch_size=text_batch_size,
-        dtype=dtype,
-        dense=dense,
+        name=name,
+        options=options,
     )
 
 
@@ -136,10 +98,13 @@ def clip_from_openai_state_dict(
     name: str = "CLIP",
     device: str | torch.device = "cpu",
     image_size: int | None = None,
-    batch_size: int = 16,
-    text_batch_size: int = 64,
-    dtype: torch.dtype = torch.float32,
-    dense: Dense = "sclip",
+) -> FrozenVLM:
+    """`build_openai_clip`, which see, with the usual options but for device and image size."""
+    return build_openai_clip(state_dict, name, RunOptions(device, image_size))
+
+
+def build_openai_clip(
+    state_dict: Mapping[str, Tensor], name: str, options: RunOptions
 ) -> FrozenVLM:
     """CLIP from weights under OpenAI's names (`visual.*`, `transformer.*`, `text_projection`, ...).
 
@@ -151,25 +116,15 @@ def clip_from_openai_state_dict(
     Args:
         state_dict: a ViT or a ResNet (RN50, ...), in any precision; it is not changed.
         name: what to call the model.
-        device, image_size, batch_size, text_batch_size, dtype, dense: as for `load_clip`.
+        options: how it runs.
 
     Raises:
         CheckpointError: tensors are missing, unknown or of sizes that do not fit together.
+        MissingExtraError: a package is missing.
     """
     require("torch", "torch", "transformers", "open_clip")
     if openai_format.is_openai_resnet(state_dict):
-        from anyregion.semantics.open_clip import resnet_from_openai_state_dict
-
-        return resnet_from_openai_state_dict(
-            state_dict,
-            name=name,
-            device=device,
-            image_size=image_size,
-            batch_size=batch_size,
-            text_batch_size=text_batch_size,
-            dtype=dtype,
-            dense=dense,
-        )
+        return build_openai_resnet(state_dict, name, options)
     if not openai_format.is_openai_vit(state_dict):
         first = next(iter(state_dict), "nothing")
         raise CheckpointError(f"{name}: no weights under OpenAI's names, but {first}, ...")
@@ -190,43 +145,22 @@ def clip_from_openai_state_dict(
         kind=f"openai bpe {text.max_position_embeddings}",
         unknown=None,
         name=name,
-        device=device,
-        image_size=image_size,
-        batch_size=batch_size,
-        text_batch_size=text_batch_size,
-        dtype=dtype,
-        dense=dense,
+        options=options,
     )
-
-
-def load_openai_checkpoint(path: str | Path, **options: Any) -> FrozenVLM:
-    """`clip_from_openai_state_dict` of a file: `.safetensors`, or `.pt` with a state dict.
-
-    Raises:
-        InputError: no such file.
-        CheckpointError: truncated or foreign data, pickled code, a TorchScript archive (as
-            OpenAI's own downloads are: reading one runs the code in it), other sizes.
-    """
-    return clip_from_openai_state_dict(read_state_dict(path), **{"name": str(path), **options})
 
 
 def _assemble(
     model: Any,
     *,
-    tokenize: Any,
-    end_of: Any,
+    tokenize: Callable[[list[str]], Tensor],
+    end_of: Callable[[Tensor], Tensor],
     kind: str,
     unknown: int | None,
     name: str,
-    device: str | torch.device,
-    image_size: int | None,
-    batch_size: int,
-    text_batch_size: int,
-    dtype: torch.dtype,
-    dense: Dense,
+    options: RunOptions,
 ) -> FrozenVLM:
-    vision = ClipTower(model, image_size=image_size)
-    model.to(device)
+    vision = ClipTower(model, options.image_size)
+    model.to(options.device)
 
     def weights() -> Iterable[tuple[str, Tensor]]:
         yield from model.text_model.state_dict(prefix="text_model.").items()
@@ -243,44 +177,14 @@ def _assemble(
         weights=weights,
         kind=kind,
         templates=CLIP_TEMPLATES,
-        embed_width=model.config.projection_dim,
+        embed_width=vision.embed_width,
         unknown=unknown,
-        device=device,
-        batch_size=text_batch_size,
-        dtype=dtype,
+        options=options,
     )
     return FrozenVLM(
         name=name,
         vision=vision,
         text=text,
         logit_scale=float(model.logit_scale.detach().exp()),
-        device=device,
-        batch_size=batch_size,
-        dtype=dtype,
-        dense=dense,
+        options=options,
     )
-
-
-def cells(image_size: int, patch: int) -> int:
-    """Patches along a side.
-
-    Raises:
-        InputError: the image is smaller than one patch.
-    """
-    if image_size < patch:
-        raise InputError(f"image_size must be at least one patch of {patch}, not {image_size}")
-    return image_size // patch
-
-
-def set_grid(embeddings: Any, grid: tuple[int, int], image_size: int, *, class_rows: int) -> None:
-    """Fit the patch embeddings of a `transformers` ViT to another grid, once and for all."""
-    positions = resize_positions(
-        embeddings.position_embedding.weight.detach(), grid, class_rows=class_rows
-    )
-    embeddings.position_embedding = nn.Embedding(
-        len(positions), positions.shape[1], _weight=positions, _freeze=True
-    )
-    embeddings.position_ids = torch.arange(len(positions), device=positions.device)[None]
-    embeddings.num_patches = len(positions) - class_rows
-    embeddings.num_positions = len(positions)
-    embeddings.image_size = image_size

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from anyregion.errors import InputError, require
-from anyregion.semantics.protocol import VisionLanguageModel
+from anyregion.semantics.attention import Dense
+from anyregion.semantics.clip import build_openai_clip, load_clip
+from anyregion.semantics.model import FrozenVLM
+from anyregion.semantics.open_clip import load_open_clip
+from anyregion.semantics.options import RunOptions
+from anyregion.semantics.pretrained import load_config
+from anyregion.semantics.siglip import load_siglip
+from anyregion.weight_files import read_state_dict
 
 OPEN_CLIP = "open_clip:"
 
-BUILDERS: dict[str, tuple[str, str]] = {
-    "clip": ("anyregion.semantics.clip", "load_clip"),
-    "metaclip_2": ("anyregion.semantics.clip", "load_clip"),
-    "siglip": ("anyregion.semantics.siglip", "load_siglip"),
-    "siglip2": ("anyregion.semantics.siglip", "load_siglip"),
+BUILDERS = {
+    "clip": load_clip,
+    "metaclip_2": load_clip,
+    "siglip": load_siglip,
+    "siglip2": load_siglip,
 }
 """`model_type` of a `transformers` configuration to the function that loads such a model."""
 
@@ -23,45 +30,42 @@ BUILDERS: dict[str, tuple[str, str]] = {
 def load_vlm(
     name_or_path: str | Path,
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     image_size: int | None = None,
-    **options: Any,
-) -> VisionLanguageModel:
+    batch_size: int = 16,
+    text_batch_size: int = 64,
+    dtype: torch.dtype = torch.float32,
+    dense: Dense = "sclip",
+) -> FrozenVLM:
     """Load a vision-language model.
 
     Args:
         name_or_path: `open_clip:MODEL/TAG_OR_FILE` (`open_clip:ViT-B-16/laion2b_s34b_b88k`); a
-            file with CLIP weights under OpenAI's names; a folder or hub name of a `transformers`
-            CLIP, MetaCLIP, SigLIP or SigLIP 2.
-        device: `cpu`, `cuda`, ...
-        image_size: side of the square input; None for the model's own.
-        options: `batch_size`, `text_batch_size`, `dtype`, `dense`, as for `load_clip`.
+            file with CLIP weights under OpenAI's names, `.safetensors` or `.pt` with a state dict;
+            a folder or hub name of a `transformers` CLIP, MetaCLIP, SigLIP or SigLIP 2.
+        device, image_size, batch_size, text_batch_size, dtype, dense: see `RunOptions`.
 
     Raises:
         InputError: nothing there, an unknown kind of model, or the hub cannot be reached.
-        CheckpointError: weights that are broken, incomplete or carry code.
+        CheckpointError: weights that are broken, incomplete or carry code, as OpenAI's own
+            downloads do: they are TorchScript archives, and reading one runs what is in it.
         MissingExtraError: a package is missing.
     """
     require("torch", "torch", "transformers", "open_clip")
-    chosen: dict[str, Any] = {"device": device, "image_size": image_size, **options}
+    options = RunOptions(device, image_size, batch_size, text_batch_size, dtype, dense)
     name = str(name_or_path)
     if name.startswith(OPEN_CLIP):
-        from anyregion.semantics.open_clip import load_open_clip
-
-        return load_open_clip(*split_open_clip(name), **chosen)
-    if Path(name).expanduser().is_file():
-        from anyregion.semantics.clip import load_openai_checkpoint
-
-        return load_openai_checkpoint(Path(name).expanduser(), **chosen)
-    from anyregion.semantics.pretrained import load_config
-
-    kind = load_config(name_or_path).model_type
-    if kind not in BUILDERS:
+        return load_open_clip(*split_open_clip(name), options)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return build_openai_clip(read_state_dict(path), str(path), options)
+    config = load_config(name)
+    if config.model_type not in BUILDERS:
         raise InputError(
-            f"{name}: a model of type {kind!r}; known are {', '.join(BUILDERS)} of transformers, "
-            f"{OPEN_CLIP}MODEL/WEIGHTS, and files of weights under OpenAI's names"
+            f"{name}: a model of type {config.model_type!r}; known are {', '.join(BUILDERS)} of "
+            f"transformers, {OPEN_CLIP}MODEL/WEIGHTS, and files of weights under OpenAI's names"
         )
-    return _builder(kind)(name, **chosen)
+    return BUILDERS[config.model_type](name, config, options)
 
 
 def split_open_clip(name: str) -> tuple[str, str | None]:
@@ -71,11 +75,3 @@ def split_open_clip(name: str) -> tuple[str, str | None]:
         return model, None
     model, _, weights = model.partition("/")
     return model, weights or None
-
-
-def _builder(kind: str) -> Callable[..., VisionLanguageModel]:
-    from importlib import import_module
-
-    module, function = BUILDERS[kind]
-    builder: Callable[..., VisionLanguageModel] = getattr(import_module(module), function)
-    return builder

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anyregion.errors import InputError
 from anyregion.images import Pixels
-from anyregion.semantics.attention import Dense, check_dense
+from anyregion.semantics.attention import Dense
+from anyregion.semantics.options import RunOptions
 from anyregion.semantics.preprocess import squash
 from anyregion.semantics.protocol import FeatureMap
 from anyregion.semantics.text import BatchedTextEncoder
@@ -57,8 +57,7 @@ class VisionTower(Protocol):
 class FrozenVLM:
     """A frozen vision-language model: a `VisionLanguageModel`, and so an `ImageEmbedder`.
 
-    Made by `load_vlm`, `load_clip`, `load_open_clip`, `load_siglip` and
-    `clip_from_openai_state_dict`.
+    Made by `load_vlm` and `clip_from_openai_state_dict`.
 
     Attributes:
         tokenize: texts to the ids that the text side reads, padded to its full context.
@@ -68,11 +67,7 @@ class FrozenVLM:
         vision, text: its two sides.
         logit_scale: the factor itself, not its logarithm.
         logit_bias: added to the scaled cosine; sigmoid models have one.
-        device: where the model lives.
-        batch_size: images encoded at a time.
-        dtype: other than float32 means autocast.
-        dense: how `dense_features` changes the last layer (`attention`); without training
-            SCLIP's cells are named better than MaskCLIP's (Wang et al. 2024).
+        options: how it runs.
     """
 
     def __init__(
@@ -83,14 +78,8 @@ class FrozenVLM:
         text: BatchedTextEncoder,
         logit_scale: float,
         logit_bias: float = 0.0,
-        device: str | torch.device = "cpu",
-        batch_size: int = 16,
-        dtype: torch.dtype = torch.float32,
-        dense: Dense = "sclip",
+        options: RunOptions,
     ) -> None:
-        check_dense(dense)
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
         self.name = name
         self.text: TextEncoder = text
         self.tokenize = text.tokenize
@@ -100,10 +89,7 @@ class FrozenVLM:
         self.feature_width = vision.feature_width
         self.embed_width = vision.embed_width
         self.image_size = vision.image_size
-        self._device = torch.device(device)
-        self._batch_size = batch_size
-        self._dtype = dtype
-        self._dense: Dense = dense
+        self._options = options
 
     def preprocess(self, images: Sequence[Pixels], *, antialias: bool = True) -> Tensor:
         """The model's input for these images, `(B, 3, S, S)`: squashed, not cropped."""
@@ -113,7 +99,7 @@ class FrozenVLM:
             mean=self.vision.mean,
             std=self.vision.std,
             antialias=antialias,
-            device=self._device,
+            device=self._options.device,
         )
 
     def feature_map(self, images: Sequence[Pixels], *, antialias: bool = True) -> FeatureMap:
@@ -141,7 +127,7 @@ class FrozenVLM:
         Raises:
             InputError: the architecture has no such cells.
         """
-        how = self._dense
+        how = self._options.dense
         parts = self._run(images, lambda pixels: self.vision.dense(pixels, how), True)
         cells = [cell.reshape(*self.vision.grid, -1) for part in parts for cell in part]
         # patches that do not divide the input leave a strip right and below uncovered
@@ -160,14 +146,11 @@ class FrozenVLM:
     ) -> list[Tensor]:
         if not images:  # shapes of nothing: those of one black pixel, cut to no rows
             return [part[:0] for part in self._run([_BLACK], step, antialias)]
-        low = self._dtype != torch.float32
+        size = self._options.batch_size
         parts = []
-        for start in range(0, len(images), self._batch_size):
-            pixels = self.preprocess(images[start : start + self._batch_size], antialias=antialias)
+        for start in range(0, len(images), size):
+            pixels = self.preprocess(images[start : start + size], antialias=antialias)
             # no_grad, not inference_mode: an adapter is trained on these feature maps
-            with (
-                torch.no_grad(),
-                torch.autocast(self._device.type, dtype=self._dtype, enabled=low),
-            ):
+            with torch.no_grad(), self._options.autocast():
                 parts.append(step(pixels).float())
         return parts

@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from anyregion.errors import CheckpointError, InputError, require
+from anyregion.errors import CheckpointError, InputError
 from anyregion.semantics import openai_format
-from anyregion.semantics.attention import Dense
 from anyregion.semantics.model import FrozenVLM, VisionTower
 from anyregion.semantics.open_clip_towers import ResNetTower, TimmTower, VitTower
+from anyregion.semantics.options import RunOptions
 from anyregion.semantics.templates import CLIP_TEMPLATES, SIGLIP_TEMPLATES
 from anyregion.semantics.text import BatchedTextEncoder, first_of, largest
 from anyregion.weight_files import read_state_dict
@@ -26,30 +26,19 @@ _OPEN_CLIP_ERRORS = (
 )  # fmt: skip
 
 
-def load_open_clip(
-    name: str,
-    pretrained: str | Path | None = None,
-    *,
-    device: str | torch.device = "cpu",
-    image_size: int | None = None,
-    batch_size: int = 16,
-    text_batch_size: int = 64,
-    dtype: torch.dtype = torch.float32,
-    dense: Dense = "sclip",
-) -> FrozenVLM:
+def load_open_clip(name: str, pretrained: str | None, options: RunOptions) -> FrozenVLM:
     """A model of `open_clip` by its name and the tag or file of its weights.
 
     Args:
         name: as `open_clip.list_models()` has it (`ViT-B-16`), or `hf-hub:OWNER/MODEL`, or
             `local-dir:FOLDER`; the last two bring their weights.
         pretrained: a tag (`laion2b_s34b_b88k`) or a local checkpoint.
-        device, image_size, batch_size, text_batch_size, dtype, dense: as for `load_clip`.
+        options: how it runs.
 
     Raises:
         InputError: an unknown name or tag, or the hub cannot be reached.
         CheckpointError: broken weights, pickled code, or weights of another architecture.
     """
-    require("torch", "torch", "open_clip")
     import open_clip
 
     brings_weights = name.startswith(("hf-hub:", "local-dir:"))
@@ -64,7 +53,7 @@ def load_open_clip(
     try:
         model = open_clip.create_model(
             name,
-            None if pretrained is None else str(pretrained),
+            pretrained,
             require_pretrained=True,
             weights_only=True,
         )
@@ -73,33 +62,22 @@ def load_open_clip(
     except _OPEN_CLIP_ERRORS as error:
         reason = str(error).strip().split("\n", 1)[0][:300]
         if is_file:
-            read_state_dict(Path(str(pretrained)))  # says what is wrong with the file itself
+            read_state_dict(str(pretrained))  # says what is wrong with the file itself
             raise CheckpointError(f"{shown}: weights of another architecture ({reason})") from None
         raise InputError(
             f"{shown}: {reason}. Check name, tag and connection, or give a local checkpoint"
         ) from None
-    return wrap_open_clip(
-        model,
-        tokenizer,
-        name=shown,
-        device=device,
-        image_size=image_size,
-        batch_size=batch_size,
-        text_batch_size=text_batch_size,
-        dtype=dtype,
-        dense=dense,
-    )
+    return wrap_open_clip(model, tokenizer, shown, options)
 
 
-def resnet_from_openai_state_dict(
-    state_dict: Mapping[str, Tensor], *, name: str = "CLIP", **options: Any
+def build_openai_resnet(
+    state_dict: Mapping[str, Tensor], name: str, options: RunOptions
 ) -> FrozenVLM:
     """A ResNet of OpenAI's CLIP from weights under OpenAI's names; the sizes come from them.
 
     Raises:
         CheckpointError: tensors are missing, unknown or of sizes that do not fit together.
     """
-    require("torch", "torch", "open_clip")
     from open_clip import SimpleTokenizer
     from open_clip.model import build_model_from_openai_state_dict
 
@@ -111,83 +89,49 @@ def resnet_from_openai_state_dict(
     except (RuntimeError, KeyError, IndexError, AssertionError, ZeroDivisionError) as error:
         raise CheckpointError(f"{name}: not the weights of OpenAI's CLIP: {error}") from None
     tokenizer = SimpleTokenizer(context_length=model.context_length)
-    return wrap_open_clip(model, tokenizer, name=name, **options)
+    return wrap_open_clip(model, tokenizer, name, options)
 
 
-def wrap_open_clip(
-    model: Any,
-    tokenizer: Any,
-    *,
-    name: str,
-    device: str | torch.device = "cpu",
-    image_size: int | None = None,
-    batch_size: int = 16,
-    text_batch_size: int = 64,
-    dtype: torch.dtype = torch.float32,
-    dense: Dense = "sclip",
-) -> FrozenVLM:
+def wrap_open_clip(model: Any, tokenizer: Any, name: str, options: RunOptions) -> FrozenVLM:
     """A model that `open_clip` built; it is taken over and fitted to `image_size`.
 
     Args:
         model: an `open_clip` CLIP, custom-text CLIP or CoCa.
         tokenizer: what `open_clip.get_tokenizer` gives for it.
         name: what to call the model.
-        device, image_size, batch_size, text_batch_size, dtype, dense: as for `load_clip`.
+        options: how it runs.
 
     Raises:
         InputError: an image size or an image tower that cannot be used.
     """
-    import open_clip
-
-    model = model.requires_grad_(False).eval().to(device)
-    about = open_clip.get_model_preprocess_cfg(model)
-    mean = tuple(about.get("mean") or open_clip.OPENAI_DATASET_MEAN)
-    std = tuple(about.get("std") or open_clip.OPENAI_DATASET_STD)
+    model = model.requires_grad_(False).eval().to(options.device)
     bias = getattr(model, "logit_bias", None)
     return FrozenVLM(
         name=name,
-        vision=_tower(model, image_size, mean, std),
-        text=_text(
-            model,
-            tokenizer,
-            templates=CLIP_TEMPLATES if bias is None else SIGLIP_TEMPLATES,
-            device=device,
-            batch_size=text_batch_size,
-            dtype=dtype,
-        ),
+        vision=_tower(model, options.image_size),
+        text=_text(model, tokenizer, CLIP_TEMPLATES if bias is None else SIGLIP_TEMPLATES, options),
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=0.0 if bias is None else float(bias.detach()),
-        device=device,
-        batch_size=batch_size,
-        dtype=dtype,
-        dense=dense,
+        options=options,
     )
 
 
-def _tower(
-    model: Any, image_size: int | None, mean: tuple[float, ...], std: tuple[float, ...]
-) -> VisionTower:
+def _tower(model: Any, image_size: int | None) -> VisionTower:
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
 
     if isinstance(model.visual, VisionTransformer):
-        return VitTower(model, image_size=image_size, mean=mean, std=std)
+        return VitTower(model, image_size)
     if isinstance(model.visual, ModifiedResNet):
-        return ResNetTower(model, image_size=image_size, mean=mean, std=std)
+        return ResNetTower(model, image_size)
     if isinstance(model.visual, TimmModel):
-        return TimmTower(model, image_size=image_size, mean=mean, std=std)
+        return TimmTower(model, image_size)
     raise InputError(f"open_clip's {type(model.visual).__name__} is no image tower known here")
 
 
 def _text(
-    model: Any,
-    tokenizer: Any,
-    *,
-    templates: tuple[str, ...],
-    device: str | torch.device,
-    batch_size: int,
-    dtype: torch.dtype,
+    model: Any, tokenizer: Any, templates: tuple[str, ...], options: RunOptions
 ) -> BatchedTextEncoder:
     # CLIP keeps its text side in the open, its successors in a module of its own
     side = getattr(model, "text", None) or model
@@ -217,7 +161,7 @@ def _text(
         return _encode_cut(side, ids, end_of or largest)
 
     with torch.inference_mode():
-        probe = torch.zeros((1, context), dtype=torch.long, device=device)
+        probe = torch.zeros((1, context), dtype=torch.long, device=options.device)
         width = whole(probe).shape[1]
     return BatchedTextEncoder(
         tokenize=tokenize,
@@ -228,9 +172,7 @@ def _text(
         templates=templates,
         embed_width=width,
         unknown=unknown,
-        device=device,
-        batch_size=batch_size,
-        dtype=dtype,
+        options=options,
     )
 
 

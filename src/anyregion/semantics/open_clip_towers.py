@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anyregion.errors import InputError
 from anyregion.semantics.attention import Dense, LastLayer, from_open_clip, from_timm, run_dense
-from anyregion.semantics.preprocess import resize_positions
+from anyregion.semantics.preprocess import resize_positions, square_grid
 
 _RESNET_STRIDE = 32
 _NOT_DENSE = "this image tower has no dense features in the words' space; crop its regions instead"
@@ -19,22 +19,12 @@ _NOT_DENSE = "this image tower has no dense features in the words' space; crop i
 class VitTower:
     """`open_clip`'s own ViT. Dense features: the changed last layer, final norm, projection."""
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        image_size: int | None = None,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+    def __init__(self, model: Any, image_size: int | None) -> None:
         visual = model.visual
-        self.mean, self.std = mean, std
+        self.mean, self.std = _mean_and_std(model)
         self.image_size: int = image_size or visual.image_size[0]
         self.stride: int = visual.patch_size[0]
-        if self.image_size < self.stride:
-            raise InputError(f"image_size must be at least one patch of {self.stride}")
-        side = self.image_size // self.stride
-        self.grid = (side, side)
+        self.grid = square_grid(self.image_size, self.stride)
         self.feature_width: int = visual.conv1.out_channels
         self.embed_width: int = visual.output_dim
         self._model = model
@@ -45,7 +35,7 @@ class VitTower:
         visual.image_size, visual.grid_size = (self.image_size,) * 2, self.grid
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        return self._after(pixels, len(self._visual.transformer.resblocks) - 1)
+        return _after(self._visual, pixels, [len(self._visual.transformer.resblocks) - 1])
 
     def embed(self, pixels: Tensor) -> Tensor:
         embedded: Tensor = self._model.encode_image(pixels, normalize=False)
@@ -57,22 +47,9 @@ class VitTower:
         last = from_open_clip(blocks[-1])
         if last is None or visual.attn_pool is not None or len(blocks) < 2:
             raise InputError(_NOT_DENSE)
-        x = run_dense(last, self._after(pixels, len(blocks) - 2), dense)[:, 1:]
+        x = run_dense(last, _after(visual, pixels, [len(blocks) - 2]), dense)[:, 1:]
         cells: Tensor = visual.ln_post(x)
         return cells if visual.proj is None else cells @ visual.proj
-
-    def _after(self, pixels: Tensor, block: int) -> Tensor:
-        found = self._visual.forward_intermediates(
-            pixels,
-            indices=[block],
-            stop_early=True,
-            intermediates_only=True,
-            output_fmt="NLC",
-            output_extra_tokens=True,
-        )
-        return torch.cat(
-            [found["image_intermediates_prefix"][0], found["image_intermediates"][0]], dim=1
-        )
 
 
 class ResNetTower:
@@ -82,16 +59,9 @@ class ResNetTower:
     output projection, cell by cell, without positions. There is no other way (`dense` is moot).
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        image_size: int | None = None,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+    def __init__(self, model: Any, image_size: int | None) -> None:
         visual = model.visual
-        self.mean, self.std = mean, std
+        self.mean, self.std = _mean_and_std(model)
         own = visual.image_size
         self.image_size: int = image_size or (own if isinstance(own, int) else own[0])
         self.stride = _RESNET_STRIDE
@@ -135,16 +105,9 @@ class TimmTower:
     those of a plain ViT.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        image_size: int | None = None,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+    def __init__(self, model: Any, image_size: int | None) -> None:
         visual = model.visual
-        self.mean, self.std = mean, std
+        self.mean, self.std = _mean_and_std(model)
         if image_size is not None and image_size != visual.image_size[0]:
             visual.set_input_size(image_size)
         self.image_size: int = image_size or visual.image_size[0]
@@ -162,16 +125,7 @@ class TimmTower:
     def tokens(self, pixels: Tensor) -> Tensor:
         if self._prefix != 1:
             return self._map(pixels).flatten(2).transpose(1, 2)
-        found = self._visual.forward_intermediates(
-            pixels,
-            indices=1,
-            intermediates_only=True,
-            output_fmt="NLC",
-            output_extra_tokens=True,
-        )
-        return torch.cat(
-            [found["image_intermediates_prefix"][0], found["image_intermediates"][0]], dim=1
-        )
+        return _after(self._visual, pixels, 1)
 
     def embed(self, pixels: Tensor) -> Tensor:
         embedded: Tensor = self._visual(pixels)
@@ -193,17 +147,8 @@ class TimmTower:
         return embedded.reshape(len(pixels), -1, self.embed_width)
 
     def _vit_cells(self, pixels: Tensor, last: LastLayer, dense: Dense) -> Tensor:
-        before = self._visual.forward_intermediates(
-            pixels,
-            indices=[len(self._trunk.blocks) - 2],
-            stop_early=True,
-            intermediates_only=True,
-            output_fmt="NLC",
-            output_extra_tokens=self._prefix > 0,
-        )
-        x = before["image_intermediates"][0]
-        if self._prefix:
-            x = torch.cat([before["image_intermediates_prefix"][0], x], dim=1)
+        block = len(self._trunk.blocks) - 2
+        x = _after(self._visual, pixels, [block], class_token=self._prefix > 0)
         normed: Tensor = self._trunk.norm(run_dense(last, x, dense)[:, self._prefix :])
         return normed
 
@@ -211,3 +156,29 @@ class TimmTower:
         found = self._visual.forward_intermediates(pixels, indices=1, intermediates_only=True)
         last: Tensor = found["image_intermediates"][0]
         return last
+
+
+def _mean_and_std(model: Any) -> tuple[Sequence[float], Sequence[float]]:
+    import open_clip
+
+    about = open_clip.get_model_preprocess_cfg(model)
+    return (
+        tuple(about.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        tuple(about.get("std") or open_clip.OPENAI_DATASET_STD),
+    )
+
+
+def _after(
+    visual: Any, pixels: Tensor, blocks: int | list[int], *, class_token: bool = True
+) -> Tensor:
+    """Tokens `(B, T, D)` after a block: the one that is listed, or the last where `blocks` is 1."""
+    found = visual.forward_intermediates(
+        pixels,
+        indices=blocks,
+        stop_early=True,
+        intermediates_only=True,
+        output_fmt="NLC",
+        output_extra_tokens=class_token,
+    )
+    cells: Tensor = found["image_intermediates"][0]
+    return torch.cat([found["image_intermediates_prefix"][0], cells], 1) if class_token else cells

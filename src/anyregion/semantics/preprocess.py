@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anyregion.errors import CheckpointError
+from anyregion.errors import CheckpointError, InputError
 from anyregion.images import Pixels
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -48,6 +49,17 @@ def squash(
     return (batch - centre) / spread
 
 
+def square_grid(image_size: int, patch: int) -> tuple[int, int]:
+    """Patches down and across.
+
+    Raises:
+        InputError: the image is smaller than one patch.
+    """
+    if image_size < patch:
+        raise InputError(f"image_size must be at least one patch of {patch}, not {image_size}")
+    return image_size // patch, image_size // patch
+
+
 def resize_positions(positions: Tensor, grid: tuple[int, int], *, class_rows: int = 1) -> Tensor:
     """Fit learned positions of a square grid to another grid, `(class_rows + h * w, D)` float32.
 
@@ -67,3 +79,17 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], *, class_rows: in
     square = positions[class_rows:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(square, grid, mode="bicubic", align_corners=False)
     return torch.cat([kept, resized.permute(0, 2, 3, 1).flatten(0, 2)])
+
+
+def set_grid(embeddings: Any, grid: tuple[int, int], image_size: int, *, class_rows: int) -> None:
+    """Fit the patch embeddings of a `transformers` ViT to another grid, once and for all."""
+    positions = resize_positions(
+        embeddings.position_embedding.weight.detach(), grid, class_rows=class_rows
+    )
+    embeddings.position_embedding = nn.Embedding(
+        len(positions), positions.shape[1], _weight=positions, _freeze=True
+    )
+    embeddings.position_ids = torch.arange(len(positions), device=positions.device)[None]
+    embeddings.num_patches = len(positions) - class_rows
+    embeddings.num_positions = len(positions)
+    embeddings.image_size = image_size

@@ -18,7 +18,7 @@ _HUB_HELP = (
 )
 
 
-def load_config(name_or_folder: str | Path) -> Any:
+def load_config(name: str) -> Any:
     """The `transformers` configuration.
 
     Raises:
@@ -26,7 +26,6 @@ def load_config(name_or_folder: str | Path) -> Any:
     """
     from transformers import AutoConfig
 
-    name = str(name_or_folder)
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -39,16 +38,17 @@ def load_config(name_or_folder: str | Path) -> Any:
         raise InputError(f"{name}: {_first_line(error)}. {_HUB_HELP}") from None
 
 
-def load_model(builder: Any, name_or_folder: str | Path) -> Any:
-    """`builder.from_pretrained` in float32 with sdpa attention, every weight accounted for.
+def load_model(name: str) -> Any:
+    """The model in float32 with sdpa attention, every weight accounted for.
 
     Raises:
         InputError: the weights are not there.
         CheckpointError: broken weights, of other sizes, or not all of them.
     """
-    name = str(name_or_folder)
+    from transformers import AutoModel
+
     try:
-        model, info = builder.from_pretrained(
+        model, info = AutoModel.from_pretrained(
             name, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
     except (SafetensorError, RuntimeError, ValueError) as error:
@@ -62,7 +62,7 @@ def load_model(builder: Any, name_or_folder: str | Path) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def load_tokenizer(name_or_folder: str | Path) -> Any:
+def load_tokenizer(name: str) -> Any:
     """The tokenizer that belongs to a model.
 
     Raises:
@@ -71,7 +71,6 @@ def load_tokenizer(name_or_folder: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    name = str(name_or_folder)
     try:
         return AutoTokenizer.from_pretrained(name)
     except ImportError as error:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anyregion.errors import CheckpointError, InputError, require
-from anyregion.semantics.attention import Dense, LastLayer, from_transformers, run_dense
-from anyregion.semantics.clip import cells, set_grid
+from anyregion.errors import CheckpointError
+from anyregion.semantics.attention import Dense, LastLayer, from_transformers, run_dense, run_layers
 from anyregion.semantics.model import FrozenVLM
-from anyregion.semantics.preprocess import HALF
-from anyregion.semantics.pretrained import (
-    load_config,
-    load_model,
-    load_tokenizer,
-    padded,
-    unknown_piece,
-)
+from anyregion.semantics.options import RunOptions
+from anyregion.semantics.preprocess import HALF, set_grid, square_grid
+from anyregion.semantics.pretrained import load_model, load_tokenizer, padded, unknown_piece
 from anyregion.semantics.templates import SIGLIP_TEMPLATES
 from anyregion.semantics.text import BatchedTextEncoder
 
@@ -34,7 +27,7 @@ class SiglipTower:
     value path of its attention, then its MLP.
     """
 
-    def __init__(self, model: Any, *, image_size: int | None = None) -> None:
+    def __init__(self, model: Any, image_size: int | None) -> None:
         config = model.config.vision_config
         self.mean: Sequence[float] = HALF
         self.std: Sequence[float] = HALF
@@ -43,8 +36,7 @@ class SiglipTower:
         # SigLIP 2's flexible models name a number of patches, not a size
         own = round(config.num_patches**0.5) * self.stride if self._flexible else config.image_size
         self.image_size: int = image_size or own
-        side = cells(self.image_size, self.stride)
-        self.grid = (side, side)
+        self.grid = square_grid(self.image_size, self.stride)
         self.feature_width: int = config.hidden_size
         self.embed_width: int = config.hidden_size
         self._vision = model.vision_model
@@ -54,19 +46,14 @@ class SiglipTower:
             set_grid(self._vision.embeddings, self.grid, self.image_size, class_rows=0)
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        x = self._embedded(pixels)
-        for layer in self._vision.encoder.layers:
-            x = layer(x, None)
-        return x
+        return run_layers(self._vision.encoder.layers, self._embedded(pixels))
 
     def embed(self, pixels: Tensor) -> Tensor:
         embedded: Tensor = self._vision.head(self._vision.post_layernorm(self.tokens(pixels)))
         return embedded
 
     def dense(self, pixels: Tensor, dense: Dense) -> Tensor:
-        x = self._embedded(pixels)
-        for layer in self._vision.encoder.layers[:-1]:
-            x = layer(x, None)
+        x = run_layers(self._vision.encoder.layers[:-1], self._embedded(pixels))
         x = self._vision.post_layernorm(run_dense(self._last, x, dense))
         head, width = self._vision.head, self.feature_width
         pool = head.attention
@@ -92,16 +79,7 @@ class SiglipTower:
         return flexible
 
 
-def load_siglip(
-    name_or_folder: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    image_size: int | None = None,
-    batch_size: int = 16,
-    text_batch_size: int = 64,
-    dtype: torch.dtype = torch.float32,
-    dense: Dense = "sclip",
-) -> FrozenVLM:
+def load_siglip(name: str, config: Any, options: RunOptions) -> FrozenVLM:
     """SigLIP or SigLIP 2 from a hub name or a folder in `transformers`' layout.
 
     Texts are lower-cased and padded to the full context, as they were in training. Images are
@@ -109,27 +87,20 @@ def load_siglip(
     grid of patches then. SigLIP 1's tokenizer needs the packages sentencepiece and protobuf.
 
     Args:
-        name_or_folder: `google/siglip-base-patch16-224`, say, or a folder.
-        device, image_size, batch_size, text_batch_size, dtype, dense: as for `load_clip`.
+        name: `google/siglip-base-patch16-224`, say, or a folder.
+        config: its configuration.
+        options: how it runs.
 
     Raises:
-        InputError: not there, the hub cannot be reached, or a model of another kind.
+        InputError: weights or tokenizer are not there, or the hub cannot be reached.
         CheckpointError: broken or incomplete weights.
         MissingExtraError: the tokenizer's packages are missing.
     """
-    require("torch", "torch", "transformers")
-    from transformers import Siglip2Model, SiglipModel
-
-    config = load_config(name_or_folder)
-    kind = config.model_type
-    builders = {"siglip": SiglipModel, "siglip2": Siglip2Model}
-    if kind not in builders:
-        raise InputError(f"{name_or_folder}: a model of type {kind}, not one of {list(builders)}")
-    model = load_model(builders[kind], name_or_folder)
-    tokenizer = load_tokenizer(name_or_folder)
+    model = load_model(name)
+    tokenizer = load_tokenizer(name)
     context = config.text_config.max_position_embeddings
-    vision = SiglipTower(model, image_size=image_size)
-    model.to(device)
+    vision = SiglipTower(model, options.image_size)
+    model.to(options.device)
 
     def weights() -> Iterable[tuple[str, Tensor]]:
         yield from model.text_model.state_dict().items()
@@ -143,22 +114,17 @@ def load_siglip(
         forward=forward,
         end_of=None,
         weights=weights,
-        kind=f"{kind} {type(tokenizer).__name__} {context}",
+        kind=f"{config.model_type} {type(tokenizer).__name__} {context}",
         templates=SIGLIP_TEMPLATES,
         embed_width=vision.embed_width,
         unknown=unknown_piece(tokenizer),
-        device=device,
-        batch_size=text_batch_size,
-        dtype=dtype,
+        options=options,
     )
     return FrozenVLM(
-        name=str(name_or_folder),
+        name=name,
         vision=vision,
         text=text,
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=float(model.logit_bias.detach()),
-        device=device,
-        batch_size=batch_size,
-        dtype=dtype,
-        dense=dense,
+        options=options,
     )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyregion.semantics.options import RunOptions
 from anyregion.vocabulary import Floats
 
 _TOKENIZED_AT_ONCE = 16_384
@@ -25,7 +26,7 @@ class BatchedTextEncoder:
     Args:
         tokenize: texts to ids `(n, L)`, padded to the model's full context; longer texts are cut
             by the tokenizer, which keeps the end-of-text token.
-        forward: ids `(b, l)`, on `device`, to embeddings `(b, E)`; `l < L` where texts are cut.
+        forward: ids `(b, l)`, on the device, to embeddings `(b, E)`; `l < L` where texts are cut.
         end_of: ids to the position `(n,)` of the token that is read, for causal models; None for
             models that need every position.
         weights: the tensors that the embeddings depend on, by name; read only for `fingerprint`.
@@ -33,9 +34,7 @@ class BatchedTextEncoder:
         templates: the prompt templates the model is used with.
         embed_width: `E`.
         unknown: the id of the tokenizer's unknown piece; None if it can spell everything.
-        device: where the model lives.
-        batch_size: texts in one mini-batch.
-        dtype: other than float32 means autocast.
+        options: how the model runs.
     """
 
     def __init__(
@@ -48,10 +47,8 @@ class BatchedTextEncoder:
         kind: str,
         templates: tuple[str, ...],
         embed_width: int,
-        unknown: int | None = None,
-        device: str | torch.device = "cpu",
-        batch_size: int = 64,
-        dtype: torch.dtype = torch.float32,
+        unknown: int | None,
+        options: RunOptions,
     ) -> None:
         self.templates = templates
         self.tokenize = tokenize
@@ -62,9 +59,7 @@ class BatchedTextEncoder:
         self._fingerprint: str | None = None
         self._embed_width = embed_width
         self._unknown = unknown
-        self._device = torch.device(device)
-        self._batch_size = batch_size
-        self._dtype = dtype
+        self._options = options
 
     @property
     def fingerprint(self) -> str:
@@ -91,7 +86,7 @@ class BatchedTextEncoder:
         return found
 
     def _hash(self) -> str:
-        digest = hashlib.sha256(f"{self._kind} {self._dtype}".encode())
+        digest = hashlib.sha256(f"{self._kind} {self._options.dtype}".encode())
         for name, tensor in sorted(self._weights(), key=lambda pair: pair[0]):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             plain = tensor.detach().cpu().contiguous()
@@ -106,15 +101,11 @@ class BatchedTextEncoder:
             lengths = self._end_of(ids).numpy() + 1
         order = np.argsort(lengths, kind="stable")
         rows = np.empty((len(ids), self._embed_width), np.float32)
-        low = self._dtype != torch.float32
         # batches of even size: a last one of two or three texts would run other matrix kernels
-        for chosen in np.array_split(order, -(-len(order) // self._batch_size)):
+        for chosen in np.array_split(order, -(-len(order) // self._options.text_batch_size)):
             longest = min(width, _whole_lanes(int(lengths[chosen[-1]])))
-            cut = ids[torch.from_numpy(chosen), :longest].to(self._device)
-            with (
-                torch.inference_mode(),
-                torch.autocast(self._device.type, dtype=self._dtype, enabled=low),
-            ):
+            cut = ids[torch.from_numpy(chosen), :longest].to(self._options.device)
+            with torch.inference_mode(), self._options.autocast():
                 rows[chosen] = self._forward(cut).float().cpu().numpy()
         return rows
 
