@@ -22,6 +22,7 @@ from anyregion.recognizer import Recognizer
 from anyregion.region_files import load_regions
 from anyregion.regions import Regions
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
+from anyregion.vocabulary_files import load_vocabulary
 
 __version__ = "0.1.0"
 
@@ -39,5 +40,6 @@ __all__ = [
     "draw",
     "load_recognizer",
     "load_regions",
+    "load_vocabulary",
     "read_image",
 ]

@@ -60,6 +60,8 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: malformed JSON at line {error.lineno}: {error.msg}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}: JSON that cannot be read ({error})") from None
     except RecursionError:
         raise InputError(f"{path}: JSON nested too deeply") from None
 

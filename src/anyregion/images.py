@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import glob
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from anyregion.errors import InputError, SetAside
 
@@ -20,6 +22,21 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 ImageLike: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.generic]"
 
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# what Pillow's decoders raise for broken data; each means that this one file is unusable
+_BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, MemoryError,
+    OverflowError, struct.error, zlib.error,
+)  # fmt: skip
 MAX_PIXELS = 178_956_970  # Pillow's own threshold for a decompression bomb: 0.5 GB of RGB
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
@@ -36,6 +53,8 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
+    if not isinstance(image, (str, Path, bytes, Image.Image)):
+        raise InputError(f"cannot read a {type(image).__name__} as an image: see read_image")
     name = str(image) if isinstance(image, (str, Path)) else f"<{type(image).__name__}>"
     try:
         if isinstance(image, Image.Image):
@@ -54,8 +73,7 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise InputError(f"{name}: more than {max_pixels:,} pixels") from None
     except InputError:
         raise
-    # Pillow's decoders raise many kinds for broken data; each means this one file is unusable
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
+    except _BROKEN as error:
         raise InputError(f"{name}: broken or truncated image ({error})") from None
 
 
@@ -63,11 +81,20 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Pixels:
     width, height = image.size
     if width * height > max_pixels:
         raise InputError(f"{name}: {width} x {height} is more than {max_pixels:,} pixels")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 16-bit grey opens as I;16 or I; Pillow's own convert would clip it to white
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if image.mode == "F" or (image.mode == "I" and not deep):
+        raise InputError(f"{name}: 32-bit pixels have no stated range; convert it to 8 or 16 bits")
+    image.load()
+    # by hand: Pillow's exif_transpose writes all tags anew, and fails where any of them is odd
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    if turn is not None:
+        image = image.transpose(turn)
+    if deep:
+        # Pillow's own convert would clip 16 bits to white
         grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("RGBa", "La"):
+        image = image.convert(image.mode.upper())
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -82,7 +109,8 @@ def _from_array(array: NDArray[np.generic]) -> Pixels:
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise InputError(f"an image array must be (height, width, 3) in RGB; this one is {shape}")
-    return np.ascontiguousarray(array, dtype=np.uint8)
+    # a copy: the caller may write the next frame of a video into the same array
+    return np.array(array, dtype=np.uint8)
 
 
 def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]]:

@@ -51,25 +51,36 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> RLE:
     """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
-        if size != [height, width]:
+        if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
             raise InputError(f"RLE of size {size}, but the image is {[height, width]}")
+        _check_size(height, width)
         if isinstance(counts, list):
             runs = _checked_runs(counts, height * width)
-            coded = coco_mask.frPyObjects({"size": size, "counts": runs}, height, width)
+            coded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
             return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))
         if isinstance(counts, (str, bytes)):
-            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            # latin-1: a byte that COCO does not use is refused below, not here
+            text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
             _check_compressed(text, height * width)
             return RLE(size=[height, width], counts=text)
         raise InputError("RLE without counts")
     if isinstance(segmentation, list) and segmentation:
-        polygons = [_checked_polygon(points) for points in segmentation]
+        _check_size(height, width)
+        polygons = [_checked_polygon(points, height, width) for points in segmentation]
         coded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))
     raise InputError("segmentation is neither polygons nor RLE")
 
 
-def _checked_polygon(points: Any) -> list[float]:
+def _check_size(height: Any, width: Any) -> None:
+    # pycocotools counts pixels in 32 bits
+    if not (isinstance(height, int) and isinstance(width, int)) or not (
+        0 < height < 2**16 and 0 < width < 2**16 and height * width < 2**31
+    ):
+        raise InputError(f"a mask of {height} x {width} pixels is beyond what COCO's code holds")
+
+
+def _checked_polygon(points: Any, height: int, width: int) -> list[float]:
     if (
         not isinstance(points, Sequence)
         or len(points) < 6
@@ -77,6 +88,10 @@ def _checked_polygon(points: Any) -> list[float]:
         or not all(isinstance(v, (int, float)) and np.isfinite(v) for v in points)
     ):
         raise InputError("a polygon must be an even list of at least six finite numbers")
+    # pycocotools walks along the edges pixel by pixel, however far they lead
+    far = max(height, width)
+    if not all(-far <= v <= 2 * far for v in points):
+        raise InputError("a polygon reaches farther outside the image than the image is large")
     return [float(v) for v in points]
 
 

@@ -72,6 +72,7 @@ def load_recognizer(
     recognizer: Method | None = None,
     localizer: str | None = None,
     vlm: str | None = None,
+    antialias: bool | None = None,
     device: str = "cpu",
     cache: Path | Literal["default"] | None = "default",
 ) -> Recognizer:
@@ -84,6 +85,8 @@ def load_recognizer(
         recognizer: the method. For RegionSpot's folders and checkpoints `regionspot`, for all
             else `dense` (pooled features), unless another is chosen.
         localizer, vlm: for RegionSpot, where these two are taken from, if not as it states.
+        antialias: for RegionSpot, whether images are squashed for the VLM with antialiasing; None
+            for what the model states (True); False is the published predictor's way.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; for `compact` whatever ONNX Runtime here offers.
         cache: folder of encoded vocabularies; None for no cache.
 
@@ -102,7 +105,9 @@ def load_recognizer(
                 f"{model} is no RegionSpot model: give a folder made by `anyregion convert` or "
                 "save_pretrained, or a published checkpoint (.pth)"
             )
-        return Recognizer(_regionspot(Path(model), localizer, vlm, device), cache=cache)
+        return Recognizer(_regionspot(Path(model), localizer, vlm, antialias, device), cache=cache)
+    if antialias is not None:
+        raise InputError(f"the recogniser {method} has no choice of antialiasing")
     if localizer is not None:
         raise InputError(f"the recogniser {method} uses no localizer")
     embedder = _embedder(model, trained, vlm, device)
@@ -127,17 +132,22 @@ def _is_regionspot(model: str | Path) -> bool:
     return (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth")
 
 
-def _regionspot(path: Path, localizer: str | None, vlm: str | None, device: str) -> RegionEncoder:
+def _regionspot(
+    path: Path, localizer: str | None, vlm: str | None, antialias: bool | None, device: str
+) -> RegionEncoder:
     require("torch", "torch", "torchvision", "transformers")
     if path.is_dir():
         from anyregion.regionspot.pretrained import from_pretrained
 
-        return from_pretrained(path, localizer=localizer, vlm=vlm, device=device)
+        encoder = from_pretrained(path, localizer=localizer, vlm=vlm, device=device)
+        if antialias is not None:
+            encoder.antialias = antialias
+        return encoder
     from anyregion.regionspot.checkpoint import load_published
 
     if localizer or vlm:
         raise InputError(f"{path} carries its own SAM and CLIP; convert it to use others")
-    return load_published(path, device=device)
+    return load_published(path, device=device, antialias=antialias is not False)
 
 
 def _embedder(model: str | Path, trained: bool, vlm: str | None, device: str) -> ImageEmbedder:
@@ -158,9 +168,10 @@ def _embedder(model: str | Path, trained: bool, vlm: str | None, device: str) ->
 
 
 def _is_cached(name: str) -> bool:
-    """Whether the hub's cache on this machine holds the model's configuration."""
+    """Whether the hub's cache on this machine holds the model's weights."""
     if name.startswith("open_clip:") or find_spec("huggingface_hub") is None:
         return False
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    files = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,20 +43,24 @@ class Predictions:
         mask_logits: `(M, h, w)` float32, low-resolution logits to refine from, or None.
     """
 
-    vocabulary: Vocabulary
-    regions: Regions
+    vocabulary: Vocabulary = field(repr=False)
+    regions: Regions = field(repr=False)
     size: tuple[int, int]
-    rows: NDArray[np.int64]
-    indices: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    boxes: Boxes
-    embeddings: NDArray[np.float32]
-    masks: tuple[RLE, ...] | None = None
-    mask_scores: NDArray[np.float32] | None = None
-    mask_logits: NDArray[np.float32] | None = None
+    rows: NDArray[np.int64] = field(repr=False)
+    indices: NDArray[np.int64] = field(repr=False)
+    scores: NDArray[np.float32] = field(repr=False)
+    boxes: Boxes = field(repr=False)
+    embeddings: NDArray[np.float32] = field(repr=False)
+    masks: tuple[RLE, ...] | None = field(default=None, repr=False)
+    mask_scores: NDArray[np.float32] | None = field(default=None, repr=False)
+    mask_logits: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __str__(self) -> str:
+        best = zip(self.labels, self.scores[:, 0], strict=True)
+        return "\n".join(f"{label} {score:.3f}" for label, score in best)
 
     @property
     def labels(self) -> list[str]:

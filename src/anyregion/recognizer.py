@@ -64,6 +64,11 @@ class RegionEncoder(Protocol):
         """See the class."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an answer would: method, weights, sizes."""
+        ...
+
     def encode_images(self, images: Sequence[Pixels]) -> Sequence[Any]:
         """All that can be computed of each image before its regions are known."""
         ...
@@ -89,6 +94,8 @@ class RegionEncoder(Protocol):
 
 class Recognizer:
     """Names regions: `set_image` once and `ask` many times, or `recognize` a batch.
+
+    `set_image` keeps one image, so threads that share a recogniser use `recognize` alone.
 
     Args:
         encoder: the method (see `anyregion.load_recognizer` for the ready ones).
@@ -121,9 +128,11 @@ class Recognizer:
             return vocabulary
         if not isinstance(vocabulary, Vocabulary):
             vocabulary = Vocabulary.from_names(vocabulary)
-        if self._last is None or self._last.vocabulary != vocabulary:
-            self._last = encode_vocabulary(vocabulary, text, cache=self._cache, progress=progress)
-        return self._last
+        last = self._last
+        if last is None or last.vocabulary != vocabulary:
+            last = encode_vocabulary(vocabulary, text, cache=self._cache, progress=progress)
+            self._last = last
+        return last
 
     def set_image(self, image: ImageLike) -> None:
         """Encode an image, to be asked about with `ask`. See `read_image` for what is accepted."""
@@ -236,6 +245,11 @@ class Recognizer:
 
 
 def _fitted(regions: Regions, size: tuple[int, int], where: str) -> Regions:
+    if not isinstance(regions, Regions):
+        raise InputError(
+            f"{where}: regions must be Regions, not {type(regions).__name__}: "
+            "Regions.from_boxes([[x0, y0, x1, y1], ...])"
+        )
     fitted, aside = regions.fit(*size)
     if aside:
         raise InputError(f"{where}: " + "; ".join(map(str, aside)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from anyregion.errors import InputError, SetAside
 from anyregion.files import read_json
+from anyregion.images import SUFFIXES
 from anyregion.masks import RLE, segmentation_to_rle
 from anyregion.regions import Regions
 
@@ -51,27 +53,31 @@ class RegionFile:
     def find(self, path: str | Path) -> ImageEntry | None:
         """The entry of an image file, or None.
 
-        By its name, and of several entries so called by the longest matching tail of the path;
-        where the file states no names, by its id: `000000000139.jpg` is `139`.
+        By its name; a folder that the file states has to be the image's folder too, so
+        `cam1/0001.jpg` is not `cam2/0001.jpg`. Where the file states no names, by its id:
+        `000000000139.jpg` is `139`.
 
         Raises:
-            InputError: several entries match equally well.
+            InputError: only images of that name in other folders are listed, or several that fit.
         """
-        pure = PurePath(path)
-        same = self._by_name.get(pure.name, [])
+        full = PurePath(os.path.abspath(path))  # noqa: PTH100 (a link keeps its name)
+        same = [self.images[key] for key in self._by_name.get(full.name, [])]
         if same:
-            tails = {key: _common_tail(pure, self.images[key].file_name or "") for key in same}
-            best = [key for key in same if tails[key] == max(tails.values())]
-            if len(best) > 1:
-                raise InputError(f"{path}: images {best} of the region file are all called so")
-            return self.images[best[0]]
-        for key in (pure.name, pure.stem, pure.stem.lstrip("0")):
+            fits = {len(parts): e for e in same if _ends_with(full, parts := _parts(e))}
+            if not fits:
+                listed = ", ".join(sorted(str(e.file_name) for e in same)[:3])
+                raise InputError(f"{path}: the region file lists {listed}: another folder's image")
+            best = max(fits)
+            if sum(len(_parts(e)) == best and _ends_with(full, _parts(e)) for e in same) > 1:
+                raise InputError(f"{path}: the region file lists {fits[best].file_name} twice")
+            return fits[best]
+        for key in (full.name, full.stem, full.stem.lstrip("0") or "0"):
             if key in self.images and self.images[key].file_name is None:
                 return self.images[key]
         return None
 
 
-def load_regions(path: str | Path, *, masks: bool = False) -> RegionFile:
+def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) -> RegionFile:
     """Read a file of regions; what is malformed is set aside, one by one, and the rest is kept.
 
     Three layouts are told apart by their content:
@@ -80,125 +86,176 @@ def load_regions(path: str | Path, *, masks: bool = False) -> RegionFile:
         COCO results: `[{"image_id", "bbox" (xywh), "score", "category_id"}, ...]`.
         A detector's: `{image id or file name: {"boxes" (xyxy), "scores", "labels"}}`.
 
+    A region without an id is called `#` and its position. Categories that are no whole number
+    become -1. Where some regions of an image have a score, those without are set aside, and so is
+    a score outside 0 to 1.
+
     Args:
         path: the JSON file.
         masks: also read `segmentation` (RLE and polygons) as mask prompts, where there are any.
+        scores: also read scores, by which answers are multiplied.
 
     Raises:
         InputError: not JSON, or none of these layouts.
     """
     path = Path(path)
     content = read_json(path)
+    reader = _Reader(masks, scores)
     try:
         if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-            return _from_coco(content, masks)
+            return reader.from_coco(content)
         if isinstance(content, list):
-            return _from_results(content, masks)
+            return reader.from_results(content)
         if isinstance(content, dict) and content:
-            return _from_detector(content)
-    except (KeyError, TypeError, AttributeError) as error:
+            return reader.from_detector(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: malformed ({type(error).__name__}: {error})") from None
     raise InputError(
         f"{path}: neither COCO annotations, nor COCO results, nor {{image: {{boxes: ...}}}}"
     )
 
 
-def _from_coco(content: dict[str, Any], masks: bool) -> RegionFile:
-    aside: list[SetAside] = []
-    listed: dict[str, dict[str, Any]] = {}
-    for image in content["images"]:
-        if listed.setdefault(str(image["id"]), image) is not image:
-            aside.append(SetAside(f"image {image['id']}", "its id is listed twice"))
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        key = str(annotation["image_id"])
-        if key not in listed:
-            aside.append(SetAside(f"region {annotation.get('id')}", f"unknown image id {key}"))
-        elif not annotation.get("iscrowd"):
-            rows[key].append(annotation)
-    images: dict[str, ImageEntry] = {}
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for key, image in listed.items():
-        name = str(image["file_name"])
-        size = None
-        if image.get("height") and image.get("width"):
-            size = (int(image["height"]), int(image["width"]))
-        images[key] = ImageEntry(key, _regions(rows[key], size, masks, name, aside), name, size)
-        by_name[PurePath(name).name].append(key)
-    names = {int(c["id"]): str(c["name"]) for c in content.get("categories", [])}
-    return RegionFile(images, names, tuple(aside), dict(by_name))
+class _Reader:
+    """Reads one file; what cannot be used is collected in `aside`."""
+
+    def __init__(self, masks: bool, scores: bool) -> None:
+        self.masks = masks
+        self.scores = scores
+        self.aside: list[SetAside] = []
+
+    def from_coco(self, content: dict[str, Any]) -> RegionFile:
+        listed: dict[str, tuple[str, tuple[int, int] | None]] = {}
+        for position, image in enumerate(content["images"]):
+            try:
+                key, name, size = str(image["id"]), image["file_name"], _size(image)
+                if not isinstance(name, str) or key in listed:
+                    raise InputError("its id is listed twice" if key in listed else "no file name")
+                listed[key] = (name, size)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                which = image.get("id", f"#{position}") if isinstance(image, dict) else position
+                self.aside.append(SetAside(f"image {which}", _reason(error)))
+        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in self._rows(content["annotations"]):
+            key = str(row.get("image_id"))
+            if key not in listed:
+                self.aside.append(SetAside(f"region {row['id']}", f"unknown image id {key}"))
+            elif not row.get("iscrowd"):
+                rows[key].append(row)
+        images: dict[str, ImageEntry] = {}
+        for key, (name, size) in listed.items():
+            images[key] = ImageEntry(key, self._regions(rows[key], size, name), name, size)
+        names: dict[int, str] = {}
+        for category in content.get("categories") or []:
+            try:
+                names[int(category["id"])] = str(category["name"])
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                self.aside.append(SetAside(f"category {str(category)[:40]}", _reason(error)))
+        return self._file(images, names)
+
+    def from_results(self, content: list[Any]) -> RegionFile:
+        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in self._rows(content):
+            if "image_id" in row:
+                rows[str(row["image_id"])].append(row)
+            else:
+                self.aside.append(SetAside(f"region {row['id']}", "no image_id"))
+        images = {
+            key: ImageEntry(key, self._regions(found, None, f"image {key}"))
+            for key, found in rows.items()
+        }
+        return self._file(images, {})
+
+    def from_detector(self, content: dict[str, Any]) -> RegionFile:
+        images: dict[str, ImageEntry] = {}
+        for key, found in content.items():
+            boxes = found["boxes"]
+            columns = [found.get(name) or [None] * len(boxes) for name in ("scores", "labels")]
+            if not len(boxes) == len(columns[0]) == len(columns[1]):
+                differ = "boxes, scores and labels differ in number"
+                self.aside.append(SetAside(f"image {key}", differ))
+                continue
+            rows = [
+                {"id": i, "xyxy": box, "score": score, "category_id": label}
+                for i, (box, score, label) in enumerate(zip(boxes, *columns, strict=True))
+            ]
+            name = key if PurePath(key).suffix.lower() in SUFFIXES else None
+            images[key] = ImageEntry(key, self._regions(rows, None, f"image {key}"), name)
+        return self._file(images, {})
+
+    def _rows(self, content: list[Any]) -> Iterator[dict[str, Any]]:
+        """The rows that are objects, each with an id."""
+        for position, row in enumerate(content):
+            if isinstance(row, dict):
+                yield {**row, "id": row.get("id", f"#{position}")}
+            else:
+                self.aside.append(SetAside(f"region #{position}", f"not an object: {row!r:.40}"))
+
+    def _regions(
+        self, rows: list[dict[str, Any]], size: tuple[int, int] | None, where: str
+    ) -> Regions:
+        """The usable rows of one image; each other is set aside."""
+        boxes: list[list[float]] = []
+        codes: list[RLE | None] = []
+        kept: list[dict[str, Any]] = []
+        scored = self.scores and any(row.get("score") is not None for row in rows)
+        for row in rows:
+            try:
+                box = _xyxy(row)
+                rle = _row_mask(row, size) if self.masks and row.get("segmentation") else None
+                if scored:
+                    _check_score(row.get("score"))
+                # one region is built alone, so that its own error is reported and no other falls
+                Regions.from_prompts(boxes=[box], masks=[rle], ids=[row["id"]])
+            except (InputError, TypeError, ValueError, OverflowError) as error:
+                self.aside.append(SetAside(f"{where}, region {row['id']}", _reason(error)))
+                continue
+            boxes.append(box)
+            codes.append(rle)
+            kept.append(row)
+        categories = [_category(row.get("category_id")) for row in kept]
+        return Regions.from_prompts(
+            boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+            masks=codes,
+            ids=[row["id"] for row in kept],
+            scores=[row["score"] for row in kept] if scored else None,
+            categories=categories if any(c >= 0 for c in categories) else None,
+        )
+
+    def _file(self, images: dict[str, ImageEntry], names: dict[int, str]) -> RegionFile:
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for key, entry in images.items():
+            if entry.file_name is not None:
+                by_name[PurePath(entry.file_name).name].append(key)
+        return RegionFile(images, names, tuple(self.aside), dict(by_name))
 
 
-def _from_results(content: list[Any], masks: bool) -> RegionFile:
-    aside: list[SetAside] = []
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for position, result in enumerate(content):
-        rows[str(result["image_id"])].append({"id": position, **result})
-    images = {
-        key: ImageEntry(key, _regions(found, None, masks, f"image {key}", aside))
-        for key, found in rows.items()
-    }
-    return RegionFile(images, {}, tuple(aside))
+def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+    if not image.get("height") or not image.get("width"):
+        return None
+    return int(image["height"]), int(image["width"])
 
 
-def _from_detector(content: dict[str, Any]) -> RegionFile:
-    aside: list[SetAside] = []
-    images: dict[str, ImageEntry] = {}
-    for key, found in content.items():
-        boxes = found["boxes"]
-        scores = found.get("scores") or [None] * len(boxes)
-        labels = found.get("labels") or [None] * len(boxes)
-        if not len(boxes) == len(scores) == len(labels):
-            aside.append(SetAside(f"image {key}", "boxes, scores and labels differ in number"))
-            continue
-        rows = [
-            {"id": i, "xyxy": box, "score": score, "category_id": label}
-            for i, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True))
-        ]
-        images[str(key)] = ImageEntry(str(key), _regions(rows, None, False, f"image {key}", aside))
-    return RegionFile(images, {}, tuple(aside))
+def _check_score(score: Any) -> None:
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        raise InputError(f"score {score!r} is not a number from 0 to 1")
 
 
-def _regions(
-    rows: Iterable[dict[str, Any]],
-    size: tuple[int, int] | None,
-    masks: bool,
-    where: str,
-    aside: list[SetAside],
-) -> Regions:
-    """The usable rows of one image; each other is added to `aside`."""
-    boxes: list[list[float]] = []
-    codes: list[RLE | None] = []
-    kept: list[dict[str, Any]] = []
-    for row in rows:
-        try:
-            box = _xyxy(row)
-            rle = _row_mask(row, size) if masks and row.get("segmentation") else None
-            # one region is built alone, so that its own error is reported and no other falls
-            Regions.from_prompts(boxes=[box], masks=[rle], ids=[row["id"]])
-        except InputError as error:
-            aside.append(SetAside(f"{where}, region {row.get('id')}", str(error)))
-            continue
-        boxes.append(box)
-        codes.append(rle)
-        kept.append(row)
-    scores: list[Any] = [row.get("score") for row in kept]
-    labels: list[Any] = [row.get("category_id") for row in kept]
-    return Regions.from_prompts(
-        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        masks=codes,
-        ids=[row["id"] for row in kept],
-        scores=None if None in scores or not kept else scores,
-        categories=None if not all(isinstance(c, int) for c in labels) or not kept else labels,
-    )
+def _category(value: Any) -> int:
+    """A category id as it is, or -1: `3`, `3.0` and `"3"` are 3."""
+    try:
+        number = int(value)
+        same = number == value or str(number) == value
+    except (TypeError, ValueError, OverflowError):
+        return -1
+    return number if same and 0 <= number < 2**63 else -1
 
 
 def _xyxy(row: dict[str, Any]) -> list[float]:
     values = row["xyxy"] if "xyxy" in row else row.get("bbox")
     try:
         a, b, c, d = (float(v) for v in values)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
-        raise InputError(f"box {values!r} is not four numbers") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"box {values!r:.80} is not four numbers") from None
     return [a, b, c, d] if "xyxy" in row else [a, b, a + c, b + d]
 
 
@@ -206,16 +263,21 @@ def _row_mask(row: dict[str, Any], size: tuple[int, int] | None) -> RLE:
     segmentation = row["segmentation"]
     if size is None and isinstance(segmentation, dict):
         height, width = segmentation["size"]
-        size = (int(height), int(width))
+        size = (height, width)
     if size is None:
         raise InputError("polygons need the image's height and width")
     return segmentation_to_rle(segmentation, *size)
 
 
-def _common_tail(path: PurePath, name: str) -> int:
-    count = 0
-    for a, b in zip(reversed(path.parts), reversed(PurePath(name).parts), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    return f"malformed ({type(error).__name__}: {error})"
+
+
+def _parts(entry: ImageEntry) -> tuple[str, ...]:
+    return PurePath(entry.file_name or "").parts
+
+
+def _ends_with(path: PurePath, parts: tuple[str, ...]) -> bool:
+    return path.parts[-len(parts) :] == parts

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anyregion.errors import InputError, SetAside
-from anyregion.masks import RLE, decode_mask, encode_mask, mask_area, mask_box
+from anyregion.masks import RLE, decode_mask, encode_mask, mask_area, mask_box, segmentation_to_rle
 
 if TYPE_CHECKING:
     import supervision
@@ -106,17 +106,14 @@ class Regions:
             np.ones(len(p), np.int64) if label is None else np.atleast_1d(_ints(label))
             for p, label in zip(pts, _column("point_labels", point_labels, count), strict=True)
         ]
-        coded = [
-            encode_mask(m) if isinstance(m, np.ndarray) else m
-            for m in _column("masks", masks, count)
-        ]
+        coded = [_as_rle(m) for m in _column("masks", masks, count)]
         return cls(
             boxes=np.full((count, 4), np.nan) if boxes is None else _as_boxes(boxes),
             points=tuple(pts),
             point_labels=tuple(labels),
             masks=tuple(coded),
             mask_logits=tuple(_column("mask_logits", mask_logits, count)),
-            ids=tuple(range(count)) if ids is None else tuple(_column("ids", ids, count)),
+            ids=tuple(range(count)) if ids is None else _as_ids(_column("ids", ids, count)),
             scores=None if scores is None else _vector("scores", scores, count, np.float64),
             categories=(
                 None if categories is None else _vector("categories", categories, count, np.int64)
@@ -157,11 +154,14 @@ class Regions:
         """`(N,)` bool: which regions have a box."""
         return np.asarray(np.isfinite(self.boxes).all(axis=1), dtype=np.bool_)
 
-    def extents(self, *, point_side: float = 32.0) -> Boxes:
+    def extents(self, size: tuple[int, int] | None = None, *, point_side: float = 32.0) -> Boxes:
         """A box for every region, `(N, 4)`: its own; else its mask's; else around its points.
 
         The last is the tight box of the foreground points, widened to `point_side` pixels where it
         is smaller: a crude stand-in, for recognisers that have no localizer.
+
+        Args:
+            size: `(height, width)` of the image, to clip to it.
         """
         boxes = self.boxes.copy()
         for i in np.flatnonzero(~self.has_box()):
@@ -173,7 +173,7 @@ class Regions:
                 low, high = inside.min(axis=0), inside.max(axis=0)
                 grow = np.maximum(0, (point_side - (high - low)) / 2)
                 boxes[i] = np.concatenate([low - grow, high + grow])
-        return boxes
+        return boxes if size is None else _clipped(boxes, size)
 
     def fit(self, height: int, width: int) -> tuple[Regions, list[SetAside]]:
         """Clip boxes to an image; set aside what cannot belong to it.
@@ -181,8 +181,7 @@ class Regions:
         A box that reaches over the border is clipped. Set aside are boxes with less than 1e-3
         pixels left, points outside the image, and masks of another size.
         """
-        border = np.array([width, height, width, height], dtype=np.float64)
-        clipped = np.clip(self.boxes, 0, border)
+        clipped = _clipped(self.boxes, (height, width))
         small = np.any(clipped[:, 2:] - clipped[:, :2] < 1e-3, axis=1)
         keep: list[int] = []
         aside: list[SetAside] = []
@@ -227,6 +226,12 @@ class Regions:
         return found
 
 
+def _clipped(boxes: Boxes, size: tuple[int, int]) -> Boxes:
+    height, width = size
+    inside: Boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
+    return inside
+
+
 def _column(name: str, values: Sequence[Any] | None, count: int) -> list[Any]:
     if values is None:
         return [None] * count
@@ -257,6 +262,15 @@ def _as_boxes(boxes: ArrayLike) -> Boxes:
     return array
 
 
+def _as_rle(mask: Any) -> RLE | None:
+    if mask is None or isinstance(mask, np.ndarray):
+        return None if mask is None else encode_mask(mask)
+    size = mask.get("size") if isinstance(mask, dict) else None
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        raise InputError("a mask must be an array (height, width), or COCO RLE with its size")
+    return segmentation_to_rle(mask, *size)
+
+
 def _as_points(points: ArrayLike | None) -> NDArray[np.float64]:
     if points is None:
         return np.zeros((0, 2))
@@ -271,6 +285,14 @@ def _as_points(points: ArrayLike | None) -> NDArray[np.float64]:
     if array.ndim != 2 or array.shape[1] != 2:
         raise InputError(f"the points of a region must be (P, 2); these are {array.shape}")
     return array
+
+
+def _as_ids(ids: list[Any]) -> tuple[int | str, ...]:
+    plain = tuple(i.item() if isinstance(i, np.generic) else i for i in ids)
+    for i in plain:
+        if not isinstance(i, (int, str)):
+            raise InputError(f"region id {i!r} is neither a whole number nor text")
+    return plain
 
 
 def _ints(values: ArrayLike) -> NDArray[np.int64]:

@@ -51,8 +51,10 @@ def top_names(
         )
     if not np.isfinite(embeddings).all():
         raise InputError("a region embedding is not finite: the weights or the image are broken")
-    if top_k < 1:
-        raise InputError(f"top_k must be at least 1; it is {top_k}")
+    if not isinstance(top_k, int) or top_k < 1:
+        raise InputError(f"top_k must be a whole number of at least 1; it is {top_k}")
+    if score not in ("softmax", "sigmoid"):
+        raise InputError(f"score must be softmax or sigmoid, not {score!r}")
     rows, count = len(embeddings), len(matrix)
     best = np.full((rows, 0), 0, dtype=np.float32)
     index = np.full((rows, 0), 0, dtype=np.int64)
@@ -71,10 +73,8 @@ def top_names(
         )
     if score == "softmax":
         scores = np.exp(best - top) / total
-    elif score == "sigmoid":
-        scores = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
     else:
-        raise InputError(f"score must be softmax or sigmoid, not {score!r}")
+        scores = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
     return index, scores.astype(np.float32)
 
 

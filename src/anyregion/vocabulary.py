@@ -84,6 +84,8 @@ class Vocabulary:
         count = len(self.names)
         if not self.synonyms:
             object.__setattr__(self, "synonyms", ((),) * count)
+        if len(set(self.names)) != count or not all(name.strip() for name in self.names):
+            raise InputError("names repeat or are empty: Vocabulary.from_names sets those aside")
         if not self.ids:
             object.__setattr__(self, "ids", tuple(range(1, count + 1)))
         if len(self.synonyms) != count or len(self.ids) != count:
@@ -117,8 +119,11 @@ class Vocabulary:
         Raises:
             InputError: no usable name, or a name that is not text.
         """
-        if isinstance(names, str):
-            raise InputError("names must be a list of strings, not one string")
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise InputError(
+                f"names must be a list of strings, not one {type(names).__name__} "
+                "(load_vocabulary reads files and built-in lists)"
+            )
         for given, what in ((synonyms, "synonyms"), (ids, "ids")):
             if given is not None and len(given) != len(names):
                 raise InputError(f"{len(names)} names but {len(given)} {what}")
@@ -127,7 +132,9 @@ class Vocabulary:
         for position, name in enumerate(names):
             if not isinstance(name, str):
                 raise InputError(f"name {position} is {type(name).__name__}, not text")
-            key = " ".join(name.split()).casefold()
+            # as published, names that mean the same prompt stay apart; else one would tie the other
+            spelled = name if cleaning == "published" else clean_name(name)
+            key = " ".join(spelled.split()).casefold()
             if not key or not clean_name(name, cleaning):
                 aside.append(SetAside(f"name {position}", "empty"))
             elif key in seen:
@@ -206,6 +213,8 @@ class EncodedVocabulary:
             vocabulary = _vocabulary_from(about)
             if matrix.ndim != 2 or len(matrix) != len(vocabulary) or matrix.dtype != np.float32:
                 raise InputError(f"{path}: matrix {matrix.shape} for {len(vocabulary)} names")
+            if not np.isfinite(matrix).all():
+                raise InputError(f"{path}: the matrix holds numbers that are not finite")
             return cls(vocabulary, matrix, str(about["model"]), tuple(about["unreadable"]))
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file") from None

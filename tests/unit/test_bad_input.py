@@ -31,9 +31,16 @@ def coded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def rotated() -> bytes:
+def rotated(orientation: int = 6, **options: Any) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees
+    exif[0x0112] = orientation  # 6 is shown turned by 90 degrees
+    return coded(Image.fromarray(RGB), "PNG", exif=exif, **options)
+
+
+def odd_exif() -> bytes:
+    """Turned, and with another tag whose value is of a type that cannot be written again."""
+    tags = struct.pack("<HHHII", 2, 0x0112, 3, 1, 6) + struct.pack("<HHII", 0x0129, 5, 1, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + tags + struct.pack("<I", 0)
     return coded(Image.fromarray(RGB), "PNG", exif=exif)
 
 
@@ -71,6 +78,10 @@ REFUSED_IMAGES: dict[str, tuple[Any, str]] = {
     "truncated jpeg": (JPEG[: len(JPEG) // 2], "truncated"),
     "truncated png": (coded(Image.fromarray(RGB))[:60], "broken or truncated"),
     "decompression bomb": (bomb(), "pixels"),
+    "float TIFF": (coded(Image.new("F", (20, 12), 0.5), "TIFF"), "no stated range"),
+    "int32 TIFF": (coded(Image.new("I", (20, 12), 200), "TIFF"), "no stated range"),
+    "an open file": (io.BytesIO(JPEG), "cannot read a BytesIO"),
+    "nothing": (None, "cannot read a NoneType"),
     "float array": (RGB / 255, "uint8"),
     "four channels": (np.zeros((4, 4, 4), np.uint8), r"\(height, width, 3\)"),
     "array without pixels": (np.zeros((0, 4, 3), np.uint8), r"\(height, width, 3\)"),
@@ -125,6 +136,22 @@ READ_IMAGES: dict[str, tuple[Any, tuple[int, int], Callable[[Any], bool]]] = {
         (20, 12),
         lambda p: (p == np.rot90(RGB, -1)).all(),
     ),
+    "EXIF with another tag damaged": (
+        odd_exif(),
+        (20, 12),
+        lambda p: (p == np.rot90(RGB, -1)).all(),
+    ),
+    "EXIF of no known turn": (rotated(9), (12, 20), lambda p: (p == RGB).all()),
+    "TIFF turned once, not twice": (
+        coded(Image.fromarray(RGB), "TIFF", exif=Image.open(io.BytesIO(rotated())).getexif()),
+        (20, 12),
+        lambda p: (p == np.rot90(RGB, -1)).all(),
+    ),
+    "premultiplied transparency": (
+        Image.new("RGBA", (20, 12), (0, 0, 0, 0)).convert("RGBa"),
+        (12, 20),
+        grey(255),
+    ),
     "one pixel": (np.full((1, 1, 3), 9, np.uint8), (1, 1), grey(9)),
     "grey array": (np.full((3, 4), 9, np.uint8), (3, 4), grey(9)),
     "bilevel": (coded(Image.new("1", (20, 12), 1)), (12, 20), grey(255)),
@@ -148,6 +175,9 @@ REFUSED_REGIONS: dict[str, tuple[dict[str, Any], str]] = {
     "inverted": ({"boxes": [[5, 0, 1, 5]]}, "empty or inverted"),
     "no area": ({"boxes": [[5, 5, 5, 9]]}, "empty or inverted"),
     "wrong width": ({"boxes": [[1, 2, 3]]}, r"\(N, 4\)"),
+    "id of no kind": ({"boxes": [[0, 0, 5, 5]], "ids": [1.5]}, "neither a whole number nor text"),
+    "RLE without size": ({"masks": [{"counts": [4]}]}, "with its size"),
+    "RLE that lies": ({"masks": [{"size": [5, 6], "counts": "zzzz"}]}, "character|do not add up"),
     "ragged": ({"boxes": [[1, 2, 3, 4], [1, 2]]}, "not an array of numbers"),
     "words": ({"boxes": [["a", "b", "c", "d"]]}, "not an array of numbers"),
     "nothing": ({}, "boxes, points or masks"),
@@ -202,6 +232,8 @@ REFUSED_VOCABULARIES: dict[str, tuple[dict[str, Any], str]] = {
     "blank names": ({"names": [" ", "\t", ""]}, "empty"),
     "one string": ({"names": "cat"}, "list of strings"),
     "a number": ({"names": ["cat", 3]}, "name 1 is int"),
+    "None": ({"names": None}, "list of strings"),
+    "a set": ({"names": {"cat"}}, "list of strings"),
     "ids twice": ({"names": ["a", "b"], "ids": [1, 1]}, "share a category id"),
     "template without place": ({"names": ["a"], "templates": ["photo"]}, "must hold one"),
     "no templates": ({"names": ["a"], "templates": []}, "must not be empty"),
@@ -228,6 +260,18 @@ def test_vocabulary_rules() -> None:
         "name 3: 'cat' repeats 'Cat'",
         "name 5: 'DOG' repeats 'dog '",
     ]
+
+
+def test_one_thing_spelled_twice() -> None:
+    words = Vocabulary.from_names(["cell phone", "cell_phone", "wall", "wall-stuff"])
+    assert words.names == ("cell phone", "wall")
+    assert [a.reason for a in words.set_aside] == [
+        "'cell_phone' repeats 'cell phone'",
+        "'wall-stuff' repeats 'wall'",
+    ]
+    assert len(Vocabulary.from_names(["wall", "wall-stuff"], cleaning="published")) == 2
+    with pytest.raises(InputError, match="repeat"):
+        Vocabulary(("cat", "cat"))
 
 
 def test_one_word_vocabulary() -> None:
@@ -258,6 +302,7 @@ def test_hundred_thousand_words() -> None:
         (np.full((1, 2), np.nan, np.float32), {}, "not finite"),
         (np.ones((1, 2), np.float32), {"score": "best"}, "softmax or sigmoid"),
         (np.ones((1, 2), np.float32), {"top_k": 0}, "at least 1"),
+        (np.ones((1, 2), np.float32), {"top_k": 2.0}, "whole number"),
     ],
 )
 def test_scoring_refused(embeddings: Any, options: dict[str, Any], reason: str) -> None:
@@ -281,7 +326,9 @@ REFUSED_FILES: dict[str, tuple[str, str]] = {
     "not JSON at all": ("hello", "malformed JSON"),
     "a number": ("3", "neither COCO annotations"),
     "empty object": ("{}", "neither COCO annotations"),
-    "images without name": (json.dumps({"images": [{"id": 1}], "annotations": []}), "file_name"),
+    "annotations without images": (json.dumps({"annotations": []}), "images"),
+    "a number of 5,000 digits": ("[" + "9" * 5000 + "]", "cannot be read"),
+    "boxes that are a number": (json.dumps({"1": {"boxes": 3}}), "malformed"),
     "too deep": ("[" * 100_000, "nested too deeply|malformed"),
 }
 
@@ -305,6 +352,55 @@ SET_ASIDE: dict[str, tuple[Any, str]] = {
     "inverted": (coco(GOOD, {**GOOD, "id": 2, "bbox": [5, 5, -2, 1]}), "region 2.*inverted"),
     "three numbers": (coco(GOOD, {**GOOD, "id": 2, "bbox": [5, 5, 2]}), "not four numbers"),
     "no box": (coco(GOOD, {"id": 2, "image_id": 1}), "not four numbers"),
+    "box of 400 digits": (
+        coco(GOOD, {**GOOD, "id": 2, "bbox": [10**400, 1, 2, 2]}),
+        "four numbers",
+    ),
+    "not an object": (coco(GOOD, 7), "not an object"),  # type: ignore[arg-type]
+    "no image id": (coco(GOOD, {"id": 2, "bbox": [1, 1, 4, 4]}), "unknown image id"),
+    "id that is no id": (coco(GOOD, {**GOOD, "id": float("nan")}), "neither a whole number"),
+    "image without name": (
+        {**coco(GOOD), "images": [*coco()["images"], {"id": 2}]},
+        "image 2: malformed .*file_name",
+    ),
+    "image of no size": (
+        {
+            **coco(GOOD),
+            "images": [
+                *coco()["images"],
+                {"id": 2, "file_name": "b", "height": "tall", "width": 1},
+            ],
+        },
+        "image 2: malformed",
+    ),
+    "category of no number": (
+        {**coco(GOOD), "categories": [{"id": "x", "name": "cup"}]},
+        "category .*malformed",
+    ),
+    "per cent": ([{"image_id": 1, "bbox": [1, 1, 4, 4], "score": s} for s in (0.5, 95)], "0 to 1"),
+    "score that is a word": (
+        [{"image_id": 1, "bbox": [1, 1, 4, 4], "score": s} for s in (0.5, "high")],
+        "0 to 1",
+    ),
+    "a score missing": (
+        {"1": {"boxes": [[1, 1, 5, 5], [1, 1, 5, 5]], "scores": [0.5, None]}},
+        "None is not a number",
+    ),
+    "a polygon that leads far away": (
+        coco(GOOD, {**GOOD, "id": 2, "segmentation": [[0, 0, 1e300, 0, 1e300, 1e300]]}),
+        "farther outside",
+    ),
+    "RLE of a planet": (
+        [
+            {"image_id": 1, "bbox": [1, 1, 4, 4]},
+            {
+                "image_id": 1,
+                "bbox": [1, 1, 4, 4],
+                "segmentation": {"size": [10**9, 10**9], "counts": "0"},
+            },
+        ],
+        "beyond what COCO",
+    ),
     "null box": (coco(GOOD, {**GOOD, "id": 2, "bbox": [None] * 4}), "not four numbers"),
     "RLE of another size": (
         coco(GOOD, {**GOOD, "id": 2, "segmentation": {"size": [4, 4], "counts": [16]}}),
@@ -344,10 +440,38 @@ def test_region_file_sets_aside(case: str, tmp_path: Path) -> None:
     assert sum(len(e.regions) for e in found.images.values()) == 1  # the good one stays
 
 
-@pytest.mark.parametrize("counts", ["", "0", "P" * 5, "~~~", "oooo"])
+@pytest.mark.parametrize("counts", ["", "0", "P" * 5, "~~~", "oooo", "`" + "0" * 50, b"\xff", 3])
+def test_hostile_codes_never_reach_regions(counts: Any) -> None:
+    with pytest.raises(InputError):
+        Regions.from_prompts(masks=[{"size": [8, 8], "counts": counts}])
+
+
+@pytest.mark.parametrize("counts", ["", "0", "P" * 5, "~~~", "oooo", b"\xff"])
 def test_hostile_codes_never_reach_the_decoder(counts: str) -> None:
     with pytest.raises(InputError):
         segmentation_to_rle({"size": [8, 8], "counts": counts}, 8, 8)
+
+
+def test_a_bad_category_costs_its_own_row_only(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": i, "category_id": c} for i, c in enumerate((2, None, "2", 2.0, "x"))]
+    (tmp_path / "regions.json").write_text(json.dumps(coco(*rows)))
+    regions = load_regions(tmp_path / "regions.json").images["1"].regions
+    assert regions.categories is not None
+    assert regions.categories.tolist() == [2, -1, 2, 2, -1]
+
+
+def test_scores_can_be_left_out(tmp_path: Path) -> None:
+    results = [{"image_id": 1, "bbox": [1, 1, 4, 4], "score": s} for s in (0.5, 95)]
+    (tmp_path / "regions.json").write_text(json.dumps(results))
+    regions = load_regions(tmp_path / "regions.json", scores=False).images["1"].regions
+    assert (len(regions), regions.scores) == (2, None)
+
+
+def test_a_frame_that_is_written_over_stays_as_it_was() -> None:
+    frame = np.zeros((4, 4, 3), np.uint8)
+    pixels = read_image(frame)
+    frame[:] = 255
+    assert not pixels.any()
 
 
 def test_compressed_codes_pass() -> None:

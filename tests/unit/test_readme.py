@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_python_blocks_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("supervision")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("ANYREGION_CACHE", str(tmp_path))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -67,7 +67,7 @@ def test_ids_count_from_one_unless_given() -> None:
     [
         ({"names": []}, "empty"),
         ({"names": ["", " "]}, "empty"),
-        ({"names": "dog"}, "not one string"),
+        ({"names": "dog"}, "list of strings"),
         ({"names": ["dog", 3]}, "name 1 is int"),
         ({"names": ["dog"], "ids": [1, 2]}, "1 names but 2 ids"),
         ({"names": ["dog"], "synonyms": []}, "1 names but 0 synonyms"),

@@ -33,6 +33,11 @@ class CropEncoder:
         self.logit_scale = embedder.logit_scale
         self.logit_bias = embedder.logit_bias
 
+    @property
+    def fingerprint(self) -> str:
+        """Method and model."""
+        return f"{'masked crop' if self.masked else 'crop'} {self.embedder.fingerprint}"
+
     def encode_images(self, images: Sequence[Pixels]) -> list[Pixels]:
         """The images as they are: there is nothing to compute before the regions are known."""
         return list(images)
@@ -52,13 +57,15 @@ class CropEncoder:
             for pixels, found in zip(encoded, regions, strict=True)
             for crop in cut(pixels, found, masked=self.masked)
         ]
+        if not len(regions):
+            return []
         embeddings = self.embedder.embed_images(crops)
         ends = np.cumsum([len(r) for r in regions])[:-1]
         return [
             RegionEmbeddings(
                 embeddings=part,
-                boxes=found.extents(),
-                masks=given_masks(found, (pixels.shape[0], pixels.shape[1])) if masks else None,
+                boxes=found.extents(size_of(pixels)),
+                masks=given_masks(found, size_of(pixels)) if masks else None,
             )
             for part, found, pixels in zip(
                 np.split(embeddings, ends), regions, encoded, strict=True
@@ -66,11 +73,16 @@ class CropEncoder:
         ]
 
 
+def size_of(pixels: Pixels) -> tuple[int, int]:
+    """`(height, width)`."""
+    return pixels.shape[0], pixels.shape[1]
+
+
 def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
     """Each region cut out of its image, to whole pixels outwards and at least one each way."""
-    height, width = pixels.shape[:2]
+    height, width = size_of(pixels)
     crops: list[Pixels] = []
-    for i, box in enumerate(regions.extents()):
+    for i, box in enumerate(regions.extents((height, width))):
         x0 = min(max(int(np.floor(box[0])), 0), width - 1)
         y0 = min(max(int(np.floor(box[1])), 0), height - 1)
         x1 = min(max(int(np.ceil(box[2])), x0 + 1), width)
@@ -87,13 +99,13 @@ def given_masks(regions: Regions, size: tuple[int, int]) -> tuple[RLE, ...]:
     """The regions' own masks; of those without one, the filled box."""
     return tuple(
         rle if rle is not None else encode_mask(_filled(box, size))
-        for rle, box in zip(regions.masks, regions.extents(), strict=True)
+        for rle, box in zip(regions.masks, regions.extents(size), strict=True)
     )
 
 
 def _filled(box: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
     mask = np.zeros(size, dtype=bool)
-    x0, y0 = np.floor(np.maximum(box[:2], 0)).astype(int)
+    x0, y0 = np.floor(box[:2]).astype(int)
     x1, y1 = np.ceil(box[2:]).astype(int)
     mask[y0:y1, x0:x1] = True
     return mask

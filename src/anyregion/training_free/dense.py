@@ -30,6 +30,11 @@ class DenseEncoder:
         self.logit_scale = embedder.logit_scale
         self.logit_bias = embedder.logit_bias
 
+    @property
+    def fingerprint(self) -> str:
+        """Method and model."""
+        return f"dense {self.embedder.fingerprint}"
+
     def encode_images(self, images: Sequence[Pixels]) -> list[EncodedImage]:
         """The dense map of each image, and the image's `(height, width)`."""
         sizes = [(image.shape[0], image.shape[1]) for image in images]
@@ -53,7 +58,7 @@ class DenseEncoder:
         return [
             RegionEmbeddings(
                 embeddings=part,
-                boxes=found.extents(),
+                boxes=found.extents(size),
                 masks=given_masks(found, size) if masks else None,
             )
             for part, found, (_, size) in zip(
