@@ -45,6 +45,10 @@ class ColourEncoder:
         self.text = ColourWords()
         self.images_encoded = 0
 
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name} {self.logit_scale} {self.text.fingerprint}"
+
     def encode_images(self, images: Sequence[Pixels]) -> Sequence[Any]:
         if any(tuple(image[0, 0]) == (1, 2, 3) for image in images):
             raise InputError("this image is refused")

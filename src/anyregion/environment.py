@@ -158,15 +158,9 @@ def _providers() -> list[str]:
 def _torch_devices() -> list[str]:
     if find_spec("torch") is None:
         return []
-    import torch
+    from anyregion.devices import available_devices
 
-    devices = ["cpu"]
-    devices += [
-        f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())
-    ]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    return devices
+    return available_devices()
 
 
 def _size(folder: Path) -> int:

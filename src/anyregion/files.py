@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -10,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anyregion.errors import InputError
+from anyregion.errors import AnyRegionError, InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -33,6 +36,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise AnyRegionError(
+                f"{path}: the disk is full. What is finished is kept; make room and run the same "
+                "command again"
+            ) from error
+        raise AnyRegionError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:

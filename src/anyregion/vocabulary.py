@@ -24,6 +24,8 @@ Floats: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) as work goes on."""
 
+Cleaning: TypeAlias = Literal["plain", "published"]
+
 _ENDING = re.compile(r"(-(other|merged|stuff))+$")  # COCO has `wall-other-merged`
 _TEXTS_AT_ONCE = 8192
 
@@ -75,7 +77,7 @@ class Vocabulary:
     synonyms: tuple[tuple[str, ...], ...] = ()
     templates: tuple[str, ...] | None = None
     ids: tuple[int, ...] = ()
-    cleaning: Literal["plain", "published"] = "plain"
+    cleaning: Cleaning = "plain"
     set_aside: tuple[SetAside, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class Vocabulary:
         synonyms: Sequence[Sequence[str]] | None = None,
         templates: Sequence[str] | None = None,
         ids: Sequence[int] | None = None,
-        cleaning: Literal["plain", "published"] = "plain",
+        cleaning: Cleaning = "plain",
     ) -> Vocabulary:
         """Build from names as they come: duplicates and empty names are reported, not kept.
 
@@ -222,7 +224,7 @@ class EncodedVocabulary:
             raise InputError(f"{path}: not an encoded vocabulary ({error})") from None
 
 
-def clean_name(name: str, cleaning: Literal["plain", "published"] = "plain") -> str:
+def clean_name(name: str, cleaning: Cleaning = "plain") -> str:
     """The words of a name as they enter a prompt (`cell_phone` -> `cell phone` when `plain`)."""
     if cleaning == "plain":
         name = " ".join(name.replace("_", " ").split())

@@ -13,7 +13,7 @@ from typing import Any
 
 from anyregion.errors import InputError, SetAside
 from anyregion.files import read_json, read_text
-from anyregion.vocabulary import EncodedVocabulary, Vocabulary
+from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary
 
 _BUILT_IN = files("anyregion") / "vocabularies"
 _FILE_SUFFIXES = (".txt", ".json", ".csv", ".safetensors")
@@ -25,7 +25,9 @@ def builtin_vocabularies() -> dict[str, int]:
     return {name: len(_built_in(name)["categories"]) for name in _built_in_names()}
 
 
-def load_vocabulary(spec: str | Path, *, synonyms: bool = True) -> Vocabulary | EncodedVocabulary:
+def load_vocabulary(
+    spec: str | Path, *, synonyms: bool = True, cleaning: Cleaning = "plain"
+) -> Vocabulary | EncodedVocabulary:
     """Read a vocabulary. What `spec` means is decided in this order:
 
     1. The name of a built-in list, whatever its case: `coco`, `imagenet`, `lvis`, `objects365` or
@@ -45,6 +47,7 @@ def load_vocabulary(spec: str | Path, *, synonyms: bool = True) -> Vocabulary | 
     Args:
         spec: as above.
         synonyms: False leaves synonyms out, as the published results on LVIS do.
+        cleaning: see `Vocabulary`; it also decides which names repeat another.
 
     Raises:
         InputError: `spec` ends like a file but there is none; the file is malformed (with its name
@@ -53,26 +56,19 @@ def load_vocabulary(spec: str | Path, *, synonyms: bool = True) -> Vocabulary | 
     if isinstance(spec, str):
         name = spec.strip().casefold()
         if name in _built_in_names():
-            return _from_json(_built_in(name)).build(synonyms)
+            return _from_json(_built_in(name)).build(synonyms, cleaning)
         if not _is_file(spec):
             if spec.casefold().endswith(_FILE_SUFFIXES) or _ANY_SUFFIX.search(spec):
                 raise InputError(f"{spec}: there is no such file")
-            return _from_typed(spec).build(synonyms)
+            return _from_typed(spec).build(synonyms, cleaning)
     path = Path(spec).expanduser()
-    suffix = path.suffix.casefold()
-    if suffix == ".safetensors":
+    if path.suffix.casefold() == ".safetensors":
         return EncodedVocabulary.load(path)
     try:
-        if suffix == ".json":
-            return _from_json(read_json(path)).build(synonyms)
-        if suffix == ".csv":
-            return _from_csv(read_text(path)).build(synonyms)
-        if suffix in ("", ".txt"):
-            return _from_lines(read_text(path)).build(synonyms)
+        return _read(path).build(synonyms, cleaning)
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
-    raise InputError(f"{path}: a vocabulary is one of {', '.join(_FILE_SUFFIXES)}")
 
 
 @dataclass
@@ -94,7 +90,7 @@ class _Draft:
         if number is not None:
             self.ids.append(number)
 
-    def build(self, synonyms: bool) -> Vocabulary:
+    def build(self, synonyms: bool, cleaning: Cleaning) -> Vocabulary:
         if self.ids and len(self.ids) != len(self.names):
             raise InputError("some names have an id and some have none")
         self._check_ids()
@@ -102,6 +98,7 @@ class _Draft:
             self.names,
             synonyms=self.synonyms if synonyms and any(self.synonyms) else None,
             ids=self.ids or None,
+            cleaning=cleaning,
         )
         # `from_names` counts names; people look for lines
         aside = tuple(
@@ -119,6 +116,17 @@ class _Draft:
 
     def _place(self, item: str) -> str:
         return f"{self.unit} {self.places[int(item.removeprefix('name '))]}"
+
+
+def _read(path: Path) -> _Draft:
+    suffix = path.suffix.casefold()
+    if suffix == ".json":
+        return _from_json(read_json(path))
+    if suffix == ".csv":
+        return _from_csv(read_text(path))
+    if suffix in ("", ".txt"):
+        return _from_lines(read_text(path))
+    raise InputError(f"a vocabulary is one of {', '.join(_FILE_SUFFIXES)}")
 
 
 def _built_in_names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import struct
 import zipfile
@@ -11,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anyregion.errors import CheckpointError
+from anyregion.errors import AnyRegionError, CheckpointError
+from anyregion.files import atomic_path, writing
 
 # what `torch.load` raises for cut or foreign files depends on where they break
 _BROKEN = (
@@ -64,6 +66,30 @@ def compare_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     if other:
         problems.append(f"of another size: {_few(other)}")
     return "; ".join(problems) or None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a `.safetensors` file, whole or not at all.
+
+    Raises:
+        AnyRegionError: it cannot be written: no permission, a full disk, a file in the way.
+    """
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with writing(path), atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata=metadata)
+        except SafetensorError as error:  # what the library makes of an `OSError`
+            raise AnyRegionError(f"{path}: cannot be written ({error})") from None
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]], *about: object) -> str:
+    """A hash of named tensors in any order (names, shapes, types, every byte), and of `about`."""
+    digest = hashlib.sha256(repr(about).encode())
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(plain.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
 
 
 def _few(names: Iterable[str], limit: int = 4) -> str:

@@ -20,7 +20,7 @@ from anyregion.cli.arguments import parse_box, parse_points, prompts
 from anyregion.cli.main import COMMANDS, main
 from anyregion.errors import MissingExtraError
 from anyregion.models import ModelInfo
-from tests.colours import colour_recognizer
+from tests.colours import ColourWords, colour_recognizer
 from tests.unit.test_runs import labels, lines, picture
 
 NAMES = "red,lime,blue,yellow,white,black"
@@ -138,6 +138,7 @@ def test_commands_that_are_not_there(words: list[str]) -> None:
         (["photos"], "compact does not find regions by itself: give --regions, --box or --point"),
         (["photos", *BOXES, "--regions", "r.json"], "not both"),
         (["photos", *BOXES, "--use-masks"], "--use-masks needs --regions"),
+        (["photos", *BOXES, "--ignore-scores"], "--ignore-scores needs --regions"),
         (["photos", "--regions", "r.json"], "r.json: there is no such file"),
         (["nowhere", *BOXES], "no image there"),
         (["photos", "--box", "9,9,3,3"], "empty or inverted"),
@@ -187,6 +188,11 @@ def test_regions_from_a_file(photos: Path, colours: list[Any]) -> None:
     (line,) = lines(Path("anyregion-results/predictions.jsonl"))
     assert line["image"] == "one.png"
     assert 0.4 < line["regions"][0]["score"] <= 0.5, "the detector's score multiplies"
+    again = ["photos", "--regions", "boxes.json", "--ignore-scores"]
+    assert recognize(*again) == 1, "another setting may not continue"
+    assert recognize(*again, "--overwrite") == 3
+    (line,) = lines(Path("anyregion-results/predictions.jsonl"))
+    assert line["regions"][0]["score"] > 0.9
 
 
 def test_the_model_is_what_was_asked_for(photos: Path, colours: list[Any]) -> None:
@@ -194,7 +200,53 @@ def test_the_model_is_what_was_asked_for(photos: Path, colours: list[Any]) -> No
                      "--localizer", "sam", "--vlm", "clip", "--device", "cuda:1") == 0  # fmt: skip
     assert colours == [
         ((), {"model": "folder", "recognizer": "masked-crop", "localizer": "sam", "vlm": "clip",
-              "device": "cuda:1"})]  # fmt: skip
+              "antialias": None, "device": "cuda:1"})]  # fmt: skip
+    assert recognize("photos", *BOXES, "--model", "folder", "--no-antialias", "--out", "o2") == 0
+    assert colours[1][1]["antialias"] is False
+    settings = json.loads(Path("o2/run.json").read_text())["settings"]
+    assert settings["antialias"] is False
+
+
+def test_prompts_are_what_was_asked_for(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    encode = ColourWords.encode_text
+    monkeypatch.setattr(
+        ColourWords, "encode_text", lambda self, texts: read.extend(texts) or encode(self, texts)
+    )
+    words = ["photos", *BOXES, "--vocabulary", "dark_red | ruby, blue", "--templates", "so {}"]
+    assert recognize(*words, "--out", "a") == 0
+    assert read == ["so dark red", "so ruby", "so blue"]
+    read.clear()
+    assert recognize(*words, "--out", "b", "--cleaning", "published", "--no-synonyms") == 0
+    assert read == ["so dark_red", "so blue"]
+
+
+@pytest.mark.parametrize(
+    ("words", "row"),
+    [
+        ("coco", "80 names (built-in coco)"),
+        ("./n.txt", "2 names (file ./n.txt)"),
+        ("a", "1 name"),
+    ],
+)
+def test_the_vocabulary_is_named(
+    photos: Path, words: str, row: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("n.txt").write_text("red\nblue\n")
+    assert recognize("photos", *BOXES, "--vocabulary", words) == 0
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["vocabulary", row] in rows
+
+
+def test_one_name_under_softmax_is_doubtful(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["photos", *BOXES, "--vocabulary", "red"]
+    assert recognize(*words) == 0
+    warning = "one name always scores 1 under softmax: use --score sigmoid"
+    assert warning in capsys.readouterr().err
+    assert recognize(*words, "--score", "sigmoid", "--overwrite") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_doubtful_names_are_told(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,6 +322,18 @@ def test_evaluate_prints(annotated: list[str], capsys: pytest.CaptureFixture[str
     assert "blue" not in capsys.readouterr().out
 
 
+def test_evaluate_takes_the_same_words(
+    annotated: list[str], colours: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--templates", "so {}", "--cleaning", "published", "--no-synonyms", "--no-antialias"]
+    assert main([*annotated, *words]) == 0
+    assert "2 names (the annotations' categories)" in capsys.readouterr().out
+    assert colours[0][1]["antialias"] is False
+    assert main([*annotated, *words, "--vocabulary", "red | ruby, blue"]) == 0
+    assert main([*annotated, "--templates", "{} or {}"]) == 1
+    assert "must hold one {}" in capsys.readouterr().err
+
+
 def test_evaluate_without_an_image(annotated: list[str]) -> None:
     Path("photos/two.png").unlink()
     assert main([*annotated, "--json"]) == 3
@@ -322,6 +386,20 @@ def test_convert_refuses_what_is_no_checkpoint(
     (tmp_path / "no.pth").write_bytes(b"no")
     assert main(["convert", str(tmp_path / "no.pth"), str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("anyregion: error: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_no_bug() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "anyregion", "models"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "anyregion: error: No space left on device\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -92,6 +92,20 @@ def test_import_loads_no_onnxruntime() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_fingerprint_follows_every_asset(
+    compact: CompactEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = compact.fingerprint
+    assert before == CompactEmbedder(threads=1).fingerprint
+    for name in ("eyes.onnx", "bridge.safetensors"):
+        files = {**read_manifest(), name: {"sha256": "another"}}
+        monkeypatch.setattr("anyregion.compact.embedder.read_manifest", lambda files=files: files)
+        assert compact.fingerprint != before
+    monkeypatch.undo()
+    monkeypatch.setattr(compact.text, "fingerprint", "another")
+    assert compact.fingerprint != before
+
+
 # eyes
 
 

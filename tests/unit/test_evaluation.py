@@ -15,7 +15,7 @@ from anyregion.evaluation.classification import ClassificationReport, evaluate_c
 from anyregion.images import read_image
 from anyregion.regions import Regions
 from anyregion.vocabulary import Vocabulary
-from tests.colours import colour_recognizer
+from tests.colours import ColourWords, colour_recognizer
 
 NAMES = ["red", "lime", "blue", "yellow", "white", "black", "cyan", "magenta"]
 SIDES = (8, 20, 31, 32, 33, 60, 95, 96, 97, 150)
@@ -191,6 +191,63 @@ def test_nothing_to_evaluate(dataset: tuple[Path, Path], change: Any, message: s
     edit(dataset[0], change)
     with pytest.raises(InputError, match=message):
         evaluate(dataset)
+
+
+def test_a_file_that_several_entries_lead_to_is_nobodys(dataset: tuple[Path, Path]) -> None:
+    """In a flat folder `a/001.png` and `b/001.png` are one file; the boxes are of two images."""
+
+    def nest(content: dict[str, Any]) -> None:
+        first, second, third = content["images"][:3]
+        first["file_name"], second["file_name"] = "a/001.png", "b/001.png"
+        third["file_name"] = "c/003.png"
+
+    edit(dataset[0], nest)
+    report = evaluate(dataset)
+    assert report.images == 7, "c/003.png has 003.png to itself"
+    assert [a.item for a in report.set_aside] == ["a/001.png", "b/001.png"]
+    assert "001.png could be the file of 2 entries" in report.set_aside[0].reason
+    for folder in ("a", "b"):
+        (dataset[1] / folder).mkdir()
+        (dataset[1] / folder / "001.png").write_bytes((dataset[1] / "001.png").read_bytes())
+    assert evaluate(dataset).images == 9
+
+
+@pytest.mark.parametrize("category", [None, -1, "cat", 999])
+def test_a_region_without_a_known_category_is_outside(
+    dataset: tuple[Path, Path], category: Any
+) -> None:
+    """The rest of its image is used; and so it is where no region of an image has a category."""
+
+    def forget(content: dict[str, Any]) -> None:
+        content["annotations"][0]["category_id"] = category
+        for annotation in content["annotations"][10:20]:
+            annotation["category_id"] = category
+
+    edit(dataset[0], forget)
+    report = evaluate(dataset)
+    assert (report.regions, report.outside_vocabulary, report.images) == (79, 11, 8)
+    assert report.set_aside == ()
+
+
+def test_scores_in_the_annotations_do_not_count(dataset: tuple[Path, Path]) -> None:
+    before = evaluate(dataset)
+    edit(dataset[0], lambda c: [a.update(score=0.1) for a in c["annotations"]])
+    assert evaluate(dataset).mean_score == before.mean_score
+
+
+def test_templates_and_cleaning_of_the_categories(
+    dataset: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    encode = ColourWords.encode_text
+    monkeypatch.setattr(
+        ColourWords, "encode_text", lambda self, texts: read.extend(texts) or encode(self, texts)
+    )
+    edit(dataset[0], lambda c: c["categories"].append({"id": 7, "name": "dark_red"}))
+    evaluate(dataset, templates=["so {}"], cleaning="published")
+    assert {"so red", "so dark_red"} <= set(read)
+    with pytest.raises(InputError, match="belong to the vocabulary"):
+        evaluate(dataset, vocabulary=Vocabulary.from_names(["red"]), templates=["{}"])
 
 
 def test_masks_as_prompts(dataset: tuple[Path, Path]) -> None:

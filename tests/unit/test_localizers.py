@@ -562,6 +562,27 @@ def test_sizes_below_one_are_refused(
 # ---------------------------------------------------------------- checkpoints of segment-anything
 
 
+@pytest.mark.parametrize("family", ["sam", "sam_hq", "sam2", "sam3"])
+def test_fingerprint_follows_the_weights(family: str) -> None:
+    def made(**given: Any) -> SegmenterLocalizer:
+        torch.manual_seed(0)  # for buffers, which `spread` leaves as they are
+        return build(family, **given)
+
+    first, other, low = made(), made(), made(encoder_dtype=torch.bfloat16)
+    next(iter(other.family.model.state_dict().values())).view(-1)[0] += 1
+    assert first.fingerprint == made(chunk=7).fingerprint
+    assert len({first.fingerprint, other.fingerprint, low.fingerprint}) == 3
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_is_not_here(device: str, tmp_path: Path) -> None:
+    message = f"device '{device}' cannot be used: torch offers cpu"
+    with pytest.raises(InputError, match=message):
+        load_localizer(tmp_path / "nothing.pth", device=device)
+    with pytest.raises(InputError, match=message):
+        sam_from_state({}, device=device)
+
+
 def published_names(model: Any) -> dict[str, Any]:
     """A `SamModel`'s tensors in segment-anything's names, written down apart from the package."""
     norms = {"layer_norm_final_attn": "norm_final_attn"}

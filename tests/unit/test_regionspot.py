@@ -9,25 +9,38 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors import SafetensorError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from anyregion import CheckpointError, InputError, Recognizer, Regions  # noqa: E402
+from anyregion import (  # noqa: E402
+    AnyRegionError,
+    CheckpointError,
+    InputError,
+    Recognizer,
+    Regions,
+    Vocabulary,
+)
+from anyregion.cli.main import main  # noqa: E402
 from anyregion.images import Pixels  # noqa: E402
 from anyregion.localizers.protocol import RegionTokens  # noqa: E402
 from anyregion.masks import RLE, encode_mask  # noqa: E402
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters  # noqa: E402
 from anyregion.regionspot.attention import attention_maps, overlay_attention  # noqa: E402
-from anyregion.regionspot.checkpoint import convert_checkpoint  # noqa: E402
+from anyregion.regionspot.checkpoint import convert_checkpoint, load_published  # noqa: E402
 from anyregion.regionspot.encoder import RegionSpotEncoder  # noqa: E402
 from anyregion.regionspot.objective import focal_loss, region_logits, repeated_rows  # noqa: E402
 from anyregion.regionspot.pretrained import (  # noqa: E402
     adapter_from_state,
+    from_pretrained,
     load_adapter,
     read_config,
     save_pretrained,
 )
+from anyregion.runs.batch import BatchReport, recognize_images  # noqa: E402
+from anyregion.runs.region_sources import same_regions  # noqa: E402
 from anyregion.semantics.protocol import FeatureMap  # noqa: E402
 
 SMALL = AdapterConfig(token_width=16, feature_width=32, embed_width=24, heads=4, feedforward=64)
@@ -104,6 +117,7 @@ class ToyLocalizer:
 
     name = "toy-localizer"
     token_width = 16
+    fingerprint = "toy-localizer-1"
 
     def encode(self, images: Sequence[Pixels]) -> list[Any]:
         return [(float(i.mean()) / 255, i.shape[:2]) for i in images]
@@ -147,6 +161,7 @@ class ToyVlm:
 
     name, logit_scale, logit_bias = "toy-vlm", 20.0, 0.0
     feature_width, embed_width, image_size = 32, 24, 96
+    fingerprint = "toy-vlm-1"
     text = ToyWords()
 
     def feature_map(self, images: Sequence[Pixels], *, antialias: bool = True) -> FeatureMap:
@@ -306,6 +321,87 @@ def test_other_sizes_are_named() -> None:
     del state["decoder.norm.bias"]
     with pytest.raises(CheckpointError, match=r"missing decoder\.norm\.bias.*\(3, 3\)"):
         adapter_from_state(state, SMALL, "here")
+
+
+@pytest.mark.parametrize("where", ["file", "below a file", "unwritable"])
+def test_convert_says_what_it_cannot_write(
+    tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published(tmp_path / "adapter.pth")
+    (tmp_path / "file").write_text("precious")
+    out = {
+        "file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "out",
+        "unwritable": Path("/proc/nowhere/out"),
+    }[where]
+    words = ["convert", str(tmp_path / "adapter.pth"), str(out), "--vlm", "some/clip"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"anyregion: error: {out}")
+    assert ("not a folder" if where == "file" else "cannot be written") in error
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_full_disk_leaves_no_half_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    published(tmp_path / "adapter.pth")
+    monkeypatch.setattr("anyregion.weight_files.save_file", full)
+    with pytest.raises(AnyRegionError, match="No space left on device"):
+        convert_checkpoint(tmp_path / "adapter.pth", tmp_path / "out", vlm="some/clip")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("load", [from_pretrained, load_published])
+def test_a_device_that_is_not_here(tmp_path: Path, load: Any) -> None:
+    """Said before a file is read."""
+    with pytest.raises(InputError, match="device 'foo' cannot be used: torch offers cpu"):
+        load(tmp_path / "nothing", device="foo")
+
+
+def change(name: str, encoder: RegionSpotEncoder) -> None:
+    if name == "adapter":
+        encoder.adapter.projector.bias.data[0] += 1
+    elif name == "attention":
+        encoder.adapter.config = replace(SMALL, attention="independent")
+    elif name in ("source", "antialias"):
+        setattr(encoder, name, {"source": "prompt", "antialias": False}[name])
+    else:
+        getattr(encoder, name).fingerprint = "another"
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter", "attention", "source", "antialias", "localizer", "vlm"]
+)
+def test_fingerprint_follows_all_that_answers(name: str) -> None:
+    encoder = toy_encoder()
+    before = encoder.fingerprint
+    assert before == toy_encoder().fingerprint
+    change(name, encoder)
+    assert encoder.fingerprint != before
+
+
+def test_a_run_of_other_weights_is_not_continued(tmp_path: Path) -> None:
+    for i in range(2):
+        Image.new("RGB", (20, 10), (90 * i, 50, 50)).save(tmp_path / f"{i}.png")
+    trained = toy_encoder()
+
+    def run(*names: str) -> BatchReport:
+        return recognize_images(
+            [tmp_path / name for name in names],
+            Vocabulary.from_names(WORDS),
+            same_regions(Regions.from_boxes([[0, 0, 4, 4]])),
+            lambda: Recognizer(trained, cache=None),
+            out=tmp_path / "out",
+        )
+
+    assert run("0.png").images == 1
+    change("adapter", trained)
+    with pytest.raises(InputError, match="finished images were named by other weights"):
+        run("0.png", "1.png")
 
 
 def test_focal_loss_by_hand() -> None:

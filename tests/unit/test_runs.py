@@ -225,6 +225,66 @@ def test_other_weights_may_not_continue(photos: Path, tmp_path: Path) -> None:
         run([photos / "y.png", photos / "z.webp"], tmp_path / "out", load=newer)
 
 
+def test_another_encoder_may_not_continue(photos: Path, tmp_path: Path) -> None:
+    """Words are the same; what sees the regions is not."""
+
+    def newer() -> Recognizer:
+        recognizer = colour_recognizer()
+        recognizer.encoder.logit_scale = 20.0
+        return recognizer
+
+    run(photos / "y.png", tmp_path / "out")
+    before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"other weights \(encoder was colours 10\.0"):
+        run([photos / "y.png", photos / "z.webp"], tmp_path / "out", load=newer)
+    assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
+
+
+def overwrite(path: Path, left: str, right: str) -> None:
+    """Another picture at the same place, and a later time."""
+    before = path.stat().st_mtime_ns
+    picture(path, left, right)
+    os.utime(path, ns=(before, before + 1_000_000))
+
+
+def test_an_overwritten_image_is_named_again(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out, csv=True)
+    overwrite(photos / "b" / "x.jpg", "black", "yellow")
+    report = run(photos, out, csv=True)
+    assert (report.kept, report.images) == (4, 1)
+    assert labels(out)["b/x.jpg"] == ["black", "yellow"]
+    assert len(lines(out / "predictions.jsonl")) == 5, "one line an image"
+    drawn = [p for p in (out / "pictures").rglob("*") if p.is_file()]
+    assert len(drawn) == 5
+    run(photos, tmp_path / "anew", csv=True)
+    for name in ("predictions.json", "predictions.csv", "skipped.jsonl", "pictures/b/x.jpg"):
+        assert (out / name).read_bytes() == (tmp_path / "anew" / name).read_bytes(), name
+    assert run(photos, out).images == 0
+
+
+def test_an_image_that_broke_keeps_no_answer(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    (photos / "y.png").write_bytes(b"broken")
+    report = run(photos, out)
+    assert (report.kept, report.images, len(report.set_aside)) == (4, 0, 1)
+    assert "y.png" not in labels(out)
+    assert "y.png" not in (out / "predictions.json").read_text()
+    assert not (out / "pictures" / "y.png").exists()
+
+
+def test_a_changed_image_after_an_interrupt(photos: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, parts, batch_size=1, load=stopping_after(3))
+    overwrite(photos / "a" / "x.jpg", "white", "white")
+    report = run(photos, parts, batch_size=1)
+    assert (report.kept, report.images) == (2, 3)
+    run(photos, whole)
+    assert (parts / "predictions.json").read_bytes() == (whole / "predictions.json").read_bytes()
+
+
 def test_overwrite_removes_only_what_a_run_wrote(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(photos, out)
@@ -256,6 +316,19 @@ def test_two_runs_may_not_write_one_folder(photos: Path, tmp_path: Path) -> None
 def test_results_inside_the_photos_are_no_input(photos: Path) -> None:
     run(photos, photos / "results")
     assert run(photos, photos / "results").kept == 5
+
+
+def test_pictures_of_other_runs_are_no_input(photos: Path) -> None:
+    run(photos, photos / "o1")
+    picture(photos / "pictures" / "mine.png", "red", "blue")
+    assert run(photos, photos / "o2").images == 6, "five, and the user's own `pictures`"
+    assert run([photos / "**" / "*.png"], photos / "o3").images == 2
+    drawn = photos / "o1" / "pictures"
+    with pytest.raises(InputError, match="pictures that a run of anyregion drew"):
+        run(drawn, photos / "o4")
+    assert run(drawn / "y.png", photos / "o4").images == 1, "named outright"
+    (photos / "o1" / "run.json").write_text("{")
+    assert run(drawn, photos / "o5").images == 5, "not a results folder"
 
 
 def test_broken_items_do_not_stop_the_rest(photos: Path, tmp_path: Path) -> None:
@@ -351,9 +424,8 @@ def test_regions_of_a_file_keep_their_ids(photos: Path, tmp_path: Path) -> None:
     assert report.images == 2
     reasons = {a.item: a.reason for a in report.set_aside}
     assert reasons.pop("y.png, region 903").startswith("region 903: box [5.0, 5.0, 3.0, 9.0]")
-    assert reasons == dict.fromkeys(
-        ["a/x.jpg", "z.webp", "z.webp.jpg"], "no regions for this image"
-    )
+    assert "lists b/x.jpg: another folder's image" in reasons.pop("a/x.jpg")
+    assert reasons == dict.fromkeys(["z.webp", "z.webp.jpg"], "no regions for this image")
     coco = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [(i["id"], i["file_name"]) for i in coco["images"]] == [(70, "b/x.jpg"), (50, "y.png")]
     assert [(a["image_id"], a["region_id"]) for a in coco["annotations"]] == [(70, 901), (50, 902)]
@@ -460,3 +532,36 @@ def test_regions_of_another_size_are_not_asked(photos: Path, tmp_path: Path) -> 
     assert labels(tmp_path / "out") == {"z.webp": ["blue"]}
     (aside,) = report.set_aside
     assert (aside.item, "40 x 30 upright" in aside.reason) == ("y.png", True)
+
+
+@pytest.fixture
+def scored(photos: Path, tmp_path: Path) -> Path:
+    boxes = {"y.png": {"boxes": [[0, 0, 20, 30]], "scores": [0.5], "labels": [1]}}
+    (tmp_path / "scored.json").write_text(json.dumps(boxes))
+    return tmp_path / "scored.json"
+
+
+@pytest.mark.parametrize(("scores", "at_most"), [(True, 0.5), (False, 1.0)])
+def test_scores_of_a_file(
+    photos: Path, tmp_path: Path, scored: Path, scores: bool, at_most: float
+) -> None:
+    run(photos / "y.png", tmp_path / "out", source=regions_from_file(scored, scores=scores))
+    (line,) = lines(tmp_path / "out" / "predictions.jsonl")
+    assert at_most * 0.9 < line["regions"][0]["score"] <= at_most
+
+
+def test_regions_of_another_camera_are_not_taken(tmp_path: Path) -> None:
+    """`cam1.json` lists `cam1/0001.jpg`; the image of that name is another camera's."""
+    picture(tmp_path / "cam2" / "0001.jpg", "red", "blue")
+    picture(tmp_path / "cam1" / "0001.jpg", "red", "blue")
+    content = {
+        "images": [{"id": 1, "file_name": "cam1/0001.jpg", "height": 30, "width": 40}],
+        "annotations": [{"id": 1, "image_id": 1, "bbox": [0, 0, 9, 9]}],
+    }
+    (tmp_path / "cam1.json").write_text(json.dumps(content))
+    source = regions_from_file(tmp_path / "cam1.json")
+    report = run([tmp_path / "cam1", tmp_path / "cam2"], tmp_path / "out", source=source)
+    assert list(labels(tmp_path / "out")) == ["cam1/0001.jpg"]
+    (aside,) = report.set_aside
+    assert aside.item == "cam2/0001.jpg"
+    assert "cam1/0001.jpg" in aside.reason

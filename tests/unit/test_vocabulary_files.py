@@ -255,3 +255,11 @@ def test_a_hundred_thousand_lines_load_fast(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(words(path)) == 100_000
     assert time.process_time() - start < 3
+
+
+def test_published_cleaning_keeps_spellings_apart(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cell phone\ncell_phone\nwall\nwall-stuff\n")
+    plain = load_vocabulary(tmp_path / "names.txt")
+    published = load_vocabulary(tmp_path / "names.txt", cleaning="published")
+    assert (len(plain), len(plain.set_aside)) == (2, 2)  # type: ignore[arg-type, union-attr]
+    assert len(published) == 4  # type: ignore[arg-type]

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from anyregion.errors import InputError
 from anyregion.regions import Regions
+from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
+ONE_NAME = "warning: one name always scores 1 under softmax: use --score sigmoid"
 PointGroup = tuple[list[list[float]], list[int]]
 
 
@@ -29,6 +35,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--localizer", metavar="NAME", help="SAM's hub name or folder")
     group.add_argument("--vlm", metavar="NAME", help="CLIP's or SigLIP's hub name or folder")
+    group.add_argument(
+        "--no-antialias",
+        action="store_true",
+        help="RegionSpot: resize for the VLM as the published predictor does",
+    )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
     group.add_argument(
         "--score",
@@ -40,6 +51,76 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch-size", type=positive, default=4, metavar="N", help="images at once (default: 4)"
     )
+
+
+def model_choice(args: argparse.Namespace) -> dict[str, Any]:
+    """What `load_recognizer` is asked for, but for the device: all that changes answers."""
+    return {
+        "model": args.model,
+        "recognizer": args.recognizer,
+        "localizer": args.localizer,
+        "vlm": args.vlm,
+        "antialias": False if args.no_antialias else None,
+    }
+
+
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """How names become the texts that the model reads."""
+    group = parser.add_argument_group("names as prompts")
+    group.add_argument(
+        "--templates",
+        action="append",
+        metavar="TEMPLATE",
+        help="prompt template with one {}, or a file of them; may be repeated "
+        "(default: the model's own)",
+    )
+    group.add_argument(
+        "--cleaning",
+        choices=["plain", "published"],
+        default="plain",
+        help="plain: underscores become spaces, -other, -merged and -stuff are dropped; "
+        "published: underscores stay, as in RegionSpot's code (default: plain)",
+    )
+    group.add_argument(
+        "--no-synonyms",
+        action="store_true",
+        help="leave out the synonyms of --vocabulary, as published results on LVIS do",
+    )
+
+
+def read_vocabulary(args: argparse.Namespace) -> Vocabulary | EncodedVocabulary:
+    """`--vocabulary`, with the templates, cleaning and synonyms that were asked for."""
+    from anyregion.vocabulary_files import load_vocabulary
+
+    vocabulary = load_vocabulary(
+        args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning
+    )
+    templates = parse_templates(args.templates)
+    if isinstance(vocabulary, EncodedVocabulary):
+        if templates or args.cleaning != "plain" or args.no_synonyms:
+            raise InputError(
+                "--templates, --cleaning, --no-synonyms: this vocabulary is encoded already"
+            )
+        return vocabulary
+    return replace(vocabulary, templates=templates)
+
+
+def counted(names: int) -> str:
+    """`80 names`, `1 name`."""
+    return f"{names} name{'' if names == 1 else 's'}"
+
+
+def origin(spec: str) -> str:
+    """Where the names of `--vocabulary` are from, to print behind their number."""
+    from anyregion.vocabulary_files import builtin_vocabularies
+
+    name = spec.strip().casefold()
+    if name in builtin_vocabularies():
+        return f" (built-in {name})"
+    with suppress(OSError, ValueError, RuntimeError):  # names need not be possible file names
+        if Path(spec).expanduser().is_file():
+            return f" (file {spec})"
+    return ""
 
 
 def positive(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--use-masks", action="store_true", help="give the annotations' masks as prompts too"
     )
+    shared.add_prompt_arguments(parser)
     shared.add_model_arguments(parser)
     parser.add_argument(
         "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
@@ -43,20 +45,20 @@ def run(args: argparse.Namespace) -> int:
     from anyregion import models
     from anyregion.cli import terminal
     from anyregion.evaluation.classification import Accuracy, evaluate_classification
-    from anyregion.vocabulary_files import load_vocabulary
 
+    if args.vocabulary:
+        options: dict[str, Any] = {"vocabulary": shared.read_vocabulary(args)}
+        names_from = shared.origin(args.vocabulary)
+    else:
+        templates = shared.parse_templates(args.templates)
+        options = {"templates": templates, "cleaning": args.cleaning}
+        names_from = " (the annotations' categories)"
     with terminal.progress() as track:
         report = evaluate_classification(
-            lambda: models.load_recognizer(
-                args.model,
-                recognizer=args.recognizer,
-                localizer=args.localizer,
-                vlm=args.vlm,
-                device=args.device,
-            ),
+            lambda: models.load_recognizer(**shared.model_choice(args), device=args.device),
             args.annotations,
             args.images,
-            vocabulary=load_vocabulary(args.vocabulary) if args.vocabulary else None,
+            **options,
             use_masks=args.use_masks,
             score=args.score,
             limit=args.limit,
@@ -64,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
             progress=track("naming regions", "images"),
             encoding=track("reading the vocabulary", "names"),
         )
+    if report.names == 1 and args.score == "softmax":
+        terminal.note(shared.ONE_NAME)
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
         print(json.dumps({"model": args.model, "recognizer": args.recognizer, **report.to_dict()}))
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             [
                 ("class-averaged", f"{report.mean_class_accuracy:.1%} ({len(report.by_class)})"),
                 ("mean score", f"{report.mean_score:.3f}"),
-                ("names", report.names),
+                ("vocabulary", shared.counted(report.names) + names_from),
                 ("images", report.images),
                 ("outside vocabulary", report.outside_vocabulary),
                 ("seconds", f"{report.seconds:.1f}"),

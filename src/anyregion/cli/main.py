@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import re
@@ -34,6 +35,11 @@ COMMANDS = {
     "doctor": Command("anyregion.cli.doctor", "check this installation"),
 }
 
+# what is no bug: the reader (`| head`) has gone, a full disk, no permission
+_OUTSIDE = (
+    errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
+)  # fmt: skip
+
 # what argparse would take for an option although it is a box: -3,0,5,5
 _NEGATIVE = re.compile(r"-\.?\d[^=]*,")
 
@@ -53,9 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AnyRegionError as error:
         print("anyregion: error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return FAILED
-    except BrokenPipeError:
-        # the reader (`| head`) has gone; Python's own flush at the end is to find no pipe either
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            raise  # a bug
+        # Python's own flush at the end is to find no broken pipe and no full disk either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"anyregion: error: {where}{error.strerror}", file=sys.stderr)
         return FAILED
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from anyregion.cli import arguments as shared
@@ -17,7 +16,8 @@ what is written to DIR:
   pictures/          the images with their regions named
   skipped.jsonl      images and regions that were set aside, and why
   run.json           the settings
-The same command again continues an interrupted run. predictions.json is written at its end.
+The same command again continues an interrupted run, and names overwritten images anew.
+predictions.json is written at its end.
 
 """
 
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--regions",
         type=Path,
         metavar="FILE.json",
-        help="COCO annotations or results, or a detector's {image: {boxes, scores, labels}}",
+        help="COCO annotations or results, or a detector's {image: {boxes, scores, labels}}; "
+        "scores in it are multiplied with the names' scores",
     )
     where.add_argument(
         "--box",
@@ -61,14 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--use-masks", action="store_true", help="use the masks of --regions as prompts too"
     )
-    shared.add_model_arguments(parser)
-    parser.add_argument(
-        "--templates",
-        action="append",
-        metavar="TEMPLATE",
-        help="prompt template with one {}, or a file of them; may be repeated "
-        "(default: the model's own)",
+    where.add_argument(
+        "--ignore-scores",
+        action="store_true",
+        help="do not multiply by the scores of --regions",
     )
+    shared.add_prompt_arguments(parser)
+    shared.add_model_arguments(parser)
     parser.add_argument(
         "--top-k",
         type=shared.positive,
@@ -109,7 +109,6 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.runs.batch import recognize_images
     from anyregion.runs.region_sources import regions_from_file, same_regions
     from anyregion.vocabulary import Vocabulary
-    from anyregion.vocabulary_files import load_vocabulary
 
     typed = bool(args.box or args.point)
     if typed == bool(args.regions):
@@ -120,25 +119,19 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.use_masks and typed:
         raise InputError("--use-masks needs --regions: boxes and points have no masks")
-    templates = shared.parse_templates(args.templates)
-    vocabulary = load_vocabulary(args.vocabulary)
+    if args.ignore_scores and typed:
+        raise InputError("--ignore-scores needs --regions: boxes and points have no scores")
+    vocabulary = shared.read_vocabulary(args)
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
-    if templates is not None:
-        if not isinstance(vocabulary, Vocabulary):
-            raise InputError("--templates: this vocabulary is encoded already, with its own")
-        vocabulary = replace(vocabulary, templates=templates)
     terminal.warn_list("names left out of the vocabulary", names.set_aside)
     source = (
         same_regions(shared.prompts(args.box, args.point))
         if typed
-        else regions_from_file(args.regions, masks=args.use_masks)
+        else regions_from_file(args.regions, masks=args.use_masks, scores=not args.ignore_scores)
     )
-    choice = {
-        "model": args.model,
-        "recognizer": args.recognizer,
-        "localizer": args.localizer,
-        "vlm": args.vlm,
-    }
+    if len(names) == 1 and args.score == "softmax":
+        terminal.note(shared.ONE_NAME)
+    choice = shared.model_choice(args)
     with terminal.progress() as track:
         try:
             report = recognize_images(
@@ -147,7 +140,11 @@ def run(args: argparse.Namespace) -> int:
                 source,
                 lambda: models.load_recognizer(**choice, device=args.device),
                 out=args.out,
-                settings={**choice, "use_masks": args.use_masks},
+                settings={
+                    **choice,
+                    "use_masks": args.use_masks,
+                    "ignore_scores": args.ignore_scores,
+                },
                 about={"anyregion": __version__},
                 overwrite=args.overwrite,
                 top_k=args.top_k,
@@ -185,6 +182,7 @@ def run(args: argparse.Namespace) -> int:
         [
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
+            ("vocabulary", shared.counted(len(names)) + shared.origin(args.vocabulary)),
             ("set aside", len(report.set_aside)),
             ("seconds", f"{report.seconds:.1f}"),
             ("results", args.out),

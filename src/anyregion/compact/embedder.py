@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.compact.bridge import load_bridge
+from anyregion.compact.assets import read_manifest
+from anyregion.compact.bridge import BEST_CLASSES, NUMBERS, TEMPERATURE, load_bridge
 from anyregion.compact.eyes import LONG_SIDE, Eyes
 from anyregion.compact.words import WIDTH, Words
 from anyregion.images import Pixels
@@ -43,6 +45,17 @@ class CompactEmbedder:
         self.text = Words(self.bridge, threads=threads, device=device)
         self.logit_scale = LOGIT_SCALE
         self.logit_bias = LOGIT_BIAS
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the assets, as they were checked on loading, and of the constants in use."""
+        manifest = read_manifest()
+        content = [
+            *(manifest[name]["sha256"] for name in ("eyes.onnx", NUMBERS)),
+            *(LONG_SIDE, CROP_SIDE, TEMPERATURE, BEST_CLASSES, LOGIT_SCALE, LOGIT_BIAS),
+            self.text.fingerprint,
+        ]
+        return f"compact-{hashlib.sha256(repr(content).encode()).hexdigest()[:32]}"
 
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Embed whole images of any sizes, `(len(images), 384)`, not normalised."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,8 @@ def evaluate_classification(
     images: str | Path,
     *,
     vocabulary: Vocabulary | EncodedVocabulary | None = None,
+    templates: Sequence[str] | None = None,
+    cleaning: Literal["plain", "published"] = "plain",
     use_masks: bool = False,
     score: Score = "softmax",
     limit: int | None = None,
@@ -87,13 +90,15 @@ def evaluate_classification(
 
     Crowd regions are left out. Names of another vocabulary than the file's are matched with the
     file's category names whatever their case and underscores; regions of classes that it does not
-    hold are counted and left out.
+    hold are counted and left out. Scores that the file may state for its regions are not used.
 
     Args:
         recognizer: the recogniser, or what loads it once the files are known to be usable.
         annotations: COCO annotations: boxes, categories and their names.
-        images: the folder that `file_name` starts from (or that holds the bare file).
+        images: the folder that `file_name` starts from (or that holds the bare file). An image
+            file that several entries lead to is nobody's: those are set aside.
         vocabulary: names to choose from; the file's categories unless given.
+        templates, cleaning: of the vocabulary that is made of the file's categories.
         use_masks: give the masks as prompts too, where there are any.
         score: only `mean_score` depends on it.
         limit: no more than the first so many images that have regions.
@@ -104,21 +109,24 @@ def evaluate_classification(
     Raises:
         InputError: files that cannot be used, or no region that could be named.
     """
-    file = load_regions(annotations, masks=use_masks)
+    file = load_regions(annotations, masks=use_masks, scores=False)
     if not file.categories:
         raise InputError(f"{annotations}: no categories, so there is nothing to compare with")
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 image; it is {limit}")
     if vocabulary is None:
         ids = list(file.categories)
-        vocabulary = Vocabulary.from_names([file.categories[i] for i in ids], ids=ids)
+        vocabulary = Vocabulary.from_names(
+            [file.categories[i] for i in ids], ids=ids, templates=templates, cleaning=cleaning
+        )
+    elif templates is not None or cleaning != "plain":
+        raise InputError("templates and cleaning belong to the vocabulary that was given")
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     truth = _positions(file, names)
     if not truth:
         raise InputError(f"{annotations}: none of its categories is in the vocabulary")
-    entries = [e for e in file.images.values() if len(e.regions) and e.file_name][:limit]
     aside = list(file.set_aside)
-    found = [(e, p) for e in entries if (p := _image_path(Path(images), e, aside))]
+    found = _found(file, Path(images), limit, aside)
     if not found:
         first = str(aside[-1]) if aside else "no image has regions"
         raise InputError(f"{annotations}: nothing to evaluate ({first})")
@@ -253,18 +261,36 @@ def _categories(regions: Regions) -> Sequence[int]:
 
 def _positions(file: RegionFile, names: Vocabulary) -> dict[int, int]:
     """`{category id: position in the vocabulary}` of the categories whose names it holds."""
+    # a region of no category has -1, which is no category's id
     known = {_key(name): i for i, name in reversed(list(enumerate(names.names)))}
-    return {i: known[_key(n)] for i, n in file.categories.items() if _key(n) in known}
+    return {i: known[_key(n)] for i, n in file.categories.items() if i != -1 and _key(n) in known}
 
 
 def _key(name: str) -> str:
     return " ".join(name.replace("_", " ").split()).casefold()
 
 
-def _image_path(folder: Path, entry: ImageEntry, aside: list[SetAside]) -> Path | None:
-    name = entry.file_name or ""
-    for path in (folder / name, folder / Path(name).name):
-        if path.is_file():
-            return path
-    aside.append(SetAside(name, f"not in {folder}"))
-    return None
+def _found(
+    file: RegionFile, folder: Path, limit: int | None, aside: list[SetAside]
+) -> list[tuple[ImageEntry, Path]]:
+    """The first entries that have regions, each with its image; the others are set aside."""
+    paths = {k: _image_path(folder, e.file_name) for k, e in file.images.items() if e.file_name}
+    claims = Counter(paths.values())
+    asked = [e for e in file.images.values() if e.key in paths and len(e.regions)][:limit]
+    found: list[tuple[ImageEntry, Path]] = []
+    for entry in asked:
+        path = paths[entry.key]
+        if path is None:
+            aside.append(SetAside(str(entry.file_name), f"not in {folder}"))
+        elif claims[path] > 1:
+            # `a/1.jpg` and `b/1.jpg` both lead to `1.jpg`: whose regions it has, nobody can tell
+            reason = f"{path} could be the file of {claims[path]} entries"
+            aside.append(SetAside(str(entry.file_name), reason))
+        else:
+            found.append((entry, path))
+    return found
+
+
+def _image_path(folder: Path, name: str) -> Path | None:
+    places = (folder / name, folder / Path(name).name)
+    return next((path for path in places if path.is_file()), None)

@@ -43,6 +43,11 @@ class Localizer(Protocol):
     name: str
     token_width: int
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a token would: weights and precision."""
+        ...
+
     def encode(self, images: Sequence[Pixels]) -> list[Any]:
         """Encode each image once; what comes back is handed to `tokens` and `masks`."""
         ...

@@ -54,10 +54,11 @@ def sam_from_state(
         device: where it runs.
 
     Raises:
+        InputError: a device that is not here.
         CheckpointError: missing, unexpected or misshapen tensors.
     """
-    model = sam_model_from_state(state, name=name)
-    return sam_localizer(model, name=name, options=RunOptions(device))
+    options = RunOptions(device)
+    return sam_localizer(sam_model_from_state(state, name=name), name=name, options=options)
 
 
 def sam_model_from_state(state: Mapping[str, Tensor], *, name: str = "state dict") -> Any:

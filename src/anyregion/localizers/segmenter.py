@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from anyregion.devices import check_device
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, logits_to_masks
@@ -18,6 +20,7 @@ from anyregion.localizers.protocol import RegionTokens, TokenSource
 from anyregion.localizers.two_way import ImageTokens, image_tokens, two_way
 from anyregion.masks import RLE
 from anyregion.regions import Regions
+from anyregion.weight_files import fingerprint
 
 
 class Family(Protocol):
@@ -82,12 +85,18 @@ class RunOptions:
         batch_size: images a pass of the image encoder. 1 on a CPU, which gains nothing from
             more (at 1024 pixels a ViT needs above 1 GB an image), else 8.
         encoder_dtype: bfloat16 runs the image encoder alone under autocast; else float32.
+
+    Raises:
+        InputError: a device that is not here.
     """
 
     device: str | torch.device = "cpu"
     chunk: int | None = None
     batch_size: int | None = None
     encoder_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
 
 
 DEFAULTS = RunOptions()
@@ -133,6 +142,12 @@ class SegmenterLocalizer:
         self.low_side: int = 4 * grid
         with torch.no_grad():
             self._positions: Tensor = family.model.get_image_wide_positional_embeddings()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights, with family and precision; computed when first asked for."""
+        weights = self.family.model.state_dict().items()
+        return fingerprint(weights, type(self.family).__name__, self.encoder_dtype)
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from anyregion.errors import CheckpointError
-from anyregion.files import atomic_path
+from anyregion.devices import check_device
+from anyregion.errors import CheckpointError, InputError
 from anyregion.localizers.sam_checkpoint import sam_from_state
 from anyregion.regionspot.adapter import AdapterConfig
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.regionspot.pretrained import Pretrained, adapter_from_state, write_folder
 from anyregion.semantics.clip import clip_from_openai_state_dict
-from anyregion.weight_files import read_state_dict
+from anyregion.weight_files import read_state_dict, write_tensors
 
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 # the published weights: widths of the feature map and the words -> the CLIP they were trained with
@@ -93,7 +92,9 @@ def load_published(
     Raises:
         CheckpointError: as `read_checkpoint`; or SAM and CLIP were stripped (then convert it, and
             name them there).
+        InputError: a device that is not here.
     """
+    check_device(device)
     parts = read_checkpoint(path)
     if parts.sam is None or parts.clip is None:
         raise CheckpointError(f"{path}: holds the adapter only; use `anyregion convert` first")
@@ -130,8 +131,12 @@ def convert_checkpoint(
 
     Raises:
         CheckpointError: as `read_checkpoint`; or no published CLIP has these widths.
+        InputError: `out` is a file.
+        AnyRegionError: `out` cannot be written.
     """
     checkpoint, out = Path(checkpoint), Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: not a folder")
     parts = read_checkpoint(checkpoint)
     config = parts.adapter_config()
     adapter_from_state(parts.adapter, config, str(checkpoint))  # refuses wrong sizes
@@ -160,6 +165,5 @@ def convert_checkpoint(
 
 def _write_part(path: Path, state: dict[str, Tensor], checkpoint: Path) -> str:
     metadata = {"origin": f"converted from {checkpoint.name}", "licence": PUBLISHED_LICENCE}
-    with atomic_path(path) as temporary:
-        save_file({n: t.contiguous() for n, t in state.items()}, temporary, metadata=metadata)
+    write_tensors(path, state, metadata)
     return path.name

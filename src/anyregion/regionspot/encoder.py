@@ -19,6 +19,7 @@ from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.regionspot.adapter import Adapter, stack_tokens
 from anyregion.semantics.protocol import VisionLanguageModel
+from anyregion.weight_files import fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,18 @@ class RegionSpotEncoder:
         self.text = vlm.text
         self.logit_scale = vlm.logit_scale
         self.logit_bias = vlm.logit_bias
+
+    @property
+    def fingerprint(self) -> str:
+        """Adapter (weights and configuration), localizer, VLM, and how they are joined."""
+        return fingerprint(
+            self.adapter.state_dict().items(),
+            self.adapter.config,
+            self.source,
+            self.antialias,
+            self.localizer.fingerprint,
+            self.vlm.fingerprint,
+        )
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Pixels]) -> list[EncodedImage]:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
+from anyregion.devices import check_device
 from anyregion.errors import CheckpointError
-from anyregion.files import atomic_path, read_json, write_json
+from anyregion.files import atomic_path, read_json, write_json, writing
 from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import TokenSource
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.semantics.loading import load_vlm
-from anyregion.weight_files import compare_shapes, read_state_dict
+from anyregion.weight_files import compare_shapes, read_state_dict, write_tensors
 
 WEIGHTS = "adapter.safetensors"
 CONFIG = "config.json"
@@ -56,6 +56,9 @@ def save_pretrained(
     """Write the adapter of an encoder (weights, configuration, model card).
 
     What it was joined to is written by name, with the VLM's input size.
+
+    Raises:
+        AnyRegionError: the folder cannot be written.
     """
     about = Pretrained(
         adapter=encoder.adapter.config,
@@ -71,14 +74,17 @@ def save_pretrained(
 
 
 def write_folder(folder: Path, about: Pretrained, weights: dict[str, torch.Tensor]) -> None:
-    """Write weights, configuration and model card, each atomically; the weights come first."""
+    """Write weights, configuration and model card, each atomically; the weights come first.
+
+    Raises:
+        AnyRegionError: they cannot be written.
+    """
     metadata = {"format": FORMAT, "licence": about.licence, "origin": about.origin}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
-    with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-    write_json(folder / CONFIG, {"format": FORMAT, **asdict(about)}, indent=2)
-    with atomic_path(folder / "README.md") as temporary:
-        temporary.write_text(_card(about), encoding="utf-8")
+    write_tensors(folder / WEIGHTS, weights, metadata)
+    with writing(folder):
+        write_json(folder / CONFIG, {"format": FORMAT, **asdict(about)}, indent=2)
+        with atomic_path(folder / "README.md") as temporary:
+            temporary.write_text(_card(about), encoding="utf-8")
 
 
 def from_pretrained(
@@ -97,8 +103,9 @@ def from_pretrained(
 
     Raises:
         CheckpointError: files missing, broken, or not fitting the configuration.
-        InputError: the localizer or the VLM cannot be had.
+        InputError: the localizer, the VLM or the device cannot be had.
     """
+    check_device(device)
     folder = Path(folder)
     about = read_config(folder)
     adapter = load_adapter(folder / WEIGHTS, about.adapter)

@@ -17,6 +17,7 @@ from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.export import write_coco, write_csv
 from anyregion.runs.folder import ResultsFolder, known_root
+from anyregion.runs.journal import file_mark
 from anyregion.runs.named_images import name_images
 from anyregion.runs.reading import read_ahead
 from anyregion.runs.region_sources import Asked, RegionSource
@@ -55,6 +56,7 @@ class _Item:
     pixels: Pixels
     regions: Regions
     image_id: int | None
+    file: dict[str, int] | None
     set_aside: list[SetAside]
 
 
@@ -81,7 +83,8 @@ def recognize_images(
 ) -> BatchReport:
     """Name the regions of many images and write the results folder (see `ResultsFolder`).
 
-    Images that an earlier run finished are not read again; if all are, no model is loaded. What
+    Images that an earlier run finished are not read again, unless their file has changed since (in
+    size or time of change); if all are finished, no model is loaded. What
     cannot be used (an image, a region) is set aside and the rest goes on. An interrupted run,
     even a killed one, leaves finished images intact; calling again continues it.
 
@@ -128,6 +131,9 @@ def recognize_images(
         "regions": regions.digest,
     }
     with ResultsFolder(out, settings=fixed, root=root, overwrite=overwrite, about=about) as folder:
+        marks = {name: file_mark(path) for name, path in images.items()}
+        finished = folder.journal.entries
+        folder.drop([n for n in images if n in finished and finished[n].file != marks[n]])
         aside += regions.set_aside
         folder.skip(aside)
         kept = set(images) & set(folder.journal.entries)
@@ -151,7 +157,7 @@ def recognize_images(
             recognizer = load()
             words = recognizer.encode_vocabulary(vocabulary, progress=encoding)
             unreadable = words.unreadable
-            folder.pin({"words": words.model})
+            folder.pin({"words": words.model, "encoder": recognizer.encoder.fingerprint})
             folder.begin()
             started = time.perf_counter()
 
@@ -171,6 +177,7 @@ def recognize_images(
                 pending,
                 folder,
                 ask,
+                marks=marks,
                 pictures=pictures,
                 batch_size=batch_size,
                 progress=progress,
@@ -200,6 +207,7 @@ def _work(
     folder: ResultsFolder,
     ask: Callable[[list[_Item]], list[Predictions]],
     *,
+    marks: Mapping[str, dict[str, int] | None],
     pictures: bool,
     batch_size: int,
     progress: Progress | None,
@@ -229,7 +237,7 @@ def _work(
                     failed.append((name, _other_size(pixels, asked)))
                 else:
                     fitted, outside = asked.regions.fit(*pixels.shape[:2])
-                    items.append(_Item(name, pixels, fitted, asked.image_id, outside))
+                    items.append(_Item(name, pixels, fitted, asked.image_id, marks[name], outside))
             named: list[tuple[_Item, Predictions]] = []
             for item, answer in _named(ask, items):
                 if isinstance(answer, InputError):
@@ -274,6 +282,7 @@ def _finish(folder: ResultsFolder, item: _Item, predictions: Predictions, pictur
         item.name,
         predictions,
         image_id=item.image_id,
+        file=item.file,
         set_aside=item.set_aside,
         picture=picture,
     )

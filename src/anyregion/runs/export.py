@@ -6,9 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from anyregion.files import atomic_path
+from anyregion.files import atomic_path, writing
 from anyregion.predictions import CSV_COLUMNS, record_to_coco, record_to_csv
-from anyregion.runs.journal import Journal, to_line, writing
+from anyregion.runs.journal import Journal, to_line
 from anyregion.vocabulary import Vocabulary
 
 

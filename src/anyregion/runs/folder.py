@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from anyregion.errors import InputError, SetAside
-from anyregion.files import atomic_path, read_json
+from anyregion.files import atomic_path, read_json, writing
 from anyregion.predictions import Predictions
-from anyregion.runs.journal import Journal, append_whole, to_line, writing
+from anyregion.runs.journal import Journal, append_whole, to_line
 
 ASSEMBLED = ("predictions.json", "predictions.csv")
 _KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -73,20 +73,26 @@ class ResultsFolder:
         self._write_run()
         self._pictures = {e.picture for e in self.journal.entries.values() if e.picture}
         self._skipped = path / "skipped.jsonl"
-        # what was set aside is tried again, so the list starts anew, but for finished images
-        lines = [
-            to_line({"image": name, **aside})
-            for name, entry in sorted(self.journal.entries.items())
-            for aside in entry.set_aside
-        ]
-        with writing(self._skipped), atomic_path(self._skipped) as temporary:
-            temporary.write_bytes(b"".join(lines))
+        self._write_skipped()
 
     def __enter__(self) -> ResultsFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.journal.close()
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget the answers of some finished images: they are to be named again."""
+        gone = list(names)
+        if not gone:
+            return
+        self.begin()
+        pictures = {p for name in gone if (p := self.journal.entries[name].picture)}
+        self.journal.drop(gone)
+        for picture in pictures:
+            _remove_picture(self.path, picture)
+        self._pictures -= pictures
+        self._write_skipped()
 
     def pin(self, models: Mapping[str, str]) -> None:
         """Note the weights in use; results of other weights may not be mixed with them.
@@ -124,6 +130,7 @@ class ResultsFolder:
         predictions: Predictions,
         *,
         image_id: int | None = None,
+        file: Mapping[str, int] | None = None,
         set_aside: Iterable[SetAside] = (),
         picture: Image.Image | None = None,
     ) -> None:
@@ -140,6 +147,8 @@ class ResultsFolder:
             line["image_id"] = image_id
         if picture is not None:
             line["picture"] = self._write_picture(name, picture)
+        if file is not None:
+            line["file"] = dict(file)
         if aside:
             line["set_aside"] = [{"item": a.item, "reason": a.reason} for a in aside]
         self.skip(aside, image=name)
@@ -150,6 +159,16 @@ class ResultsFolder:
         with writing(run), atomic_path(run) as temporary:
             # ASCII: a folder's name need not be UTF-8
             temporary.write_text(json.dumps(self._run, indent=2) + "\n")
+
+    def _write_skipped(self) -> None:
+        # what was set aside is tried again, so the list starts anew, but for finished images
+        lines = [
+            to_line({"image": name, **aside})
+            for name, entry in sorted(self.journal.entries.items())
+            for aside in entry.set_aside
+        ]
+        with writing(self._skipped), atomic_path(self._skipped) as temporary:
+            temporary.write_bytes(b"".join(lines))
 
     def _write_picture(self, name: str, picture: Image.Image) -> str:
         relative = picture_name(name)
@@ -214,6 +233,24 @@ def known_root(path: Path) -> Path | None:
     return Path(root) if isinstance(root, str) else None
 
 
+def is_results_folder(path: Path) -> bool:
+    """Whether a run wrote `run.json` there."""
+    run = path / "run.json"
+    try:
+        content = read_json(run) if run.is_file() else None
+    except InputError:
+        return False  # somebody else's
+    return isinstance(content, dict) and {"root", "settings"} <= content.keys()
+
+
+def _remove_picture(path: Path, picture: str) -> None:
+    """Remove a picture; a journal that was edited may not lead outside the folder."""
+    file = (path / picture).resolve()
+    if file.is_relative_to((path / "pictures").resolve()):
+        with writing(file):
+            file.unlink(missing_ok=True)
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:39] + "…"
@@ -229,11 +266,9 @@ def _emptied(path: Path) -> Journal:
         with writing(file):
             file.unlink()
         return _emptied(path)
-    inside = (path / "pictures").resolve()
     for entry in journal.entries.values():
-        picture = (path / entry.picture).resolve() if entry.picture else None
-        if picture is not None and picture.is_relative_to(inside):
-            picture.unlink(missing_ok=True)
+        if entry.picture:
+            _remove_picture(path, entry.picture)
     for name in ASSEMBLED:
         (path / name).unlink(missing_ok=True)
     journal.close()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from anyregion.errors import AnyRegionError, InputError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+from anyregion.files import atomic_path, writing
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Entry:
         picture: path of its picture inside the folder, or None.
         regions: how many rows it has.
         set_aside: regions of the image that could not be used: `[{"item", "reason"}, ...]`.
+        file: what told the image's file from another of its name (see `file_mark`).
     """
 
     offset: int
@@ -36,6 +35,7 @@ class Entry:
     picture: str | None
     regions: int
     set_aside: list[dict[str, str]]
+    file: dict[str, int] | None
 
 
 class Journal:
@@ -49,16 +49,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: dict[str, Entry] = {}
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # unbuffered: a line is on its way to the disk before the image counts as finished
-            self._file = path.open("a+b", buffering=0)
-        try:
-            self._lock()
-            self._recover()
-        except BaseException:
-            self._file.close()
-            raise
+        self._open()
 
     def close(self) -> None:
         """Close the file; another run may then continue."""
@@ -69,6 +60,19 @@ class Journal:
         with writing(self.path):
             start = append_whole(self._file, to_line(line))
         self.entries[line["image"]] = _entry(line, start)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Take out the lines of some images; the others keep their bytes and their order."""
+        gone = set(names)
+        left = [entry for name, entry in self.entries.items() if name not in gone]
+        with writing(self.path), atomic_path(self.path) as temporary:
+            with self.path.open("rb") as old, temporary.open("wb") as new:
+                for entry in sorted(left, key=lambda entry: entry.offset):
+                    old.seek(entry.offset)
+                    new.write(old.readline())
+            self._file.close()  # some systems replace no file that is open
+        self.entries = {}
+        self._open()
 
     def read(self, name: str) -> dict[str, Any]:
         """The line of a finished image."""
@@ -83,6 +87,18 @@ class Journal:
             for name in sorted(self.entries):
                 file.seek(self.entries[name].offset)
                 yield json.loads(file.readline())
+
+    def _open(self) -> None:
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # unbuffered: a line is on its way to the disk before the image counts as finished
+            self._file = self.path.open("a+b", buffering=0)
+        try:
+            self._lock()
+            self._recover()
+        except BaseException:
+            self._file.close()
+            raise
 
     def _lock(self) -> None:
         try:
@@ -120,20 +136,6 @@ class Journal:
             self._file.truncate(good)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of the block into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise AnyRegionError(
-                f"{path}: the disk is full. What is finished is kept; make room and run the same "
-                "command again"
-            ) from error
-        raise AnyRegionError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
 def append_whole(file: FileIO, data: bytes) -> int:
     """Append all of `data` to an unbuffered file, or nothing of it; returns where it starts."""
     start = file.seek(0, os.SEEK_END)
@@ -146,6 +148,15 @@ def append_whole(file: FileIO, data: bytes) -> int:
             file.truncate(start)
         raise
     return start
+
+
+def file_mark(path: Path) -> dict[str, int] | None:
+    """Size and time of change of a file: a cheap sign that it was overwritten. None if gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
 def to_line(value: Any) -> bytes:
@@ -165,4 +176,5 @@ def _entry(line: dict[str, Any], offset: int) -> Entry:
         picture=line.get("picture"),
         regions=len(line["regions"]),
         set_aside=line.get("set_aside", []),
+        file=line.get("file"),
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from glob import has_magic
 from pathlib import Path
 
 from anyregion.errors import InputError, SetAside
 from anyregion.images import find_images
+from anyregion.runs.folder import is_results_folder
 
 
 def name_images(
@@ -21,7 +23,8 @@ def name_images(
 
     Args:
         paths: files, folders and globs, as for `find_images`.
-        drawn: a folder of the run's own pictures, which are no input.
+        drawn: a folder of the run's own pictures, which are no input. Nor are the pictures that
+            another run drew, but for a file named outright.
         earlier: the folder that an earlier run's names start from; kept if it holds the images.
 
     Returns:
@@ -29,7 +32,15 @@ def name_images(
     """
     found, aside = find_images(paths)
     pictures = drawn.resolve()
-    files = [_absolute(p) for p in found if not p.resolve().is_relative_to(pictures)]
+    outright = {p for given in paths if (p := Path(given).expanduser()).is_file()}
+    is_drawn = _drawn_by_a_run()
+    files = [
+        _absolute(p)
+        for p in found
+        if not p.resolve().is_relative_to(pictures) and (p in outright or not is_drawn(p))
+    ]
+    if found and not files:
+        aside.append(SetAside("the images", "pictures that a run of anyregion drew"))
     starts = [_absolute(_start(Path(p).expanduser())) for p in paths]
     try:
         root = Path(os.path.commonpath(starts)) if starts else Path.cwd()
@@ -38,6 +49,14 @@ def name_images(
     if earlier is not None and all(p.is_relative_to(earlier) for p in files):
         root = earlier
     return root, {p.relative_to(root).as_posix(): p for p in files}, aside
+
+
+def _drawn_by_a_run() -> Callable[[Path], bool]:
+    """Whether a file lies in the `pictures` of a results folder; each folder is looked at once."""
+    is_results = cache(is_results_folder)
+    return lambda path: any(
+        folder.name == "pictures" and is_results(folder.parent) for folder in path.resolve().parents
+    )
 
 
 def _start(path: Path) -> Path:

@@ -54,7 +54,7 @@ def same_regions(regions: Regions) -> RegionSource:
     return RegionSource(lambda paths: dict.fromkeys(paths, Asked(regions)), f"sha256:{digest}")
 
 
-def regions_from_file(path: Path, *, masks: bool = False) -> RegionSource:
+def regions_from_file(path: Path, *, masks: bool = False, scores: bool = True) -> RegionSource:
     """The regions of a file that `load_regions` reads.
 
     An entry of the file belongs to one image. Where several images fit it (`a/x.jpg` and
@@ -63,11 +63,12 @@ def regions_from_file(path: Path, *, masks: bool = False) -> RegionSource:
     Args:
         path: COCO annotations or results, or a detector's boxes, as JSON.
         masks: also use the masks as prompts.
+        scores: multiply the names' scores by the regions' own, where the file has any.
 
     Raises:
         InputError: the file cannot be read, or has none of the known layouts.
     """
-    file = load_regions(path, masks=masks)
+    file = load_regions(path, masks=masks, scores=scores)
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return RegionSource(lambda paths: _assign(file, paths), f"sha256:{digest}", file.set_aside)

@@ -51,6 +51,10 @@ class ClipTower:
         x = run_layers(self._vision.encoder.layers[:-1], self._embedded(pixels))
         return self._finish(run_dense(self._last, x, dense)[:, 1:])
 
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self._vision.state_dict(prefix="vision.").items()
+        yield from self._projection.state_dict(prefix="projection.").items()
+
     @cached_property
     def _last(self) -> LastLayer:
         return from_transformers(self._vision.encoder.layers[-1])

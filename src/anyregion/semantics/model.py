@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from anyregion.semantics.protocol import FeatureMap
 from anyregion.semantics.text import BatchedTextEncoder
 from anyregion.training_free.embedder import DenseMap
 from anyregion.vocabulary import TextEncoder
+from anyregion.weight_files import fingerprint
 
 _BLACK: Pixels = np.zeros((1, 1, 3), np.uint8)
 
@@ -51,6 +53,10 @@ class VisionTower(Protocol):
 
     def dense(self, pixels: Tensor, dense: Dense) -> Tensor:
         """Every cell in the words' space, `(B, h * w, E)`."""
+        ...
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """All tensors that the image side's answers depend on, by name."""
         ...
 
 
@@ -90,6 +96,23 @@ class FrozenVLM:
         self.embed_width = vision.embed_width
         self.image_size = vision.image_size
         self._options = options
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the image side's weights, its input size and how it runs; the text side's own.
+
+        Computed when first asked for: the weights are frozen, and may be gigabytes.
+        """
+        return fingerprint(
+            self.vision.weights(),
+            type(self.vision).__name__,
+            self.image_size,
+            self._options.dtype,
+            self._options.dense,
+            self.logit_scale,
+            self.logit_bias,
+            self.text.fingerprint,
+        )
 
     def preprocess(self, images: Sequence[Pixels], *, antialias: bool = True) -> Tensor:
         """The model's input for these images, `(B, 3, S, S)`: squashed, not cropped."""

@@ -141,6 +141,8 @@ def _text(
     if inner is not None and unknown in (inner.eos_token_id, inner.pad_token_id):
         unknown = None
     end_of = _end_of(model, side)
+    # the same weights with another activation (GELU, QuickGELU) are another model
+    layers = " ".join(sorted({type(module).__name__ for module in side.modules()}))
 
     def weights() -> Iterable[tuple[str, Tensor]]:
         for name, tensor in side.state_dict().items():
@@ -168,7 +170,7 @@ def _text(
         forward=whole if end_of is None else cut,
         end_of=end_of,
         weights=weights,
-        kind=f"open_clip {type(side).__name__} {type(tokenizer).__name__} {context}",
+        kind=f"open_clip {type(side).__name__} {type(tokenizer).__name__} {context} {layers}",
         templates=templates,
         embed_width=width,
         unknown=unknown,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,9 @@ class VitTower:
         cells: Tensor = visual.ln_post(x)
         return cells if visual.proj is None else cells @ visual.proj
 
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self._visual.state_dict().items()
+
 
 class ResNetTower:
     """CLIP's ResNet. The feature map is the last stage's grid, row by row, without class token.
@@ -88,6 +91,9 @@ class ResNetTower:
         pool = self._visual.attnpool
         cells: Tensor = pool.c_proj(pool.v_proj(self.tokens(pixels)))
         return cells
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self._visual.state_dict().items()
 
     def _grid(self, pixels: Tensor) -> Tensor:
         x = self._visual.stem(pixels)
@@ -145,6 +151,9 @@ class TimmTower:
             cells = self._vit_cells(pixels, last, dense).flatten(0, 1)[:, None]
         embedded: Tensor = self._visual.head(self._trunk.forward_head(cells))
         return embedded.reshape(len(pixels), -1, self.embed_width)
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self._visual.state_dict().items()
 
     def _vit_cells(self, pixels: Tensor, last: LastLayer, dense: Dense) -> Tensor:
         block = len(self._trunk.blocks) - 2

@@ -7,6 +7,7 @@ from typing import get_args
 
 import torch
 
+from anyregion.devices import check_device
 from anyregion.errors import InputError
 from anyregion.semantics.attention import Dense
 
@@ -24,7 +25,7 @@ class RunOptions:
             SCLIP's cells are named better than MaskCLIP's (Wang et al. 2024).
 
     Raises:
-        InputError: an unknown `dense`, or a batch of less than one.
+        InputError: a device that is not here, an unknown `dense`, or a batch of less than one.
     """
 
     device: str | torch.device = "cpu"
@@ -35,6 +36,7 @@ class RunOptions:
     dense: Dense = "sclip"
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         ways = get_args(Dense)
         if self.dense not in ways:
             raise InputError(f"dense must be one of {', '.join(ways)}, not {self.dense!r}")

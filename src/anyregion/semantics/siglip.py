@@ -62,6 +62,9 @@ class SiglipTower:
         embedded: Tensor = pooled + head.mlp(head.layernorm(pooled))
         return embedded
 
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self._vision.state_dict().items()
+
     @cached_property
     def _last(self) -> LastLayer:
         return from_transformers(self._vision.encoder.layers[-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from anyregion.semantics.options import RunOptions
 from anyregion.vocabulary import Floats
+from anyregion.weight_files import fingerprint
 
 _TOKENIZED_AT_ONCE = 16_384
 
@@ -65,7 +65,7 @@ class BatchedTextEncoder:
     def fingerprint(self) -> str:
         """Hash of the text weights, the tokenizer's kind and the precision; computed when asked."""
         if self._fingerprint is None:
-            self._fingerprint = self._hash()
+            self._fingerprint = fingerprint(self._weights(), self._kind, self._options.dtype)
         return self._fingerprint
 
     def encode_text(self, texts: Sequence[str]) -> Floats:
@@ -84,14 +84,6 @@ class BatchedTextEncoder:
             return [False] * len(texts)
         found: list[bool] = (self.tokenize(list(texts)) == self._unknown).any(dim=1).tolist()
         return found
-
-    def _hash(self) -> str:
-        digest = hashlib.sha256(f"{self._kind} {self._options.dtype}".encode())
-        for name, tensor in sorted(self._weights(), key=lambda pair: pair[0]):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            plain = tensor.detach().cpu().contiguous()
-            digest.update(plain.view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:32]
 
     def _encode_ids(self, ids: Tensor) -> Floats:
         width = ids.shape[1]

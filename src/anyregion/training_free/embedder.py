@@ -39,6 +39,11 @@ class ImageEmbedder(Protocol):
         """The text side, in the same space."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an answer would: weights of both sides, sizes, way of pooling."""
+        ...
+
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Embed whole images of any sizes, `(len(images), E)`, not normalised."""
         ...
