@@ -439,3 +439,12 @@ def test_repeated_rows(count: int, wanted: int, rows: list[int]) -> None:
 def test_repeated_rows_refused(count: int, wanted: int) -> None:
     with pytest.raises(InputError):
         repeated_rows(count, wanted)
+
+
+def test_a_point_gets_the_box_of_its_mask_or_stays_inside_the_image() -> None:
+    recognizer = Recognizer(toy_encoder(), cache=None)
+    recognizer.set_image(np.zeros((40, 60, 3), np.uint8))
+    point = Regions.from_prompts(points=[[[2, 3]]])
+    assert recognizer.ask(point, WORDS).boxes.tolist() == [[0, 0, 18, 19]]
+    masked = recognizer.ask(point, WORDS, masks=True)  # the toy's masks cover the image
+    assert masked.boxes.tolist() == [[0, 0, 60, 40]]

@@ -30,11 +30,13 @@ class EncodedImage:
         localized: the localizer's own.
         features: `(T, D)` of the VLM, or None where the adapter does without.
         grid: `(h, w)` of the features.
+        size: `(height, width)` of the image.
     """
 
     localized: Any
     features: Tensor | None
     grid: tuple[int, int]
+    size: tuple[int, int]
 
 
 class RegionSpotEncoder:
@@ -101,15 +103,19 @@ class RegionSpotEncoder:
         encoded: list[EncodedImage] = []
         for start in range(0, len(images), self.images_at_once):
             part = images[start : start + self.images_at_once]
+            sizes = [(image.shape[0], image.shape[1]) for image in part]
             localized = self.localizer.encode(part)
             if self.adapter.config.use_features:
                 maps = self.vlm.feature_map(part, antialias=self.antialias)
                 encoded += [
-                    EncodedImage(place, tokens, maps.grid)
-                    for place, tokens in zip(localized, maps.tokens, strict=True)
+                    EncodedImage(place, tokens, maps.grid, size)
+                    for place, tokens, size in zip(localized, maps.tokens, sizes, strict=True)
                 ]
             else:
-                encoded += [EncodedImage(place, None, (0, 0)) for place in localized]
+                encoded += [
+                    EncodedImage(place, None, (0, 0), size)
+                    for place, size in zip(localized, sizes, strict=True)
+                ]
         return encoded
 
     @torch.inference_mode()
@@ -183,7 +189,7 @@ class RegionSpotEncoder:
             )
         return RegionEmbeddings(
             embeddings=_ranked(embedded, at),
-            boxes=_boxes(regions, rows, codes),
+            boxes=_boxes(regions.extents(encoded.size)[rows], regions.has_box()[rows], codes),
             rows=rows,
             masks=codes,
             mask_scores=None if found.mask_scores is None else _ranked(found.mask_scores, at),
@@ -196,12 +202,10 @@ def _ranked(values: Tensor, at: tuple[Tensor, Tensor]) -> NDArray[np.float32]:
     return ranked
 
 
-def _boxes(regions: Regions, rows: NDArray[np.int64], codes: tuple[RLE, ...] | None) -> Boxes:
-    """The region's own box; where it has none, the box of the mask that was found for it."""
-    boxes: Boxes = regions.extents()[rows]
+def _boxes(boxes: Boxes, given: NDArray[np.bool_], codes: tuple[RLE, ...] | None) -> Boxes:
+    """The region's own box; where none was given, the box of the mask that was found for it."""
     if codes is not None:
-        boxless = ~regions.has_box()[rows]
-        for i in np.flatnonzero(boxless).tolist():
+        for i in np.flatnonzero(~given).tolist():
             box = mask_box(codes[i])
             if box[2] > box[0] and box[3] > box[1]:
                 boxes[i] = box
