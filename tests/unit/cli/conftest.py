@@ -1,0 +1,33 @@
+"""A recogniser of colours in place of every model, and two photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyregion import models
+from tests.colours import colour_recognizer
+from tests.unit.runs.helpers import picture
+
+
+@pytest.fixture(autouse=True)
+def colours(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """The tiny recogniser of colours stands in for every model; returns what was asked for."""
+    asked: list[tuple[Any, Any]] = []
+
+    def load(*args: Any, **options: Any) -> Any:
+        asked.append((args, options))
+        return colour_recognizer()
+
+    monkeypatch.setattr(models, "load_recognizer", load)
+    return asked
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "photos" / "one.png", "red", "blue")
+    picture(tmp_path / "photos" / "two.png", "lime", "white")
+    return Path("photos")

@@ -1,0 +1,69 @@
+"""`models`, `doctor`, `convert` and the help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyregion import models
+from anyregion.cli.main import COMMANDS, main
+from anyregion.models import ModelInfo
+from tests.colours import colour_recognizer
+from tests.unit.cli.helpers import code_of
+
+
+def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [ModelInfo("some/model-with-a-very-long-name" * 5, "vlm", 12.0, "MIT", "torch", False)]
+    monkeypatch.setattr(models, "list_models", lambda: rows)
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert rows[0].name in printed, "a long name is not broken in a pipe"
+    assert "lvis" in printed
+    assert main(["models", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["models"][0]["licence"] == "MIT"
+    assert found["vocabularies"]["coco"] == 80
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("anyregion.load_recognizer", colour_recognizer)
+    monkeypatch.setattr("anyregion.environment._torch_devices", list)
+    assert main(["doctor"]) == 0
+    assert "built-in model" in capsys.readouterr().out
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["works"] is True
+    assert found["packages"]["numpy"]
+    assert {"torch", "dev"} <= set(found["extras"])
+
+
+def test_doctor_says_what_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(**_: Any) -> Any:
+        raise OSError("asset is not there")
+
+    monkeypatch.setattr("anyregion.load_recognizer", broken)
+    monkeypatch.setattr("anyregion.environment._torch_devices", list)
+    assert main(["doctor"]) == 1
+    assert "broken: asset is not there" in capsys.readouterr().out
+
+
+def test_convert_refuses_what_is_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    (tmp_path / "no.pth").write_bytes(b"no")
+    assert main(["convert", str(tmp_path / "no.pth"), str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("anyregion: error: ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(*name.split(), "--help") == 0
+    printed = capsys.readouterr().out
+    assert "exit codes:" in printed

@@ -1,0 +1,23 @@
+"""Fixtures of the localizers. Torch is imported inside them: the folder must load without it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from anyregion.localizers.segmenter import SegmenterLocalizer
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def localizers() -> dict[str, SegmenterLocalizer]:
+    from tests.unit.localizers.small_models import FAMILIES, build
+
+    return {family: build(family) for family in FAMILIES}

@@ -1,0 +1,147 @@
+"""Localizers by name and from folders; devices and fingerprints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from anyregion.errors import CheckpointError, InputError, MissingExtraError  # noqa: E402
+from anyregion.localizers.loading import load_localizer  # noqa: E402
+from anyregion.localizers.sam_checkpoint import sam_from_state  # noqa: E402
+from anyregion.localizers.segmenter import SegmenterLocalizer  # noqa: E402
+from tests.unit.localizers.asking import LANDSCAPE, close, photo, regions_of  # noqa: E402
+from tests.unit.localizers.small_models import FAMILIES, build  # noqa: E402
+
+
+@pytest.mark.parametrize("family", ["sam", "sam_hq", "sam2", "sam3"])
+def test_fingerprint_follows_the_weights(family: str) -> None:
+    def made(**given: Any) -> SegmenterLocalizer:
+        torch.manual_seed(0)  # for buffers, which `spread` leaves as they are
+        return build(family, **given)
+
+    first, other, low = made(), made(), made(encoder_dtype=torch.bfloat16)
+    next(iter(other.family.model.state_dict().values())).view(-1)[0] += 1
+    assert first.fingerprint == made(chunk=7).fingerprint
+    assert len({first.fingerprint, other.fingerprint, low.fingerprint}) == 3
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_is_not_here(device: str, tmp_path: Path) -> None:
+    message = f"device '{device}' cannot be used: torch offers cpu"
+    with pytest.raises(InputError, match=message):
+        load_localizer(tmp_path / "nothing.pth", device=device)
+    with pytest.raises(InputError, match=message):
+        sam_from_state({}, device=device)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_folder_loads_as_it_was(
+    localizers: dict[str, SegmenterLocalizer], tmp_path: Path, family: str
+) -> None:
+    original = localizers[family]
+    original.family.model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if family in ("sam", "sam_hq"):
+        # as the files on the hub have it; the published model has 1e-5
+        config["mask_decoder_config"]["layer_norm_eps"] = 1e-6
+    if family in ("sam2", "sam3"):
+        config["model_type"] = {"sam2": "sam2_video", "sam3": "sam3_tracker_video"}[family]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_localizer(tmp_path, chunk=3)
+    assert isinstance(loaded, SegmenterLocalizer)
+    assert (loaded.name, loaded.chunk) == (str(tmp_path), 3)
+    image, regions = photo(LANDSCAPE), regions_of("box", LANDSCAPE, original.low_side)
+    ours = loaded.tokens(loaded.encode([image])[0], regions, masks=True)
+    theirs = original.tokens(original.encode([image])[0], regions, masks=True)
+    close(ours.tokens, theirs.tokens, 1e-5)
+    close(ours.mask_logits, theirs.mask_logits, 1e-4)
+
+
+def test_a_whole_sam3_video_folder_gives_its_tracker(
+    localizers: dict[str, SegmenterLocalizer], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    tracker = localizers["sam3"].family.model
+    state = {f"tracker_model.{k}": t.clone() for k, t in tracker.state_dict().items()}
+    state = {k: t for k, t in state.items() if not k.startswith("tracker_model.vision_encoder.")}
+    vision = tracker.vision_encoder.state_dict()
+    state |= {f"detector_model.vision_encoder.{k}": t.clone() for k, t in vision.items()}
+    state |= {f"tracker_model.vision_encoder.{k}": t.clone() for k, t in vision.items()}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    tracker_config = {**tracker.config.to_dict(), "model_type": "sam3_tracker_video"}
+    config = {"model_type": "sam3_video", "tracker_config": tracker_config}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_localizer(tmp_path)
+    image, regions = photo(LANDSCAPE), regions_of("box", LANDSCAPE, 16)
+    original = localizers["sam3"]
+    ours = loaded.tokens(loaded.encode([image])[0], regions)
+    close(ours.tokens, original.tokens(original.encode([image])[0], regions).tokens, 1e-6)
+
+
+def test_incomplete_folders_are_refused_and_not_filled_with_random_numbers(
+    localizers: dict[str, SegmenterLocalizer], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    localizers["sam"].family.model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    del state["mask_decoder.mask_tokens.weight"]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"mask_decoder\.mask_tokens\.weight"):
+        load_localizer(tmp_path)
+    state["mask_decoder.mask_tokens.weight"] = torch.zeros(4, 16)
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="mask_tokens"):
+        load_localizer(tmp_path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError):
+        load_localizer(tmp_path)
+
+
+def test_other_models_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="save_pretrained"):
+        load_localizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(InputError, match=r"'bert' is not a localizer.*sam, sam_hq, sam2"):
+        load_localizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nonesuch"}))
+    with pytest.raises(InputError, match=r"not a localizer.*sam, sam_hq, sam2"):
+        load_localizer(tmp_path)
+
+
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth: there is no such file"):
+        load_localizer(tmp_path / "nowhere.pth")
+
+
+def test_a_hub_that_does_not_answer_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: Any, **__: Any) -> None:
+        raise OSError("We couldn't connect to the hub\nand more")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", silent)
+    with pytest.raises(InputError, match=r"someone/sam.*couldn't connect.*give its path"):
+        load_localizer("someone/sam")
+
+
+def test_without_the_extra_the_loader_imports_and_names_it() -> None:
+    # a fresh interpreter in which torch cannot be found
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from anyregion.localizers.loading import load_localizer\n"
+        "import anyregion.errors as errors; errors.find_spec = lambda name: None\n"
+        "try:\n    load_localizer('x')\n"
+        "except errors.MissingExtraError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "anyregion[torch]" in done.stdout, done.stderr
+    assert issubclass(MissingExtraError, ImportError)

@@ -1,0 +1,118 @@
+"""Model folders and published checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from anyregion import AnyRegionError, CheckpointError, InputError  # noqa: E402
+from anyregion.cli.main import main  # noqa: E402
+from anyregion.regionspot.adapter import AdapterConfig  # noqa: E402
+from anyregion.regionspot.checkpoint import convert_checkpoint, load_published  # noqa: E402
+from anyregion.regionspot.pretrained import (  # noqa: E402
+    adapter_from_state,
+    from_pretrained,
+    load_adapter,
+    read_config,
+    save_pretrained,
+)
+from tests.unit.regionspot.toy import SMALL, seeded, toy_encoder  # noqa: E402
+
+
+def test_folder_round_trip(tmp_path: Path) -> None:
+    encoder = toy_encoder(replace(SMALL, layers=2, attention="independent"), antialias=False)
+    save_pretrained(encoder, tmp_path, licence="Apache-2.0", origin="a test")
+    about = read_config(tmp_path)
+    assert about.adapter == encoder.adapter.config
+    assert (about.localizer, about.vlm, about.antialias) == ("toy-localizer", "toy-vlm", False)
+    assert about.vlm_image_size == 96
+    again = load_adapter(tmp_path / "adapter.safetensors", about.adapter)
+    for name, tensor in encoder.adapter.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+    card = (tmp_path / "README.md").read_text()
+    assert "toy-vlm" in card
+    assert "Apache-2.0" in card
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{}", "format"), ("[1]", "malformed"), ('{"format": "other"}', "format 'other'")],
+)
+def test_folder_refused(content: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=reason):
+        read_config(tmp_path)
+
+
+def published(path: Path, config: AdapterConfig = SMALL, **more: Any) -> dict[str, Any]:
+    state = {f"model.{n}": t for n, t in seeded(config).state_dict().items()}
+    torch.save({"model": {**state, **more}}, path)
+    return state
+
+
+def test_convert_an_adapter(tmp_path: Path) -> None:
+    path, out = tmp_path / "adapter.pth", tmp_path / "out"
+    published(path, replace(SMALL, layers=2))
+    with pytest.raises(CheckpointError, match="name the VLM"):
+        convert_checkpoint(path, out)
+    about = convert_checkpoint(path, out, vlm="some/clip")
+    assert (about.adapter.layers, about.adapter.feedforward) == (2, 64)
+    assert (about.localizer, about.vlm) == ("facebook/sam-vit-base", "some/clip")
+    assert read_config(out).licence == "CC-BY-NC-4.0"
+    assert "CC-BY-NC-4.0" in (out / "README.md").read_text()
+
+
+def test_other_sizes_are_named() -> None:
+    state = dict(seeded().state_dict())
+    state["projector.weight"] = torch.ones(3, 3)
+    del state["decoder.norm.bias"]
+    with pytest.raises(CheckpointError, match=r"missing decoder\.norm\.bias.*\(3, 3\)"):
+        adapter_from_state(state, SMALL, "here")
+
+
+@pytest.mark.parametrize("where", ["file", "below a file", "unwritable"])
+def test_convert_says_what_it_cannot_write(
+    tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published(tmp_path / "adapter.pth")
+    (tmp_path / "file").write_text("precious")
+    out = {
+        "file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "out",
+        "unwritable": Path("/proc/nowhere/out"),
+    }[where]
+    words = ["convert", str(tmp_path / "adapter.pth"), str(out), "--vlm", "some/clip"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"anyregion: error: {out}")
+    assert ("not a folder" if where == "file" else "cannot be written") in error
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_full_disk_leaves_no_half_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    published(tmp_path / "adapter.pth")
+    monkeypatch.setattr("anyregion.weight_files.save_file", full)
+    with pytest.raises(AnyRegionError, match="No space left on device"):
+        convert_checkpoint(tmp_path / "adapter.pth", tmp_path / "out", vlm="some/clip")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("load", [from_pretrained, load_published])
+def test_a_device_that_is_not_here(tmp_path: Path, load: Any) -> None:
+    """Said before a file is read."""
+    with pytest.raises(InputError, match="device 'foo' cannot be used: torch offers cpu"):
+        load(tmp_path / "nothing", device="foo")

@@ -1,0 +1,66 @@
+"""Pictures in two colours, a run over them, and what it wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from anyregion.recognizer import Recognizer
+from anyregion.regions import Regions
+from anyregion.runs.batch import BatchReport, recognize_images
+from anyregion.runs.region_sources import same_regions
+from anyregion.vocabulary import Vocabulary
+from tests.colours import COLOURS, ColourEncoder, colour_recognizer
+
+WORDS = Vocabulary.from_names(COLOURS)
+LEFT_RIGHT = same_regions(Regions.from_boxes([[0, 0, 20, 30], [20, 0, 40, 30]]))
+FILES = ["run.json", "predictions.json", "predictions.jsonl", "skipped.jsonl", "pictures"]
+
+
+def picture(path: Path, left: str, right: str, *, size: tuple[int, int] = (40, 30)) -> Path:
+    image = Image.new("RGB", size, left)
+    image.paste(Image.new("RGB", (size[0] // 2, size[1]), right), (size[0] // 2, 0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **({} if path.suffix == ".png" else {"quality": 95}))
+    return path
+
+
+def run(paths: Path | list[Path], out: Path, **options: Any) -> BatchReport:
+    given = paths if isinstance(paths, list) else [paths]
+    options = {"batch_size": 2, **options}
+    words, source = options.pop("words", WORDS), options.pop("source", LEFT_RIGHT)
+    load = options.pop("load", colour_recognizer)
+    return recognize_images(given, words, source, load, out=out, **options)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def labels(out: Path) -> dict[str, list[str]]:
+    found = lines(out / "predictions.jsonl")
+    return {line["image"]: [r["label"] for r in line["regions"]] for line in found}
+
+
+def stopping_after(images: int) -> Callable[[], Recognizer]:
+    """A recogniser that is interrupted once it has encoded so many images."""
+
+    class Stops(ColourEncoder):
+        def encode_images(self, given: Any) -> Any:
+            if self.images_encoded >= images:
+                raise KeyboardInterrupt
+            return super().encode_images(given)
+
+    return lambda: Recognizer(Stops(), cache=None)
+
+
+def overwrite(path: Path, left: str, right: str) -> None:
+    """Another picture at the same place, and a later time."""
+    before = path.stat().st_mtime_ns
+    picture(path, left, right)
+    os.utime(path, ns=(before, before + 1_000_000))
