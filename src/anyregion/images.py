@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -44,9 +45,10 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff",
 def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Read a path, the bytes of a file, a PIL image or an array as `(height, width, 3)` RGB uint8.
 
-    Rules: EXIF rotation is applied, so boxes refer to the upright image; transparency is laid on
-    white; palette, grey and CMYK become RGB; 16-bit grey keeps its high byte; of an animation the
-    first frame is read. Arrays must be uint8, `(H, W)` or `(H, W, 3)` in RGB order.
+    Rules: EXIF rotation is applied, so boxes refer to the upright image (unreadable EXIF turns
+    nothing); transparency is laid on white; palette, grey and CMYK become RGB; 16-bit grey keeps
+    its high byte; of an animation the first frame is read. Arrays must be uint8, `(H, W)` or
+    `(H, W, 3)` in RGB order.
 
     Raises:
         InputError: broken, truncated or empty data, more than `max_pixels` pixels, a wrong array.
@@ -86,7 +88,7 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Pixels:
         raise InputError(f"{name}: 32-bit pixels have no stated range; convert it to 8 or 16 bits")
     image.load()
     # by hand: Pillow's exif_transpose writes all tags anew, and fails where any of them is odd
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _TURNS.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)
     if deep:
@@ -99,6 +101,20 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Pixels:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation; 1 (upright) where there is none, or nothing of EXIF can be read."""
+    with suppress(*_BROKEN), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged tags; the pixels are whole
+        value = image.getexif().get(_ORIENTATION)
+        return value if isinstance(value, int) else 1
+    return 1
+
+
+def size_of(pixels: Pixels) -> tuple[int, int]:
+    """`(height, width)`."""
+    return pixels.shape[0], pixels.shape[1]
 
 
 def _from_array(array: NDArray[np.generic]) -> Pixels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -81,18 +80,17 @@ def _check_size(height: Any, width: Any) -> None:
 
 
 def _checked_polygon(points: Any, height: int, width: int) -> list[float]:
-    if (
-        not isinstance(points, Sequence)
-        or len(points) < 6
-        or len(points) % 2
-        or not all(isinstance(v, (int, float)) and np.isfinite(v) for v in points)
-    ):
+    try:
+        values = [float(v) for v in points]
+    except (TypeError, ValueError, OverflowError):
+        raise InputError("a polygon must be a list of numbers") from None
+    if len(values) < 6 or len(values) % 2 or not np.isfinite(values).all():
         raise InputError("a polygon must be an even list of at least six finite numbers")
     # pycocotools walks along the edges pixel by pixel, however far they lead
     far = max(height, width)
-    if not all(-far <= v <= 2 * far for v in points):
+    if not all(-far <= v <= 2 * far for v in values):
         raise InputError("a polygon reaches farther outside the image than the image is large")
-    return [float(v) for v in points]
+    return values
 
 
 def _checked_runs(counts: list[Any], pixels: int) -> list[int]:

@@ -139,10 +139,9 @@ def _regionspot(
     if path.is_dir():
         from anyregion.regionspot.pretrained import from_pretrained
 
-        encoder = from_pretrained(path, localizer=localizer, vlm=vlm, device=device)
-        if antialias is not None:
-            encoder.antialias = antialias
-        return encoder
+        return from_pretrained(
+            path, localizer=localizer, vlm=vlm, antialias=antialias, device=device
+        )
     from anyregion.regionspot.checkpoint import load_published
 
     if localizer or vlm:
@@ -160,11 +159,14 @@ def _embedder(model: str | Path, trained: bool, vlm: str | None, device: str) ->
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.semantics.loading import load_vlm
 
-    if trained and vlm is None:
-        from anyregion.regionspot.pretrained import stated_vlm
+    if not trained:
+        return load_vlm(vlm or str(model), device=device)
+    from anyregion.regionspot.pretrained import stated_vlm
 
-        vlm = stated_vlm(Path(model))
-    return load_vlm(vlm or str(model), device=device)
+    if Path(model).is_file():
+        raise InputError(f"{model} is a RegionSpot checkpoint: convert it, then use its folder")
+    stated, image_size = stated_vlm(Path(model))
+    return load_vlm(vlm or stated, device=device, image_size=image_size)
 
 
 def _is_cached(name: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError
-from anyregion.images import ImageLike, Pixels, read_image
+from anyregion.images import ImageLike, Pixels, read_image, size_of
 from anyregion.masks import RLE
 from anyregion.predictions import Predictions
 from anyregion.regions import Boxes, Regions
@@ -137,7 +137,7 @@ class Recognizer:
     def set_image(self, image: ImageLike) -> None:
         """Encode an image, to be asked about with `ask`. See `read_image` for what is accepted."""
         pixels = read_image(image)
-        self._image = (self.encoder.encode_images([pixels])[0], pixels.shape[:2])
+        self._image = (self.encoder.encode_images([pixels])[0], size_of(pixels))
 
     def ask(
         self,
@@ -198,7 +198,7 @@ class Recognizer:
             raise InputError("give one Regions for each image")
         words = self.encode_vocabulary(vocabulary)
         pixels = [read_image(image) for image in images]
-        sizes = [(p.shape[0], p.shape[1]) for p in pixels]
+        sizes = [size_of(p) for p in pixels]
         fitted = [
             _fitted(r, s, f"image {i}") for i, (r, s) in enumerate(zip(regions, sizes, strict=True))
         ]

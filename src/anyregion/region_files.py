@@ -63,14 +63,15 @@ class RegionFile:
         full = PurePath(os.path.abspath(path))  # noqa: PTH100 (a link keeps its name)
         same = [self.images[key] for key in self._by_name.get(full.name, [])]
         if same:
-            fits = {len(parts): e for e in same if _ends_with(full, parts := _parts(e))}
+            fits = [e for e in same if full.parts[-len(_parts(e)) :] == _parts(e)]
             if not fits:
                 listed = ", ".join(sorted(str(e.file_name) for e in same)[:3])
                 raise InputError(f"{path}: the region file lists {listed}: another folder's image")
-            best = max(fits)
-            if sum(len(_parts(e)) == best and _ends_with(full, _parts(e)) for e in same) > 1:
-                raise InputError(f"{path}: the region file lists {fits[best].file_name} twice")
-            return fits[best]
+            longest = max(len(_parts(e)) for e in fits)
+            best = [e for e in fits if len(_parts(e)) == longest]
+            if len(best) > 1:
+                raise InputError(f"{path}: the region file lists {best[0].file_name} twice")
+            return best[0]
         for key in (full.name, full.stem, full.stem.lstrip("0") or "0"):
             if key in self.images and self.images[key].file_name is None:
                 return self.images[key]
@@ -127,7 +128,7 @@ class _Reader:
         listed: dict[str, tuple[str, tuple[int, int] | None]] = {}
         for position, image in enumerate(content["images"]):
             try:
-                key, name, size = str(image["id"]), image["file_name"], _size(image)
+                key, name, size = _id(image["id"]), image["file_name"], _size(image)
                 if not isinstance(name, str) or key in listed:
                     raise InputError("its id is listed twice" if key in listed else "no file name")
                 listed[key] = (name, size)
@@ -136,7 +137,7 @@ class _Reader:
                 self.aside.append(SetAside(f"image {which}", _reason(error)))
         rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self._rows(content["annotations"]):
-            key = str(row.get("image_id"))
+            key = _id(row.get("image_id"))
             if key not in listed:
                 self.aside.append(SetAside(f"region {row['id']}", f"unknown image id {key}"))
             elif not row.get("iscrowd"):
@@ -156,7 +157,7 @@ class _Reader:
         rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self._rows(content):
             if "image_id" in row:
-                rows[str(row["image_id"])].append(row)
+                rows[_id(row["image_id"])].append(row)
             else:
                 self.aside.append(SetAside(f"region {row['id']}", "no image_id"))
         images = {
@@ -168,16 +169,11 @@ class _Reader:
     def from_detector(self, content: dict[str, Any]) -> RegionFile:
         images: dict[str, ImageEntry] = {}
         for key, found in content.items():
-            boxes = found["boxes"]
-            columns = [found.get(name) or [None] * len(boxes) for name in ("scores", "labels")]
-            if not len(boxes) == len(columns[0]) == len(columns[1]):
-                differ = "boxes, scores and labels differ in number"
-                self.aside.append(SetAside(f"image {key}", differ))
+            try:
+                rows = _detected(found)
+            except (KeyError, TypeError, AttributeError, InputError) as error:
+                self.aside.append(SetAside(f"image {key}", _reason(error)))
                 continue
-            rows = [
-                {"id": i, "xyxy": box, "score": score, "category_id": label}
-                for i, (box, score, label) in enumerate(zip(boxes, *columns, strict=True))
-            ]
             name = key if PurePath(key).suffix.lower() in SUFFIXES else None
             images[key] = ImageEntry(key, self._regions(rows, None, f"image {key}"), name)
         return self._file(images, {})
@@ -186,7 +182,8 @@ class _Reader:
         """The rows that are objects, each with an id."""
         for position, row in enumerate(content):
             if isinstance(row, dict):
-                yield {**row, "id": row.get("id", f"#{position}")}
+                given = row.get("id")
+                yield {**row, "id": f"#{position}" if given is None else given}
             else:
                 self.aside.append(SetAside(f"region #{position}", f"not an object: {row!r:.40}"))
 
@@ -227,6 +224,26 @@ class _Reader:
             if entry.file_name is not None:
                 by_name[PurePath(entry.file_name).name].append(key)
         return RegionFile(images, names, tuple(self.aside), dict(by_name))
+
+
+def _detected(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of one image of a detector's file."""
+    boxes = found["boxes"]
+    scores, labels = (
+        [None] * len(boxes) if found.get(name) is None else found[name]
+        for name in ("scores", "labels")
+    )
+    if not len(boxes) == len(scores) == len(labels):
+        raise InputError("boxes, scores and labels differ in number")
+    return [
+        {"id": i, "xyxy": box, "score": score, "category_id": label}
+        for i, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True))
+    ]
+
+
+def _id(value: Any) -> str:
+    """An image id as text: 1 and 1.0 are the same."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
@@ -277,7 +294,3 @@ def _reason(error: Exception) -> str:
 
 def _parts(entry: ImageEntry) -> tuple[str, ...]:
     return PurePath(entry.file_name or "").parts
-
-
-def _ends_with(path: PurePath, parts: tuple[str, ...]) -> bool:
-    return path.parts[-len(parts) :] == parts

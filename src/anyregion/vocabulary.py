@@ -61,7 +61,8 @@ class TextEncoder(Protocol):
 class Vocabulary:
     """Names, in order, each with synonyms; `matrix` rows follow the same order once encoded.
 
-    Duplicate names (whatever their case) and empty ones are left out and listed in `set_aside`.
+    Duplicate names (whatever their case and, if `plain`, their spelling) and empty ones are left
+    out and listed in `set_aside`.
 
     Attributes:
         names: what is reported for a region.
@@ -134,9 +135,7 @@ class Vocabulary:
         for position, name in enumerate(names):
             if not isinstance(name, str):
                 raise InputError(f"name {position} is {type(name).__name__}, not text")
-            # as published, names that mean the same prompt stay apart; else one would tie the other
-            spelled = name if cleaning == "published" else clean_name(name)
-            key = " ".join(spelled.split()).casefold()
+            key = name_key(name, cleaning)
             if not key or not clean_name(name, cleaning):
                 aside.append(SetAside(f"name {position}", "empty"))
             elif key in seen:
@@ -229,6 +228,15 @@ def clean_name(name: str, cleaning: Cleaning = "plain") -> str:
     if cleaning == "plain":
         name = " ".join(name.replace("_", " ").split())
     return _ENDING.sub("", name)
+
+
+def name_key(name: str, cleaning: Cleaning = "plain") -> str:
+    """What two names that are one and the same have in common: the prompt, whatever the case.
+
+    As published, names that come to the same prompt stay apart.
+    """
+    spelled = name if cleaning == "published" else clean_name(name)
+    return " ".join(spelled.split()).casefold()
 
 
 def encode_vocabulary(

@@ -13,7 +13,7 @@ from typing import Any
 
 from anyregion.errors import InputError, SetAside
 from anyregion.files import read_json, read_text
-from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary
+from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
 
 _BUILT_IN = files("anyregion") / "vocabularies"
 _FILE_SUFFIXES = (".txt", ".json", ".csv", ".safetensors")
@@ -86,14 +86,14 @@ class _Draft:
             raise InputError(f"{self.unit} {place}: a zero byte; this is not a list of names")
         self.places.append(place)
         self.names.append(name)
-        self.synonyms.append([s for s in synonyms if s and s.casefold() != name.casefold()])
+        self.synonyms.append([s for s in synonyms if s and name_key(s) != name_key(name)])
         if number is not None:
             self.ids.append(number)
 
     def build(self, synonyms: bool, cleaning: Cleaning) -> Vocabulary:
         if self.ids and len(self.ids) != len(self.names):
             raise InputError("some names have an id and some have none")
-        self._check_ids()
+        self._check_ids(cleaning)
         vocabulary = Vocabulary.from_names(
             self.names,
             synonyms=self.synonyms if synonyms and any(self.synonyms) else None,
@@ -106,12 +106,12 @@ class _Draft:
         )
         return replace(vocabulary, set_aside=aside)
 
-    def _check_ids(self) -> None:
+    def _check_ids(self, cleaning: Cleaning) -> None:
         first: dict[int, str] = {}
         for place, name, number in zip(self.places, self.names, self.ids, strict=False):
             other = first.setdefault(number, name)
             # the same name again is set aside as a duplicate, id and all
-            if other.casefold() != name.casefold():
+            if name_key(other, cleaning) != name_key(name, cleaning):
                 raise InputError(f"{self.unit} {place}: {other!r} and {name!r} share id {number}")
 
     def _place(self, item: str) -> str:

@@ -19,7 +19,7 @@ from anyregion.region_files import ImageEntry, RegionFile, load_regions
 from anyregion.regions import Regions
 from anyregion.runs.reading import read_ahead
 from anyregion.scoring import Score
-from anyregion.vocabulary import EncodedVocabulary, Progress, Vocabulary
+from anyregion.vocabulary import EncodedVocabulary, Progress, Vocabulary, name_key
 
 SIZES = ("small", "medium", "large")
 """COCO's sizes by area of the box in pixels of the stored image: below 32^2, below 96^2, above."""
@@ -114,9 +114,10 @@ def evaluate_classification(
         raise InputError(f"{annotations}: no categories, so there is nothing to compare with")
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 image; it is {limit}")
+    own: Vocabulary | None = None
     if vocabulary is None:
         ids = list(file.categories)
-        vocabulary = Vocabulary.from_names(
+        vocabulary = own = Vocabulary.from_names(
             [file.categories[i] for i in ids], ids=ids, templates=templates, cleaning=cleaning
         )
     elif templates is not None or cleaning != "plain":
@@ -125,7 +126,9 @@ def evaluate_classification(
     truth = _positions(file, names)
     if not truth:
         raise InputError(f"{annotations}: none of its categories is in the vocabulary")
-    aside = list(file.set_aside)
+    # categories that come to one name are one class here; a vocabulary that was given is not ours
+    merged = [SetAside(a.item.replace("name", "category"), a.reason) for a in own.set_aside] if own else []
+    aside = [*file.set_aside, *merged]
     found = _found(file, Path(images), limit, aside)
     if not found:
         first = str(aside[-1]) if aside else "no image has regions"
@@ -262,12 +265,9 @@ def _categories(regions: Regions) -> Sequence[int]:
 def _positions(file: RegionFile, names: Vocabulary) -> dict[int, int]:
     """`{category id: position in the vocabulary}` of the categories whose names it holds."""
     # a region of no category has -1, which is no category's id
-    known = {_key(name): i for i, name in reversed(list(enumerate(names.names)))}
-    return {i: known[_key(n)] for i, n in file.categories.items() if i != -1 and _key(n) in known}
-
-
-def _key(name: str) -> str:
-    return " ".join(name.replace("_", " ").split()).casefold()
+    known = {name_key(n, names.cleaning): i for i, n in reversed(list(enumerate(names.names)))}
+    keys = {i: name_key(name, names.cleaning) for i, name in file.categories.items() if i != -1}
+    return {i: known[key] for i, key in keys.items() if key in known}
 
 
 def _found(

@@ -23,6 +23,7 @@ def attention_maps(
 
     Args:
         encoded: one entry of what `encode_images` returned.
+        regions: regions that fit the image (`Regions.fit`).
         layer: which decoder layer; the last by default.
 
     Raises:
@@ -33,9 +34,11 @@ def attention_maps(
     if not -encoder.adapter.config.layers <= layer < encoder.adapter.config.layers:
         raise InputError(f"the decoder has {encoder.adapter.config.layers} layers, no {layer}")
     found = encoder.localizer.tokens(encoded.localized, regions, source=encoder.source)
+    height, width = encoded.grid
+    if not len(regions):
+        return np.zeros((0, height, width), dtype=np.float32)
     weights: list[torch.Tensor] = []
     encoder.embed_tokens([encoded], [found.tokens], weights)
-    height, width = encoded.grid
     # the grid is the last h * w entries; a class token, where there is one, comes before it
     of_regions = weights[layer][0].mean(dim=0)[:, -height * width :]
     maps: NDArray[np.float32] = of_regions.reshape(-1, height, width).float().cpu().numpy()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anyregion.errors import InputError
-from anyregion.images import Pixels
+from anyregion.images import Pixels, size_of
 from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
 from anyregion.masks import RLE, mask_box
 from anyregion.recognizer import RegionEmbeddings
@@ -103,7 +103,7 @@ class RegionSpotEncoder:
         encoded: list[EncodedImage] = []
         for start in range(0, len(images), self.images_at_once):
             part = images[start : start + self.images_at_once]
-            sizes = [(image.shape[0], image.shape[1]) for image in part]
+            sizes = [size_of(image) for image in part]
             localized = self.localizer.encode(part)
             if self.adapter.config.use_features:
                 maps = self.vlm.feature_map(part, antialias=self.antialias)

@@ -92,6 +92,7 @@ def from_pretrained(
     *,
     localizer: str | None = None,
     vlm: str | None = None,
+    antialias: bool | None = None,
     device: str = "cpu",
 ) -> RegionSpotEncoder:
     """Load the adapter and join it to its localizer and VLM.
@@ -99,6 +100,7 @@ def from_pretrained(
     Args:
         localizer, vlm: hub name, folder or file to use in place of the stated ones (the same
             models kept elsewhere; other widths are refused).
+        antialias: see `RegionSpotEncoder`; None for what the folder states.
         device: where everything runs.
 
     Raises:
@@ -114,17 +116,18 @@ def from_pretrained(
         load_vlm(vlm or _beside(folder, about.vlm), device=device, image_size=about.vlm_image_size),
         adapter.to(device),
         source=about.source,
-        antialias=about.antialias,
+        antialias=about.antialias if antialias is None else antialias,
     )
 
 
-def stated_vlm(folder: Path) -> str:
-    """The VLM that a folder was trained with: a hub name, or a file in the folder.
+def stated_vlm(folder: Path) -> tuple[str, int | None]:
+    """The VLM that a folder was trained with (hub name, or a file in the folder), its input size.
 
     Raises:
         CheckpointError: not a folder made by `save_pretrained`.
     """
-    return _beside(folder, read_config(folder).vlm)
+    about = read_config(folder)
+    return _beside(folder, about.vlm), about.vlm_image_size
 
 
 def read_config(folder: Path) -> Pretrained:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.images import Pixels
+from anyregion.images import Pixels, size_of
 from anyregion.masks import RLE, encode_mask
 from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Regions
@@ -71,11 +71,6 @@ class CropEncoder:
                 np.split(embeddings, ends), regions, encoded, strict=True
             )
         ]
-
-
-def size_of(pixels: Pixels) -> tuple[int, int]:
-    """`(height, width)`."""
-    return pixels.shape[0], pixels.shape[1]
 
 
 def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:

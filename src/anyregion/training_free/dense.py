@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anyregion.images import Pixels
+from anyregion.images import Pixels, size_of
 from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.training_free.crop import given_masks
 from anyregion.training_free.embedder import DenseMap, ImageEmbedder
 from anyregion.training_free.pooling import pool
 
-EncodedImage = tuple[DenseMap, tuple[int, int]]
+SeenImage = tuple[DenseMap, tuple[int, int]]
 
 
 class DenseEncoder:
@@ -35,14 +35,14 @@ class DenseEncoder:
         """Method and model."""
         return f"dense {self.embedder.fingerprint}"
 
-    def encode_images(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+    def encode_images(self, images: Sequence[Pixels]) -> list[SeenImage]:
         """The dense map of each image, and the image's `(height, width)`."""
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        sizes = [size_of(image) for image in images]
         return list(zip(self.embedder.dense_features(images), sizes, strict=True))
 
     def embed_regions(
         self,
-        encoded: Sequence[EncodedImage],
+        encoded: Sequence[SeenImage],
         regions: Sequence[Regions],
         *,
         masks: bool = False,

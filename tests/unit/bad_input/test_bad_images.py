@@ -135,6 +135,11 @@ READ_IMAGES: dict[str, tuple[Any, tuple[int, int], Callable[[Any], bool]]] = {
         (20, 12),
         lambda p: (p == np.rot90(RGB, -1)).all(),
     ),
+    "EXIF that is none": (
+        coded(Image.fromarray(RGB), exif=b"garbage-garbage"),
+        (12, 20),
+        lambda p: (p == RGB).all(),
+    ),
     "EXIF of no known turn": (rotated(9), (12, 20), lambda p: (p == RGB).all()),
     "TIFF turned once, not twice": (
         coded(Image.fromarray(RGB), "TIFF", exif=Image.open(io.BytesIO(rotated())).getexif()),

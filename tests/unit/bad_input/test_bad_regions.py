@@ -92,7 +92,6 @@ REFUSED_FILES: dict[str, tuple[str, str]] = {
     "empty object": ("{}", "neither COCO annotations"),
     "annotations without images": (json.dumps({"annotations": []}), "images"),
     "a number of 5,000 digits": ("[" + "9" * 5000 + "]", "cannot be read"),
-    "boxes that are a number": (json.dumps({"1": {"boxes": 3}}), "malformed"),
     "too deep": ("[" * 100_000, "nested too deeply|malformed"),
 }
 
@@ -182,6 +181,20 @@ SET_ASIDE: dict[str, tuple[Any, str]] = {
         coco(GOOD, {**GOOD, "id": 2, "segmentation": [[1, 1, 2, 2]]}),
         "polygon",
     ),
+    "detector, no boxes": ({"1": {"boxes": [[1, 1, 5, 5]]}, "2": {}}, "image 2: malformed"),
+    "detector, null boxes": (
+        {"1": {"boxes": [[1, 1, 5, 5]]}, "2": {"boxes": None}},
+        "image 2: malformed",
+    ),
+    "detector, a list": ({"1": {"boxes": [[1, 1, 5, 5]]}, "2": [[1, 1, 5, 5]]}, "image 2"),
+    "detector, no scores for boxes": (
+        {"1": {"boxes": [[1, 1, 5, 5]]}, "2": {"boxes": [[1, 1, 5, 5]], "scores": []}},
+        "differ in number",
+    ),
+    "a polygon of 400 digits": (
+        coco(GOOD, {**GOOD, "id": 2, "segmentation": [[10**400, 0, 10, 0, 10, 10]]}),
+        "list of numbers",
+    ),
     "detector, lengths differ": (
         {"1": {"boxes": [[1, 1, 5, 5]]}, "2": {"boxes": [[1, 1, 5, 5]], "scores": [0.1, 0.2]}},
         "differ in number",
@@ -222,6 +235,14 @@ def test_a_bad_category_costs_its_own_row_only(tmp_path: Path) -> None:
     regions = load_regions(tmp_path / "regions.json").images["1"].regions
     assert regions.categories is not None
     assert regions.categories.tolist() == [2, -1, 2, 2, -1]
+
+
+def test_ids_left_out_or_written_as_decimals(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": None, "image_id": 1.0}, {**GOOD, "image_id": 1}]
+    (tmp_path / "regions.json").write_text(json.dumps(coco(*rows)))
+    found = load_regions(tmp_path / "regions.json")
+    assert found.set_aside == ()
+    assert found.images["1"].regions.ids == ("#0", 1)
 
 
 def test_scores_can_be_left_out(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_attention_is_a_share() -> None:
     assert (maps >= 0).all()
     assert (maps.sum(axis=(1, 2)) < 1).all()  # the rest went to the class token
     assert overlay_attention(images[0], maps[0]).size == (20, 10)
+    assert attention_maps(encoder, encoded, Regions.from_boxes([])).shape == (0, 2, 3)
     with pytest.raises(InputError, match="no 3"):
         attention_maps(encoder, encoded, regions[0], layer=3)
 
