@@ -127,7 +127,11 @@ def evaluate_classification(
     if not truth:
         raise InputError(f"{annotations}: none of its categories is in the vocabulary")
     # categories that come to one name are one class here; a vocabulary that was given is not ours
-    merged = [SetAside(a.item.replace("name", "category"), a.reason) for a in own.set_aside] if own else []
+    merged = (
+        [SetAside(a.item.replace("name", "category"), a.reason) for a in own.set_aside]
+        if own
+        else []
+    )
     aside = [*file.set_aside, *merged]
     found = _found(file, Path(images), limit, aside)
     if not found:

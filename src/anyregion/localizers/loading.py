@@ -40,7 +40,7 @@ def load_localizer(
         name_or_path: a name on the Hugging Face hub, a folder that `save_pretrained` wrote, or a
             file of SAM weights in segment-anything's layout (`.pth` or `.safetensors`; a full
             RegionSpot checkpoint, which holds a SAM, works too).
-        device, chunk, batch_size, encoder_dtype: see `RunOptions`.
+        device, chunk, batch_size, encoder_dtype: see `LocalizerOptions`.
 
     Raises:
         InputError: nothing there, a hub that does not answer, or another kind of model.
@@ -54,11 +54,13 @@ def load_localizer(
     from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
     from anyregion.localizers.sam_checkpoint import sam_model_from_state
     from anyregion.localizers.sam_hq import sam_hq_localizer
-    from anyregion.localizers.segmenter import RunOptions
+    from anyregion.localizers.segmenter import LocalizerOptions
     from anyregion.weight_files import read_state_dict
 
     name = str(name_or_path)
-    options = RunOptions(device, chunk, batch_size, encoder_dtype)
+    options = LocalizerOptions(
+        device=device, chunk=chunk, batch_size=batch_size, encoder_dtype=encoder_dtype
+    )
     path = Path(name).expanduser()
     if path.is_file() or path.suffix in WEIGHT_SUFFIXES:
         model = sam_model_from_state(read_state_dict(path), name=str(path))

@@ -45,7 +45,7 @@ class Localizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever a token would: weights and precision."""
+        """Changes whenever a token would: weights, configuration, input and precision."""
         ...
 
     def encode(self, images: Sequence[Pixels]) -> list[Any]:

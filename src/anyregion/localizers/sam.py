@@ -13,20 +13,22 @@ from anyregion.localizers.frame import Frame, padded_frame, resize_to_frame
 from anyregion.localizers.mask_head import mask_maps, upscale
 from anyregion.localizers.segmenter import (
     DEFAULTS,
-    EncodedImage,
-    RunOptions,
+    LocalizedImage,
+    LocalizerOptions,
     SegmenterLocalizer,
     frozen,
 )
 
-MEAN = np.array([123.675, 116.28, 103.53], dtype=np.float32)
-STD = np.array([58.395, 57.12, 57.375], dtype=np.float32)
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
 
 SCORE_ROW, MASK_ROW = 0, 1
 """Where SAM and SAM-HQ have the IoU token and the first mask token among the output tokens."""
 
 
-def sam_localizer(model: Any, *, name: str, options: RunOptions = DEFAULTS) -> SegmenterLocalizer:
+def sam_localizer(
+    model: Any, *, name: str, options: LocalizerOptions = DEFAULTS
+) -> SegmenterLocalizer:
     """A localizer of a `transformers.SamModel`, which is moved to its device and frozen.
 
     For the published numbers its mask decoder's `layer_norm_eps` must be 1e-5, which neither the
@@ -46,6 +48,8 @@ class SamFamily:
 
     score_row = SCORE_ROW
     mask_row = MASK_ROW
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -64,7 +68,7 @@ class SamFamily:
         embeddings = self.model.get_image_embeddings(pixels)
         return [(embedding, ()) for embedding in embeddings.split(1)]
 
-    def mask_features(self, encoded: EncodedImage) -> tuple[Tensor, ...]:
+    def mask_features(self, encoded: LocalizedImage) -> tuple[Tensor, ...]:
         return ()
 
     def mask_logits(
@@ -78,7 +82,8 @@ def padded_pixels(image: Pixels, frame: Frame) -> Tensor:
     """Resize, normalise with SAM's mean and std, then pad with zeros: `(3, side, side)`."""
     height, width = frame.inside
     padded = np.zeros((frame.side, frame.side, 3), dtype=np.float32)
-    padded[:height, :width] = (resize_to_frame(image, frame).astype(np.float32) - MEAN) / STD
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+    padded[:height, :width] = (resize_to_frame(image, frame).astype(np.float32) - mean) / std
     return torch.from_numpy(padded).permute(2, 0, 1)
 
 

@@ -13,8 +13,8 @@ from anyregion.localizers.frame import Frame, squashed_frame
 from anyregion.localizers.mask_head import mask_maps, upscale
 from anyregion.localizers.segmenter import (
     DEFAULTS,
-    EncodedImage,
-    RunOptions,
+    LocalizedImage,
+    LocalizerOptions,
     SegmenterLocalizer,
     frozen,
 )
@@ -27,7 +27,7 @@ def sam2_localizer(
     model: Any,
     *,
     name: str,
-    options: RunOptions = DEFAULTS,
+    options: LocalizerOptions = DEFAULTS,
     mean: tuple[float, float, float] = SAM2_MEAN,
     std: tuple[float, float, float] = SAM2_STD,
 ) -> SegmenterLocalizer:
@@ -66,6 +66,8 @@ class Sam2Family:
         self.output_tokens: Tensor = torch.cat(
             [decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight]
         ).detach()
+        self.mean: tuple[float, ...] = mean
+        self.std: tuple[float, ...] = std
         self._mean = torch.tensor(mean).view(3, 1, 1)
         self._std = torch.tensor(std).view(3, 1, 1)
 
@@ -83,7 +85,7 @@ class Sam2Family:
         )
         return [(e, (h, q)) for e, h, q in zip(embeddings, half, quarter, strict=True)]
 
-    def mask_features(self, encoded: EncodedImage) -> tuple[Tensor, ...]:
+    def mask_features(self, encoded: LocalizedImage) -> tuple[Tensor, ...]:
         return encoded.extras
 
     def mask_logits(

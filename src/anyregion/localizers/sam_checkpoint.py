@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anyregion.errors import CheckpointError
 from anyregion.localizers.sam import sam_localizer
-from anyregion.localizers.segmenter import RunOptions, SegmenterLocalizer
+from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer
 from anyregion.weight_files import compare_shapes
 
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
@@ -57,7 +57,7 @@ def sam_from_state(
         InputError: a device that is not here.
         CheckpointError: missing, unexpected or misshapen tensors.
     """
-    options = RunOptions(device)
+    options = LocalizerOptions(device=device)
     return sam_localizer(sam_model_from_state(state, name=name), name=name, options=options)
 
 

@@ -10,18 +10,18 @@ from torch import Tensor
 from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, padded_frame
 from anyregion.localizers.mask_head import mask_maps, upscale
-from anyregion.localizers.sam import MASK_ROW, SCORE_ROW, masks_and_scores, padded_pixels
+from anyregion.localizers.sam import MASK_ROW, MEAN, SCORE_ROW, STD, masks_and_scores, padded_pixels
 from anyregion.localizers.segmenter import (
     DEFAULTS,
-    EncodedImage,
-    RunOptions,
+    LocalizedImage,
+    LocalizerOptions,
     SegmenterLocalizer,
     frozen,
 )
 
 
 def sam_hq_localizer(
-    model: Any, *, name: str, options: RunOptions = DEFAULTS
+    model: Any, *, name: str, options: LocalizerOptions = DEFAULTS
 ) -> SegmenterLocalizer:
     """A localizer of a `transformers.SamHQModel`, which is moved to its device and frozen.
 
@@ -46,6 +46,8 @@ class SamHQFamily:
 
     score_row = SCORE_ROW
     mask_row = MASK_ROW
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -69,7 +71,7 @@ class SamHQFamily:
             for embedding, block in zip(embeddings.split(1), early, strict=True)
         ]
 
-    def mask_features(self, encoded: EncodedImage) -> tuple[Tensor, ...]:
+    def mask_features(self, encoded: LocalizedImage) -> tuple[Tensor, ...]:
         """The image's part of the HQ features: embedding and early ViT block, upscaled."""
         decoder = self.model.mask_decoder
         features = decoder.activation(

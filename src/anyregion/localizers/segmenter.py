@@ -19,6 +19,7 @@ from anyregion.localizers.prompts import PromptChunk, prompt_chunks
 from anyregion.localizers.protocol import RegionTokens, TokenSource
 from anyregion.localizers.two_way import ImageTokens, image_tokens, two_way
 from anyregion.masks import RLE
+from anyregion.model_configs import config_json
 from anyregion.regions import Regions
 from anyregion.weight_files import fingerprint
 
@@ -31,12 +32,15 @@ class Family(Protocol):
         output_tokens: `(R, C)`, the learned tokens that go before the prompt's.
         score_row: which of them predicts the masks' IoU.
         mask_row: the first of the mask tokens; the three candidates follow it.
+        mean, std: of the model's input, RGB.
     """
 
     model: Any
     output_tokens: Tensor
     score_row: int
     mask_row: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def frame(self, size: tuple[int, int]) -> Frame:
         """Where an image of `(height, width)` lies in the model's square."""
@@ -50,7 +54,7 @@ class Family(Protocol):
         """`(B, 3, side, side)` to each image's `(1, C, h, w)`, and what its masks need beside."""
         ...
 
-    def mask_features(self, encoded: EncodedImage) -> tuple[Tensor, ...]:
+    def mask_features(self, encoded: LocalizedImage) -> tuple[Tensor, ...]:
         """What masks need of the image alone, once for all prompts."""
         ...
 
@@ -66,7 +70,7 @@ class Family(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedImage:
+class LocalizedImage:
     """An image that was encoded once: its embedding `(1, C, h, w)`, its frame, family's extras."""
 
     embedding: Tensor
@@ -74,8 +78,8 @@ class EncodedImage:
     extras: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
-class RunOptions:
+@dataclass(frozen=True, kw_only=True)
+class LocalizerOptions:
     """Where a localizer runs, how much at a time, how exactly; None is what suits the device.
 
     Attributes:
@@ -99,10 +103,10 @@ class RunOptions:
         check_device(self.device)
 
 
-DEFAULTS = RunOptions()
+DEFAULTS = LocalizerOptions()
 
 
-def frozen(model: Any, options: RunOptions) -> Any:
+def frozen(model: Any, options: LocalizerOptions) -> Any:
     """The model on its device, in evaluation mode, without gradients."""
     return model.to(options.device).eval().requires_grad_(False)
 
@@ -115,7 +119,7 @@ class SegmenterLocalizer:
     shares with the others (see `two_way`).
     """
 
-    def __init__(self, family: Family, *, name: str, options: RunOptions) -> None:
+    def __init__(self, family: Family, *, name: str, options: LocalizerOptions) -> None:
         """Wrap a family's model.
 
         Args:
@@ -145,15 +149,22 @@ class SegmenterLocalizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights, with family and precision; computed when first asked for."""
-        weights = self.family.model.state_dict().items()
-        return fingerprint(weights, type(self.family).__name__, self.encoder_dtype)
+        """Hash of weights, configuration, family, input and precision; computed when asked."""
+        family = self.family
+        return fingerprint(
+            family.model.state_dict().items(),
+            type(family).__name__,
+            config_json(family.model.config),
+            family.mean,
+            family.std,
+            self.encoder_dtype,
+        )
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Pixels]) -> list[EncodedImage]:
+    def encode(self, images: Sequence[Pixels]) -> list[LocalizedImage]:
         """Encode images of any sizes, `batch_size` at a time in one padded batch."""
         frames = [self.family.frame((image.shape[0], image.shape[1])) for image in images]
-        encoded: list[EncodedImage] = []
+        encoded: list[LocalizedImage] = []
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
             pixels = torch.stack(
@@ -163,13 +174,13 @@ class SegmenterLocalizer:
                 outputs = self.family.encode(pixels)
             for frame, (embedding, extras) in zip(frames[part], outputs, strict=True):
                 extras = tuple(extra.float() for extra in extras)
-                encoded.append(EncodedImage(embedding.float(), frame, extras))
+                encoded.append(LocalizedImage(embedding.float(), frame, extras))
         return encoded
 
     @torch.no_grad()
     def tokens(
         self,
-        encoded: EncodedImage,
+        encoded: LocalizedImage,
         regions: Regions,
         *,
         multimask: bool = False,
@@ -208,7 +219,7 @@ class SegmenterLocalizer:
             self._decode(result, prompt.rows, sparse, image, features, multimask, source)
         return result
 
-    def masks(self, encoded: EncodedImage, mask_logits: Tensor) -> list[list[RLE]]:
+    def masks(self, encoded: LocalizedImage, mask_logits: Tensor) -> list[list[RLE]]:
         """Logits `(N, M, h, w)` to binary masks at the image's size, N lists of M."""
         # one region at a time: the full-size logits of many would not fit in memory
         return [logits_to_masks(logits, encoded.frame) for logits in mask_logits]

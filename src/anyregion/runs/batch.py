@@ -133,15 +133,16 @@ def recognize_images(
     with ResultsFolder(out, settings=fixed, root=root, overwrite=overwrite, about=about) as folder:
         marks = {name: file_mark(path) for name, path in images.items()}
         finished = folder.journal.entries
-        folder.drop([n for n in images if n in finished and finished[n].file != marks[n]])
-        aside += regions.set_aside
-        folder.skip(aside)
-        kept = set(images) & set(folder.journal.entries)
+        # their answers go once it is sure that there will be new ones
+        stale = [n for n in images if n in finished and finished[n].file != marks[n]]
+        kept = (set(images) & set(finished)) - set(stale)
         earlier = [
             SetAside(f"{name}, {a['item']}", a["reason"])
             for name in sorted(kept)
-            for a in folder.journal.entries[name].set_aside
+            for a in finished[name].set_aside
         ]
+        aside += regions.set_aside
+        refused: dict[str, str] = {}
         pending: dict[str, tuple[Path, Asked]] = {}
         assigned = regions.assign(list(images.values()))
         for name, path in images.items():
@@ -150,16 +151,23 @@ def recognize_images(
                 if isinstance(asked, Asked):
                     pending[name] = (path, asked)
                 else:
-                    aside += _skip_image(folder, name, asked)
+                    refused[name] = asked
         started = time.perf_counter()
         unreadable: tuple[str, ...] = ()
         if pending:
             recognizer = load()
             words = recognizer.encode_vocabulary(vocabulary, progress=encoding)
             unreadable = words.unreadable
-            folder.pin({"words": words.model, "encoder": recognizer.encoder.fingerprint})
+            models = {"words": words.model, "encoder": recognizer.encoder.fingerprint}
+            folder.pin(models, stale=stale)
             folder.begin()
             started = time.perf_counter()
+        else:
+            folder.drop(stale)
+        folder.skip(aside)
+        for name, reason in refused.items():
+            aside += _skip_image(folder, name, reason)
+        if pending:
 
             def ask(items: list[_Item]) -> list[Predictions]:
                 answers = recognizer.recognize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -94,21 +94,27 @@ class ResultsFolder:
         self._pictures -= pictures
         self._write_skipped()
 
-    def pin(self, models: Mapping[str, str]) -> None:
+    def pin(self, models: Mapping[str, str], *, stale: Collection[str] = ()) -> None:
         """Note the weights in use; results of other weights may not be mixed with them.
 
+        Args:
+            models: fingerprints by the part of the model.
+            stale: finished images that are to be named again. They bind nobody, and are dropped
+                (see `drop`) once the weights are accepted, not before.
+
         Raises:
-            InputError: finished images were named with other weights.
+            InputError: other finished images were named with other weights.
         """
         known = self._run["models"]
         changed = [
             f"{k} was {known[k]}, now {v}" for k, v in models.items() if known.get(k, v) != v
         ]
-        if changed and self.journal.entries:
+        if changed and not self.journal.entries.keys() <= set(stale):
             raise InputError(
                 f"{self.path}: finished images were named by other weights ({'; '.join(changed)}); "
                 "use --overwrite or another --out"
             )
+        self.drop(stale)  # before the weights are noted: a kill in between mixes nothing
         self._run["models"] = dict(models)
         self._write_run()
 

@@ -10,13 +10,20 @@ import torch
 from torch import Tensor
 
 from anyregion.errors import CheckpointError, require
+from anyregion.model_configs import config_json
 from anyregion.semantics import openai_format
 from anyregion.semantics.attention import Dense, LastLayer, from_transformers, run_dense, run_layers
 from anyregion.semantics.model import FrozenVLM
 from anyregion.semantics.open_clip import build_openai_resnet
-from anyregion.semantics.options import RunOptions
+from anyregion.semantics.options import VlmOptions
 from anyregion.semantics.preprocess import CLIP_MEAN, CLIP_STD, set_grid, square_grid
-from anyregion.semantics.pretrained import load_model, load_tokenizer, padded, unknown_piece
+from anyregion.semantics.pretrained import (
+    load_model,
+    load_tokenizer,
+    padded,
+    tokenizer_hash,
+    unknown_piece,
+)
 from anyregion.semantics.templates import CLIP_TEMPLATES
 from anyregion.semantics.text import BatchedTextEncoder, first_of, largest
 
@@ -55,6 +62,9 @@ class ClipTower:
         yield from self._vision.state_dict(prefix="vision.").items()
         yield from self._projection.state_dict(prefix="projection.").items()
 
+    def describe(self) -> str:
+        return config_json(self._vision.config)
+
     @cached_property
     def _last(self) -> LastLayer:
         return from_transformers(self._vision.encoder.layers[-1])
@@ -68,7 +78,7 @@ class ClipTower:
         return projected
 
 
-def load_clip(name: str, config: Any, options: RunOptions) -> FrozenVLM:
+def load_clip(name: str, config: Any, options: VlmOptions) -> FrozenVLM:
     """CLIP, MetaCLIP or MetaCLIP 2 from a hub name or a folder in `transformers`' layout.
 
     Args:
@@ -89,7 +99,7 @@ def load_clip(name: str, config: Any, options: RunOptions) -> FrozenVLM:
         model,
         tokenize=padded(tokenizer, context),
         end_of=largest if legacy else first_of(text.eos_token_id),
-        kind=f"{config.model_type} {type(tokenizer).__name__} {context}",
+        reads=lambda: tokenizer_hash(tokenizer),
         unknown=unknown_piece(tokenizer),
         name=name,
         options=options,
@@ -104,11 +114,11 @@ def clip_from_openai_state_dict(
     image_size: int | None = None,
 ) -> FrozenVLM:
     """`build_openai_clip`, which see, with the usual options but for device and image size."""
-    return build_openai_clip(state_dict, name, RunOptions(device, image_size))
+    return build_openai_clip(state_dict, name, VlmOptions(device=device, image_size=image_size))
 
 
 def build_openai_clip(
-    state_dict: Mapping[str, Tensor], name: str, options: RunOptions
+    state_dict: Mapping[str, Tensor], name: str, options: VlmOptions
 ) -> FrozenVLM:
     """CLIP from weights under OpenAI's names (`visual.*`, `transformer.*`, `text_projection`, ...).
 
@@ -146,7 +156,7 @@ def build_openai_clip(
         model,
         tokenize=tokenizer,
         end_of=largest,
-        kind=f"openai bpe {text.max_position_embeddings}",
+        reads=lambda: "OpenAI's tokenizer",
         unknown=None,
         name=name,
         options=options,
@@ -158,10 +168,10 @@ def _assemble(
     *,
     tokenize: Callable[[list[str]], Tensor],
     end_of: Callable[[Tensor], Tensor],
-    kind: str,
+    reads: Callable[[], str],
     unknown: int | None,
     name: str,
-    options: RunOptions,
+    options: VlmOptions,
 ) -> FrozenVLM:
     vision = ClipTower(model, options.image_size)
     model.to(options.device)
@@ -179,7 +189,7 @@ def _assemble(
         forward=forward,
         end_of=end_of,
         weights=weights,
-        kind=kind,
+        kind=lambda: f"{reads()} {config_json(model.config.text_config)}",
         templates=CLIP_TEMPLATES,
         embed_width=vision.embed_width,
         unknown=unknown,

@@ -11,7 +11,7 @@ from anyregion.semantics.attention import Dense
 from anyregion.semantics.clip import build_openai_clip, load_clip
 from anyregion.semantics.model import FrozenVLM
 from anyregion.semantics.open_clip import load_open_clip
-from anyregion.semantics.options import RunOptions
+from anyregion.semantics.options import VlmOptions
 from anyregion.semantics.pretrained import load_config
 from anyregion.semantics.siglip import load_siglip
 from anyregion.weight_files import read_state_dict
@@ -43,7 +43,7 @@ def load_vlm(
         name_or_path: `open_clip:MODEL/TAG_OR_FILE` (`open_clip:ViT-B-16/laion2b_s34b_b88k`); a
             file with CLIP weights under OpenAI's names, `.safetensors` or `.pt` with a state dict;
             a folder or hub name of a `transformers` CLIP, MetaCLIP, SigLIP or SigLIP 2.
-        device, image_size, batch_size, text_batch_size, dtype, dense: see `RunOptions`.
+        device, image_size, batch_size, text_batch_size, dtype, dense: see `VlmOptions`.
 
     Raises:
         InputError: nothing there, an unknown kind of model, or the hub cannot be reached.
@@ -52,7 +52,14 @@ def load_vlm(
         MissingExtraError: a package is missing.
     """
     require("torch", "torch", "transformers", "open_clip")
-    options = RunOptions(device, image_size, batch_size, text_batch_size, dtype, dense)
+    options = VlmOptions(
+        device=device,
+        image_size=image_size,
+        batch_size=batch_size,
+        text_batch_size=text_batch_size,
+        dtype=dtype,
+        dense=dense,
+    )
     name = str(name_or_path)
     if name.startswith(OPEN_CLIP):
         return load_open_clip(*split_open_clip(name), options)

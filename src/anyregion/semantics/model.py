@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anyregion.images import Pixels
 from anyregion.semantics.attention import Dense
-from anyregion.semantics.options import RunOptions
+from anyregion.semantics.options import VlmOptions
 from anyregion.semantics.preprocess import squash
 from anyregion.semantics.protocol import FeatureMap
 from anyregion.semantics.text import BatchedTextEncoder
@@ -59,6 +59,10 @@ class VisionTower(Protocol):
         """All tensors that the image side's answers depend on, by name."""
         ...
 
+    def describe(self) -> str:
+        """What the answers depend on beside the weights: activation, heads, eps; no paths."""
+        ...
+
 
 class FrozenVLM:
     """A frozen vision-language model: a `VisionLanguageModel`, and so an `ImageEmbedder`.
@@ -84,7 +88,7 @@ class FrozenVLM:
         text: BatchedTextEncoder,
         logit_scale: float,
         logit_bias: float = 0.0,
-        options: RunOptions,
+        options: VlmOptions,
     ) -> None:
         self.name = name
         self.text: TextEncoder = text
@@ -99,14 +103,17 @@ class FrozenVLM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the image side's weights, its input size and how it runs; the text side's own.
+        """Hash of the image side (weights, configuration, input), how it runs, and the text side.
 
         Computed when first asked for: the weights are frozen, and may be gigabytes.
         """
         return fingerprint(
             self.vision.weights(),
             type(self.vision).__name__,
+            self.vision.describe(),
             self.image_size,
+            tuple(self.vision.mean),
+            tuple(self.vision.std),
             self._options.dtype,
             self._options.dense,
             self.logit_scale,

@@ -14,8 +14,14 @@ from torch import Tensor
 from anyregion.errors import CheckpointError, InputError
 from anyregion.semantics import openai_format
 from anyregion.semantics.model import FrozenVLM, VisionTower
-from anyregion.semantics.open_clip_towers import ResNetTower, TimmTower, VitTower
-from anyregion.semantics.options import RunOptions
+from anyregion.semantics.open_clip_towers import (
+    ResNetTower,
+    TimmTower,
+    VitTower,
+    describe_layers,
+)
+from anyregion.semantics.options import VlmOptions
+from anyregion.semantics.pretrained import tokenizer_hash
 from anyregion.semantics.templates import CLIP_TEMPLATES, SIGLIP_TEMPLATES
 from anyregion.semantics.text import BatchedTextEncoder, first_of, largest
 from anyregion.weight_files import read_state_dict
@@ -26,7 +32,7 @@ _OPEN_CLIP_ERRORS = (
 )  # fmt: skip
 
 
-def load_open_clip(name: str, pretrained: str | None, options: RunOptions) -> FrozenVLM:
+def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> FrozenVLM:
     """A model of `open_clip` by its name and the tag or file of its weights.
 
     Args:
@@ -71,7 +77,7 @@ def load_open_clip(name: str, pretrained: str | None, options: RunOptions) -> Fr
 
 
 def build_openai_resnet(
-    state_dict: Mapping[str, Tensor], name: str, options: RunOptions
+    state_dict: Mapping[str, Tensor], name: str, options: VlmOptions
 ) -> FrozenVLM:
     """A ResNet of OpenAI's CLIP from weights under OpenAI's names; the sizes come from them.
 
@@ -92,7 +98,7 @@ def build_openai_resnet(
     return wrap_open_clip(model, tokenizer, name, options)
 
 
-def wrap_open_clip(model: Any, tokenizer: Any, name: str, options: RunOptions) -> FrozenVLM:
+def wrap_open_clip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:
     """A model that `open_clip` built; it is taken over and fitted to `image_size`.
 
     Args:
@@ -131,7 +137,7 @@ def _tower(model: Any, image_size: int | None) -> VisionTower:
 
 
 def _text(
-    model: Any, tokenizer: Any, templates: tuple[str, ...], options: RunOptions
+    model: Any, tokenizer: Any, templates: tuple[str, ...], options: VlmOptions
 ) -> BatchedTextEncoder:
     # CLIP keeps its text side in the open, its successors in a module of its own
     side = getattr(model, "text", None) or model
@@ -141,13 +147,15 @@ def _text(
     if inner is not None and unknown in (inner.eos_token_id, inner.pad_token_id):
         unknown = None
     end_of = _end_of(model, side)
-    # the same weights with another activation (GELU, QuickGELU) are another model
-    layers = " ".join(sorted({type(module).__name__ for module in side.modules()}))
 
     def weights() -> Iterable[tuple[str, Tensor]]:
         for name, tensor in side.state_dict().items():
             if not name.startswith(("visual.", "logit_")):
                 yield name, tensor
+
+    def kind() -> str:
+        reads = type(tokenizer).__name__ if inner is None else tokenizer_hash(inner)
+        return f"open_clip {reads} {context} {describe_layers(side)}"
 
     def tokenize(texts: list[str]) -> Tensor:
         if not texts:
@@ -170,7 +178,7 @@ def _text(
         forward=whole if end_of is None else cut,
         end_of=end_of,
         weights=weights,
-        kind=f"open_clip {type(side).__name__} {type(tokenizer).__name__} {context} {layers}",
+        kind=kind,
         templates=templates,
         embed_width=width,
         unknown=unknown,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from anyregion.semantics.preprocess import resize_positions, square_grid
 
 _RESNET_STRIDE = 32
 _NOT_DENSE = "this image tower has no dense features in the words' space; crop its regions instead"
+
+_NO_SETTINGS = frozenset({"training", "fused_attn", "name_or_path"})
+"""Plain attributes of layers that change no answer, but differ between machines and folders."""
 
 
 class VitTower:
@@ -53,6 +57,9 @@ class VitTower:
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         yield from self._visual.state_dict().items()
+
+    def describe(self) -> str:
+        return describe_layers(self._visual)
 
 
 class ResNetTower:
@@ -94,6 +101,9 @@ class ResNetTower:
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         yield from self._visual.state_dict().items()
+
+    def describe(self) -> str:
+        return describe_layers(self._visual)
 
     def _grid(self, pixels: Tensor) -> Tensor:
         x = self._visual.stem(pixels)
@@ -155,6 +165,9 @@ class TimmTower:
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         yield from self._visual.state_dict().items()
 
+    def describe(self) -> str:
+        return describe_layers(self._visual)
+
     def _vit_cells(self, pixels: Tensor, last: LastLayer, dense: Dense) -> Tensor:
         block = len(self._trunk.blocks) - 2
         x = _after(self._visual, pixels, [block], class_token=self._prefix > 0)
@@ -165,6 +178,29 @@ class TimmTower:
         found = self._visual.forward_intermediates(pixels, indices=1, intermediates_only=True)
         last: Tensor = found["image_intermediates"][0]
         return last
+
+
+def describe_layers(side: nn.Module) -> str:
+    """Every layer of one side of a model: its kind and its settings (heads, eps, pooling, ...).
+
+    The configuration a model was built from is not kept by `open_clip`, so its layers are asked.
+    """
+    lines = []
+    for path, module in side.named_modules():
+        if path.split(".")[0] != "visual":
+            settings = {
+                key: getattr(value, "__name__", value)  # a function's own repr is an address
+                for key, value in sorted(vars(module).items())
+                if not key.startswith("_") and key not in _NO_SETTINGS and _is_setting(value)
+            }
+            lines.append(f"{path} {type(module).__name__}({module.extra_repr()}) {settings}")
+    return "\n".join(lines)
+
+
+def _is_setting(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(isinstance(each, int | float | str | None) for each in value)
+    return isinstance(value, int | float | str | FunctionType | BuiltinFunctionType | None)
 
 
 def _mean_and_std(model: Any) -> tuple[Sequence[float], Sequence[float]]:

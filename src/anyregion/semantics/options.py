@@ -12,8 +12,8 @@ from anyregion.errors import InputError
 from anyregion.semantics.attention import Dense
 
 
-@dataclass(frozen=True)
-class RunOptions:
+@dataclass(frozen=True, kw_only=True)
+class VlmOptions:
     """Where, how large, how many at a time, how exactly.
 
     Attributes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,22 @@ def unknown_piece(tokenizer: Any) -> int | None:
     unknown: int | None = getattr(tokenizer, "unk_token_id", None)
     taken = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id)
     return None if unknown in taken else unknown
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A hash of how a tokenizer of `transformers` turns texts into ids."""
+    digest = hashlib.sha256(json.dumps(tokenizer.special_tokens_map, sort_keys=True).encode())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    pieces = getattr(tokenizer, "sp_model", None)
+    if backend is not None:
+        # padding and cutting are set by every call, so they would tell what was read before
+        state = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+        digest.update(json.dumps(state).encode())
+    elif pieces is not None:
+        digest.update(pieces.serialized_model_proto())
+    else:
+        digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    return f"{type(tokenizer).__name__} {digest.hexdigest()}"
 
 
 def _is_path(name: str) -> bool:

@@ -11,11 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyregion.errors import CheckpointError
+from anyregion.model_configs import config_json
 from anyregion.semantics.attention import Dense, LastLayer, from_transformers, run_dense, run_layers
 from anyregion.semantics.model import FrozenVLM
-from anyregion.semantics.options import RunOptions
+from anyregion.semantics.options import VlmOptions
 from anyregion.semantics.preprocess import HALF, set_grid, square_grid
-from anyregion.semantics.pretrained import load_model, load_tokenizer, padded, unknown_piece
+from anyregion.semantics.pretrained import (
+    load_model,
+    load_tokenizer,
+    padded,
+    tokenizer_hash,
+    unknown_piece,
+)
 from anyregion.semantics.templates import SIGLIP_TEMPLATES
 from anyregion.semantics.text import BatchedTextEncoder
 
@@ -65,6 +72,9 @@ class SiglipTower:
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         yield from self._vision.state_dict().items()
 
+    def describe(self) -> str:
+        return config_json(self._vision.config)
+
     @cached_property
     def _last(self) -> LastLayer:
         return from_transformers(self._vision.encoder.layers[-1])
@@ -82,7 +92,7 @@ class SiglipTower:
         return flexible
 
 
-def load_siglip(name: str, config: Any, options: RunOptions) -> FrozenVLM:
+def load_siglip(name: str, config: Any, options: VlmOptions) -> FrozenVLM:
     """SigLIP or SigLIP 2 from a hub name or a folder in `transformers`' layout.
 
     Texts are lower-cased and padded to the full context, as they were in training. Images are
@@ -117,7 +127,7 @@ def load_siglip(name: str, config: Any, options: RunOptions) -> FrozenVLM:
         forward=forward,
         end_of=None,
         weights=weights,
-        kind=f"{config.model_type} {type(tokenizer).__name__} {context}",
+        kind=lambda: f"{tokenizer_hash(tokenizer)} {config_json(model.config.text_config)}",
         templates=SIGLIP_TEMPLATES,
         embed_width=vision.embed_width,
         unknown=unknown_piece(tokenizer),

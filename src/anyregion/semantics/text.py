@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anyregion.semantics.options import RunOptions
+from anyregion.semantics.options import VlmOptions
 from anyregion.vocabulary import Floats
 from anyregion.weight_files import fingerprint
 
@@ -30,7 +31,7 @@ class BatchedTextEncoder:
         end_of: ids to the position `(n,)` of the token that is read, for causal models; None for
             models that need every position.
         weights: the tensors that the embeddings depend on, by name; read only for `fingerprint`.
-        kind: names tokenizer and model, and goes into `fingerprint` too.
+        kind: says what tokenizer and model compute beside the weights; read only for `fingerprint`.
         templates: the prompt templates the model is used with.
         embed_width: `E`.
         unknown: the id of the tokenizer's unknown piece; None if it can spell everything.
@@ -44,11 +45,11 @@ class BatchedTextEncoder:
         forward: Callable[[Tensor], Tensor],
         end_of: Callable[[Tensor], Tensor] | None,
         weights: Callable[[], Iterable[tuple[str, Tensor]]],
-        kind: str,
+        kind: Callable[[], str],
         templates: tuple[str, ...],
         embed_width: int,
         unknown: int | None,
-        options: RunOptions,
+        options: VlmOptions,
     ) -> None:
         self.templates = templates
         self.tokenize = tokenize
@@ -56,17 +57,14 @@ class BatchedTextEncoder:
         self._end_of = end_of
         self._weights = weights
         self._kind = kind
-        self._fingerprint: str | None = None
         self._embed_width = embed_width
         self._unknown = unknown
         self._options = options
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of the text weights, the tokenizer's kind and the precision; computed when asked."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._weights(), self._kind, self._options.dtype)
-        return self._fingerprint
+        """Hash of text weights, configuration, tokenizer and precision; computed when asked."""
+        return fingerprint(self._weights(), self._kind(), self._options.dtype)
 
     def encode_text(self, texts: Sequence[str]) -> Floats:
         """Embed each text, `(len(texts), E)` float32, not normalised."""

@@ -10,7 +10,7 @@ import transformers
 from anyregion.localizers.sam import sam_localizer
 from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
 from anyregion.localizers.sam_hq import sam_hq_localizer
-from anyregion.localizers.segmenter import RunOptions, SegmenterLocalizer
+from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer
 
 
 def spread(model: Any) -> Any:
@@ -107,7 +107,7 @@ def sam3_config() -> Any:
 
 
 def build(family: str, **given: Any) -> SegmenterLocalizer:
-    options = RunOptions(**given)
+    options = LocalizerOptions(**given)
     if family == "sam":
         model = spread(transformers.SamModel(sam_config()))
         return sam_localizer(model, name=family, options=options)

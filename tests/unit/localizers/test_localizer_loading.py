@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 from anyregion.errors import CheckpointError, InputError, MissingExtraError  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
+from anyregion.localizers.sam2 import sam2_localizer  # noqa: E402
 from anyregion.localizers.sam_checkpoint import sam_from_state  # noqa: E402
 from anyregion.localizers.segmenter import SegmenterLocalizer  # noqa: E402
 from tests.unit.localizers.asking import LANDSCAPE, close, photo, regions_of  # noqa: E402
@@ -31,6 +33,45 @@ def test_fingerprint_follows_the_weights(family: str) -> None:
     next(iter(other.family.model.state_dict().values())).view(-1)[0] += 1
     assert first.fingerprint == made(chunk=7).fingerprint
     assert len({first.fingerprint, other.fingerprint, low.fingerprint}) == 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fingerprint_follows_configuration_and_input(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    built = build(family)
+    built.family.model.save_pretrained(tmp_path / "one")
+    for name in ("two", "eps", "heads"):
+        shutil.copytree(tmp_path / "one", tmp_path / name)
+
+    def change(name: str, **values: Any) -> None:
+        file = tmp_path / name / "config.json"
+        config = json.loads(file.read_text())
+        config["mask_decoder_config"] |= values
+        config["transformers_version"] = "4.0.0"
+        file.write_text(json.dumps(config))
+
+    change("two")
+    change("heads", num_attention_heads=2)
+    config = json.loads((tmp_path / "eps" / "config.json").read_text())
+    # of SAM's own decoder the eps is known, and not read from the file
+    part = "vision_config" if family in ("sam", "sam_hq") else "mask_decoder_config"
+    config[part]["layer_norm_eps"] = 0.1
+    (tmp_path / "eps" / "config.json").write_text(json.dumps(config))
+    names = ["one", "one", "two", "eps", "heads"]
+    one, again, two, eps, heads = (load_localizer(tmp_path / n).fingerprint for n in names)
+    assert one == again == two
+    assert len({one, eps, heads}) == 3
+
+
+def test_fingerprint_follows_mean_and_std() -> None:
+    model = build("sam2").family.model
+    half = (0.5, 0.5, 0.5)
+    found = {
+        sam2_localizer(model, name="").fingerprint,
+        sam2_localizer(model, name="", mean=half).fingerprint,
+        sam2_localizer(model, name="", std=half).fingerprint,
+    }
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("device", ["foo", "cuda:99"])

@@ -19,7 +19,7 @@ from anyregion.localizers.frame import (
     padded_frame,
     squashed_frame,
 )
-from anyregion.localizers.segmenter import RunOptions, SegmenterLocalizer
+from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer
 from anyregion.masks import decode_mask
 from anyregion.regions import Regions
 from tests.unit.localizers.asking import LANDSCAPE, PORTRAIT, photo, regions_of
@@ -107,4 +107,6 @@ def test_sizes_below_one_are_refused(
     localizers: dict[str, SegmenterLocalizer], option: str
 ) -> None:
     with pytest.raises(InputError, match="at least 1"):
-        SegmenterLocalizer(localizers["sam"].family, name="", options=RunOptions(**{option: 0}))
+        SegmenterLocalizer(
+            localizers["sam"].family, name="", options=LocalizerOptions(**{option: 0})
+        )

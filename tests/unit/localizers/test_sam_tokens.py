@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from anyregion.localizers.prompts import prompt_chunks  # noqa: E402
-from anyregion.localizers.segmenter import RunOptions, SegmenterLocalizer  # noqa: E402
+from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
 from tests.unit.localizers.asking import (  # noqa: E402
     LANDSCAPE,
@@ -156,7 +156,7 @@ def test_chunks_and_company_change_nothing_and_order_is_kept(
         close(together.mask_logits[row], alone.mask_logits[0], 1e-4)
         close(together.mask_scores[row], alone.mask_scores[0])
     for chunk in (1, 5, 32):
-        other = SegmenterLocalizer(localizer.family, name="", options=RunOptions(chunk=chunk))
+        other = SegmenterLocalizer(localizer.family, name="", options=LocalizerOptions(chunk=chunk))
         close(other.tokens(encoded, regions).tokens, together.tokens)
 
 
@@ -173,7 +173,9 @@ def test_a_chunk_bounds_what_is_decoded_at_once(
         return real(transformer, prompts, image, **options)
 
     monkeypatch.setattr(segmenter, "two_way", counting)
-    localizer = SegmenterLocalizer(localizers["sam"].family, name="", options=RunOptions(chunk=4))
+    localizer = SegmenterLocalizer(
+        localizers["sam"].family, name="", options=LocalizerOptions(chunk=4)
+    )
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     regions = regions_of("box", PORTRAIT, localizer.low_side, count=10)
     localizer.tokens(encoded, regions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,69 @@ def test_another_encoder_may_not_continue(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"other weights \(encoder was colours 10\.0"):
         run([photos / "y.png", photos / "z.webp"], tmp_path / "out", load=newer)
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
+
+
+def other_weights() -> Recognizer:
+    recognizer = colour_recognizer()
+    recognizer.encoder.logit_scale = 20.0
+    return recognizer
+
+
+def no_weights() -> Recognizer:
+    raise AnyRegionError("no such model")
+
+
+@pytest.mark.parametrize(
+    ("load", "message"), [(other_weights, "other weights"), (no_weights, "no such model")]
+)
+def test_a_refused_run_loses_no_answer(
+    photos: Path, tmp_path: Path, load: Callable[[], Recognizer], message: str
+) -> None:
+    out = tmp_path / "out"
+    given = [photos / "y.png", photos / "z.webp"]
+    run(given, out)
+    kept = ("predictions.jsonl", "predictions.json", "pictures/y.png")
+    before = [(out / name).read_bytes() for name in kept]
+    overwrite(photos / "y.png", "black", "white")
+    with pytest.raises(AnyRegionError, match=message):
+        run(given, out, load=load)
+    assert [(out / name).read_bytes() for name in kept] == before
+    assert run(given, out).kept == 1
+    assert labels(out)["y.png"] == ["black", "white"]
+
+
+def test_images_to_be_named_again_do_not_bind_the_weights(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos / "y.png", out)
+    overwrite(photos / "y.png", "black", "white")
+    report = run(photos / "y.png", out, load=other_weights)
+    assert (report.kept, report.images) == (0, 1)
+    assert labels(out) == {"y.png": ["black", "white"]}
+    with pytest.raises(InputError, match="other weights"):
+        run([photos / "y.png", photos / "z.webp"], out)
+
+
+def test_a_changed_image_that_may_not_be_named_keeps_no_answer(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Nothing is left to name, so no model is loaded; the old answer is wrong all the same."""
+    out = tmp_path / "out"
+    asked = same_regions(Regions.from_boxes([[0, 0, 20, 30]]))
+
+    class Refusing:
+        digest, set_aside = asked.digest, asked.set_aside
+
+        def assign(self, paths: list[Path]) -> dict[Path, Any]:
+            return dict.fromkeys(paths, "no regions")
+
+    run([photos / "y.png", photos / "z.webp"], out, source=asked)
+    overwrite(photos / "y.png", "black", "white")
+    report = run([photos / "y.png", photos / "z.webp"], out, source=Refusing(), load=no_weights)
+    assert (report.kept, report.images) == (1, 0)
+    assert list(labels(out)) == ["z.webp"]
+    assert "y.png" not in (out / "predictions.json").read_text()
+    skipped = lines(out / "skipped.jsonl")
+    assert skipped == [{"image": "y.png", "item": "image", "reason": "no regions"}]
 
 
 def test_an_overwritten_image_is_named_again(photos: Path, tmp_path: Path) -> None:

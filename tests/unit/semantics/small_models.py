@@ -13,7 +13,7 @@ from anyregion.semantics.clip import build_openai_clip
 from anyregion.semantics.loading import load_vlm
 from anyregion.semantics.model import FrozenVLM
 from anyregion.semantics.open_clip import wrap_open_clip
-from anyregion.semantics.options import RunOptions
+from anyregion.semantics.options import VlmOptions
 
 TEXTS = ["a photo of a cat.", "dog", "a black and white photo of the traffic light.", "dog", "été"]
 
@@ -41,17 +41,17 @@ RESNET = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 8, "head_width": 64
 
 def openai_clip(**options: Any) -> FrozenVLM:
     weights = small_open_clip("vit", **VIT).state_dict()
-    return build_openai_clip(weights, "vit", RunOptions(**options))
+    return build_openai_clip(weights, "vit", VlmOptions(**options))
 
 
 def open_clip_vit(**options: Any) -> FrozenVLM:
     model = small_open_clip("vit", **VIT)
-    return wrap_open_clip(model, open_clip.SimpleTokenizer(), "vit", RunOptions(**options))
+    return wrap_open_clip(model, open_clip.SimpleTokenizer(), "vit", VlmOptions(**options))
 
 
 def openai_resnet(**options: Any) -> FrozenVLM:
     weights = small_open_clip("rn", **RESNET).state_dict()
-    return build_openai_clip(weights, "rn", RunOptions(**options))
+    return build_openai_clip(weights, "rn", VlmOptions(**options))
 
 
 def write_tokenizer(folder: Path, *, clip: bool) -> None:

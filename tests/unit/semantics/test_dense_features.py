@@ -14,7 +14,7 @@ open_clip = pytest.importorskip("open_clip")
 
 from anyregion.errors import CheckpointError, InputError  # noqa: E402
 from anyregion.semantics.open_clip import wrap_open_clip  # noqa: E402
-from anyregion.semantics.options import RunOptions  # noqa: E402
+from anyregion.semantics.options import VlmOptions  # noqa: E402
 from anyregion.semantics.preprocess import resize_positions, squash  # noqa: E402
 from tests.unit.semantics.small_models import VIT, load, openai_clip, photos  # noqa: E402
 
@@ -92,7 +92,7 @@ def test_timm_towers(kind: str) -> None:
     else:
         model = open_clip.CustomTextCLIP(32, small, text, init_logit_bias=-10.0)
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    vlm = wrap_open_clip(model, tokenizer, "timm", RunOptions(dense="maskclip"))
+    vlm = wrap_open_clip(model, tokenizer, "timm", VlmOptions(dense="maskclip"))
     assert vlm.logit_bias == pytest.approx(-10.0)
     found = vlm.feature_map(photos(2))
     assert found.grid == cells
@@ -101,7 +101,7 @@ def test_timm_towers(kind: str) -> None:
     assert vlm.embed_images(photos(2)).shape == (2, 32)
     if kind == "convnext":
         # a network that averages its map: one cell's map is the cell itself
-        single = wrap_open_clip(model, tokenizer, "timm", RunOptions(image_size=32))
+        single = wrap_open_clip(model, tokenizer, "timm", VlmOptions(image_size=32))
         cell = single.dense_features(photos(1))[0].features[0, 0]
         np.testing.assert_allclose(cell, single.embed_images(photos(1))[0], atol=1e-5)
 

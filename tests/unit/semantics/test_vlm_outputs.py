@@ -15,7 +15,7 @@ from anyregion.errors import InputError  # noqa: E402
 from anyregion.semantics.clip import build_openai_clip  # noqa: E402
 from anyregion.semantics.loading import load_vlm  # noqa: E402
 from anyregion.semantics.open_clip import wrap_open_clip  # noqa: E402
-from anyregion.semantics.options import RunOptions  # noqa: E402
+from anyregion.semantics.options import VlmOptions  # noqa: E402
 from anyregion.semantics.protocol import VisionLanguageModel  # noqa: E402
 from tests.unit.semantics.small_models import (  # noqa: E402
     MODELS,
@@ -158,7 +158,7 @@ def test_clip_folder_is_the_librarys(kind: str, folders: dict[str, Path]) -> Non
 def test_openai_state_dict_gives_the_same_model() -> None:
     # open_clip's code on the same weights is the independent reference
     model = small_open_clip("vit", **VIT)
-    options = RunOptions(dense="maskclip")
+    options = VlmOptions(dense="maskclip")
     ours = build_openai_clip(model.state_dict(), "x", options)
     theirs = wrap_open_clip(model, open_clip.SimpleTokenizer(), "x", options)
     images = photos()
