@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -190,7 +190,7 @@ class Regions:
             reason = None
             if small[i]:
                 reason = f"box {self.boxes[i].tolist()} lies outside the {width} x {height} image"
-            elif (points < 0).any() or (points >= [width, height]).any():
+            elif len(points) and ((points < 0).any() or (points >= [width, height]).any()):
                 reason = f"a point lies outside the {width} x {height} image"
             elif rle is not None and rle["size"] != [height, width]:
                 reason = f"mask of size {rle['size']}, but the image is {[height, width]}"
@@ -199,26 +199,29 @@ class Regions:
             else:
                 aside.append(SetAside(f"region {self.ids[i]}", reason))
         kept = self if len(keep) == len(self) else self.take(keep)
-        return Regions(**{**vars(kept), "boxes": clipped[keep].reshape(-1, 4)}), aside
+        return replace(kept, boxes=clipped[keep].reshape(-1, 4)), aside
 
     def _problems(self) -> dict[int, str]:
+        # columns at once: a detector's thousand boxes are checked several times on their way
+        missing = np.asarray(np.isnan(self.boxes).all(axis=1))
+        infinite = ~missing & ~self.has_box()
+        ordered = np.asarray((self.boxes[:, :2] < self.boxes[:, 2:]).all(axis=1))
         found: dict[int, str] = {}
         for i, box in enumerate(self.boxes):
             points, labels, rle = self.points[i], self.point_labels[i], self.masks[i]
-            missing = np.isnan(box).all()
-            if not missing and not np.isfinite(box).all():
+            if infinite[i]:
                 found[i] = f"box {box.tolist()} is not finite"
-            elif not missing and not (box[0] < box[2] and box[1] < box[3]):
+            elif not (missing[i] or ordered[i]):
                 found[i] = f"box {box.tolist()} is empty or inverted: expected x0 < x1 and y0 < y1"
             elif len(points) != len(labels):
                 found[i] = f"{len(points)} points but {len(labels)} point labels"
-            elif not np.isfinite(points).all():
+            elif len(points) and not np.isfinite(points).all():
                 found[i] = "a point is not finite"
-            elif not np.isin(labels, (0, 1)).all():
+            elif len(labels) and not np.isin(labels, (0, 1)).all():
                 found[i] = "a point label is neither 1 (foreground) nor 0 (background)"
             elif rle is not None and mask_area(rle) == 0:
                 found[i] = "the mask is empty"
-            elif missing and rle is None and not (labels == 1).any():
+            elif missing[i] and rle is None and not (labels == 1).any():
                 found[i] = "neither a box, nor a mask, nor a foreground point"
         if self.scores is not None:
             for row in np.flatnonzero(~np.isfinite(self.scores)).tolist():
