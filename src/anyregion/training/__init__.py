@@ -1,0 +1,1 @@
+"""What every training shares: run folder, loop, schedules, checkpoints, logs. Needs torch."""

@@ -1,0 +1,52 @@
+"""What a training has to supply to the loop: RegionSpot, `compact`'s modules, R2O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Task(Protocol):
+    """A module, the images of every step, and their losses.
+
+    Everything random follows from the seed and the step alone (and, within a step, from the
+    item's position in it): a run that was killed goes on as if it had not been, and several
+    processes see what one would.
+
+    Attributes:
+        module: what learns, and nothing that does not.
+    """
+
+    module: nn.Module
+
+    def plan(self, step: int) -> Sequence[Any]:
+        """The items of step `step` (from 0), of all processes together. Cheap."""
+        ...
+
+    def load(self, item: Any) -> Any:
+        """Read one item; called in reader threads, ahead of time."""
+        ...
+
+    def losses(self, module: nn.Module, examples: Sequence[Any]) -> dict[str, Tensor]:
+        """Losses of each example, `(len(examples),)` each; `loss` is the one that is descended.
+
+        Args:
+            module: `self.module`, perhaps wrapped for several processes: call it, no attribute.
+            examples: what `load` returned.
+        """
+        ...
+
+    def describe(self, item: Any) -> str:
+        """The item in words, for messages: the image's file, and whether it is mirrored."""
+        ...
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Figures on data not trained on; empty where there is none."""
+        ...
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """Write what was learned, ready for use, into `folder`."""
+        ...
