@@ -40,6 +40,7 @@ class ColourEncoder:
     name = "colours"
     logit_scale = 10.0
     logit_bias = 0.0
+    default_score = "softmax"
 
     def __init__(self) -> None:
         self.text = ColourWords()

@@ -433,6 +433,10 @@ def main() -> None:
             out, "classes.json", (json.dumps(classes, indent=0) + "\n").encode(), wordnet
         ),
     }
+    known = out / "manifest.json"
+    if known.is_file():  # the trained parts stay (see ship_trained.py)
+        before = json.loads(known.read_text(encoding="utf-8"))["files"]
+        files |= {name: about for name, about in before.items() if name not in files}
     total = sum(f["bytes"] for f in files.values())
     manifest = {"command": COMMAND, "bytes": total, "files": files}
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

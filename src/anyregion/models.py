@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from anyregion.errors import InputError, require
+from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer, RegionEncoder
+from anyregion.scoring import Score
 from anyregion.training_free.crop import CropEncoder
 from anyregion.training_free.dense import DenseEncoder
 from anyregion.training_free.embedder import ImageEmbedder
 
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
 METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
+Proposer: TypeAlias = Literal["own", "compact", "sam"]
+PROPOSERS: tuple[Proposer, ...] = ("own", "compact", "sam")
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,13 @@ def load_recognizer(
     """Build a recogniser.
 
     Args:
-        model: `compact`, the built-in one; a folder that `save_pretrained` or `anyregion convert`
-            made; a full published RegionSpot checkpoint (`.pth`); or a vision-language model, by
-            hub name, folder, file of OpenAI's layout, or `open_clip:ARCHITECTURE/TAG`.
-        recognizer: the method. For RegionSpot's folders and checkpoints `regionspot`, for all
-            else `dense` (pooled features), unless another is chosen.
+        model: `compact`, the built-in one; a folder that `anyregion train`, `anyregion convert` or
+            `save_pretrained` made; a full published RegionSpot checkpoint (`.pth`); or a
+            vision-language model, by hub name, folder, file of OpenAI's layout, or
+            `open_clip:ARCHITECTURE/TAG`.
+        recognizer: the method. `regionspot`, a trained module, for `compact` and for RegionSpot's
+            folders and checkpoints; for all else `dense` (pooled features), unless another is
+            chosen.
         localizer, vlm: for RegionSpot, where these two are taken from, if not as it states.
         antialias: for RegionSpot, whether images are squashed for the VLM with antialiasing; None
             for what the model states (True); False is the published predictor's way.
@@ -97,13 +103,19 @@ def load_recognizer(
     """
     if recognizer is not None and recognizer not in METHODS:
         raise InputError(f"no recogniser {recognizer!r}: there are {', '.join(METHODS)}")
-    trained = _is_regionspot(model)
-    method = recognizer or ("regionspot" if trained else "dense")
+    compact, trained = _is_compact(model), _is_regionspot(model)
+    method = recognizer or ("regionspot" if _is_run(model) or trained else "dense")
+    if compact and vlm is not None:
+        raise InputError("compact has its own words: name the vlm as the model instead")
+    if method == "regionspot" and compact:
+        if localizer is not None or antialias is not None:
+            raise InputError("compact has its own eyes: no localizer, no choice of antialiasing")
+        return Recognizer(_compact(model, device), cache=cache)
     if method == "regionspot":
         if not trained:
             raise InputError(
-                f"{model} is no RegionSpot model: give a folder made by `anyregion convert` or "
-                "save_pretrained, or a published checkpoint (.pth)"
+                f"{model} is no RegionSpot model: give a folder made by `anyregion train`, "
+                "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
             )
         return Recognizer(_regionspot(Path(model), localizer, vlm, antialias, device), cache=cache)
     if antialias is not None:
@@ -116,6 +128,61 @@ def load_recognizer(
     return Recognizer(CropEncoder(embedder, masked=method == "masked-crop"), cache=cache)
 
 
+def load_proposer(
+    name: Proposer = "own",
+    *,
+    localizer: str | Path | None = None,
+    recognizer: Recognizer | None = None,
+    device: str = "cpu",
+) -> RegionProposer:
+    """Build what finds regions where none are given.
+
+    Args:
+        name: `compact`, the built-in one; `sam`, automatic masks by a localizer (SAM, SAM-HQ,
+            SAM 2.1, SAM 3); `own`, `sam` where there is a localizer, else `compact`.
+        localizer: hub name, folder or file, for `sam`; unless given, that of `recognizer`.
+        recognizer: what will name the regions; a RegionSpot has a localizer, loaded already.
+        device: as for `load_recognizer`.
+
+    Raises:
+        InputError: unknown proposer, `sam` without a localizer, `compact` with one.
+        MissingExtraError, CheckpointError: as `load_recognizer`.
+    """
+    if name not in PROPOSERS:
+        raise InputError(f"no proposer {name!r}: there are {', '.join(PROPOSERS)}")
+    own = getattr(recognizer.encoder, "localizer", None) if recognizer else None
+    if name == "compact" or (name == "own" and own is None and localizer is None):
+        if localizer is not None:
+            raise InputError("the proposer compact uses no localizer")
+        from anyregion.compact.proposer import CompactProposer
+
+        built_in: RegionProposer = CompactProposer(device=device)
+        return built_in
+    if own is None and localizer is None:
+        raise InputError("the proposer sam needs a localizer: SAM's hub name, folder or file")
+    require("torch", "torch", "torchvision", "transformers")
+    from anyregion.localizers.automatic import AutomaticMasks
+    from anyregion.localizers.loading import load_localizer
+    from anyregion.localizers.segmenter import SegmenterLocalizer
+
+    found = own if localizer is None else load_localizer(localizer, device=device)
+    if not isinstance(found, SegmenterLocalizer):
+        raise InputError(f"the localizer {getattr(found, 'name', found)} makes no automatic masks")
+    return AutomaticMasks(found)
+
+
+def uses_localizer(model: str | Path, recognizer: Method | None = None) -> bool:
+    """Whether `load_recognizer` would take a localizer for this model and method."""
+    if _is_compact(model):
+        return False
+    return recognizer == "regionspot" or (recognizer is None and _is_regionspot(model))
+
+
+def default_score(model: str | Path, recognizer: Method | None = None) -> Score:
+    """How `load_recognizer` of the same would score where the caller does not choose."""
+    return "sigmoid" if _is_run(model) and recognizer in (None, "regionspot") else "softmax"
+
+
 def list_models() -> list[ModelInfo]:
     """The built-in model and the well-known weights that the package can use."""
     rows = [ModelInfo("compact", "built-in", 27.4, "Apache-2.0", "", True)]
@@ -125,6 +192,21 @@ def list_models() -> list[ModelInfo]:
             for name, (millions, licence) in table.items()
         ]
     return rows
+
+
+def _is_compact(model: str | Path) -> bool:
+    """The built-in model, or a folder with a module of its kind."""
+    return str(model) == "compact" or (Path(model) / "namer.onnx").is_file()
+
+
+def _is_run(model: str | Path) -> bool:
+    return str(model) != "compact" and _is_compact(model)
+
+
+def _compact(model: str | Path, device: str) -> RegionEncoder:
+    from anyregion.compact.encoder import CompactEncoder
+
+    return CompactEncoder(None if str(model) == "compact" else Path(model), device=device)
 
 
 def _is_regionspot(model: str | Path) -> bool:
@@ -150,9 +232,7 @@ def _regionspot(
 
 
 def _embedder(model: str | Path, trained: bool, vlm: str | None, device: str) -> ImageEmbedder:
-    if str(model) == "compact":
-        if vlm is not None:
-            raise InputError("compact has its own words: name the vlm as the model instead")
+    if _is_compact(model):
         from anyregion.compact.embedder import CompactEmbedder
 
         return CompactEmbedder(device=device)

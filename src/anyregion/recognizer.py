@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError
+from anyregion.exemplars import Exemplar, PicturedVocabulary, mixed
 from anyregion.images import ImageLike, Pixels, read_image, size_of
 from anyregion.masks import RLE
 from anyregion.predictions import Predictions
@@ -18,13 +19,14 @@ from anyregion.regions import Boxes, Regions
 from anyregion.scoring import Score, top_names
 from anyregion.vocabulary import (
     EncodedVocabulary,
+    Floats,
     Progress,
     TextEncoder,
     Vocabulary,
     encode_vocabulary,
 )
 
-VocabularyLike = Vocabulary | EncodedVocabulary | Sequence[str]
+VocabularyLike = Vocabulary | EncodedVocabulary | PicturedVocabulary | Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,13 @@ class RegionEncoder(Protocol):
         name: what people call it.
         text: the text side; its embeddings live in the same space as the regions'.
         logit_scale, logit_bias: turn a cosine into the logit that is scored.
+        default_score: how logits become scores where the caller does not choose.
     """
 
     name: str
     logit_scale: float
     logit_bias: float
+    default_score: Score
 
     @property
     def text(self) -> TextEncoder:
@@ -109,6 +113,7 @@ class Recognizer:
         self._cache: Path | Literal["default"] | None = cache
         self._image: tuple[Any, tuple[int, int]] | None = None
         self._last: EncodedVocabulary | None = None
+        self._last_pictured: tuple[PicturedVocabulary, EncodedVocabulary] | None = None
 
     def encode_vocabulary(
         self, vocabulary: VocabularyLike, *, progress: Progress | None = None
@@ -116,14 +121,24 @@ class Recognizer:
         """Encode names once; what comes back can be used for any number of images.
 
         Raises:
-            InputError: an empty vocabulary, or one that another text model encoded.
+            InputError: an empty vocabulary, one that another text model encoded, or one whose
+                pictures another model saw; exemplars that cannot be used.
         """
+        if isinstance(vocabulary, PicturedVocabulary):
+            if self._last_pictured is None or self._last_pictured[0] is not vocabulary:
+                self._last_pictured = (vocabulary, self._encode_pictured(vocabulary, progress))
+            return self._last_pictured[1]
         text = self.encoder.text
         if isinstance(vocabulary, EncodedVocabulary):
             if vocabulary.model != text.fingerprint:
                 raise InputError(
                     f"this vocabulary was encoded by {vocabulary.model}, "
                     f"but {self.encoder.name} reads {text.fingerprint}"
+                )
+            if vocabulary.regions not in (None, self.encoder.fingerprint):
+                raise InputError(
+                    f"the pictures of this vocabulary were seen by {vocabulary.regions}, "
+                    f"but {self.encoder.name} is {self.encoder.fingerprint}"
                 )
             return vocabulary
         if not isinstance(vocabulary, Vocabulary):
@@ -133,6 +148,62 @@ class Recognizer:
             last = encode_vocabulary(vocabulary, text, cache=self._cache, progress=progress)
             self._last = last
         return last
+
+    def encode_exemplars(
+        self,
+        exemplars: Mapping[str, Sequence[Exemplar]],
+        *,
+        words: Vocabulary | EncodedVocabulary | Sequence[str] | None = None,
+        weight: float = 0.5,
+        progress: Progress | None = None,
+    ) -> EncodedVocabulary:
+        """A vocabulary of pictures, or of pictures and words (see `PicturedVocabulary`).
+
+        Args:
+            exemplars: `{name: regions that show it}`.
+            words: names as words; those that have exemplars too are the weighted sum of both.
+            weight: share of the pictures in that sum.
+            progress: called with (done, total) images.
+
+        Raises:
+            InputError: a name without exemplar, an image that cannot be read, a region that does
+                not lie in it, naming each.
+        """
+        pictured = PicturedVocabulary.from_exemplars(exemplars, words=words, weight=weight)
+        return self._encode_pictured(pictured, progress)
+
+    def embed(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Floats]:
+        """Embeddings `(N, E)` of each image's regions in the space of the words, not normalised.
+
+        Args:
+            images: as `read_image` returns them.
+            regions: one `Regions` an image; their numbers may differ, and be 0.
+
+        Raises:
+            InputError: a region that does not lie in its image, numbers that are not finite.
+        """
+        fitted = [
+            _fitted(r, size_of(p), f"image {i}")
+            for i, (p, r) in enumerate(zip(images, regions, strict=True))
+        ]
+        found = self.encoder.embed_regions(self.encoder.encode_images(images), fitted)
+        if not all(np.isfinite(f.embeddings).all() for f in found):
+            raise InputError("a region embedding is not finite: the weights or images are broken")
+        return [f.embeddings for f in found]
+
+    def _encode_pictured(
+        self, pictured: PicturedVocabulary, progress: Progress | None
+    ) -> EncodedVocabulary:
+        words = None if pictured.words is None else self.encode_vocabulary(pictured.words)
+        rows = pictured.rows(self.embed, progress=progress)
+        shown = {pictured.vocabulary.names[i] for i in rows}
+        return EncodedVocabulary(
+            pictured.vocabulary,
+            mixed(None if words is None else words.matrix, rows, pictured.weight),
+            self.encoder.text.fingerprint,
+            () if words is None else tuple(n for n in words.unreadable if n not in shown),
+            self.encoder.fingerprint,
+        )
 
     def set_image(self, image: ImageLike) -> None:
         """Encode an image, to be asked about with `ask`. See `read_image` for what is accepted."""
@@ -145,7 +216,7 @@ class Recognizer:
         vocabulary: VocabularyLike,
         *,
         top_k: int = 5,
-        score: Score = "softmax",
+        score: Score | None = None,
         masks: bool = False,
         multimask: bool = False,
     ) -> Predictions:
@@ -155,8 +226,9 @@ class Recognizer:
             regions: prompts in pixels of that image, clipped to it.
             vocabulary: names, or a vocabulary, encoded or not.
             top_k: how many names to keep of each region.
-            score: `softmax` over the vocabulary, or `sigmoid` of each name on its own. Where the
-                regions have a detector's scores, the result is multiplied by them.
+            score: `softmax` over the vocabulary, or `sigmoid` of each name on its own; None for
+                the encoder's own choice (`compact` is calibrated for `sigmoid`). Where the regions
+                have a detector's scores, the result is multiplied by them.
             masks: decode masks too. Names alone do not need them.
             multimask: three candidate masks a region, each named on its own.
 
@@ -180,7 +252,7 @@ class Recognizer:
         vocabulary: VocabularyLike,
         *,
         top_k: int = 5,
-        score: Score = "softmax",
+        score: Score | None = None,
         masks: bool = False,
         multimask: bool = False,
     ) -> list[Predictions]:
@@ -216,13 +288,13 @@ class Recognizer:
         size: tuple[int, int],
         words: EncodedVocabulary,
         top_k: int,
-        score: Score,
+        score: Score | None,
     ) -> Predictions:
         indices, scores = top_names(
             embedded.embeddings,
             words.matrix,
             top_k=top_k,
-            score=score,
+            score=score or self.encoder.default_score,
             scale=self.encoder.logit_scale,
             bias=self.encoder.logit_bias,
         )

@@ -174,12 +174,14 @@ class EncodedVocabulary:
         matrix: `(C, E)` float32, rows of length 1.
         model: fingerprint of the text encoder that made it.
         unreadable: names that the text model has no pieces for: their rows mean little.
+        regions: fingerprint of the region encoder, where rows were made of pictures, else None.
     """
 
     vocabulary: Vocabulary
     matrix: Floats
     model: str
     unreadable: tuple[str, ...] = ()
+    regions: str | None = None
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: the matrix, and the names in its metadata."""
@@ -192,6 +194,7 @@ class EncodedVocabulary:
             "cleaning": words.cleaning,
             "unreadable": self.unreadable,
             "model": self.model,
+            "regions": self.regions,
         }
         with atomic_path(Path(path)) as temporary:
             save_file(
@@ -216,7 +219,11 @@ class EncodedVocabulary:
                 raise InputError(f"{path}: matrix {matrix.shape} for {len(vocabulary)} names")
             if not np.isfinite(matrix).all():
                 raise InputError(f"{path}: the matrix holds numbers that are not finite")
-            return cls(vocabulary, matrix, str(about["model"]), tuple(about["unreadable"]))
+            regions = about.get("regions")
+            if regions is not None and not isinstance(regions, str):
+                raise InputError(f"{path}: not an encoded vocabulary (regions {regions!r})")
+            unreadable = tuple(about["unreadable"])
+            return cls(vocabulary, matrix, str(about["model"]), unreadable, regions)
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file") from None
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:

@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from anyregion import Recognizer, Regions, Vocabulary
+from anyregion.data.annotations import Annotations, Categories
+from anyregion.data.features import Features
 from anyregion.localizers.frame import boxes_to_frame, resize_to_frame
 from anyregion.localizers.prompts import prompt_chunks
 from anyregion.localizers.segmenter import SegmenterLocalizer
@@ -27,9 +29,17 @@ from anyregion.masks import decode_mask
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.checkpoint import load_published, read_checkpoint
 from anyregion.regionspot.encoder import EncodedImage, RegionSpotEncoder
-from anyregion.regionspot.objective import focal_loss, region_logits, repeated_rows
+from anyregion.regionspot.objective import focal_loss, region_logits
+from anyregion.regionspot.pretrained import Pretrained
+from anyregion.regionspot.training.sets import training_set
+from anyregion.regionspot.training.task import RegionSpotTask
 from anyregion.scoring import logits
 from anyregion.semantics.preprocess import resize_positions
+from anyregion.training.config import LoopConfig, OptimizerConfig, ScheduleConfig
+from anyregion.training.optimizers import build_optimizer
+from anyregion.training.processes import start
+from anyregion.training.reading import StepExamples
+from anyregion.training.step import Stepper
 from anyregion.vocabulary import EncodedVocabulary, encode_vocabulary
 
 Named = Iterator[tuple[str, NDArray[Any]]]
@@ -214,32 +224,37 @@ def run_eval(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabul
 
 
 def run_train(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabulary) -> Named:
-    """Loss, gradients and four optimiser steps from stored tokens."""
-    tokens = [torch.from_numpy(fixture.inputs[f"train_tokens_{i}"]) for i in (0, 1)]
+    """Loss, gradients and four optimiser steps: the trainer's own task, objective and step."""
     classes = [fixture.inputs[f"train_classes_{i}"] for i in (0, 1)]
-    most = max(map(len, tokens))
-    rows = [repeated_rows(len(t), most) for t in tokens]
-    stacked = torch.stack([t[r] for t, r in zip(tokens, rows, strict=True)])
-    # the published reader shifts 1-based ids and leaves a 0 where it is (a fault not repeated)
-    labels = torch.from_numpy(
-        np.stack([np.maximum(c - 1, 0)[r] for c, r in zip(classes, rows, strict=True)])
-    )
-    yield "train__mask_tokens", stacked.numpy()
-    yield "train__labels", labels.numpy()
     images = [fixture.inputs["image"], fixture.inputs["image2"]]
     yield "train__clip_input", encoder.vlm.preprocess(images, antialias=True).numpy()
-    features = encoder.vlm.feature_map(images).tokens.clone()
+    maps = encoder.vlm.feature_map(images).tokens.numpy()
+    tokens = [fixture.inputs[f"train_tokens_{i}"][:, 0] for i in (0, 1)]
     adapter = Adapter(replace(encoder.adapter.config, dropout=0.0))
     adapter.load_state_dict(encoder.adapter.state_dict())
-    matrix = torch.from_numpy(words.matrix)
-
-    def forward() -> tuple[torch.Tensor, torch.Tensor]:
-        embedded = adapter(stacked[:, :, 0], features)
-        return embedded, region_logits(embedded, matrix, encoder.logit_scale)
-
-    embedded, scored = forward()
-    loss = focal_loss(scored, labels, over_images="sum")
+    # the published reader shifts 1-based ids and leaves a 0 where it is (a fault not repeated)
+    reader = FixtureReader([np.maximum(c - 1, 0) for c in classes], words, tokens, maps)
+    task = RegionSpotTask(
+        adapter,
+        [training_set("fixture", reader, words)],
+        scale=encoder.logit_scale,
+        about=Pretrained(adapter.config, encoder.localizer.name, encoder.vlm.name),
+        batch=2,
+        flip=0.0,
+        fill="repeat",
+    )
+    # an epoch is shuffled; the fixture's arrays are in the images' order
+    items = sorted(task.plan(0), key=lambda item: item.image)
+    examples = [task.load(item) for item in items]
+    labels = torch.stack([e.labels for e in examples])
+    stacked = torch.stack([e.tokens for e in examples])
+    yield "train__mask_tokens", stacked[:, :, None].numpy()
+    yield "train__labels", labels.numpy()
+    features = torch.from_numpy(maps)
+    embedded = adapter(stacked, features)
+    scored = region_logits(embedded, torch.from_numpy(words.matrix), encoder.logit_scale)
     plain = focal_loss(scored, labels, alpha=-1, over_images="sum")
+    loss = task.losses(adapter, examples)["loss"].sum()
     loss.backward()
     yield "train__region_embeddings", embedded.detach().numpy()
     yield "train__logits_per_image", scored.detach().numpy()
@@ -251,20 +266,58 @@ def run_train(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabu
     yield "train__grad_norms", np.array([float(gradients[n].norm()) for n in names])
     yield "train__grad_to_clip_weight", gradients["to_clip.weight"].numpy()
     yield "train__grad_projector_weight", gradients["projector.weight"].numpy()
-    squares = sum(float((g.double() ** 2).sum()) for g in gradients.values())
-    yield "train__grad_total_norm", np.array(squares**0.5)
-    optimizer = torch.optim.AdamW(adapter.parameters(), lr=2.5e-5, weight_decay=1e-4)
-    losses: list[float] = []
-    for _ in range(4):
-        optimizer.zero_grad()
-        loss = focal_loss(forward()[1], labels, over_images="sum")
-        losses.append(float(loss.detach()))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-        optimizer.step()
-    yield "train__losses_4_steps", np.array(losses)
+    total = sum(float((g.double() ** 2).sum()) for g in gradients.values()) ** 0.5
+    yield "train__grad_total_norm", np.array(total)
+    # 2.5e-5, decay 1e-4, gradients of length 1 and no schedule are what the fixture was made with
+    config = LoopConfig(
+        steps=4,
+        over_images="sum",
+        optimizer=OptimizerConfig(lr=2.5e-5, weight_decay=1e-4),
+        schedule=ScheduleConfig(kind="constant"),
+    )
+    fabric, scaler = start(config)
+    optimizer = build_optimizer(adapter, config.optimizer)
+    module, wrapped = fabric.setup(adapter, optimizer)
+    stepper = Stepper(fabric, task, module, wrapped, scaler, None, config)
+    taken = [stepper.take(StepExamples(n, items, range(2), examples)) for n in range(4)]
+    # the trainer's own, which torch sums in single precision, has to be this one
+    assert abs(taken[0].grad_norm - total) <= 1e-5 * total, "gradient norm differs"
+    yield "train__losses_4_steps", np.array([result.losses["loss"] for result in taken])
     yield "train__projector_bias_after_4_steps", adapter.projector.bias.detach().numpy()
     yield "train__to_clip_weight_after_4_steps", adapter.to_clip.weight.detach().numpy()
+
+
+class FixtureReader:
+    """The fixture's stored tokens and two feature maps, as a `FeatureReader`."""
+
+    fingerprint = "fixture"
+
+    def __init__(
+        self,
+        labels: list[NDArray[np.int64]],
+        words: EncodedVocabulary,
+        tokens: list[NDArray[np.float32]],
+        maps: NDArray[np.float32],
+    ) -> None:
+        self.tokens, self.maps = tokens, maps
+        names = words.vocabulary.names
+        starts = np.cumsum([0, *map(len, labels)])
+        rows = int(starts[-1])
+        self.annotations = Annotations(
+            Categories(np.arange(len(names)), names, ((),) * len(names), ("",) * len(names)),
+            ("0", "1"),
+            ("image", "image2"),
+            np.full((2, 2), -1),
+            starts,
+            np.zeros((rows, 4)),
+            np.concatenate(labels).astype(np.int64),
+            np.zeros(rows, bool),
+            np.zeros(rows),
+            np.arange(rows),
+        )
+
+    def read(self, image: int, *, flipped: bool = False) -> Features:
+        return {"tokens": self.tokens[image], "features": self.maps[image]}
 
 
 def all_arrays(fixture: Fixture) -> Named:

@@ -13,6 +13,7 @@ from tests.shared import SHARED, needs_shared
 
 pytest.importorskip("torch")
 pytest.importorskip("open_clip")
+pytest.importorskip("lightning_fabric")
 
 FIXTURE = SHARED / "fixtures" / "regionspot"
 SCRIPT = Path(__file__).with_name("check_regionspot.py")

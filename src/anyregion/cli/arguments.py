@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from anyregion.errors import InputError
+from anyregion.exemplars import PicturedVocabulary
 from anyregion.regions import Regions
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
@@ -44,9 +45,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--score",
         choices=["softmax", "sigmoid"],
-        default="softmax",
-        help="softmax: shared among all names, so one name alone always scores 1; "
-        "sigmoid: each name on its own (default: softmax)",
+        help="softmax: shared among all names, so one name alone always scores 1; sigmoid: each "
+        "name on its own (default: sigmoid for compact's trained module, else softmax)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=4, metavar="N", help="images at once (default: 4)"
@@ -62,6 +62,13 @@ def model_choice(args: argparse.Namespace) -> dict[str, Any]:
         "vlm": args.vlm,
         "antialias": False if args.no_antialias else None,
     }
+
+
+def one_name_is_certain(args: argparse.Namespace) -> bool:
+    """Whether a vocabulary of one name would score 1 whatever is shown: softmax over it alone."""
+    from anyregion.models import default_score
+
+    return (args.score or default_score(args.model, args.recognizer)) == "softmax"
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +110,72 @@ def read_vocabulary(args: argparse.Namespace) -> Vocabulary | EncodedVocabulary:
             )
         return vocabulary
     return replace(vocabulary, templates=templates)
+
+
+def add_exemplar_arguments(parser: argparse.ArgumentParser) -> None:
+    """Pictures in place of names, or beside them."""
+    group = parser.add_argument_group("names as pictures")
+    group.add_argument(
+        "--exemplars",
+        type=Path,
+        metavar="DIR|FILE.json",
+        help="regions that show what names mean: a folder with a folder of images for each name, "
+        "or COCO annotations. With --vocabulary both count; names in only one of them are kept",
+    )
+    group.add_argument(
+        "--exemplar-images",
+        type=Path,
+        metavar="DIR",
+        help="the folder of the images of FILE.json (default: its own)",
+    )
+    group.add_argument(
+        "--shots",
+        type=positive,
+        metavar="K",
+        help="no more than K examples a name, drawn at random (default: all)",
+    )
+    group.add_argument(
+        "--exemplar-seed", type=int, metavar="N", help="seed of that draw (default: 0)"
+    )
+    group.add_argument(
+        "--exemplar-weight",
+        type=float,
+        metavar="W",
+        help="share of the pictures in a name that has words too, 0 to 1 (default: 0.5)",
+    )
+
+
+def read_names(
+    args: argparse.Namespace, *, masks: bool = False
+) -> Vocabulary | EncodedVocabulary | PicturedVocabulary:
+    """`--vocabulary`, `--exemplars`, or both.
+
+    Args:
+        masks: also use the masks of exemplars, as those of the regions to name.
+    """
+    details = {
+        "--exemplar-images": args.exemplar_images,
+        "--shots": args.shots,
+        "--exemplar-seed": args.exemplar_seed,
+        "--exemplar-weight": args.exemplar_weight,
+    }
+    if args.exemplars is None:
+        if alone := [name for name, value in details.items() if value is not None]:
+            raise InputError(f"{', '.join(alone)}: only with --exemplars")
+        if args.vocabulary is None:
+            raise InputError("no names: give --vocabulary, --exemplars or both")
+        return read_vocabulary(args)
+    from anyregion.exemplar_files import load_exemplars
+
+    return load_exemplars(
+        args.exemplars,
+        images=args.exemplar_images,
+        shots=args.shots,
+        seed=args.exemplar_seed or 0,
+        masks=masks,
+        words=None if args.vocabulary is None else read_vocabulary(args),
+        weight=0.5 if args.exemplar_weight is None else args.exemplar_weight,
+    )
 
 
 def counted(names: int) -> str:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from anyregion.cli import arguments as shared
+from anyregion.cli import evaluation_arguments as evaluation
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--annotations", type=Path, required=True, metavar="COCO.json", help="boxes and categories"
-    )
-    parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="the folder of the images"
-    )
+    evaluation.add_data_arguments(parser)
     parser.add_argument(
         "--vocabulary",
         metavar="NAMES_OR_FILE",
@@ -27,17 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--use-masks", action="store_true", help="give the annotations' masks as prompts too"
     )
+    evaluation.add_unseen_argument(parser)
+    shared.add_exemplar_arguments(parser)
     shared.add_prompt_arguments(parser)
     shared.add_model_arguments(parser)
     parser.add_argument(
         "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
     )
     parser.add_argument("--per-class", action="store_true", help="also print each class")
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object and nothing else; accuracies are fractions from 0 to 1",
-    )
+    evaluation.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,9 +39,10 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
     from anyregion.evaluation.classification import Accuracy, evaluate_classification
 
-    if args.vocabulary:
-        options: dict[str, Any] = {"vocabulary": shared.read_vocabulary(args)}
-        names_from = shared.origin(args.vocabulary)
+    if args.vocabulary or args.exemplars:
+        names = shared.read_names(args, masks=args.use_masks)
+        options: dict[str, Any] = {"vocabulary": names}
+        names_from = shared.origin(args.vocabulary or str(args.exemplars))
     else:
         templates = shared.parse_templates(args.templates)
         options = {"templates": templates, "cleaning": args.cleaning}
@@ -61,12 +55,13 @@ def run(args: argparse.Namespace) -> int:
             **options,
             use_masks=args.use_masks,
             score=args.score,
+            unseen=args.unseen,
             limit=args.limit,
             batch_size=args.batch_size,
             progress=track("naming regions", "images"),
             encoding=track("reading the vocabulary", "names"),
         )
-    if report.names == 1 and args.score == "softmax":
+    if report.names == 1 and shared.one_name_is_certain(args):
         terminal.note(shared.ONE_NAME)
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
@@ -74,7 +69,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         whole = Accuracy(report.regions, report.top1, report.top5)
         by_class = report.by_class if args.per_class else {}
-        groups = {"all": whole, **report.by_size, **by_class}
+        parts: dict[str, Accuracy] = {}
+        split = report.split
+        if split is not None:
+            either = {"seen classes": split.seen, "unseen classes": split.unseen}
+            parts = {name: part for name, part in either.items() if part is not None}
+        groups = {"all": whole, **parts, **report.by_size, **by_class}
         terminal.table(
             ("", "regions", "top-1", "top-5"),
             ((name, a.regions, f"{a.top1:.1%}", f"{a.top5:.1%}") for name, a in groups.items()),
@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.fields(
             [
                 ("class-averaged", f"{report.mean_class_accuracy:.1%} ({len(report.by_class)})"),
+                *([] if split is None else evaluation.split_lines(split)),
                 ("mean score", f"{report.mean_score:.3f}"),
                 ("vocabulary", shared.counted(report.names) + names_from),
                 ("images", report.images),

@@ -24,12 +24,29 @@ class Command:
     summary: str
 
 
-GROUPS = {"evaluate": "measure a model on annotated images"}
+GROUPS = {
+    "data": "annotated images",
+    "evaluate": "measure a model on annotated images",
+}
 COMMANDS = {
     "recognize": Command("anyregion.cli.recognize", "name the regions of images"),
     "evaluate classification": Command(
         "anyregion.cli.evaluate_classification", "regions given, names asked: accuracies"
     ),
+    "evaluate detection": Command(
+        "anyregion.cli.evaluate_detection", "boxes and masks as a detector's: COCO and LVIS AP"
+    ),
+    "evaluate odinw": Command(
+        "anyregion.cli.evaluate_odinw", "a folder of small data sets: AP of each, and the average"
+    ),
+    "evaluate calibration": Command(
+        "anyregion.cli.evaluate_calibration", "whether scores can be trusted, and refusing works"
+    ),
+    "cache": Command(
+        "anyregion.cli.cache", "frozen features of annotated images, computed once for training"
+    ),
+    "train": Command("anyregion.cli.train", "train RegionSpot's module, or the built-in model's"),
+    "data check": Command("anyregion.cli.data_check", "what is wrong with annotated images"),
     "convert": Command("anyregion.cli.convert", "a published RegionSpot checkpoint to safetensors"),
     "models": Command("anyregion.cli.models", "models and vocabularies, and which are here"),
     "doctor": Command("anyregion.cli.doctor", "check this installation"),

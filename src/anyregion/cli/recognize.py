@@ -30,17 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vocabulary",
-        required=True,
         metavar="NAMES_OR_FILE",
-        help="names with commas between (dog,cat), a built-in list (coco, lvis, ...), or a file",
+        help="names with commas between (dog,cat), a built-in list (coco, lvis, ...), or a file; "
+        "needed unless --exemplars shows what to name",
     )
     where = parser.add_argument_group("regions (pixels of the upright image; one kind is needed)")
     where.add_argument(
         "--regions",
-        type=Path,
-        metavar="FILE.json",
+        metavar="FILE.json|auto",
         help="COCO annotations or results, or a detector's {image: {boxes, scores, labels}}; "
-        "scores in it are multiplied with the names' scores",
+        "scores in it are multiplied with the names' scores. auto: regions are found, and their "
+        "objectness counts as their score",
+    )
+    where.add_argument(
+        "--proposer",
+        choices=["own", "compact", "sam"],
+        help="what finds the regions of --regions auto: compact (built in), sam (automatic masks "
+        "of --localizer), own (of RegionSpot its localizer, else compact; the default)",
     )
     where.add_argument(
         "--box",
@@ -68,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not multiply by the scores of --regions",
     )
     shared.add_prompt_arguments(parser)
+    shared.add_exemplar_arguments(parser)
     shared.add_model_arguments(parser)
     parser.add_argument(
         "--top-k",
@@ -106,8 +113,9 @@ def run(args: argparse.Namespace) -> int:
     from anyregion import __version__, models
     from anyregion.cli import terminal
     from anyregion.errors import InputError
+    from anyregion.exemplars import PicturedVocabulary
     from anyregion.runs.batch import recognize_images
-    from anyregion.runs.region_sources import regions_from_file, same_regions
+    from anyregion.runs.region_sources import found_regions, regions_from_file, same_regions
     from anyregion.vocabulary import Vocabulary
 
     typed = bool(args.box or args.point)
@@ -115,23 +123,42 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "give either --regions, or --box and --point, not both"
             if typed
-            else f"{args.model} does not find regions by itself: give --regions, --box or --point"
+            else "no regions: give --regions, --box or --point, or --regions auto to find them"
         )
     if args.use_masks and typed:
         raise InputError("--use-masks needs --regions: boxes and points have no masks")
     if args.ignore_scores and typed:
         raise InputError("--ignore-scores needs --regions: boxes and points have no scores")
-    vocabulary = shared.read_vocabulary(args)
+    found = args.regions == "auto"
+    if args.proposer and not found:
+        raise InputError("--proposer needs --regions auto")
+    vocabulary = shared.read_names(args, masks=args.use_masks)
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     terminal.warn_list("names left out of the vocabulary", names.set_aside)
-    source = (
-        same_regions(shared.prompts(args.box, args.point))
-        if typed
-        else regions_from_file(args.regions, masks=args.use_masks, scores=not args.ignore_scores)
-    )
-    if len(names) == 1 and args.score == "softmax":
-        terminal.note(shared.ONE_NAME)
+    if isinstance(vocabulary, PicturedVocabulary):
+        terminal.warn_list("exemplars left out", vocabulary.set_aside)
     choice = shared.model_choice(args)
+    settings = {**choice, "use_masks": args.use_masks, "ignore_scores": args.ignore_scores}
+    with_masks = {"masks": args.use_masks, "scores": not args.ignore_scores}
+    if typed:
+        source = same_regions(shared.prompts(args.box, args.point))
+    elif not found:
+        source = regions_from_file(Path(args.regions), **with_masks)
+    else:
+        about: models.Proposer = args.proposer or "own"
+        theirs = None
+        if about == "sam" and not models.uses_localizer(args.model, args.recognizer):
+            # the recogniser has no use for it
+            theirs, choice["localizer"] = choice["localizer"], None
+        source = found_regions(
+            lambda recognizer: models.load_proposer(
+                about, localizer=theirs, recognizer=recognizer, device=args.device
+            ),
+            about=about,
+            **with_masks,
+        )
+    if len(names) == 1 and shared.one_name_is_certain(args):
+        terminal.note(shared.ONE_NAME)
     with terminal.progress() as track:
         try:
             report = recognize_images(
@@ -140,11 +167,7 @@ def run(args: argparse.Namespace) -> int:
                 source,
                 lambda: models.load_recognizer(**choice, device=args.device),
                 out=args.out,
-                settings={
-                    **choice,
-                    "use_masks": args.use_masks,
-                    "ignore_scores": args.ignore_scores,
-                },
+                settings=settings,
                 about={"anyregion": __version__},
                 overwrite=args.overwrite,
                 top_k=args.top_k,
@@ -182,7 +205,7 @@ def run(args: argparse.Namespace) -> int:
         [
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
-            ("vocabulary", shared.counted(len(names)) + shared.origin(args.vocabulary)),
+            ("vocabulary", shared.counted(len(names)) + shared.origin(args.vocabulary or "")),
             ("set aside", len(report.set_aside)),
             ("seconds", f"{report.seconds:.1f}"),
             ("results", args.out),

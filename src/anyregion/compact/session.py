@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyregion.compact.assets import read_asset
-from anyregion.errors import InputError
+from anyregion.errors import CheckpointError, InputError
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -27,7 +27,18 @@ def load_graph(name: str, *, threads: int | None, device: str) -> Any:
         InputError: this ONNX Runtime cannot use the device.
         CheckpointError: the asset is missing or altered.
     """
+    return start_session(read_asset(name), threads=threads, device=device)
+
+
+def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
+    """An `onnxruntime.InferenceSession` of a graph's bytes; the rest as for `load_graph`.
+
+    Raises:
+        InputError: this ONNX Runtime cannot use the device.
+        CheckpointError: no graph that ONNX Runtime can run.
+    """
     import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
 
     kind, _, number = device.partition(":")
     provider = _PROVIDERS.get(kind)
@@ -41,6 +52,9 @@ def load_graph(name: str, *, threads: int | None, device: str) -> Any:
         options.intra_op_num_threads = threads
     settings = {"device_id": number} if number else {}
     providers: Sequence[Any] = [(provider, settings), (_PROVIDERS["cpu"], {})]
-    return ort.InferenceSession(
-        read_asset(name), options, providers=providers[: 1 if kind == "cpu" else 2]
-    )
+    try:
+        return ort.InferenceSession(
+            graph, options, providers=providers[: 1 if kind == "cpu" else 2]
+        )
+    except (states.InvalidProtobuf, states.InvalidGraph, states.Fail) as error:
+        raise CheckpointError(f"not a graph that ONNX Runtime can run ({error})") from None

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.errors import InputError, SetAside
-from anyregion.images import Pixels
+from anyregion.errors import SetAside
+from anyregion.evaluation.names import AskedNames, ask_names
+from anyregion.evaluation.splits import harmonic_mean, unseen_categories
+from anyregion.evaluation.walk import Photo, find_files, name_regions, nothing, walk
+from anyregion.exemplars import PicturedVocabulary
+from anyregion.predictions import Predictions
 from anyregion.recognizer import Recognizer
-from anyregion.region_files import ImageEntry, RegionFile, load_regions
+from anyregion.region_files import load_regions
 from anyregion.regions import Regions
-from anyregion.runs.reading import read_ahead
 from anyregion.scoring import Score
-from anyregion.vocabulary import EncodedVocabulary, Progress, Vocabulary, name_key
+from anyregion.vocabulary import Cleaning, EncodedVocabulary, Progress, Vocabulary
 
 SIZES = ("small", "medium", "large")
 """COCO's sizes by area of the box in pixels of the stored image: below 32^2, below 96^2, above."""
@@ -32,6 +34,25 @@ class Accuracy:
     regions: int
     top1: float
     top5: float
+
+
+@dataclass(frozen=True)
+class SplitAccuracy:
+    """Accuracy on the classes that training saw and on those it did not, among all names.
+
+    Attributes:
+        unseen_classes: the names of the unseen classes.
+        seen, unseen: accuracy over regions; None without such regions.
+        seen_mean_class, unseen_mean_class: `top1` averaged over the classes that occur.
+        harmonic_mean: of the two `top1`.
+    """
+
+    unseen_classes: tuple[str, ...]
+    seen: Accuracy | None
+    unseen: Accuracy | None
+    seen_mean_class: float | None
+    unseen_mean_class: float | None
+    harmonic_mean: float | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,7 @@ class ClassificationReport:
         outside_vocabulary: regions left out because their class is not in the vocabulary.
         seconds: time spent on the images, without loading the model or encoding the names.
         set_aside: images and regions that could not be used.
+        split: the same by seen and unseen classes, where it was asked for.
     """
 
     top1: float
@@ -65,6 +87,7 @@ class ClassificationReport:
     outside_vocabulary: int
     seconds: float
     set_aside: tuple[SetAside, ...]
+    split: SplitAccuracy | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -76,11 +99,12 @@ def evaluate_classification(
     annotations: str | Path,
     images: str | Path,
     *,
-    vocabulary: Vocabulary | EncodedVocabulary | None = None,
+    vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary | None = None,
     templates: Sequence[str] | None = None,
-    cleaning: Literal["plain", "published"] = "plain",
+    cleaning: Cleaning = "plain",
     use_masks: bool = False,
-    score: Score = "softmax",
+    score: Score | None = None,
+    unseen: str | None = None,
     limit: int | None = None,
     batch_size: int = 4,
     progress: Progress | None = None,
@@ -101,6 +125,7 @@ def evaluate_classification(
         templates, cleaning: of the vocabulary that is made of the file's categories.
         use_masks: give the masks as prompts too, where there are any.
         score: only `mean_score` depends on it.
+        unseen: which classes training never saw, as `unseen_categories` reads it.
         limit: no more than the first so many images that have regions.
         batch_size: images at once.
         progress: called with (done, total) images.
@@ -110,64 +135,37 @@ def evaluate_classification(
         InputError: files that cannot be used, or no region that could be named.
     """
     file = load_regions(annotations, masks=use_masks, scores=False)
-    if not file.categories:
-        raise InputError(f"{annotations}: no categories, so there is nothing to compare with")
-    if limit is not None and limit < 1:
-        raise InputError(f"the limit must be at least 1 image; it is {limit}")
-    own: Vocabulary | None = None
-    if vocabulary is None:
-        ids = list(file.categories)
-        vocabulary = own = Vocabulary.from_names(
-            [file.categories[i] for i in ids], ids=ids, templates=templates, cleaning=cleaning
-        )
-    elif templates is not None or cleaning != "plain":
-        raise InputError("templates and cleaning belong to the vocabulary that was given")
-    names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
-    truth = _positions(file, names)
-    if not truth:
-        raise InputError(f"{annotations}: none of its categories is in the vocabulary")
-    # categories that come to one name are one class here; a vocabulary that was given is not ours
-    merged = (
-        [SetAside(a.item.replace("name", "category"), a.reason) for a in own.set_aside]
-        if own
-        else []
+    asked = ask_names(
+        file.categories, vocabulary, templates=templates, cleaning=cleaning, source=annotations
     )
-    aside = [*file.set_aside, *merged]
-    found = _found(file, Path(images), limit, aside)
+    hidden = None if unseen is None else unseen_categories(unseen, file.categories)
+    aside = [*file.set_aside, *asked.set_aside]
+    found = find_files(file.images.values(), Path(images), limit=limit, aside=aside)
     if not found:
-        first = str(aside[-1]) if aside else "no image has regions"
-        raise InputError(f"{annotations}: nothing to evaluate ({first})")
-
+        raise nothing(annotations, aside, "no image has regions")
     if not isinstance(recognizer, Recognizer):
         recognizer = recognizer()
-    words = recognizer.encode_vocabulary(vocabulary, progress=encoding)
-    results: list[_Named] = []
-    outside = done = 0
+    words = recognizer.encode_vocabulary(asked.vocabulary, progress=encoding)
+
+    outside = 0
+
+    def of_known_classes(photo: Photo) -> Regions:
+        nonlocal outside
+        regions = photo.entry.regions
+        known = [i for i, c in enumerate(_categories(regions)) if c in asked.positions]
+        outside += len(regions) - len(known)
+        return regions.take(known)
+
     started = time.perf_counter()
-    upcoming = iter([entry for entry, _ in found])
-    for batch in read_ahead([path for _, path in found], batch_size=batch_size):
-        pixels: list[Pixels] = []
-        asked: list[Regions] = []
-        for path, image in batch:
-            usable, left = _usable(next(upcoming), path, image, truth, aside)
-            outside += left
-            if usable is not None and not isinstance(image, InputError):
-                pixels.append(image)
-                asked.append(usable)
-        if pixels:
-            predictions = recognizer.recognize(pixels, asked, words, top_k=5, score=score)
-            results += [
-                _Named.of(p.indices, p.scores, r, truth)
-                for p, r in zip(predictions, asked, strict=True)
-            ]
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(found))
+    batches = walk(found, batch_size=batch_size, progress=progress, aside=aside)
+    answers = name_regions(
+        recognizer, words, batches, of_known_classes, aside=aside, top_k=5, score=score
+    )
+    results = [_Named.of(prediction, asked.positions) for _, prediction in answers]
     seconds = time.perf_counter() - started
     if not results:
-        first = str(aside[-1]) if aside else "no region has a class of the vocabulary"
-        raise InputError(f"{annotations}: nothing to evaluate ({first})")
-    return _report(_Named.join(results), names, len(results), outside, seconds, aside)
+        raise nothing(annotations, aside, "no region has a class of the vocabulary")
+    return _report(_Named.join(results), asked, len(results), outside, seconds, aside, hidden)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,17 +179,12 @@ class _Named:
     areas: NDArray[np.float64]
 
     @classmethod
-    def of(
-        cls,
-        indices: NDArray[np.int64],
-        scores: NDArray[np.float32],
-        regions: Regions,
-        truth: dict[int, int],
-    ) -> _Named:
-        right = np.array([truth[int(c)] for c in _categories(regions)], dtype=np.int64)
-        hits = indices == right[:, None]
+    def of(cls, answer: Predictions, positions: dict[int, int]) -> _Named:
+        regions = answer.regions
+        right = np.array([positions[c] for c in _categories(regions)], dtype=np.int64)
+        hits = answer.indices == right[:, None]
         sides = regions.boxes[:, 2:] - regions.boxes[:, :2]
-        return cls(right, hits[:, 0], hits.any(axis=1), scores[:, 0], sides.prod(axis=1))
+        return cls(right, hits[:, 0], hits.any(axis=1), answer.scores[:, 0], sides.prod(axis=1))
 
     @classmethod
     def join(cls, parts: Sequence[_Named]) -> _Named:
@@ -201,18 +194,19 @@ class _Named:
 
 def _report(
     named: _Named,
-    vocabulary: Vocabulary,
+    asked: AskedNames,
     images: int,
     outside: int,
     seconds: float,
     aside: list[SetAside],
+    hidden: frozenset[int] | None,
 ) -> ClassificationReport:
     of_size = np.digitize(named.areas, [32.0**2, 96.0**2])
     by_size = {
         name: _accuracy(named, of_size == i) for i, name in enumerate(SIZES) if (of_size == i).any()
     }
     by_class = {
-        vocabulary.names[i]: _accuracy(named, named.truth == i) for i in np.unique(named.truth)
+        asked.names.names[i]: _accuracy(named, named.truth == i) for i in np.unique(named.truth)
     }
     whole = _accuracy(named, np.ones(len(named.truth), dtype=bool))
     return ClassificationReport(
@@ -222,13 +216,31 @@ def _report(
         mean_score=float(named.scores.mean()),
         regions=whole.regions,
         images=images,
-        names=len(vocabulary),
+        names=len(asked.names),
         by_size=by_size,
         by_class=by_class,
         outside_vocabulary=outside,
         seconds=seconds,
         set_aside=tuple(aside),
+        split=None if hidden is None else _split(named, asked, by_class, hidden),
     )
+
+
+def _split(
+    named: _Named, asked: AskedNames, by_class: dict[str, Accuracy], hidden: frozenset[int]
+) -> SplitAccuracy:
+    positions = sorted({asked.positions[i] for i in hidden if i in asked.positions})
+    is_unseen = np.isin(named.truth, positions)
+    names = tuple(asked.names.names[i] for i in positions)
+    seen, unseen = (
+        _accuracy(named, which) if which.any() else None for which in (~is_unseen, is_unseen)
+    )
+    means: list[float | None] = []
+    for wanted in (False, True):
+        tops = [a.top1 for name, a in by_class.items() if (name in names) == wanted]
+        means.append(float(np.mean(tops)) if tops else None)
+    both = harmonic_mean(seen.top1 if seen else None, unseen.top1 if unseen else None)
+    return SplitAccuracy(names, seen, unseen, means[0], means[1], both)
 
 
 def _accuracy(named: _Named, which: NDArray[np.bool_]) -> Accuracy:
@@ -239,62 +251,5 @@ def _accuracy(named: _Named, which: NDArray[np.bool_]) -> Accuracy:
     )
 
 
-def _usable(
-    entry: ImageEntry,
-    path: Path,
-    image: Pixels | InputError,
-    truth: dict[int, int],
-    aside: list[SetAside],
-) -> tuple[Regions | None, int]:
-    """The regions to ask about (None if none), and how many have a class of no name."""
-    if isinstance(image, InputError):
-        aside.append(SetAside(str(path), str(image)))
-        return None, 0
-    size = image.shape[:2]
-    if entry.size is not None and entry.size != size:
-        # boxes of another size of the image would be compared with the wrong pixels
-        reason = f"{size[1]} x {size[0]}, but the annotations say {entry.size[1]} x {entry.size[0]}"
-        aside.append(SetAside(str(path), reason))
-        return None, 0
-    known = [i for i, c in enumerate(_categories(entry.regions)) if int(c) in truth]
-    kept, outside = entry.regions.take(known).fit(*size)
-    aside += [SetAside(f"{path}, {a.item}", a.reason) for a in outside]
-    return (kept if len(kept) else None), len(entry.regions) - len(known)
-
-
-def _categories(regions: Regions) -> Sequence[int]:
+def _categories(regions: Regions) -> list[int]:
     return [] if regions.categories is None else regions.categories.tolist()
-
-
-def _positions(file: RegionFile, names: Vocabulary) -> dict[int, int]:
-    """`{category id: position in the vocabulary}` of the categories whose names it holds."""
-    # a region of no category has -1, which is no category's id
-    known = {name_key(n, names.cleaning): i for i, n in reversed(list(enumerate(names.names)))}
-    keys = {i: name_key(name, names.cleaning) for i, name in file.categories.items() if i != -1}
-    return {i: known[key] for i, key in keys.items() if key in known}
-
-
-def _found(
-    file: RegionFile, folder: Path, limit: int | None, aside: list[SetAside]
-) -> list[tuple[ImageEntry, Path]]:
-    """The first entries that have regions, each with its image; the others are set aside."""
-    paths = {k: _image_path(folder, e.file_name) for k, e in file.images.items() if e.file_name}
-    claims = Counter(paths.values())
-    asked = [e for e in file.images.values() if e.key in paths and len(e.regions)][:limit]
-    found: list[tuple[ImageEntry, Path]] = []
-    for entry in asked:
-        path = paths[entry.key]
-        if path is None:
-            aside.append(SetAside(str(entry.file_name), f"not in {folder}"))
-        elif claims[path] > 1:
-            # `a/1.jpg` and `b/1.jpg` both lead to `1.jpg`: whose regions it has, nobody can tell
-            reason = f"{path} could be the file of {claims[path]} entries"
-            aside.append(SetAside(str(entry.file_name), reason))
-        else:
-            found.append((entry, path))
-    return found
-
-
-def _image_path(folder: Path, name: str) -> Path | None:
-    places = (folder / name, folder / Path(name).name)
-    return next((path for path in places if path.is_file()), None)

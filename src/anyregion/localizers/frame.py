@@ -84,16 +84,21 @@ def mask_to_logits(mask: NDArray[np.bool_], frame: Frame, low_side: int) -> Tens
     return (share[0, 0] * 2 - 1) * MASK_LOGIT
 
 
-def logits_to_masks(logits: Tensor, frame: Frame) -> list[RLE]:
-    """Low-resolution logits `(M, h, w)` of the square to masks at the image's size.
+def logits_to_image(logits: Tensor, frame: Frame) -> Tensor:
+    """Low-resolution logits `(M, h, w)` of the square to `(M, height, width)` of the image.
 
-    Bilinear, above zero is inside. From a padded square by way of its full size, as published.
+    Bilinear; from a padded square by way of its full size, as published.
     """
     large = logits[:, None].float()
     if frame.padded:
         large = _bilinear(large, (frame.side, frame.side))
         large = large[..., : frame.inside[0], : frame.inside[1]]
-    inside = (_bilinear(large, frame.size)[:, 0] > 0).cpu().numpy()
+    return _bilinear(large, frame.size)[:, 0]
+
+
+def logits_to_masks(logits: Tensor, frame: Frame) -> list[RLE]:
+    """Low-resolution logits `(M, h, w)` of the square to the image's masks: inside is above 0."""
+    inside = (logits_to_image(logits, frame) > 0).cpu().numpy()
     return [encode_mask(mask) for mask in inside]
 
 

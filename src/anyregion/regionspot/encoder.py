@@ -18,6 +18,7 @@ from anyregion.masks import RLE, mask_box
 from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.regionspot.adapter import Adapter, stack_tokens
+from anyregion.scoring import Score
 from anyregion.semantics.protocol import VisionLanguageModel
 from anyregion.weight_files import fingerprint
 
@@ -52,6 +53,8 @@ class RegionSpotEncoder:
     Raises:
         InputError: widths that do not fit each other.
     """
+
+    default_score: Score = "softmax"
 
     def __init__(
         self,

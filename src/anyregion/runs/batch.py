@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from anyregion.errors import InputError, SetAside
+from anyregion.exemplars import PicturedVocabulary
 from anyregion.images import Pixels
 from anyregion.predictions import Predictions
+from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.export import write_coco, write_csv
@@ -62,7 +64,7 @@ class _Item:
 
 def recognize_images(
     paths: Sequence[str | Path],
-    vocabulary: Vocabulary | EncodedVocabulary,
+    vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary,
     regions: RegionSource,
     load: Callable[[], Recognizer],
     *,
@@ -71,7 +73,7 @@ def recognize_images(
     about: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     top_k: int = 5,
-    score: Score = "softmax",
+    score: Score | None = None,
     min_score: float = 0.0,
     masks: bool = False,
     multimask: bool = False,
@@ -104,7 +106,7 @@ def recognize_images(
         csv: also write `predictions.csv`.
         batch_size: images at once.
         progress: called with (done, total) images of this run.
-        encoding: called with (done, total) names while the vocabulary is encoded.
+        encoding: called with (done, total) names, or pictures, while the vocabulary is encoded.
 
     Raises:
         InputError: no image at all, other settings than the run in `out`, wrong arguments.
@@ -122,7 +124,7 @@ def recognize_images(
     fixed = {
         **(settings or {}),
         "top_k": top_k,
-        "score": score,
+        "score": score or "the model's own",
         "min_score": min_score,
         "masks": masks,
         "multimask": multimask,
@@ -154,11 +156,15 @@ def recognize_images(
                     refused[name] = asked
         started = time.perf_counter()
         unreadable: tuple[str, ...] = ()
+        proposer: RegionProposer | None = None
         if pending:
             recognizer = load()
             words = recognizer.encode_vocabulary(vocabulary, progress=encoding)
             unreadable = words.unreadable
             models = {"words": words.model, "encoder": recognizer.encoder.fingerprint}
+            if regions.load_proposer is not None:
+                proposer = regions.load_proposer(recognizer)
+                models["proposer"] = proposer.fingerprint
             folder.pin(models, stale=stale)
             folder.begin()
             started = time.perf_counter()
@@ -185,6 +191,7 @@ def recognize_images(
                 pending,
                 folder,
                 ask,
+                proposer=proposer,
                 marks=marks,
                 pictures=pictures,
                 batch_size=batch_size,
@@ -215,6 +222,7 @@ def _work(
     folder: ResultsFolder,
     ask: Callable[[list[_Item]], list[Predictions]],
     *,
+    proposer: RegionProposer | None,
     marks: Mapping[str, dict[str, int] | None],
     pictures: bool,
     batch_size: int,
@@ -239,13 +247,13 @@ def _work(
             for _, pixels in read:
                 name = next(names)
                 asked = pending[name][1]
-                if isinstance(pixels, InputError):
-                    failed.append((name, str(pixels)))
-                elif asked.size not in (None, pixels.shape[:2]):
-                    failed.append((name, _other_size(pixels, asked)))
-                else:
-                    fitted, outside = asked.regions.fit(*pixels.shape[:2])
+                try:
+                    if isinstance(pixels, InputError):
+                        raise pixels
+                    fitted, outside = _regions(asked, pixels, proposer)
                     items.append(_Item(name, pixels, fitted, asked.image_id, marks[name], outside))
+                except InputError as error:
+                    failed.append((name, str(error)))
             named: list[tuple[_Item, Predictions]] = []
             for item, answer in _named(ask, items):
                 if isinstance(answer, InputError):
@@ -296,10 +304,21 @@ def _finish(folder: ResultsFolder, item: _Item, predictions: Predictions, pictur
     )
 
 
-def _other_size(pixels: Pixels, asked: Asked) -> str:
-    height, width = asked.size or (0, 0)
-    actual = f"{pixels.shape[1]} x {pixels.shape[0]}"
-    return f"the image is {actual} upright, but the region file says {width} x {height}"
+def _regions(
+    asked: Asked, pixels: Pixels, proposer: RegionProposer | None
+) -> tuple[Regions, list[SetAside]]:
+    """The regions to name, given or found, and those that do not lie in the image."""
+    height, width = pixels.shape[:2]
+    if asked.size not in (None, (height, width)):
+        stated = f"{asked.size[1]} x {asked.size[0]}" if asked.size else ""
+        raise InputError(
+            f"the image is {width} x {height} upright, but the region file says {stated}"
+        )
+    if asked.regions is not None:
+        return asked.regions.fit(height, width)
+    if proposer is None:
+        raise InputError("no regions for this image, and nothing to find them")
+    return proposer.propose(pixels).fit(height, width)
 
 
 def _skip_image(folder: ResultsFolder, name: str, reason: str) -> list[SetAside]:
@@ -307,11 +326,15 @@ def _skip_image(folder: ResultsFolder, name: str, reason: str) -> list[SetAside]
     return [SetAside(name, reason)]
 
 
-def _digest(vocabulary: Vocabulary | EncodedVocabulary) -> str:
+def _digest(vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary) -> str:
     """A hash of everything in a vocabulary that changes what regions are called."""
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     content = (names.names, names.synonyms, names.templates, names.ids, names.cleaning)
     digest = hashlib.sha256(repr(content).encode(errors="surrogatepass"))
+    if isinstance(vocabulary, PicturedVocabulary):
+        digest.update(vocabulary.digest.encode())
+        if isinstance(vocabulary.words, EncodedVocabulary):
+            digest.update(_digest(vocabulary.words).encode())
     if isinstance(vocabulary, EncodedVocabulary):
         digest.update(vocabulary.model.encode())
         digest.update(vocabulary.matrix.tobytes())

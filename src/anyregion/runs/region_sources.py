@@ -1,4 +1,4 @@
-"""Which regions each image of a run is asked about: the same for all, or those of a file."""
+"""Which regions each image of a run is asked about: the same for all, a file's, or found ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from anyregion.errors import InputError, SetAside
+from anyregion.images import Pixels
+from anyregion.proposals import RegionProposer
+from anyregion.recognizer import Recognizer
 from anyregion.region_files import ImageEntry, RegionFile, load_regions
 from anyregion.regions import Regions
 
@@ -18,10 +21,11 @@ from anyregion.regions import Regions
 class Asked:
     """What is asked of one image: its regions, and its id and size in the region file, if stated.
 
-    The size is `(height, width)`: regions drawn on an image of another size mean other things.
+    Regions are None where a proposer is to find them once the image is read. The size is `(height,
+    width)`: regions drawn on an image of another size mean other things.
     """
 
-    regions: Regions
+    regions: Regions | None
     image_id: int | None = None
     size: tuple[int, int] | None = None
 
@@ -34,11 +38,13 @@ class RegionSource:
         assign: of each image file what is asked of it, or the reason why nothing is.
         digest: changes whenever the regions do.
         set_aside: regions of the source that cannot be used, and why.
+        load_proposer: of the run's recogniser what finds the regions, where `assign` gives none.
     """
 
     assign: Callable[[Sequence[Path]], dict[Path, Asked | str]]
     digest: str
     set_aside: tuple[SetAside, ...] = ()
+    load_proposer: Callable[[Recognizer], RegionProposer] | None = None
 
 
 def same_regions(regions: Regions) -> RegionSource:
@@ -72,6 +78,49 @@ def regions_from_file(path: Path, *, masks: bool = False, scores: bool = True) -
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return RegionSource(lambda paths: _assign(file, paths), f"sha256:{digest}", file.set_aside)
+
+
+def found_regions(
+    load: Callable[[Recognizer], RegionProposer],
+    *,
+    about: str,
+    masks: bool = False,
+    scores: bool = True,
+) -> RegionSource:
+    """Regions that a proposer finds in each image.
+
+    Args:
+        load: called once, with the recogniser, if there is anything to do. The proposer's
+            fingerprint is pinned beside the recogniser's, so that no run mixes two.
+        about: what is asked of `load`, in words, to tell runs apart before anything is loaded.
+        masks: also use the masks as prompts.
+        scores: multiply the names' scores by the regions' objectness.
+    """
+
+    def trimmed(recognizer: Recognizer) -> RegionProposer:
+        return _Trimmed(load(recognizer), masks, scores)
+
+    def assign(paths: Sequence[Path]) -> dict[Path, Asked | str]:
+        return dict.fromkeys(paths, Asked(None))
+
+    return RegionSource(assign, f"found by {about}, {masks=}, {scores=}", load_proposer=trimmed)
+
+
+class _Trimmed:
+    """A proposer whose masks or scores are not wanted."""
+
+    def __init__(self, proposer: RegionProposer, masks: bool, scores: bool) -> None:
+        self.name = proposer.name
+        self.fingerprint = proposer.fingerprint
+        self._proposer, self._masks, self._scores = proposer, masks, scores
+
+    def propose(self, image: Pixels) -> Regions:
+        found = self._proposer.propose(image)
+        return replace(
+            found,
+            masks=found.masks if self._masks else (None,) * len(found),
+            scores=found.scores if self._scores else None,
+        )
 
 
 def _assign(file: RegionFile, paths: Sequence[Path]) -> dict[Path, Asked | str]:

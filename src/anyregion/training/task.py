@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from anyregion.images import Pixels
 
 
 class Task(Protocol):
@@ -49,4 +51,22 @@ class Task(Protocol):
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write what was learned, ready for use, into `folder`."""
+        ...
+
+
+@runtime_checkable
+class About(Protocol):
+    """A task that says, for the run's card, what it learns from and under which terms."""
+
+    def about(self) -> Mapping[str, str]:
+        """Lines of the card: data sets, their terms, frozen models."""
+        ...
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A task that can show what it has learned."""
+
+    def pictures(self, module: nn.Module) -> Mapping[str, Pixels]:
+        """A few pictures by name, always of the same images."""
         ...

@@ -11,6 +11,7 @@ from anyregion.images import Pixels, size_of
 from anyregion.masks import RLE, encode_mask
 from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Regions
+from anyregion.scoring import Score
 from anyregion.training_free.embedder import ImageEmbedder
 
 OUTSIDE = 127
@@ -24,6 +25,8 @@ class CropEncoder:
         embedder: `compact`'s, or any vision-language model.
         masked: paint over what lies outside the region's mask (a region without one is its box).
     """
+
+    default_score: Score = "softmax"
 
     def __init__(self, embedder: ImageEmbedder, *, masked: bool = False) -> None:
         self.embedder = embedder

@@ -9,6 +9,7 @@ import numpy as np
 from anyregion.images import Pixels, size_of
 from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Regions
+from anyregion.scoring import Score
 from anyregion.training_free.crop import given_masks
 from anyregion.training_free.embedder import DenseMap, ImageEmbedder
 from anyregion.training_free.pooling import pool
@@ -22,6 +23,8 @@ class DenseEncoder:
     Args:
         embedder: `compact`'s, or any vision-language model.
     """
+
+    default_score: Score = "softmax"
 
     def __init__(self, embedder: ImageEmbedder) -> None:
         self.embedder = embedder

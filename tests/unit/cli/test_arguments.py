@@ -45,7 +45,8 @@ def test_commands_that_are_not_there(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["photos"], "compact does not find regions by itself: give --regions, --box or --point"),
+        (["photos"], "or --regions auto to find them"),
+        (["photos", *BOXES, "--proposer", "sam"], "--proposer needs --regions auto"),
         (["photos", *BOXES, "--regions", "r.json"], "not both"),
         (["photos", *BOXES, "--use-masks"], "--use-masks needs --regions"),
         (["photos", *BOXES, "--ignore-scores"], "--ignore-scores needs --regions"),

@@ -85,7 +85,7 @@ def test_more_images_may_be_added(photos: Path, tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"top_k": 2}, "top_k was 5, now 2"),
-        ({"score": "sigmoid"}, "score was softmax, now sigmoid"),
+        ({"score": "sigmoid"}, "score was the model's own, now sigmoid"),
         ({"words": Vocabulary.from_names(["red", "blue"])}, "vocabulary was sha256"),
         ({"source": same_regions(Regions.from_boxes([[0, 0, 9, 9]]))}, "regions was sha256"),
         ({"settings": {"model": "other"}}, "model was \\(not set\\), now other"),

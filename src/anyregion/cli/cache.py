@@ -1,0 +1,206 @@
+"""`anyregion cache`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyregion.cli.arguments import positive
+from anyregion.cli.exit_codes import FAILED, FINE, SET_ASIDE
+
+if TYPE_CHECKING:
+    from anyregion.data.features import DescribedExtractor
+    from anyregion.data.store import Store
+    from anyregion.data.verifying import Problem
+
+ABOUT = """\
+Run the same command again to go on after an interruption, and run it in several processes or on
+several machines at once to be done sooner. A store remembers where its images lie and which models
+made it: `anyregion cache --out STORE` goes on, with `--verify` it looks for damage, with
+`--verify --repair` it computes anew what is damaged, missing or of a changed image."""
+MODEL_KEYS = ("model", "localizer", "vlm", "features", "image_size", "antialias")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.description = f"{parser.description}\n\n{ABOUT}"
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="STORE", help="the store's folder"
+    )
+    data = parser.add_argument_group("data (a store that is there knows its own)")
+    data.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="COCO JSON, or what `data check` reads"
+    )
+    data.add_argument("--images", type=Path, metavar="DIR", help="the folder of the images")
+    data.add_argument(
+        "--masks", action="store_true", help="keep the annotations' masks in the store too"
+    )
+    group = parser.add_argument_group("frozen models")
+    group.add_argument(
+        "--model", metavar="NAME", help="compact (the default), or a folder of RegionSpot weights"
+    )
+    group.add_argument("--localizer", metavar="NAME", help="SAM's hub name or folder: tokens")
+    group.add_argument("--vlm", metavar="NAME", help="CLIP's or SigLIP's, for --features")
+    group.add_argument("--features", action="store_true", help="also the VLM's feature maps")
+    group.add_argument(
+        "--image-size", type=positive, metavar="N", help="side of the VLM's input, if not its own"
+    )
+    group.add_argument(
+        "--no-antialias", action="store_true", help="resize for the VLM as published"
+    )
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    store = parser.add_argument_group("the store")
+    store.add_argument("--no-mirror", action="store_true", help="leave out the mirror images")
+    store.add_argument(
+        "--images-per-shard",
+        type=positive,
+        metavar="N",
+        help="what is lost by a kill, and is in memory until it is written "
+        "(default: 64; 32 with feature maps)",
+    )
+    store.add_argument(
+        "--batch-size", type=positive, default=4, metavar="N", help="images at once (default: 4)"
+    )
+    store.add_argument(
+        "--workers", type=positive, default=2, metavar="N", help="threads that read images"
+    )
+    store.add_argument(
+        "--verify", action="store_true", help="check every byte, and the images' files; no filling"
+    )
+    store.add_argument(
+        "--repair", action="store_true", help="after --verify: compute anew what is wrong"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fill the store, or verify it."""
+    from anyregion.cli import terminal
+    from anyregion.data.store import Store
+    from anyregion.data.verifying import discard
+    from anyregion.errors import InputError
+
+    store: Store | None = None
+    if args.repair and not args.verify:
+        raise InputError("--repair mends what --verify finds: give both")
+    if args.verify or args.annotations is None:
+        if args.annotations is None and not (args.out / "store.json").is_file():
+            raise InputError(f"{args.out}: no store there yet: give --annotations and --images")
+        store = Store(args.out)
+    images = _images(args, store)
+    if args.verify and store is not None:
+        problems = _verify(store, images)
+        if not problems or not args.repair:
+            return FAILED if problems else FINE
+        terminal.note(f"shards to compute anew: {len(discard(store, problems))}")
+    extractor = _extractor(args, store)
+    if store is None:
+        store = _create(args, extractor)
+    return _fill(args, store, extractor, images)
+
+
+def _images(args: argparse.Namespace, store: Store | None) -> Path:
+    from anyregion.errors import InputError
+
+    stated = None if store is None else store.about.made_with.get("images")
+    folder = args.images or (Path(stated) if isinstance(stated, str) else None)
+    if folder is None:
+        raise InputError("give the folder of the images with --images")
+    return Path(folder)
+
+
+def _extractor(args: argparse.Namespace, store: Store | None) -> DescribedExtractor:
+    """The models that the command names, or, where it names none, those that the store notes."""
+    from anyregion.extractors import load_extractor
+
+    given = {key: getattr(args, key, None) or None for key in MODEL_KEYS}
+    given["antialias"] = False if args.no_antialias else None
+    if store is not None and not any(value is not None for value in given.values()):
+        noted = store.about.made_with.get("models")
+        if isinstance(noted, dict):
+            given = {key: noted.get(key) for key in MODEL_KEYS}
+    given["features"] = bool(given["features"])
+    options: dict[str, Any] = {**given, "device": args.device}
+    return load_extractor(options.pop("model"), **options)
+
+
+def _create(args: argparse.Namespace, extractor: DescribedExtractor) -> Store:
+    from anyregion.cli import terminal
+    from anyregion.data.reading import read_annotations
+    from anyregion.data.store import create_store
+
+    annotations = read_annotations(args.annotations, masks=args.masks, images=args.images)
+    terminal.warn_list("of the annotations set aside", annotations.set_aside)
+    maps = args.features or args.localizer is None
+    return create_store(
+        args.out,
+        annotations,
+        extractor,
+        mirrored=not args.no_mirror,
+        images_per_shard=args.images_per_shard or (32 if maps else 64),
+        made_with={
+            "annotations": str(args.annotations.resolve()),
+            "images": str(args.images.resolve()) if args.images else None,
+            "models": {
+                "model": args.model,
+                "localizer": args.localizer,
+                "vlm": args.vlm,
+                "features": args.features,
+                "image_size": args.image_size,
+                "antialias": False if args.no_antialias else None,
+            },
+        },
+    )
+
+
+def _verify(store: Store, images: Path) -> list[Problem]:
+    from anyregion.cli import terminal
+    from anyregion.data.verifying import verify
+
+    if not images.is_dir():
+        terminal.note(f"warning: no folder {images}: the images' files were not checked")
+    with terminal.progress() as track:
+        problems = verify(
+            store,
+            images if images.is_dir() else None,
+            progress=track("verifying", "shards"),
+        )
+    for problem in problems:
+        print(problem)
+    wrong = len({problem.shard for problem in problems})
+    terminal.note(f"{store.about.shards} shards, {wrong} with problems")
+    return problems
+
+
+def _fill(
+    args: argparse.Namespace, store: Store, extractor: DescribedExtractor, images: Path
+) -> int:
+    from anyregion.cli import terminal
+    from anyregion.data.filling import fill
+
+    with terminal.progress() as track:
+        report = fill(
+            store,
+            extractor,
+            images,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            progress=track("computing features", "images"),
+        )
+    terminal.warn_list("set aside", report.set_aside)
+    regions = store.about.regions
+    rate = report.computed / report.seconds if report.computed else 0
+    terminal.fields(
+        [
+            ("store", store.folder),
+            ("features", "; ".join(store.about.extractor.values())),
+            ("images", f"{len(store)}, {report.computed} computed now"),
+            ("mirror images", "yes" if store.about.mirrored else "no"),
+            ("regions", regions),
+            ("size", f"{report.bytes / 1e6:.1f} MB in {store.about.shards} shards"),
+            ("bytes a region", f"{report.bytes / regions:.0f}" if regions else "no regions"),
+            ("images a second", f"{rate:.2f}" if report.computed else "none computed"),
+            ("set aside", len(report.set_aside)),
+        ]
+    )
+    return SET_ASIDE if report.set_aside else FINE

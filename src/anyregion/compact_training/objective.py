@@ -1,0 +1,51 @@
+"""What `compact`'s module is trained for: the right name, and no drift from the open vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def naming_loss(
+    embedded: Tensor, labels: Tensor, matrix: Tensor, weights: Tensor, *, scale: float
+) -> Tensor:
+    """Cross-entropy of one image's regions over the vocabulary, weighted by class, a scalar.
+
+    Args:
+        embedded: `(N, E)`, not normalised; `N` may be 0.
+        labels: `(N,)` rows of the matrix.
+        matrix: `(C, E)` of length 1.
+        weights: `(C,)` of the classes.
+        scale: of the cosine.
+    """
+    logits = scale * F.normalize(embedded, dim=-1) @ matrix.T
+    each = F.cross_entropy(logits, labels, reduction="none")
+    return (each * weights[labels]).sum() / max(1, len(labels))
+
+
+def drift(embedded: Tensor, conse: Tensor, labelled: int, *, labelled_share: float) -> Tensor:
+    """How far random regions have moved from the training-free answer, `1 - cosine`, a scalar.
+
+    Args:
+        embedded: `(N, E)`: first the labelled regions, then the random ones.
+        conse: `(N, E)`, the training-free answers.
+        labelled: how many are labelled.
+        labelled_share: weight of the labelled regions' own drift.
+    """
+    away = 1 - F.cosine_similarity(embedded, conse, dim=-1)
+    random = away[labelled:].mean() if labelled < len(away) else away.new_zeros(())
+    own = away[:labelled].mean() if labelled else away.new_zeros(())
+    return random + labelled_share * own
+
+
+def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Top-1, top-5, and top-1 averaged over the classes that occur, fractions from 0 to 1."""
+    best = scores.topk(min(5, scores.shape[1]), dim=1).indices
+    hits = best == labels[:, None]
+    by_class = [hits[labels == c, 0].double().mean() for c in sorted(set(labels.tolist()))]
+    return {
+        "top1": float(hits[:, 0].double().mean()),
+        "top5": float(hits.any(dim=1).double().mean()),
+        "mean_class": float(torch.stack(by_class).mean()),
+    }

@@ -1,0 +1,132 @@
+"""Claims on files that several processes or machines could make: lock files with a heartbeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from anyregion.files import read_json, writing
+
+HEARTBEAT = 15.0
+STALE = 120.0
+"""Seconds between signs of life, and how long after the last one a claim counts for nothing.
+
+On the machine that made it, a claim ends at once with its process."""
+
+
+@contextmanager
+def claimed(path: Path, *, heartbeat: float = HEARTBEAT, stale: float = STALE) -> Iterator[bool]:
+    """Whether this process may make what `path` locks; the claim ends with the block.
+
+    The worst that can happen, on file systems with odd clocks or a process that slept for minutes,
+    is that two processes make the same file with the same content.
+
+    Args:
+        path: the lock file; its folder must be there.
+        heartbeat, stale: see `STALE`.
+
+    Raises:
+        AnyRegionError: the lock file cannot be written.
+    """
+    token = uuid.uuid4().hex
+    if not _take(path, token, stale):
+        yield False
+        return
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(path, heartbeat, ended), daemon=True)
+    beating.start()
+    try:
+        yield True
+    finally:
+        ended.set()
+        beating.join()
+        if _token(path) == token:  # else another process has taken it over
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path, token: str, stale: float) -> bool:
+    if _create(path, token):
+        return True
+    if not _is_stale(path, stale):
+        return False
+    # who looked before another took over must not take that one's new claim away: one at a time,
+    # and each looks again
+    guard = path.with_name(f"{path.name}.guard")
+    if not _create(guard, token):
+        with suppress(OSError):
+            if _now(path) - guard.stat().st_mtime > stale:  # killed within this very moment
+                guard.unlink()
+        return False
+    try:
+        if _is_stale(path, stale):
+            path.unlink(missing_ok=True)
+        return _create(path, token)
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+def _create(path: Path, token: str) -> bool:
+    """Make the file, unless it is there."""
+    with writing(path):
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "id": token}, file)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _is_stale(path: Path, stale: float) -> bool:
+    try:
+        age = _now(path) - path.stat().st_mtime
+    except FileNotFoundError:
+        return False  # it has just ended; whoever comes next finds the place free
+    if age > stale:
+        return True
+    try:
+        owner = read_json(path)
+        return owner["host"] == socket.gethostname() and not _is_alive(int(owner["pid"]))
+    except (ValueError, KeyError, TypeError):
+        return False  # being written this moment; or cut off by a full disk, and then age decides
+
+
+def _now(path: Path) -> float:
+    """The time by the clock that dates the lock files: a file server's may differ from ours."""
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with writing(probe):
+            probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # where asking would be a signal that ends it: age decides
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _token(path: Path) -> str | None:
+    try:
+        return str(read_json(path)["id"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _beat(path: Path, seconds: float, ended: threading.Event) -> None:
+    while not ended.wait(seconds):
+        with suppress(OSError):  # taken over, or a file server that is away for a moment
+            os.utime(path)

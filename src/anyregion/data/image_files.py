@@ -1,0 +1,97 @@
+"""The image files of a data set: where they are, and how large, without decoding them."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image, UnidentifiedImageError
+
+from anyregion.errors import InputError
+
+_ORIENTATION = 0x0112
+_BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+_AT_ONCE = 512
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """Heights and widths of one image file.
+
+    Attributes:
+        stored: of the pixels as they are in the file.
+        upright: after EXIF's rotation, as `read_image` returns them and boxes should count.
+    """
+
+    stored: tuple[int, int]
+    upright: tuple[int, int]
+
+
+def find_image(folder: Path, name: str) -> Path | None:
+    """The file that an annotation file calls `name`, or None.
+
+    Leading folders of the name are left out one by one until a file is there: a data set may lie
+    flat, or start lower than its authors' did (`images/v1/patch8/x.jpg` as `patch8/x.jpg`). A name
+    never leads out of `folder`. LVIS v0.5's `COCO_val2014_000000000139.jpg` is `000000000139.jpg`
+    in the folders of 2017.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    for start in range(len(parts)):
+        path = folder.joinpath(*parts[start:])
+        if path.is_file():
+            return path
+    if parts and parts[-1].startswith("COCO_"):
+        path = folder / parts[-1].rpartition("_")[2]
+        return path if path.is_file() else None
+    return None
+
+
+def read_size(path: Path) -> ImageSize:
+    """The size of an image, from its header.
+
+    Raises:
+        InputError: no such file, or not an image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images and damaged tags; none is decoded
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = _is_turned(image)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not an image that Pillow can read") from None
+    except _BROKEN as error:
+        raise InputError(f"{path}: broken image ({error})") from None
+    stored = (height, width)
+    return ImageSize(stored, (width, height) if turned else stored)
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T], *, threads: int = 8) -> Iterator[R]:
+    """`map(work, items)` by several threads, in order, a few hundred items ahead at most."""
+    upcoming = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        while part := list(islice(upcoming, _AT_ONCE)):
+            yield from pool.map(work, part)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF's rotation exchanges height and width; what cannot be read turns nothing."""
+    with suppress(*_BROKEN):
+        return image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    return False

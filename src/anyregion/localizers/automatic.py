@@ -1,0 +1,283 @@
+"""SAM's automatic masks: a grid of points is asked about, and the good answers stay.
+
+Kirillov et al. 2023, appendix B; the defaults are those of the published generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anyregion.errors import InputError, require
+from anyregion.images import Pixels, size_of
+from anyregion.localizers.frame import Frame, logits_to_image
+from anyregion.localizers.sam2 import Sam2Family
+from anyregion.localizers.segmenter import SegmenterLocalizer
+from anyregion.masks import RLE, decode_mask, encode_mask, mask_box
+from anyregion.proposals import nms
+from anyregion.regions import Boxes, Regions
+
+EDGE = 20.0
+"""A mask this near (pixels) to a border of its crop, and not of the image, was cut by it."""
+
+_PIXELS_AT_ONCE = 2**24  # of logits at the image's size: 64 MiB
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutomaticOptions:
+    """How masks are looked for and which are kept.
+
+    Attributes:
+        points_per_side: points of the grid along each side of the image.
+        points_per_batch: points whose low-resolution masks are in memory together.
+        pred_iou_thresh: masks whose predicted IoU is not above are dropped; None for the
+            published default of the family: 0.88 for SAM and SAM-HQ, 0.8 for SAM 2 (and 3).
+        stability_score_thresh: masks of lower stability are dropped.
+        stability_score_offset: see `stability_score`.
+        box_nms_thresh: of two boxes in one crop with a higher IoU the worse is dropped.
+        crop_n_layers: layers of crops that are searched too; layer i has `4^i` of them.
+        crop_nms_thresh: the same between crops, where the smaller crop wins.
+        crop_overlap_ratio: overlap of the first layer's crops, as a share of the short side.
+        crop_n_points_downscale_factor: the grid of layer i is coarser by this to the power i.
+        min_mask_region_area: holes and islands of fewer pixels are filled and removed; 0 for none.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+
+    points_per_side: int = 32
+    points_per_batch: int = 64
+    pred_iou_thresh: float | None = None
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    min_mask_region_area: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("points_per_side", "points_per_batch", "crop_n_points_downscale_factor"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1; it is {getattr(self, name)}")
+        for name in ("crop_n_layers", "min_mask_region_area", "crop_overlap_ratio"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative; it is {getattr(self, name)}")
+
+
+DEFAULTS = AutomaticOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Masks of the image, their tight boxes, predicted IoUs, and the area of each one's crop."""
+
+    boxes: Boxes
+    scores: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    masks: list[RLE]
+
+    def take(self, rows: NDArray[np.int64]) -> _Found:
+        masks = [self.masks[i] for i in rows.tolist()]
+        return _Found(self.boxes[rows], self.scores[rows], self.areas[rows], masks)
+
+    @staticmethod
+    def of(found: list[tuple[RLE, float]], area: float) -> _Found:
+        boxes = np.array([mask_box(rle) for rle, _ in found], dtype=np.float64)
+        scores = np.array([score for _, score in found], dtype=np.float64)
+        return _Found(
+            boxes.reshape(-1, 4), scores, np.full(len(found), area), [rle for rle, _ in found]
+        )
+
+    @staticmethod
+    def join(parts: list[_Found]) -> _Found:
+        return _Found(
+            np.concatenate([p.boxes for p in parts]),
+            np.concatenate([p.scores for p in parts]),
+            np.concatenate([p.areas for p in parts]),
+            [rle for p in parts for rle in p.masks],
+        )
+
+
+class AutomaticMasks:
+    """A `RegionProposer` on any of the SAM families.
+
+    Scores are the predicted IoUs, not above 1. What is proposed depends on image and options alone.
+
+    Args:
+        localizer: a loaded segmenter.
+        options: which masks are kept.
+
+    Raises:
+        MissingExtraError: `min_mask_region_area` without scipy.
+    """
+
+    def __init__(self, localizer: SegmenterLocalizer, options: AutomaticOptions = DEFAULTS) -> None:
+        if options.min_mask_region_area:
+            require("torch", "scipy")
+        published = 0.8 if isinstance(localizer.family, Sam2Family) else 0.88
+        asked = options.pred_iou_thresh
+        self._least_iou = published if asked is None else asked
+        options = replace(options, pred_iou_thresh=self._least_iou)
+        self.localizer = localizer
+        self.options = options
+        self.name = f"automatic masks ({localizer.name})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the localizer and the options."""
+        content = repr((self.localizer.fingerprint, sorted(asdict(self.options).items())))
+        return f"automatic-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
+
+    @torch.no_grad()
+    def propose(self, image: Pixels) -> Regions:
+        """See `RegionProposer`; every region has a mask, and its tight box."""
+        options = self.options
+        size = size_of(image)
+        crops = crop_boxes(size, options.crop_n_layers, options.crop_overlap_ratio)
+        found = _Found.join([self._in_crop(image, layer, crop) for layer, crop in crops])
+        if len(crops) > 1:
+            found = found.take(nms(found.boxes, 1 / found.areas, options.crop_nms_thresh))
+        if options.min_mask_region_area:
+            found = self._cleaned(found)
+        found = found.take(np.argsort(-found.scores, kind="stable"))
+        return Regions.from_prompts(
+            boxes=found.boxes, masks=found.masks, scores=np.clip(found.scores, 0, 1)
+        )
+
+    def _in_crop(self, image: Pixels, layer: int, crop: tuple[int, int, int, int]) -> _Found:
+        x0, y0, x1, y1 = crop
+        options = self.options
+        (encoded,) = self.localizer.encode([np.ascontiguousarray(image[y0:y1, x0:x1])])
+        side = max(1, options.points_per_side // options.crop_n_points_downscale_factor**layer)
+        points = point_grid(side) * [x1 - x0, y1 - y0]
+        found: list[tuple[RLE, float]] = []
+        for start in range(0, len(points), options.points_per_batch):
+            part = points[start : start + options.points_per_batch]
+            prompts = Regions.from_prompts(points=[p[None] for p in part])
+            answer = self.localizer.tokens(encoded, prompts, multimask=True, masks=True)
+            if answer.mask_logits is None or answer.mask_scores is None:
+                raise InputError(f"{self.localizer.name} gave no masks")
+            scores, logits = answer.mask_scores.flatten(), answer.mask_logits.flatten(0, 1)
+            sure = torch.nonzero(scores > self._least_iou)[:, 0]
+            for rows, masks in self._stable(logits, sure, encoded.frame):
+                for row, mask in zip(rows.tolist(), masks, strict=True):
+                    if not _is_cut(mask, crop, size_of(image)):
+                        whole = np.zeros(size_of(image), dtype=bool)
+                        whole[y0:y1, x0:x1] = mask
+                        found.append((encode_mask(whole), float(scores[row])))
+        kept = _Found.of(found, float((x1 - x0) * (y1 - y0)))
+        return kept.take(nms(kept.boxes, kept.scores, options.box_nms_thresh))
+
+    def _stable(
+        self, logits: Tensor, rows: Tensor, frame: Frame
+    ) -> Iterator[tuple[Tensor, NDArray[np.bool_]]]:
+        """The stable ones of `rows`, a few at a time, with their masks at the image's size."""
+        options = self.options
+        step = max(1, _PIXELS_AT_ONCE // max(frame.size[0] * frame.size[1], frame.side**2))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            large = logits_to_image(logits[some], frame)
+            scores = stability_score(large, options.stability_score_offset)
+            masks = large > 0
+            good = (scores >= options.stability_score_thresh) & masks.flatten(1).any(1)
+            yield some[good], masks[good].cpu().numpy()
+
+    def _cleaned(self, found: _Found) -> _Found:
+        """Without small holes and islands; what so became a duplicate yields to the untouched."""
+        least = self.options.min_mask_region_area
+        masks = [remove_small_regions(decode_mask(rle), least) for rle in found.masks]
+        codes = [
+            r if m is None else encode_mask(m) for m, r in zip(masks, found.masks, strict=True)
+        ]
+        untouched = np.array([m is None for m in masks], dtype=np.float64)
+        boxes = np.array([mask_box(rle) for rle in codes], dtype=np.float64).reshape(-1, 4)
+        cleaned = _Found(boxes, found.scores, found.areas, codes)
+        iou = max(self.options.box_nms_thresh, self.options.crop_nms_thresh)
+        return cleaned.take(nms(boxes, untouched, iou))
+
+
+def point_grid(side: int) -> NDArray[np.float64]:
+    """Centres of `side x side` cells of the unit square, `(side^2, 2)` x and y, row by row."""
+    centres = (np.arange(side) + 0.5) / side
+    x, y = np.meshgrid(centres, centres)
+    return np.stack([x.ravel(), y.ravel()], axis=1)
+
+
+def crop_boxes(
+    size: tuple[int, int], layers: int, overlap_ratio: float
+) -> list[tuple[int, tuple[int, int, int, int]]]:
+    """The image and its crops, `(layer, (x0, y0, x1, y1))`; layer i has `2^i` along each side.
+
+    Crops of one layer overlap by `overlap_ratio` of the image's short side, half as much in the
+    second layer, and so on.
+    """
+    height, width = size
+    crops = [(0, (0, 0, width, height))]
+    for layer in range(1, layers + 1):
+        count = 2**layer
+        overlap = int(overlap_ratio * min(size) * 2 / count)
+        across, down = (-(-(overlap * (count - 1) + side) // count) for side in (width, height))
+        for row in range(count):
+            for column in range(count):
+                x0, y0 = (across - overlap) * column, (down - overlap) * row
+                x1, y1 = min(x0 + across, width), min(y0 + down, height)
+                if x0 < x1 and y0 < y1:  # an image of a few pixels has no more to cut
+                    crops.append((layer, (x0, y0, x1, y1)))
+    return crops
+
+
+def stability_score(logits: Tensor, offset: float) -> Tensor:
+    """IoU of masks cut above `offset` with the same cut above `-offset`: 1 where all is sharp.
+
+    Of logits `(M, H, W)` to `(M,)`. 0 where even the lower threshold leaves nothing.
+    """
+    inner = (logits > offset).flatten(1).sum(1)
+    outer = (logits > -offset).flatten(1).sum(1)
+    return torch.where(outer > 0, inner / outer, 0.0)
+
+
+def remove_small_regions(mask: NDArray[np.bool_], area: int) -> NDArray[np.bool_] | None:
+    """Fill holes and remove islands of fewer than `area` pixels; None where there are none.
+
+    Pixels that touch at a corner belong together. Of a mask of small islands alone the largest
+    stays.
+    """
+    filled = mask | _small(~mask, area)
+    islands = _small(filled, area, keep_largest=True)
+    cleaned: NDArray[np.bool_] = filled & ~islands
+    return None if (cleaned == mask).all() else cleaned
+
+
+def _small(mask: NDArray[np.bool_], area: int, *, keep_largest: bool = False) -> NDArray[np.bool_]:
+    """The connected parts of fewer than `area` pixels; not the largest if all are and it stays."""
+    from scipy import ndimage  # type: ignore[import-untyped]
+
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    counts = np.bincount(labels.ravel())
+    small = counts < area
+    small[0] = False  # what lies outside
+    if keep_largest and len(counts) > 1 and small[1:].all():
+        small[1 + counts[1:].argmax()] = False
+    inside: NDArray[np.bool_] = small[labels]
+    return inside
+
+
+def _is_cut(
+    mask: NDArray[np.bool_], crop: tuple[int, int, int, int], size: tuple[int, int]
+) -> bool:
+    """Whether a mask of the crop reaches a border of it that is none of the image."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x0, y0, x1, y1 = crop
+    box = np.array([x0 + columns[0], y0 + rows[0], x0 + columns[-1] + 1, y0 + rows[-1] + 1])
+    height, width = size
+    near_crop = np.abs(box - [x0, y0, x1, y1]) <= EDGE
+    near_image = np.abs(box - [0, 0, width, height]) <= EDGE
+    return bool((near_crop & ~near_image).any())

@@ -1,0 +1,1 @@
+"""Settings of published trainings, one YAML file each: `anyregion train --print-recipe NAME`."""

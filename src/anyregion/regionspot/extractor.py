@@ -1,0 +1,110 @@
+"""What RegionSpot's training needs of an image: the localizer's tokens, the VLM's feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anyregion.data.features import Features, to_half
+from anyregion.errors import InputError
+from anyregion.images import Pixels
+from anyregion.localizers.protocol import Localizer, TokenSource
+from anyregion.regions import Regions
+from anyregion.semantics.protocol import VisionLanguageModel
+from anyregion.weight_files import fingerprint
+
+
+class RegionSpotExtractor:
+    """RegionSpot's frozen half as a `FeatureExtractor`: each model that is given adds its array.
+
+    Arrays: `tokens` `(N, W)` of the localizer, one row a region, and `features` `(T, D)` of the
+    VLM, both float16.
+
+    Args:
+        localizer, vlm: frozen; one of them may be None.
+        source: which of the localizer's tokens (the paper's ablation).
+        antialias: how images are squashed for the VLM; see `RegionSpotEncoder`.
+        images_at_once: images that go through the models together. 1 gives the same numbers
+            whatever else is asked, which a CPU has for nothing; more are quicker on a GPU, and
+            then a number may differ by one unit of half precision now and then.
+
+    Raises:
+        InputError: neither of the two.
+    """
+
+    def __init__(
+        self,
+        localizer: Localizer | None,
+        vlm: VisionLanguageModel | None = None,
+        *,
+        source: TokenSource = "decoder",
+        antialias: bool = True,
+        images_at_once: int = 1,
+    ) -> None:
+        if localizer is None and vlm is None:
+            raise InputError("neither tokens nor feature maps: give a localizer, a VLM, or both")
+        if images_at_once < 1:
+            raise InputError("images_at_once must be at least 1")
+        self.localizer = localizer
+        self.vlm = vlm
+        self.source = source
+        self.antialias = antialias
+        self.images_at_once = images_at_once
+
+    @property
+    def fingerprint(self) -> str:
+        """Localizer, VLM, and how they are asked."""
+        return f"regionspot-{fingerprint((), *self._parts())}"
+
+    def describe(self) -> Mapping[str, str]:
+        """See `DescribedExtractor`."""
+        said: dict[str, str] = {}
+        if self.localizer is not None:
+            said["localizer"] = f"{self.localizer.name} ({self.localizer.fingerprint[:12]})"
+            said["tokens"] = f"{self.source}, width {self.localizer.token_width}"
+        if self.vlm is not None:
+            said["vlm"] = f"{self.vlm.name} ({self.vlm.fingerprint[:12]})"
+            side = self.vlm.image_size
+            resize = "antialiased" if self.antialias else "not antialiased"
+            said["features"] = f"width {self.vlm.feature_width}, image {side} px, {resize}"
+        return said
+
+    @torch.no_grad()
+    def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
+        """See `FeatureExtractor`.
+
+        Raises:
+            InputError: a number beyond half precision's range.
+        """
+        found: list[Features] = []
+        for start in range(0, len(images), self.images_at_once):
+            part = slice(start, start + self.images_at_once)
+            found += self._extract(images[part], regions[part])
+        return found
+
+    def _extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
+        found: list[dict[str, NDArray[np.float16]]] = [{} for _ in images]
+        if self.localizer is not None:
+            # an image without regions needs no embedding, which is what SAM takes its time for
+            asked = [i for i, r in enumerate(regions) if len(r)]
+            empty = np.zeros((0, self.localizer.token_width), dtype=np.float16)
+            for features in found:
+                features["tokens"] = empty
+            for i, encoded in zip(
+                asked, self.localizer.encode([images[i] for i in asked]), strict=True
+            ):
+                tokens = self.localizer.tokens(encoded, regions[i], source=self.source).tokens
+                found[i]["tokens"] = to_half("tokens", tokens[:, 0].float().cpu().numpy())
+        if self.vlm is not None:
+            maps = self.vlm.feature_map(images, antialias=self.antialias).tokens
+            for features, tokens in zip(found, maps, strict=True):
+                features["features"] = to_half("features", tokens.float().cpu().numpy())
+        return list(found)
+
+    def _parts(self) -> tuple[object, ...]:
+        localizer = self.localizer and (self.localizer.fingerprint, self.source)
+        vlm = self.vlm and (self.vlm.fingerprint, self.antialias)
+        return localizer, vlm

@@ -1,0 +1,122 @@
+"""`anyregion cache`: filling, going on, verifying, repairing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyregion import extractors
+from anyregion.cli.main import main
+from anyregion.data.store import Store
+from tests.unit.data.store_helpers import SmallExtractor
+from tests.unit.runs.helpers import picture
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A data set of two photos and one that is not there; a small extractor for every model."""
+    monkeypatch.setattr(extractors, "load_extractor", lambda *_, **__: SmallExtractor())
+    monkeypatch.chdir(tmp_path)
+    names = ["one.png", "two.png", "gone.png"]
+    for name in names[:2]:
+        picture(tmp_path / "photos" / name, "red", "blue")
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(names)
+        ],
+        "annotations": [
+            {"id": 10 + i, "image_id": i, "category_id": 7, "bbox": [2, 3, 10, 12], "area": 120}
+            for i in range(3)
+        ],
+        "categories": [{"id": 7, "name": "cup"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    return ["--annotations", "a.json", "--images", "photos"]
+
+
+def cache(*words: str) -> int:
+    return main(["cache", "--out", "store", *words])
+
+
+def test_fill_go_on_verify_repair(data: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cache(*data, "--images-per-shard", "1") == 3
+    printed = capsys.readouterr()
+    assert "gone.png: there is no such file" in printed.err
+    assert "3, 3 computed now" in printed.out
+    assert "bytes a region" in printed.out
+    assert Store("store").usable().tolist() == [0, 1]
+    assert cache(*data, "--images-per-shard", "1") == 3
+    assert "3, 0 computed now" in capsys.readouterr().out
+    assert cache("--verify") == 0
+    shard = Store("store").shard_path(1)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    capsys.readouterr()
+    assert cache("--verify") == 1
+    assert str(shard) in capsys.readouterr().out
+    assert shard.read_bytes() == whole[:-1], "looking changes nothing"
+    assert cache("--verify", "--repair") == 3
+    assert "3, 1 computed now" in capsys.readouterr().out
+    assert cache("--verify") == 0
+    Store("store").read(1)
+
+
+def test_a_store_that_is_there_needs_no_data(data: list[str]) -> None:
+    assert cache(*data, "--no-mirror") == 3
+    shard = Store("store").shard_path(0)
+    shard.unlink()
+    assert cache() == 3
+    assert shard.is_file()
+    assert not Store("store").about.mirrored
+
+
+def test_an_image_that_changed(data: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cache(*data) == 3
+    picture(Path("photos/gone.png"), "red", "lime")
+    picture(Path("photos/one.png"), "lime", "red")
+    assert cache("--verify") == 1
+    printed = capsys.readouterr().out
+    assert "gone.png: could not be read when the store was filled" in printed
+    assert "one.png: changed" in printed
+    assert cache("--verify", "--repair") == 0
+    assert cache("--verify") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--repair"], "give both"),
+        (["--verify"], "no store there yet"),
+        ([], "give --annotations"),
+        (["--annotations", "a.json"], "--images"),
+        (["--annotations", "none.json", "--images", "photos"], "none.json"),
+        (["--annotations", "a.json", "--images", "none"], "no such folder"),
+    ],
+)
+def test_what_is_missing_is_said(
+    data: list[str], words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cache(*words) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_models_are_loaded_as_noted(data: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, Any]] = []
+
+    def load(*args: Any, **options: Any) -> SmallExtractor:
+        asked.append((args, options))
+        return SmallExtractor()
+
+    monkeypatch.setattr(extractors, "load_extractor", load)
+    made: Callable[..., int] = cache
+    models = ["--localizer", "sam", "--vlm", "clip", "--features", "--no-antialias"]
+    assert made(*data, *models, "--image-size", "336") == 3
+    assert cache("--device", "cuda") == 3
+    noted = {"localizer": "sam", "vlm": "clip", "features": True, "antialias": False}
+    first, second = ({**options, "model": args[0]} for args, options in asked)
+    assert first == {**noted, "image_size": 336, "model": None, "device": "cpu"}
+    assert second == {**first, "device": "cuda"}

@@ -1,0 +1,110 @@
+"""`anyregion recognize --regions auto` and `--exemplars`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyregion import models
+from anyregion.cli.main import main
+from tests.unit.cli.helpers import BOXES, recognize
+from tests.unit.runs.helpers import labels, picture
+from tests.unit.runs.test_found_regions import Halves
+
+RESULTS = Path("anyregion-results")
+
+
+@pytest.fixture
+def proposers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    asked: list[tuple[Any, Any]] = []
+
+    def load(*args: Any, **options: Any) -> Any:
+        asked.append((args, options))
+        return Halves()
+
+    monkeypatch.setattr(models, "load_proposer", load)
+    return asked
+
+
+def test_regions_are_found(photos: Path, proposers: list[Any]) -> None:
+    assert recognize("photos", "--regions", "auto", "--device", "cuda:1") == 0
+    assert labels(RESULTS) == {"one.png": ["red", "blue"], "two.png": ["lime", "white"]}
+    ((args, options),) = proposers
+    assert args == ("own",)
+    assert options.pop("recognizer").encoder.name == "colours"
+    assert options == {"localizer": None, "device": "cuda:1"}
+    assert recognize("photos", "--regions", "auto", "--ignore-scores") == 1, "another setting"
+
+
+def test_a_proposer_of_its_own(photos: Path, proposers: list[Any], colours: list[Any]) -> None:
+    asked = ["photos", "--regions", "auto", "--proposer", "sam", "--localizer", "folder"]
+    assert recognize(*asked) == 0
+    assert proposers[0][1]["localizer"] == "folder"
+    assert colours[0][1]["localizer"] is None, "dense features have no use for it"
+    settings = json.loads((RESULTS / "run.json").read_text())["settings"]
+    assert settings["localizer"] == "folder"
+    proposers.clear()
+    assert recognize(*asked, "--model", "mine", "--recognizer", "regionspot", "--out", "other") == 0
+    assert proposers[0][1]["localizer"] is None, "the recogniser's own"
+    assert colours[1][1]["localizer"] == "folder"
+
+
+def test_a_file_called_auto_is_a_file(photos: Path, proposers: list[Any]) -> None:
+    Path("auto").write_text(json.dumps({"one.png": {"boxes": [[0, 0, 20, 30]]}}))
+    assert recognize("photos/one.png", "--regions", "./auto") == 0
+    assert proposers == []
+    assert labels(RESULTS) == {"one.png": ["red"]}
+
+
+# ---------------------------------------------------------------- names as pictures
+
+
+@pytest.fixture
+def shown(photos: Path) -> Path:
+    picture(Path("shown/ruby/1.png"), "red", "red")
+    picture(Path("shown/ruby/2.png"), "red", "red")
+    picture(Path("shown/sky/deep/1.png"), "blue", "blue")
+    Path("shown/nothing").mkdir()
+    return Path("shown")
+
+
+def test_names_are_shown(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["recognize", "photos/one.png", *BOXES, "--exemplars", "shown"]
+    assert main(words) == 0
+    assert labels(RESULTS) == {"one.png": ["ruby", "sky"]}
+    printed = capsys.readouterr()
+    assert "exemplars left out (1)" in printed.err
+    assert "nothing" in printed.err
+    assert main(words) == 0, "continued"
+    picture(shown / "sky" / "deep" / "1.png", "lime", "lime")
+    assert main(words) == 1
+    assert "vocabulary was sha256:" in capsys.readouterr().err
+
+
+def test_words_beside_pictures(shown: Path) -> None:
+    words = ["recognize", "photos", *BOXES, "--exemplars", "shown", "--shots", "1"]
+    assert main([*words, "--vocabulary", "lime,white"]) == 0
+    assert labels(RESULTS) == {"one.png": ["ruby", "sky"], "two.png": ["lime", "white"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give --vocabulary, --exemplars or both"),
+        (["--vocabulary", "red", "--shots", "3"], "--shots: only with --exemplars"),
+        (["--exemplars", "nowhere"], "nowhere: there is no such folder or file"),
+        (["--exemplars", "shown", "--exemplar-weight", "3"], "between 0 and 1"),
+        (["--exemplars", "shown", "--exemplar-images", "photos"], "leave the images' folder out"),
+        (["--exemplars", "photos"], "each class needs a folder of images"),
+    ],
+)
+def test_errors_are_one_line(
+    shown: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recognize", "photos", *BOXES, *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,207 @@
+"""Filling: stopped at any moment and gone on, by several processes at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyregion.data import filling
+from anyregion.data.claims import claimed
+from anyregion.data.filling import fill
+from anyregion.data.shards import ShardError
+from anyregion.data.store import Store
+from anyregion.data.verifying import verify
+from tests.unit.data.store_helpers import SmallExtractor, annotations, new_store, same
+
+ROOT = Path(__file__).parents[3]
+COUNTS = [1, 2, 0, 3, 1, 2, 1, 1]
+
+# fills the store beside it, slowly; says when each image is begun
+FILLER = """
+import sys, time
+from pathlib import Path
+from anyregion.data.filling import fill
+from anyregion.data.store import Store
+from tests.unit.data.store_helpers import SmallExtractor
+
+folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+
+def slowly(pixels):
+    print("image", flush=True)
+    time.sleep(seconds)
+
+report = fill(Store(folder / "store"), SmallExtractor(before=slowly), folder / "images")
+print("computed", report.computed, flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "WAIT", 0.02)
+
+
+def start(folder: Path, seconds: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", FILLER, str(folder), str(seconds)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(store: Store) -> list[int]:
+    found = []
+    for number in range(store.about.shards):
+        try:
+            store.open_shard(number)
+        except ShardError:
+            continue
+        found.append(number)
+    return found
+
+
+def expected(tmp_path: Path, store: Store) -> list[Any]:
+    """What an undisturbed filling gives."""
+    other = new_store(tmp_path / "undisturbed", store.annotations)
+    fill(other, SmallExtractor(), tmp_path / "undisturbed" / "images")
+    return [other.read(i, flipped=f) for i in range(len(other)) for f in (False, True)]
+
+
+def assert_whole(store: Store, right: list[Any]) -> None:
+    assert verify(store) == []
+    found = [store.read(i, flipped=f) for i in range(len(store)) for f in (False, True)]
+    assert all(same(a, b) for a, b in zip(found, right, strict=True))
+    left = [p.name for p in (store.folder / "shards").iterdir() if p.suffix != ".safetensors"]
+    assert left == [], "no locks, no halves of files"
+    assert not list((store.folder / "shards").glob(".*"))
+
+
+def test_an_interruption_keeps_what_is_finished(tmp_path: Path) -> None:
+    store = new_store(tmp_path, annotations(COUNTS))
+    seen = 0
+
+    def interrupted(_pixels: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 10:  # of 16: in the third of four shards
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(store, SmallExtractor(before=interrupted), tmp_path / "images", batch_size=1)
+    assert finished(store) == [0, 1]
+    extractor, told = SmallExtractor(), []
+    report = fill(
+        store, extractor, tmp_path / "images", progress=lambda done, total: told.append(done)
+    )
+    assert (report.computed, extractor.seen) == (4, 8)
+    assert told[0] == 0
+    assert told == sorted(told)
+    assert told[-1] == len(store)
+    assert_whole(store, expected(tmp_path, store))
+    again = SmallExtractor()
+    assert fill(store, again, tmp_path / "images").computed == again.seen == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_kill_9_and_two_at_once(tmp_path: Path) -> None:
+    store = new_store(tmp_path, annotations(COUNTS))
+    killed = start(tmp_path, 60)
+    assert killed.stdout is not None
+    killed.stdout.readline()  # it has claimed the first shard
+    killed.kill()
+    killed.communicate()
+    lock = store.folder / "shards" / "000000.lock"
+    assert lock.exists()
+    (store.folder / "shards" / ".000000-half.safetensors").write_bytes(b"half")
+    both = [start(tmp_path, 0.05) for _ in range(2)]
+    computed = [int(p.communicate(timeout=120)[0].split()[-1]) for p in both]
+    assert sum(computed) == len(store), "nothing twice"
+    assert [p.returncode for p in both] == [0, 0]
+    assert_whole(store, expected(tmp_path, store))
+
+
+def test_a_shard_that_another_machine_is_at_is_left_to_it(tmp_path: Path) -> None:
+    store = new_store(tmp_path, annotations(COUNTS))
+    folder = store.folder / "shards"
+    folder.mkdir()
+    lock = folder / "000001.lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "id": "x"}))
+    extractor = SmallExtractor()
+    worker = threading.Thread(target=fill, args=(store, extractor, tmp_path / "images"))
+    worker.start()
+    deadline = time.monotonic() + 30
+    while finished(store) != [0, 2, 3] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    assert finished(store) == [0, 2, 3]
+    assert worker.is_alive(), "it waits"
+    os.utime(lock, (1, 1))  # the other has been silent for long
+    worker.join(timeout=30)
+    assert extractor.seen == 2 * len(store)
+    assert_whole(store, expected(tmp_path, store))
+
+
+def test_claims(tmp_path: Path) -> None:
+    lock = tmp_path / "a.lock"
+    with claimed(lock) as first:
+        with claimed(lock) as second:
+            assert (first, second) == (True, False)
+        assert lock.exists(), "who has no claim ends none"
+    assert not lock.exists()
+    # a process of this machine that is gone
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid, "id": "x"}))
+    with claimed(lock) as ours:
+        assert ours
+    # another machine's, and a lock that was cut off by a full disk: age decides
+    for content in (json.dumps({"host": "elsewhere", "pid": gone.pid, "id": "x"}), ""):
+        lock.write_text(content)
+        with claimed(lock) as ours:
+            assert not ours
+        os.utime(lock, (time.time() - 500, time.time() - 500))
+        with claimed(lock) as ours:
+            assert ours
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_shows_signs_of_life_and_leaves_what_was_taken_over(tmp_path: Path) -> None:
+    lock = tmp_path / "a.lock"
+    with claimed(lock, heartbeat=0.02):
+        os.utime(lock, (1, 1))
+        deadline = time.monotonic() + 5
+        while lock.stat().st_mtime < 100 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lock.stat().st_mtime > 100
+        lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "id": "another"}))
+    assert lock.exists()
+
+
+def test_many_claim_one(tmp_path: Path) -> None:
+    lock, taken = tmp_path / "a.lock", []
+    lock.write_text("")
+    os.utime(lock, (1, 1))
+    ready = threading.Barrier(8)
+
+    def take() -> None:
+        ready.wait()
+        with claimed(lock) as ours:
+            taken.append(ours)
+            ready.wait()
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert taken.count(True) == 1

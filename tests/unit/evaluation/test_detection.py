@@ -1,0 +1,188 @@
+"""Naming regions and judging them: whose regions, which names, what is written and read again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anyregion.errors import InputError
+from anyregion.evaluation.detection import DetectionReport, evaluate_detection, evaluate_results
+from anyregion.images import Pixels
+from anyregion.regions import Regions
+from anyregion.vocabulary import Vocabulary
+from tests.colours import colour_recognizer
+from tests.unit.evaluation.conftest import CLASSES, HALVES, edit
+
+
+def evaluate(annotated: tuple[Path, Path], **options: Any) -> DetectionReport:
+    return evaluate_detection(colour_recognizer, *annotated, **options)
+
+
+def test_given_regions(annotated: tuple[Path, Path]) -> None:
+    report = evaluate(annotated, masks=True)
+    assert (report.boxes["AP"], report.top1, report.style) == (pytest.approx(1), 1, "coco")
+    assert report.masks is not None
+    assert report.masks["AP"] == pytest.approx(1)
+    assert (report.images, report.regions, report.names) == (4, 8, 6)
+    assert report.detections == 8 * 6, "every name of every region, below the limit"
+    assert report.by_class["red"].regions == 2
+    assert report.set_aside == ()
+    assert json.loads(json.dumps(report.to_dict()))["boxes"]["AP75"] == pytest.approx(1)
+
+
+def test_pairs_an_image(annotated: tuple[Path, Path]) -> None:
+    report = evaluate(annotated, pairs=2)
+    assert report.detections == 8
+    assert report.boxes["AP"] == pytest.approx(1)
+    with pytest.raises(InputError, match="at least one"):
+        evaluate(annotated, pairs=0)
+
+
+def test_a_detectors_regions(annotated: tuple[Path, Path], tmp_path: Path) -> None:
+    """Images by id or by name; boxes of score 0.1 rank below; an image it lacks finds nothing."""
+    found = {
+        "1": {"boxes": [[0, 0, 20, 30], [20, 0, 40, 30]], "scores": [0.9, 0.8], "labels": [5, 5]},
+        "2.png": {"boxes": [[0, 0, 20, 30], [20, 0, 40, 30]], "scores": [0.9, 0.8]},
+        "10": {"boxes": [[0, 0, 20, 30]], "scores": [0.7]},
+    }
+    (tmp_path / "glip.json").write_text(json.dumps(found))
+    report = evaluate(annotated, regions=tmp_path / "glip.json", save=tmp_path / "out.json")
+    assert (report.images, report.regions, report.top1) == (4, 5, None)
+    per_class = {name: c.box_ap for name, c in report.by_class.items()}
+    assert per_class == pytest.approx(
+        {"red": 1, "lime": 1, "blue": 1, "yellow": 0, "white": 0, "black": 0}
+    )
+    rows = json.loads((tmp_path / "out.json").read_text())
+    best = max((r for r in rows if r["image_id"] == 1), key=lambda r: r["score"])
+    assert best["category_id"] == 1
+    assert best["score"] < 0.9, "the name's score times the detector's"
+
+
+class Halves:
+    """Finds the left half, the right half, and the whole."""
+
+    name = "halves"
+    fingerprint = "halves-1"
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def propose(self, image: Pixels) -> Regions:
+        self.seen.append(image.shape)
+        boxes = [[0, 0, 20, 30], [20, 0, 40, 30], [0, 0, 40, 30]]
+        return Regions.from_boxes(boxes, scores=[0.9, 0.9, 0.1])
+
+
+def test_regions_that_are_found(annotated: tuple[Path, Path]) -> None:
+    """Images without regions are looked at too: what is found there is wrong."""
+    proposer = Halves()
+    assert evaluate(annotated, regions=proposer).boxes["AP"] == pytest.approx(1)
+    assert len(proposer.seen) == 4
+    edit(annotated[0], lambda c: c["annotations"].__delitem__(slice(0, 2)))
+    report = evaluate(annotated, regions=Halves())
+    assert report.images == 4
+    assert report.boxes["AP"] is not None
+    assert report.boxes["AP"] < 1
+    assert evaluate(annotated).images == 3, "with given regions there is nothing to ask about"
+
+
+def test_another_vocabulary(annotated: tuple[Path, Path]) -> None:
+    """Names that are no category take their place among the pairs, and count for nothing."""
+    words = Vocabulary.from_names(["RED", "cyan", "Blue", "magenta"])
+    report = evaluate(annotated, vocabulary=words, pairs=1)
+    assert report.names == 4
+    assert report.detections < 4
+    assert report.by_class["red"].box_ap == pytest.approx(1)
+    assert report.by_class["white"].box_ap == 0
+    with pytest.raises(InputError, match="none of its categories"):
+        evaluate(annotated, vocabulary=Vocabulary.from_names(["dog"]))
+
+
+def test_seen_and_unseen(annotated: tuple[Path, Path]) -> None:
+    words = Vocabulary.from_names([n for n in CLASSES.values() if n != "white"])
+    report = evaluate(annotated, vocabulary=words, unseen="white, black", pairs=2)
+    assert report.split is not None
+    assert report.split.unseen_classes == ("white", "black")
+    assert report.split.seen == pytest.approx(1)
+    assert report.split.unseen == pytest.approx(
+        np.mean([report.by_class[n].box_ap for n in ("white", "black")])
+    )
+    half = report.split.unseen
+    assert half is not None
+    assert report.split.harmonic_mean == pytest.approx(2 * half / (1 + half))
+
+
+def test_saved_predictions_are_judged_alike(annotated: tuple[Path, Path], tmp_path: Path) -> None:
+    words = Vocabulary.from_names(["white", "red", "blue", "orange"])
+    named = evaluate(annotated, vocabulary=words, masks=True, save=tmp_path / "results.json")
+    again = evaluate_results(annotated[0], tmp_path / "results.json", masks=True)
+    assert again.boxes == pytest.approx(named.boxes)
+    assert again.masks == pytest.approx(named.masks)
+    assert (again.detections, again.regions) == (named.detections, None)
+
+
+def test_predictions_that_cannot_be_used(annotated: tuple[Path, Path], tmp_path: Path) -> None:
+    good = {"image_id": 1.0, "category_id": 1, "bbox": [0, 0, 20, 30], "score": 1}
+    rows = [
+        good,
+        {**good, "image_id": 99},
+        {**good, "image_id": 99},
+        {**good, "category_id": 4},
+        {**good, "bbox": [0, 0, 1]},
+        {**good, "score": "high"},
+        "nothing",
+        {**good, "bbox": [0, 0, float("inf"), 1]},
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    report = evaluate_results(annotated[0], tmp_path / "results.json")
+    assert report.detections == 1
+    said = [str(a) for a in report.set_aside]
+    assert len(said) == 6
+    assert "image 99: 2 predictions, but the annotations do not list it" in said
+    assert "category 4: 1 predictions, but the annotations do not list it" in said
+    with pytest.raises(InputError, match="mask of every prediction"):
+        evaluate_results(annotated[0], tmp_path / "results.json", masks=True)
+    (tmp_path / "results.json").write_text('{"a": 1}')
+    with pytest.raises(InputError, match="not COCO results"):
+        evaluate_results(annotated[0], tmp_path / "results.json")
+
+
+def test_many_malformed_predictions_are_counted(
+    annotated: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "results.json").write_text(json.dumps([1] * 50))
+    report = evaluate_results(annotated[0], tmp_path / "results.json")
+    assert str(report.set_aside[-1]) == "30 more predictions: malformed"
+    assert report.boxes["AP"] == 0
+
+
+def test_masks_are_missed_before_work_begins(annotated: tuple[Path, Path]) -> None:
+    edit(annotated[0], lambda c: c["annotations"][0].update(segmentation=[]))
+
+    def load() -> Any:
+        raise RuntimeError("the model must not be loaded")
+
+    with pytest.raises(InputError, match="1 of 8 in the annotations have none"):
+        evaluate_detection(load, *annotated, masks=True)
+
+
+def test_images_that_cannot_be_used_are_not_judged(annotated: tuple[Path, Path]) -> None:
+    (annotated[1] / "1.png").unlink()
+    (annotated[1] / "2.png").write_bytes(b"nothing")
+    report = evaluate(annotated)
+    assert (report.images, report.boxes["AP"]) == (2, pytest.approx(1))
+    assert len(report.set_aside) == 2
+    for name in HALVES:
+        (annotated[1] / f"{name}.png").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        evaluate(annotated)
+
+
+def test_batches_and_limit_do_not_change_answers(annotated: tuple[Path, Path]) -> None:
+    one, many = evaluate(annotated, batch_size=1), evaluate(annotated, batch_size=9)
+    assert one.boxes == many.boxes
+    assert evaluate(annotated, limit=2).images == 2

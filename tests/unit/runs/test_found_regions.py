@@ -1,0 +1,94 @@
+"""Runs whose regions a proposer finds in each image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyregion.errors import InputError
+from anyregion.images import Pixels
+from anyregion.masks import encode_mask
+from anyregion.recognizer import Recognizer
+from anyregion.regions import Regions
+from anyregion.runs.region_sources import RegionSource, found_regions
+from tests.unit.runs.helpers import labels, lines, run
+
+
+class Halves:
+    """Finds the left and the right half, in an image whose first pixel is no pure yellow."""
+
+    name = "halves"
+
+    def __init__(self, fingerprint: str = "halves-1") -> None:
+        self.fingerprint = fingerprint
+
+    def propose(self, image: Pixels) -> Regions:
+        height, width = image.shape[:2]
+        if tuple(image[0, 0]) == (255, 255, 0):
+            return Regions.from_boxes(np.zeros((0, 4)), scores=[])
+        if (image[0, 0] > 250).all():
+            raise InputError("white is refused")
+        # the right half's mask is a column of the left one
+        column = np.zeros((height, width), dtype=bool)
+        column[:, :3] = True
+        return Regions.from_prompts(
+            boxes=[[0, 0, width / 2, height], [width / 2, 0, width, height]],
+            masks=[None, encode_mask(column)],
+            scores=[0.9, 0.5],
+        )
+
+
+def source(fingerprint: str = "halves-1", **options: bool) -> RegionSource:
+    return found_regions(lambda _: Halves(fingerprint), about="halves", **options)
+
+
+def test_regions_are_found_in_each_image(photos: Path, tmp_path: Path) -> None:
+    report = run(photos, tmp_path / "out", source=source())
+    assert labels(tmp_path / "out") == {
+        "a/x.jpg": ["red", "blue"],
+        "b/x.jpg": ["lime", "white"],
+        "y.png": [],
+        "z.webp": ["blue", "red"],
+    }
+    (aside,) = report.set_aside
+    assert (aside.item, aside.reason) == ("z.webp.jpg", "white is refused")
+    models = json.loads((tmp_path / "out" / "run.json").read_text())["models"]
+    assert models["proposer"] == "halves-1"
+    (first,) = [r for r in lines(tmp_path / "out" / "predictions.jsonl") if r["image"] == "a/x.jpg"]
+    assert first["regions"][1]["score"] <= 0.5 < first["regions"][0]["score"]
+
+
+def test_scores_and_masks_are_taken_as_asked(photos: Path, tmp_path: Path) -> None:
+    run(photos / "a", tmp_path / "out", source=source(scores=False, masks=True))
+    (line,) = lines(tmp_path / "out" / "predictions.jsonl")
+    assert [r["label"] for r in line["regions"]] == ["red", "red"], "the second by its mask"
+    assert line["regions"][1]["score"] > 0.9
+
+
+def test_a_run_never_mixes_proposers(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run([photos / "a"], out, source=source())
+    again = run([photos / "a"], out, source=source("halves-2"))
+    assert again.kept == 1, "nothing to do: no proposer is asked"
+    (photos / "a" / "new.png").write_bytes((photos / "y.png").read_bytes())
+    with pytest.raises(InputError, match="proposer was halves-1, now halves-2"):
+        run([photos / "a"], out, source=source("halves-2"))
+    with pytest.raises(InputError, match="regions was found by halves"):
+        run([photos / "a"], out, source=source(masks=True))
+    with pytest.raises(InputError, match="regions was found by halves"):
+        run([photos / "a"], out)
+    assert run([photos / "a"], out, source=source()).images == 1
+
+
+def test_the_proposer_is_given_the_recogniser_once(photos: Path, tmp_path: Path) -> None:
+    given: list[Recognizer] = []
+
+    def load(recognizer: Recognizer) -> Halves:
+        given.append(recognizer)
+        return Halves()
+
+    run(photos, tmp_path / "out", source=found_regions(load, about="halves"))
+    assert [r.encoder.name for r in given] == ["colours"]

@@ -1,0 +1,107 @@
+"""Packaged recipes state the published numbers; what a file gets wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anyregion.errors import InputError
+from anyregion.training.schedules import rate_factor
+from anyregion.trainings import explain, read_training, recipe, recipes
+
+REGIONSPOT = {
+    "b16": ("openai/clip-vit-base-patch16", None, 768, 512),
+    "l14": ("openai/clip-vit-large-patch14", None, 1024, 768),
+    "l14_336": ("openai/clip-vit-large-patch14-336", 336, 1024, 768),
+}
+
+
+def test_every_packaged_recipe_parses() -> None:
+    for name in recipes():
+        if recipe(name).startswith("task: compact") or "\ntask: compact" in recipe(name):
+            continue  # its own tests
+        assert read_training(name).task == "regionspot"
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("size", REGIONSPOT)
+def test_published_recipes(size: str, stage: int) -> None:
+    training = read_training(f"regionspot_{size}_stage{stage}")
+    loop, own = training.loop, training.settings
+    assert (loop.steps, loop.precision, loop.grad_norm) == (450_000, "fp16", 1.0)
+    assert (loop.optimizer.lr, loop.optimizer.weight_decay) == (2.5e-5, 1e-4)
+    assert loop.optimizer.decay_all
+    factors = {s: rate_factor(loop.schedule, s, loop.steps) for s in (0, 1000, 350_000, 420_000)}
+    assert factors == pytest.approx({0: 0.01, 1000: 1.0, 350_000: 0.1, 420_000: 0.01})
+    assert own.batch == 16
+    vlm, side, width, embed = REGIONSPOT[size]
+    assert (own.vlm, own.vlm_image_size) == (vlm, side)
+    assert (own.adapter.feature_width, own.adapter.embed_width) == (width, embed)
+    assert (own.adapter.layers, own.adapter.heads, own.adapter.feedforward) == (3, 8, 2048)
+    assert (own.adapter.dropout, own.adapter.token_width) == (0.1, 256)
+    assert (own.objective.kind, own.objective.alpha, own.objective.gamma) == ("focal", 0.25, 2.0)
+    assert [d.ratio for d in own.data] == ([1] if stage == 1 else [1, 1, 1])
+    assert (own.init_from is None) == (stage == 1)
+
+
+def test_file_overridden_by_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "task: regionspot\nsteps: 7\noptimizer: {lr: 0.5}\n"
+        "regionspot: {data: [{store: here, repeat_threshold: 0.001}], flip: 0}\n"
+    )
+    training = read_training(
+        path, ["--optimizer.lr", "1e-4", "--regionspot.objective.distillation", "2"]
+    )
+    assert training.loop.steps == 7
+    assert training.loop.optimizer.lr == 1e-4
+    assert training.settings.data[0].repeat_threshold == 0.001
+    assert training.settings.objective.distillation == 2
+    assert training.settings.flip == 0
+    stated = training.own_settings()
+    assert stated["task"] == "regionspot"
+    assert stated["regionspot"]["data"][0]["store"] == "here"
+
+
+GOOD = "task: regionspot\nregionspot: {data: [{store: here}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "stepz: 3\n", "stepz"),
+        (GOOD + "optimizer: {learning_rate: 3}\n", "learning_rate"),
+        (GOOD + "steps: many\n", "steps"),
+        (GOOD + "steps: 0\n", "steps must be at least 1"),
+        (GOOD + "precision: fp8\n", "precision"),
+        (GOOD + "compact: {}\n", "settings of compact, but the task is regionspot"),
+        ("task: regionspot\n", "name at least one data set"),
+        ("task: regionspot\nregionspot: {data: [{ratio: 2}]}\n", "a data set needs a store"),
+        ("task: regionspot\nregionspot: {data: [{store: a, size: 2}]}\n", "size"),
+        ("task: horoscope\n", "task must be one of regionspot, compact"),
+        ("steps: 3\n", "task must be one of"),
+        ("task: [\n", "malformed YAML at line 2"),
+        ("- 3\n", "not a list of settings"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_training(path)
+
+
+def test_mistakes_on_the_command_line_are_named() -> None:
+    with pytest.raises(InputError, match=r"optimizer\.lrr"):
+        read_training("regionspot_b16_stage1", ["--optimizer.lrr", "1"])
+    with pytest.raises(InputError, match="no recipe 'regionspot_xl'"):
+        read_training("regionspot_xl")
+    with pytest.raises(InputError, match="there is no such file"):
+        read_training("nowhere/mine.yaml")
+
+
+def test_settings_explain_themselves() -> None:
+    text = explain("regionspot_b16_stage1")
+    for words in ("--optimizer.weight_decay", "decoupled", "--regionspot.fill", "share of images"):
+        assert words in text

@@ -1,0 +1,165 @@
+"""`anyregion train`, from photographs to a folder that recognises, with small random models."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from anyregion import Regions, load_recognizer
+from anyregion.cli.main import main
+from anyregion.data.filling import fill
+from anyregion.data.reading import read_annotations
+from anyregion.data.store import create_store
+from anyregion.localizers.loading import load_localizer
+from anyregion.regionspot.extractor import RegionSpotExtractor
+from anyregion.semantics.loading import load_vlm
+from anyregion.training.logs import read_log
+from anyregion.trainings import read_training
+from tests.unit.localizers.small_models import sam_config
+from tests.unit.semantics.small_models import write_folder
+from tests.unit.training.test_loop import lines
+
+STEPS = ["--steps", "4", "--log_every", "1", "--tensorboard", "false"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, images, annotations, a store, and a configuration."""
+    root = tmp_path_factory.mktemp("place")
+    torch.manual_seed(0)
+    transformers.SamModel(sam_config()).save_pretrained(root / "sam")
+    write_folder(root / "clip", "clip")
+    draw = np.random.default_rng(0)
+    (root / "images").mkdir()
+    images, annotations = [], []
+    for i in range(6):
+        name = f"photo{i}.png"
+        pixels = draw.integers(255, size=(48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / name)
+        images.append({"id": i + 1, "file_name": name, "width": 64, "height": 48})
+        for j in range(i % 3 + 1):
+            box = [5 * j + 2, 4 * j + 1, 20 + i, 15]
+            fields = {"category_id": 1 + (i + j) % 3, "bbox": box, "area": 300, "iscrowd": 0}
+            annotations.append({"id": len(annotations) + 1, "image_id": i + 1, **fields})
+    categories = [{"id": c + 1, "name": n} for c, n in enumerate(("cup", "pen", "key"))]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "regions.json").write_text(json.dumps(content))
+    extractor = RegionSpotExtractor(load_localizer(str(root / "sam")), load_vlm(str(root / "clip")))
+    store = create_store(root / "store", read_annotations(root / "regions.json"), extractor)
+    fill(store, extractor, root / "images", workers=1)
+    settings: dict[str, Any] = {
+        "task": "regionspot",
+        "optimizer": {"lr": 0.001},
+        "regionspot": {
+            "localizer": str(root / "sam"),
+            "vlm": str(root / "clip"),
+            "batch": 3,
+            "adapter": {"token_width": 32, "feature_width": 48, "embed_width": 40, "layers": 1},
+            "templates": ["a {}."],
+            "data": [{"store": str(root / "store"), "terms": "made for a test"}],
+            "licence": "CC0-1.0",
+        },
+    }
+    (root / "stored.yaml").write_text(yaml.safe_dump(settings))
+    both = {"annotations": str(root / "regions.json"), "images": str(root / "images")}
+    settings["regionspot"]["data"] = [both]
+    (root / "computed.yaml").write_text(yaml.safe_dump(settings))
+    settings["regionspot"] |= {
+        "data": [{"store": str(root / "store"), "images": str(root / "images")}, both],
+        "validation": {"store": str(root / "store"), "images": str(root / "images")},
+        "objective": {"distillation": 0.5},
+    }
+    (root / "rich.yaml").write_text(yaml.safe_dump(settings))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYREGION_CACHE", str(tmp_path / "cache"))
+
+
+def test_from_a_store_or_computed_the_numbers_are_the_same(place: Path, tmp_path: Path) -> None:
+    for name in ("stored", "computed"):
+        out = str(tmp_path / name)
+        assert main(["train", str(place / f"{name}.yaml"), *STEPS, "--out", out]) == 0
+    assert len(lines(tmp_path / "stored")) == 4
+    assert lines(tmp_path / "stored") == lines(tmp_path / "computed")
+
+
+def test_trained_goes_on_and_recognises(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["train", str(place / "rich.yaml"), *STEPS, "--out", str(run)]
+    command += ["--samples_every", "4", "--best", "top1"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "validation top5" in said
+    line = read_log(run)[0]
+    assert line["loss"] == pytest.approx(line["naming"] + 0.5 * line["distillation"], rel=1e-5)
+    assert len(list((run / "samples").rglob("*.jpg"))) == 4
+    card = (run / "README.md").read_text()
+    assert "made for a test" not in card
+    assert "CC0-1.0" in card
+
+    assert main(command) == 0
+    assert "went on from 4" in capsys.readouterr().out
+    assert main([*command, "--optimizer.lr", "0.1"]) == 1
+    assert "optimizer.lr: 0.001 -> 0.1" in capsys.readouterr().err
+
+    recognizer = load_recognizer(run / "model", cache=None)
+    photo = np.array(Image.open(place / "images/photo1.png"))
+    regions = Regions.from_boxes([[2, 1, 20, 16]])
+    (answer,) = recognizer.recognize([photo], [regions], ["cup", "pen", "key"])
+    assert answer.labels[0] in ("cup", "pen", "key")
+
+    # stage 2 starts where stage 1 ended
+    again = read_training(place / "stored.yaml", ["--regionspot.init_from", str(run / "model")])
+    started = again.build().module.state_dict()
+    stage1 = load_file(run / "model/adapter.safetensors")
+    assert all(torch.equal(started[name], stage1[name]) for name in stage1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--regionspot.vlm", "openai/clip-vit-large-patch14"], "made with vlm"),
+        (["--regionspot.adapter.embed_width", "48"], "words of width 40; regionspot.adapter says"),
+        (["--regionspot.objective.distillation", "1"], "the store holds no teacher"),
+        (["--device", "tpu"], "device 'tpu' cannot be used"),
+        (["--regionspot.init_from", "nowhere"], r"no config\.json"),
+    ],
+)
+def test_mistakes_end_with_one_line(
+    place: Path,
+    tmp_path: Path,
+    change: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", str(place / "stored.yaml"), *STEPS, *change, *out]) == 1
+    said = capsys.readouterr().err
+    assert re.search(message, said)
+    assert "Traceback" not in said
+
+
+def test_recipes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--print-recipe", "regionspot_l14_stage2"]) == 0
+    assert "init_from: runs/regionspot_l14_stage1/model" in capsys.readouterr().out
+    assert main(["train", "--list-recipes"]) == 0
+    assert "regionspot_b16_stage1" in capsys.readouterr().out.split()
+    assert main(["train", "regionspot_b16_stage1"]) == 1
+    assert "--out" in capsys.readouterr().err
+    assert main(["train", "regionspot_b16_stage1", "--help"]) == 0
+    assert "--regionspot.objective.gamma" in capsys.readouterr().out

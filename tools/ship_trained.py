@@ -1,0 +1,76 @@
+"""Put what `anyregion train` learned among the assets of the built-in model.
+
+    python tools/ship_trained.py --namer runs/compact --finder runs/compact_finder \\
+        --masks runs/compact_masks
+
+Each is a run's folder; its `model/` is copied, and the manifest says which recipe, seed, commit and
+data it came from. What the eyes and words are made of stays as `build_compact_assets.py` left it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ASSETS = Path(__file__).parents[1] / "src" / "anyregion" / "compact" / "assets"
+PARTS = {
+    "namer": ("namer.onnx", "namer.safetensors"),
+    "finder": ("finder.onnx",),
+    "masks": ("mask_head.onnx",),
+}
+DATA = (
+    "COCO 2017, 1,550 photographs (annotations CC BY 4.0, photographs under their own Flickr terms)"
+)
+
+
+def origin(run: Path) -> dict[str, Any]:
+    """What the manifest says of a run."""
+    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    git = run / "git.json"
+    commit = json.loads(git.read_text(encoding="utf-8")).get("commit") if git.is_file() else None
+    task = settings["task"]
+    recipe = task.replace("-", "_")
+    return {
+        "command": f"anyregion train {recipe} --seed {settings['seed']} --out RUN",
+        "commit": commit or "unknown",
+        "data": DATA,
+        "licence": "Apache-2.0",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for part in PARTS:
+        parser.add_argument(f"--{part}", type=Path, metavar="RUN")
+    args = vars(parser.parse_args())
+    manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
+    for part, names in PARTS.items():
+        run: Path | None = args[part]
+        if run is None:
+            continue
+        for name in names:
+            made = run / "model" / name
+            if not made.is_file():
+                sys.exit(f"{made}: missing; nothing of {part} was shipped")
+        for name in names:
+            shutil.copyfile(run / "model" / name, ASSETS / name)
+            content = (ASSETS / name).read_bytes()
+            manifest["files"][name] = {
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "bytes": len(content),
+                **origin(run),
+            }
+    manifest["bytes"] = sum(f["bytes"] for f in manifest["files"].values())
+    (ASSETS / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    print(f"{manifest['bytes'] / 1e6:.2f} MB in {ASSETS}")
+
+
+if __name__ == "__main__":
+    main()
