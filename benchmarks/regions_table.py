@@ -6,7 +6,8 @@ All ways of naming the same given boxes, on photographs that nothing was trained
 crop and dense pooling of the same frozen eyes; the trained module; what it loses without the image
 around a region, with another depth, without the finer maps, without the residual, without
 distillation; and each of the trained ones with a quarter of the classes left out of training
-(`every:4:1`), where unseen names are asked together with the seen ones. Feature stores and runs are
+(`every:4:1`), where unseen names are asked together with the seen ones; and, below, names that are
+shown by 1, 5 and 10 pictures a class (`few_shot.py`). Feature stores and runs are
 kept under `--work`: the same command again goes on. Each training takes some minutes of a core.
 """
 
@@ -16,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ TRAINED: dict[str, list[str]] = {
     "without the image around": ["--compact.module.layers", "0"],
     "1 layer": ["--compact.module.layers", "1"],
     "3 layers": ["--compact.module.layers", "3"],
+    "6 layers": ["--compact.module.layers", "6"],
     "last convolution alone": ["--compact.module.fine", "false"],
     "without residual": ["--compact.module.residual", "false"],
     "without distillation": ["--compact.objective.distillation", "0"],
@@ -40,9 +43,9 @@ def anyregion(*words: str) -> str:
     return done.stdout
 
 
-def measure(data: Path, *words: str) -> dict[str, Any]:
-    """Accuracies on the photographs of `val`."""
-    where = ("--annotations", str(data / "annotations" / "instances_val.json"))
+def measure(data: Path, *words: str, part: str = "val") -> dict[str, Any]:
+    """Accuracies on the photographs of `val`, or of `val_masks`."""
+    where = ("--annotations", str(data / "annotations" / f"instances_{part}.json"))
     images = ("--images", str(data / "images"))
     out = anyregion("evaluate", "classification", *where, *images, "--json", *words)
     found: dict[str, Any] = json.loads(out)
@@ -85,10 +88,15 @@ def main() -> None:
         anyregion("cache", *where, "--masks", "--out", str(args.work / part))
     print("| | top-1 | top-5 | class-averaged | seen | unseen | harmonic | ms an image |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    words: Sequence[str]
     for method in ("crop", "dense"):
         words = ("--recognizer", method, "--unseen", UNSEEN)
         print(row(method, measure(args.data, *words)), flush=True)
-    print(row("masked crop", measure(args.data, "--recognizer", "masked-crop", "--use-masks")))
+    # two thirds of `val` have no mask, and a masked crop without one is a crop
+    for method in ("crop", "masked-crop"):
+        words = ("--recognizer", method, "--use-masks", "--unseen", UNSEEN)
+        found = measure(args.data, *words, part="val_masks")
+        print(row(f"{method}, regions with masks", found), flush=True)
     for name, words in TRAINED.items():
         if args.only is not None and name not in args.only:
             continue
@@ -98,6 +106,17 @@ def main() -> None:
         model = train(args.work, f"{name} seen", args.steps, args.seed, part)
         found = measure(args.data, "--model", str(model), "--unseen", UNSEEN)
         print(row(f"{name}, trained on the seen classes", found), flush=True)
+    print(flush=True)
+    few_shot(args.data)
+
+
+def few_shot(data: Path, *words: str) -> None:
+    """Print the accuracies of names that are pictures."""
+    script = [sys.executable, str(Path(__file__).with_name("few_shot.py"))]
+    parts = [data / "annotations" / f"instances_{part}.json" for part in ("train", "val")]
+    where = ["--train", str(parts[0]), "--val", str(parts[1]), "--images", str(data / "images")]
+    if code := subprocess.run([*script, *where, *words], check=False).returncode:
+        sys.exit(f"few_shot.py: exit code {code}")
 
 
 if __name__ == "__main__":

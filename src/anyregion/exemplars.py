@@ -107,7 +107,9 @@ class PicturedVocabulary:
         Raises:
             InputError: a file that cannot be read.
         """
-        digest = hashlib.sha256(repr(self.weight).encode())
+        # the same name is another row where it has words too
+        words = self.words.vocabulary if isinstance(self.words, EncodedVocabulary) else self.words
+        digest = hashlib.sha256(repr((self.weight, len(words or ()))).encode())
         for place, given in sorted(self.exemplars.items()):
             for number, exemplar in enumerate(given, start=1):
                 digest.update(f"{place} {number}".encode())

@@ -45,6 +45,14 @@ TASKS = {
         "anyregion.compact_training.config:CompactConfig",
         "anyregion.compact_training.task:build",
     ),
+    "compact_masks": TaskKind(
+        "anyregion.compact_training.head_trainings:MaskSettings",
+        "anyregion.compact_training.head_trainings:build_masks",
+    ),
+    "compact_finder": TaskKind(
+        "anyregion.compact_training.head_trainings:FinderSettings",
+        "anyregion.compact_training.head_trainings:build_finder",
+    ),
 }
 
 
@@ -96,14 +104,17 @@ def read_training(config: str | Path, overrides: Sequence[str] = ()) -> Training
         if overrides:
             parsed = parser.parse_args(list(overrides), namespace=parsed)
         made = parser.instantiate(parsed)
+        loop = LoopConfig(**{f.name: made[f.name] for f in fields(LoopConfig)})
     except ArgumentError as error:
         raise InputError(f"{where}: {_readable(error)}") from None
-    loop = LoopConfig(**{f.name: made[f.name] for f in fields(LoopConfig)})
+    except TypeError as error:  # `steps:` with nothing behind it is not told apart from unset
+        reason = f"a setting is empty, or of the wrong kind ({_readable(error)})"
+        raise InputError(f"{where}: {reason}") from None
     return Training(task, loop, made[task])
 
 
 def explain(config: str | Path) -> str:
-    """Every setting that a configuration may have, with its meaning and its value there."""
+    """Every setting that a configuration may have, with its meaning and its default."""
     text, where = _text(config)
     parser = _parser(_task(_mapping(text, where), (), where))
     return str(parser.format_help())

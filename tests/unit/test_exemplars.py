@@ -175,6 +175,19 @@ def test_the_digest_knows_pictures_regions_and_weight(photo: Path) -> None:
     assert digest(LEFT) not in known
 
 
+def test_the_digest_knows_which_names_have_words(photo: Path) -> None:
+    """Pictures alone, or pictures and words: the same names, other rows."""
+    recognizer = colour_recognizer()
+    words: list[Vocabulary | EncodedVocabulary | None] = [
+        None, Vocabulary.from_names(["b"]), Vocabulary.from_names(["b", "a"]),
+        recognizer.encode_vocabulary(["red", "lime", "blue"]),
+    ]  # fmt: skip
+    shown = {"b": [Exemplar(photo, LEFT)], "a": [Exemplar(photo, RIGHT)]}
+    known = [PicturedVocabulary.from_exemplars(shown, words=w) for w in words]
+    assert [v.vocabulary.names for v in known[:3]] == [("b", "a")] * 3
+    assert len({v.digest for v in known}) == 4
+
+
 # ---------------------------------------------------------------- what is refused
 
 

@@ -142,15 +142,21 @@ def _create(args: argparse.Namespace, extractor: DescribedExtractor) -> Store:
             "annotations": str(args.annotations.resolve()),
             "images": str(args.images.resolve()) if args.images else None,
             "models": {
-                "model": args.model,
-                "localizer": args.localizer,
-                "vlm": args.vlm,
+                "model": _noted(args.model),
+                "localizer": _noted(args.localizer),
+                "vlm": _noted(args.vlm),
                 "features": args.features,
                 "image_size": args.image_size,
                 "antialias": False if args.no_antialias else None,
             },
         },
     )
+
+
+def _noted(model: str | None) -> str | None:
+    """A hub's name as it is; a file or folder so that it is found from anywhere."""
+    found = model is not None and model != "compact" and Path(model).exists()
+    return str(Path(model).resolve()) if model is not None and found else model
 
 
 def _verify(store: Store, images: Path) -> list[Problem]:
@@ -166,7 +172,7 @@ def _verify(store: Store, images: Path) -> list[Problem]:
             progress=track("verifying", "shards"),
         )
     for problem in problems:
-        print(problem)
+        print(str(problem).encode(errors="backslashreplace").decode())
     wrong = len({problem.shard for problem in problems})
     terminal.note(f"{store.about.shards} shards, {wrong} with problems")
     return problems

@@ -110,7 +110,8 @@ def _print(report: DataReport, examples: int, per_class: bool) -> None:
         for finding in found:
             print(f"\n{finding.what}:")
             for example in finding.examples[:examples]:
-                print(f"  {example}")
+                # a file's name need not be text that can be printed
+                print(f"  {str(example).encode(errors='backslashreplace').decode()}")
             if (more := finding.count - min(examples, len(finding.examples))) > 0:
                 print(f"  ... and {more:,} more")
     print()

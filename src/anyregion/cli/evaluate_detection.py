@@ -12,7 +12,7 @@ from anyregion.cli import evaluation_arguments as evaluation
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 if TYPE_CHECKING:
-    from anyregion.evaluation.detection import DetectionReport
+    from anyregion.evaluation.detection_report import DetectionReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +61,14 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
 
     report = _results(args) if args.predictions else _named(args)
+    if report.names == 1 and not args.predictions and shared.one_name_is_certain(args):
+        terminal.note(shared.ONE_NAME)
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
         model = None if args.predictions else args.model
-        about = {"model": model, "recognizer": args.recognizer, "regions": str(args.regions)}
+        # `regions` is their number
+        whose = None if args.predictions else str(args.regions)
+        about = {"model": model, "recognizer": args.recognizer, "regions_from": whose}
         print(json.dumps({**about, **report.to_dict()}))
     else:
         _print(report, per_class=args.per_class)
@@ -83,6 +87,7 @@ def _results(args: argparse.Namespace) -> DetectionReport:
         "--limit": args.limit,
         "--save": args.save,
         "--proposer": args.proposer,
+        "--use-masks": args.use_masks or None,
         "--regions": None if args.regions == "ground-truth" else args.regions,
     }
     if given := [name for name, value in unused.items() if value is not None]:
@@ -107,7 +112,7 @@ def _named(args: argparse.Namespace) -> DetectionReport:
     if args.images is None:
         raise InputError("give --images, or --predictions to judge finished ones")
     if args.vocabulary or args.exemplars:
-        options: dict[str, Any] = {"vocabulary": shared.read_names(args, masks=args.masks)}
+        options: dict[str, Any] = {"vocabulary": shared.read_names(args, masks=args.use_masks)}
     else:
         templates = shared.parse_templates(args.templates)
         options = {"templates": templates, "cleaning": args.cleaning}
@@ -120,6 +125,7 @@ def _named(args: argparse.Namespace) -> DetectionReport:
             **options,
             regions=regions,
             masks=args.masks,
+            use_masks=args.use_masks,
             score=args.score,
             style=args.style,
             pairs=args.pairs or PAIRS,

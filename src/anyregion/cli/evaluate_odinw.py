@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             split=args.split,
             regions=regions,
             masks=args.masks,
+            use_masks=args.use_masks,
             score=args.score,
             pairs=args.pairs or PAIRS,
             unseen=args.unseen,

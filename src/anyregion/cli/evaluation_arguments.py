@@ -63,6 +63,11 @@ def add_region_arguments(parser: argparse.ArgumentParser, *, folder: bool = Fals
         help="what finds the regions of --regions auto (as for `anyregion recognize`)",
     )
     parser.add_argument("--masks", action="store_true", help="also judge masks")
+    parser.add_argument(
+        "--use-masks",
+        action="store_true",
+        help="give the masks that the regions bring as prompts too",
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,9 @@ COMMANDS = {
     "evaluate odinw": Command(
         "anyregion.cli.evaluate_odinw", "a folder of small data sets: AP of each, and the average"
     ),
+    "evaluate masks": Command(
+        "anyregion.cli.evaluate_masks", "boxes or points given, masks asked: how well they fit"
+    ),
     "evaluate calibration": Command(
         "anyregion.cli.evaluate_calibration", "whether scores can be trusted, and refusing works"
     ),

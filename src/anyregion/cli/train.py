@@ -16,7 +16,7 @@ examples:
   anyregion train --print-recipe regionspot_b16_stage1 > mine.yaml
   torchrun --nproc-per-node=2 -m anyregion train mine.yaml --out runs/mine
 
-The same command again goes on where it was ended, by whatever means: Ctrl-C, kill -9, a power cut.
+The same command again goes on where it was ended, by whatever means: Ctrl-C, kill -9, a full disk.
 What lies in the run's folder: config.yaml, log.jsonl, checkpoints/, model/, README.md (the card).
 
 """

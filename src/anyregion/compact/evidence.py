@@ -58,7 +58,9 @@ def gather(maps: EyesMaps, size: tuple[int, int], regions: Regions, bridge: Brid
     """
     height, width = size
     parts = quarters(regions)
-    means = [_pool(maps, name, parts).reshape(len(regions), -1) for name in QUARTERED]
+    means = [
+        _pool(maps, name, parts).reshape(len(regions), 4 * CHANNELS[name]) for name in QUARTERED
+    ]
     means.append(_pool(maps, "last", regions))
     conse = bridge.project(means[-1])
     lengths = np.linalg.norm(conse, axis=1, keepdims=True) + np.float32(1e-7)

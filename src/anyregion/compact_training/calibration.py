@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from anyregion.errors import InputError
-
-_BINS = 15
+from anyregion.evaluation.calibration_figures import calibration_error
 
 
 def fit_scores(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
@@ -50,16 +49,6 @@ def fit_scores(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple
     return scale, bias
 
 
-def calibration_error(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error over 15 bins of equal width (Guo et al., ICML 2017)."""
-    bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
-    gaps = [
-        abs(float(scores[bins == b].mean()) - float(right[bins == b].mean())) * (bins == b).mean()
-        for b in np.unique(bins)
-    ]
-    return float(np.sum(gaps))
-
-
 def held_out_error(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Calibration error where each half of the regions is scored by a fit on the other half."""
     middle = len(labels) // 2
@@ -68,4 +57,4 @@ def held_out_error(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     for fitted, scored in (halves, halves[::-1]):
         scale, bias = fit_scores(cosines[fitted], labels[fitted])
         scores[scored] = 1 / (1 + np.exp(-(scale * cosines[scored].max(axis=1) + bias)))
-    return calibration_error(scores, cosines.argmax(axis=1) == labels)
+    return calibration_error(scores, cosines.argmax(axis=1) == labels)[0]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anyregion.compact.masks_from_boxes import MaskHead as Masks
 from anyregion.compact_training.finder_task import FinderTask, FinderTaskConfig
+from anyregion.compact_training.head_sessions import MaskSession, read_mask_head
 from anyregion.compact_training.mask_task import MaskTask, MaskTaskConfig
 from anyregion.compact_training.photographs import Photographs
 from anyregion.data.store import Store
@@ -22,6 +24,7 @@ class MaskSettings:
         images: folder of its image files: the head also sees the pixels.
         validation: a store that is not trained on, for figures.
         validation_images: folder of its image files; None where it is `images` too.
+        teacher: `mask_head.safetensors` of a training before, for `task.taught_images`.
         task: how it is trained.
         licence: under which the weights may be used.
         terms: of the data, for the card.
@@ -31,6 +34,7 @@ class MaskSettings:
     images: str
     validation: str
     validation_images: str | None = None
+    teacher: str | None = None
     task: MaskTaskConfig = field(default_factory=MaskTaskConfig)
     licence: str = "unstated"
     terms: str = "unstated"
@@ -63,10 +67,14 @@ def build_masks(settings: MaskSettings, *, loop: LoopConfig) -> MaskTask:
     """
     store, validation = _stores(settings.store, settings.validation)
     held_out = settings.validation_images or settings.images
+    teacher = None
+    if settings.teacher is not None:
+        teacher = Masks(MaskSession(read_mask_head(Path(settings.teacher))))
     return MaskTask(
         Photographs(store, Path(settings.images)),
         config=settings.task,
         held_out=Photographs(validation, Path(held_out)),
+        teacher=teacher,
         seed=loop.seed,
         terms=settings.terms,
         licence=settings.licence,

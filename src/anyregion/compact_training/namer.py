@@ -32,7 +32,7 @@ class NamerConfig:
 
     Attributes:
         width: of the region's token.
-        layers: of the decoder, 0 to 3; 0 leaves the image around the region out.
+        layers: of the decoder, 0 to 6; 0 leaves the image around the region out.
         heads: of the attention.
         expansion: hidden width of the feed-forward parts over `width`.
         dropout: in training.
@@ -51,8 +51,8 @@ class NamerConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise InputError(f"width {self.width} does not divide into {self.heads} heads")
-        if not 0 <= self.layers <= 3:
-            raise InputError(f"the decoder has 0 to 3 layers, not {self.layers}")
+        if not 0 <= self.layers <= 6:
+            raise InputError(f"the decoder has 0 to 6 layers, not {self.layers}")
 
 
 class Namer(nn.Module):

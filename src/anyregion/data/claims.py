@@ -76,7 +76,7 @@ def _create(path: Path, token: str) -> bool:
     with writing(path):
         try:
             with path.open("x", encoding="utf-8") as file:
-                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "id": token}, file)
+                json.dump({"host": _machine(), "pid": os.getpid(), "id": token}, file)
         except FileExistsError:
             return False
     return True
@@ -91,9 +91,17 @@ def _is_stale(path: Path, stale: float) -> bool:
         return True
     try:
         owner = read_json(path)
-        return owner["host"] == socket.gethostname() and not _is_alive(int(owner["pid"]))
+        return owner["host"] == _machine() and not _is_alive(int(owner["pid"]))
     except (ValueError, KeyError, TypeError):
         return False  # being written this moment; or cut off by a full disk, and then age decides
+
+
+def _machine() -> str:
+    """Within what a process's number says who it is: containers may share the machine's name."""
+    try:
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux
+        return socket.gethostname()
 
 
 def _now(path: Path) -> float:

@@ -72,6 +72,8 @@ class _Rows:
         if "image_id" not in found or "bbox" not in found:
             return found
         try:
+            if isinstance(found["bbox"], str):  # "1234" is not four numbers
+                return found
             x, y, width, height = map(float, found["bbox"])
             image = self.image_codes.setdefault(found["image_id"], len(self.image_codes))
             category = self.category_codes.setdefault(

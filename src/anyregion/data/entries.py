@@ -92,18 +92,24 @@ def merge_categories(
             kept.append(entry)
     classes = Categories(
         ids=np.array([entry.id for entry in kept], dtype=np.int64),
-        names=tuple(" ".join(entry.name.split()) for entry in kept),
+        names=tuple(_written(entry.name) for entry in kept),
         synonyms=tuple(_synonyms(entry) for entry in kept),
         frequency=tuple(entry.frequency for entry in kept),
     )
     return classes, label_of
 
 
+def _written(name: str) -> str:
+    """One space between words; halves of characters, which no file can hold, become U+FFFD."""
+    whole = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(whole.split())
+
+
 def _synonyms(entry: CategoryEntry) -> tuple[str, ...]:
     """Other words only: LVIS lists the name itself among its synonyms."""
     own = name_key(entry.name)
     by_key = {name_key(word): word for word in reversed(entry.synonyms)}
-    return tuple(word for key, word in reversed(by_key.items()) if key and key != own)
+    return tuple(_written(word) for key, word in reversed(by_key.items()) if key and key != own)
 
 
 def merge_images(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from anyregion.data.claims import HEARTBEAT, STALE, claimed
 from anyregion.data.features import DescribedExtractor, FeatureExtractor, Features
+from anyregion.data.image_files import image_path
 from anyregion.data.inputs import decode_input, mirrored_input, read_file, short_hash
 from anyregion.data.shards import NO_HASH, Entry, ShardError, write_shard
 from anyregion.data.store import SHARDS, Store
@@ -73,7 +74,7 @@ def fill(
     Args:
         store: from `create_store`.
         extractor: the one that the store is for.
-        images_folder: where the annotations' file names lie.
+        images_folder: where file names start from; see `find_image`.
         batch_size: images handed to the extractor at once, each with its mirror image.
         workers: threads that read images ahead.
         progress: called with the images that are finished, and all.
@@ -177,7 +178,7 @@ def _read_ahead(
 
 
 def _read(store: Store, folder: Path, image: int) -> _Read:
-    path = folder / store.annotations.file_names[image]
+    path = image_path(folder, store.annotations.file_names[image])
     file_hash = NO_HASH
     try:
         content = read_file(path)

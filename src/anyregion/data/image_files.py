@@ -49,15 +49,33 @@ def find_image(folder: Path, name: str) -> Path | None:
     never leads out of `folder`. LVIS v0.5's `COCO_val2014_000000000139.jpg` is `000000000139.jpg`
     in the folders of 2017.
     """
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    parts = _parts(name)
     for start in range(len(parts)):
         path = folder.joinpath(*parts[start:])
-        if path.is_file():
+        if _is_file(path):
             return path
     if parts and parts[-1].startswith("COCO_"):
         path = folder / parts[-1].rpartition("_")[2]
-        return path if path.is_file() else None
+        return path if _is_file(path) else None
     return None
+
+
+def image_path(folder: Path, name: str) -> Path:
+    """`find_image`'s answer; where there is none, the place looked at first, for a message."""
+    return find_image(folder, name) or folder.joinpath(*_parts(name))
+
+
+def _is_file(path: Path) -> bool:
+    """Also False for a name that no file can have, and in a folder that may not be entered."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _parts(name: str) -> list[str]:
+    """The folders of a name and its last part, without what could lead out of the folder."""
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
 def read_size(path: Path) -> ImageSize:

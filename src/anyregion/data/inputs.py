@@ -26,7 +26,7 @@ def read_file(path: Path) -> bytes:
     """The bytes of a file; `InputError` names it."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # `ValueError`: a name that no file can have
         raise InputError(f"{path}: there is no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anyregion.data.annotations import Annotations
 from anyregion.data.features import FeatureExtractor, FeatureReader, Features
+from anyregion.data.image_files import image_path
 from anyregion.data.inputs import decode_input, mirrored_input, read_file
 from anyregion.errors import InputError
 
@@ -20,7 +21,7 @@ class OnTheFly:
     Args:
         extractor: its models must be safe to call in several threads, as those here are.
         annotations: what to read.
-        images_folder: where the annotations' file names lie.
+        images_folder: where file names start from; see `find_image`.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class OnTheFly:
         Raises:
             InputError: the image cannot be used; says which, and why. `fill` sets the same aside.
         """
-        path = self._folder / self.annotations.file_names[image]
+        path = image_path(self._folder, self.annotations.file_names[image])
         pixels, regions = decode_input(read_file(path), path, self.annotations, image)
         if flipped:
             pixels, regions = mirrored_input(pixels, regions)

@@ -167,7 +167,7 @@ def _sizes(path: Path) -> dict[str, tuple[int, int]]:
             key, height, width = row[0], int(row[1]), int(row[2])
         except (ValueError, IndexError):
             raise InputError(f"{path}: row {number} is not ImageID, Width, Height") from None
-        if height > 0 and width > 0:
+        if 0 < height < 2**31 and 0 < width < 2**31:
             found[key] = (height, width)
     return found
 

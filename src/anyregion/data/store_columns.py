@@ -116,8 +116,8 @@ def as_bytes(array: NDArray[Any]) -> memoryview:
 
 
 def _pack(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
-    # surrogateescape: a file's name need not be UTF-8
-    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    # surrogatepass: a file's name need not be UTF-8, and JSON can write what is no character
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     ends = np.cumsum([len(part) for part in encoded], dtype=np.int64)
     content = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return {f"{name}.bytes": content, f"{name}.ends": ends}
@@ -131,7 +131,7 @@ def _unpack(
         text = content.decode("ascii")
         return tuple(read(text[a:b]) for a, b in pairwise([0, *ends]))
     return tuple(
-        read(content[a:b].decode("utf-8", "surrogateescape")) for a, b in pairwise([0, *ends])
+        read(content[a:b].decode("utf-8", "surrogatepass")) for a, b in pairwise([0, *ends])
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from anyregion.data.image_files import image_path
 from anyregion.data.inputs import read_file, short_hash
 from anyregion.data.shards import NO_HASH, Shard, ShardError
 from anyregion.data.store import Store
@@ -81,7 +82,7 @@ def discard(store: Store, problems: Iterable[Problem]) -> list[int]:
 def _changed(store: Store, shard: Shard, number: int, folder: Path) -> list[Problem]:
     found = []
     for i, stored in enumerate(shard.file_hashes):
-        path = folder / store.annotations.file_names[shard.key.first + i]
+        path = image_path(folder, store.annotations.file_names[shard.key.first + i])
         before = stored.tobytes()
         try:
             now, reason = short_hash(read_file(path)), ""

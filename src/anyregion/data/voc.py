@@ -113,7 +113,9 @@ def _xml_files(path: Path) -> Iterator[Path]:
         if folder is None:
             raise InputError(f"{path}: no folder Annotations above this list of images")
         lines = read_text(path).splitlines()
-        yield from (folder / f"{line.split()[0]}.xml" for line in lines if line.strip())
+        # an image that is listed twice is one image, whose regions count once
+        stems = dict.fromkeys(line.split()[0] for line in lines if line.strip())
+        yield from (folder / f"{stem}.xml" for stem in stems)
     else:
         folder = path / "Annotations"
         yield from sorted((folder if folder.is_dir() else path).glob("*.xml"))
@@ -131,8 +133,9 @@ def _image(file: Path, found: _File) -> ImageEntry:
 
 
 def _side(text: str | None) -> int:
-    # some writers state 0 x 0 where they did not know
-    return int(text) if text and text.isascii() and text.isdigit() and int(text) else -1
+    """A height or width; -1 where there is none. Some writers state 0 where they did not know."""
+    fits = text and text.isascii() and text.isdigit() and len(text) < 10
+    return (int(text) if text and fits else 0) or -1
 
 
 def _parse(file: Path) -> _File:

@@ -30,6 +30,7 @@ from anyregion.errors import InputError
 from anyregion.evaluation.detections import Detections
 from anyregion.evaluation.one_class import OUTSIDE_ALL, Rows, one_class
 from anyregion.evaluation.precision_table import Kind, PrecisionTable, Style
+from anyregion.masks import RLE, segmentation_to_rle
 from anyregion.vocabulary import Progress
 
 LVIS_DETECTIONS = 300
@@ -42,15 +43,31 @@ def style_of(annotations: Annotations) -> Style:
     return "lvis" if federated and any(annotations.categories.frequency) else "coco"
 
 
-def check_masks(annotations: Annotations) -> None:
-    """Raise `InputError` unless every region has a mask."""
+def true_masks(annotations: Annotations) -> tuple[RLE, ...]:
+    """The mask of every annotated region, as run-length codes.
+
+    Raises:
+        InputError: a region without a mask, or with one that is malformed or of another size.
+    """
     masks, count = annotations.segmentations, len(annotations.boxes)
     missing = count if masks is None else sum(1 for mask in masks if not mask)
-    if missing:
+    if masks is None or missing:
         raise InputError(
             f"mask AP needs the mask of every region; {missing} of {count} in the annotations "
             "have none"
         )
+    images = np.repeat(np.arange(len(annotations)), np.diff(annotations.starts)).tolist()
+    sizes = annotations.sizes.tolist()
+    found: list[RLE] = []
+    for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        try:
+            found.append(segmentation_to_rle(mask, *sizes[image]))
+        except InputError as error:
+            name, region = annotations.file_names[image], annotations.region_ids[row]
+            raise InputError(
+                f"mask AP needs the mask of every region; {name}, region {region}: {error}"
+            ) from None
+    return tuple(found)
 
 
 def average_precision(
@@ -118,9 +135,7 @@ def average_precision(
 
 
 def _truth(annotations: Annotations, style: Style, kind: Kind) -> Rows:
-    masks = annotations.segmentations if kind == "mask" else None
-    if kind == "mask":
-        check_masks(annotations)
+    masks = true_masks(annotations) if kind == "mask" else None
     boxes = annotations.boxes
     return Rows(
         np.repeat(np.arange(len(annotations)), np.diff(annotations.starts)),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anyregion.data.annotations import Annotations
 from anyregion.data.reading import read_annotations
-from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.average_precision import average_precision, check_masks, style_of
+from anyregion.errors import InputError
+from anyregion.evaluation.average_precision import true_masks
+from anyregion.evaluation.detection_report import DetectionReport, judge
 from anyregion.evaluation.detections import (
     Detections,
     from_predictions,
@@ -22,14 +22,14 @@ from anyregion.evaluation.detections import (
     to_results,
 )
 from anyregion.evaluation.names import ask_names
-from anyregion.evaluation.precision_table import Kind, PrecisionTable, Style
+from anyregion.evaluation.precision_table import Style
 from anyregion.evaluation.region_choice import (
     GROUND_TRUTH,
     RegionChoice,
     is_ground_truth,
     region_source,
 )
-from anyregion.evaluation.splits import harmonic_mean, unseen_categories
+from anyregion.evaluation.splits import unseen_categories
 from anyregion.evaluation.walk import Photo, find_files, name_regions, nothing, walk
 from anyregion.exemplars import PicturedVocabulary
 from anyregion.files import write_json, writing
@@ -44,65 +44,6 @@ PAIRS = 300
 """(Region, name) pairs kept of each image: LVIS's rule. RegionSpot's code keeps 900."""
 
 
-@dataclass(frozen=True)
-class ClassPrecision:
-    """One class: its regions, AP of boxes and of masks (0 to 1), and LVIS's frequency."""
-
-    regions: int
-    box_ap: float | None
-    mask_ap: float | None
-    frequency: str
-
-
-@dataclass(frozen=True)
-class SplitPrecision:
-    """AP over the classes that training saw, over those it did not, and their harmonic mean."""
-
-    unseen_classes: tuple[str, ...]
-    seen: float | None
-    unseen: float | None
-    harmonic_mean: float | None
-
-
-@dataclass(frozen=True)
-class DetectionReport:
-    """AP of named regions. All figures are fractions from 0 to 1, None where nothing is to average.
-
-    Attributes:
-        style: `coco` or `lvis`: by whose rules.
-        boxes: AP, AP50, AP75, APs, APm, APl, AR@n, ARs, ARm, ARl; in LVIS also APr, APc, APf.
-        masks: the same of masks, where they were asked for.
-        by_class: each class that has regions.
-        split: AP by seen and unseen classes, of masks where there are any, where it was asked for.
-        top1: with the annotations' own regions: fraction whose best name is right.
-        images: how many images were looked at.
-        regions: how many regions were named; None for predictions from a file.
-        detections: how many (region, name) pairs were judged.
-        names: size of the vocabulary; of a file of predictions the number of categories.
-        seconds: of naming, without loading the model or encoding the names.
-        judging_seconds: of comparing with the annotations.
-        set_aside: what could not be used.
-    """
-
-    style: Style
-    boxes: dict[str, float | None]
-    masks: dict[str, float | None] | None
-    by_class: dict[str, ClassPrecision]
-    split: SplitPrecision | None
-    top1: float | None
-    images: int
-    regions: int | None
-    detections: int
-    names: int
-    seconds: float
-    judging_seconds: float
-    set_aside: tuple[SetAside, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return asdict(self)
-
-
 def evaluate_detection(
     recognizer: Recognizer | Callable[[], Recognizer],
     annotations: str | Path,
@@ -110,6 +51,7 @@ def evaluate_detection(
     *,
     regions: RegionChoice = GROUND_TRUTH,
     masks: bool = False,
+    use_masks: bool = False,
     vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary | None = None,
     templates: Sequence[str] | None = None,
     cleaning: Cleaning = "plain",
@@ -136,6 +78,7 @@ def evaluate_detection(
         images: the folder that file names start from (or that holds the bare file).
         regions: see `RegionChoice`.
         masks: mask AP too: masks by the recogniser, or else those that the regions bring.
+        use_masks: give the regions' masks as prompts too, where they bring any.
         vocabulary: names to choose from; the annotations' categories unless given.
         templates, cleaning: of the vocabulary that is made of the categories.
         score: see `Recognizer.ask`.
@@ -152,20 +95,25 @@ def evaluate_detection(
     """
     if pairs < 1:
         raise InputError(f"at least one (region, name) pair an image is needed, not {pairs}")
-    truth = read_annotations(annotations, masks=masks)
-    if masks:
-        check_masks(truth)
+    given = is_ground_truth(regions)
+    truth = read_annotations(annotations, masks=masks or (use_masks and given))
+    if truth.segmentations is not None:
+        # a mask that cannot be read is said before hours of naming, not after
+        truth = replace(truth, segmentations=true_masks(truth))
     names = _names(truth)
     asked = ask_names(names, vocabulary, templates=templates, cleaning=cleaning, source=annotations)
     hidden = unseen_categories(unseen, names) if isinstance(unseen, str) else unseen
-    given = is_ground_truth(regions)
-    source = region_source(regions, masks=masks)
     aside = [*truth.set_aside, *asked.set_aside]
     found = find_files(
-        _entries(truth), Path(images), limit=limit, without_regions=not given, aside=aside
+        _entries(truth, masks=use_masks),
+        Path(images),
+        limit=limit,
+        without_regions=not given,
+        aside=aside,
     )
     if not found:
         raise nothing(annotations, aside, "no image has regions" if given else "no image")
+    source = region_source(regions, found, ids=truth.image_ids, masks=masks or use_masks)
     if not isinstance(recognizer, Recognizer):
         recognizer = recognizer()
     words = recognizer.encode_vocabulary(asked.vocabulary, progress=encoding)
@@ -187,7 +135,8 @@ def evaluate_detection(
 
     for photo, answer in name_regions(
         recognizer, words, batches, ask,
-        aside=aside, top_k=min(len(asked.names), pairs), score=score, masks=masks,
+        aside=aside, top_k=min(len(asked.names), pairs), score=score,
+        masks=masks, use_masks=use_masks,
     ):  # fmt: skip
         named += len(answer)
         right += _right(answer, asked.positions) if given else 0
@@ -200,7 +149,7 @@ def evaluate_detection(
     if save is not None:
         with writing(save):
             write_json(save, to_results(detections, truth))
-    return _judge(
+    return judge(
         truth, detections, style, masks, np.array(looked), pairs, hidden, judging,
         top1=right / named if given and named else None,
         regions=named, names=len(asked.names), seconds=seconds, aside=aside,
@@ -230,67 +179,33 @@ def evaluate_results(
     """
     # as they are: other evaluators do not clip either
     truth = read_annotations(annotations, masks=masks, clip=False)
+    if masks:
+        truth = replace(truth, segmentations=true_masks(truth))
     hidden = None if unseen is None else unseen_categories(unseen, _names(truth))
     aside = list(truth.set_aside)
     found = read_results(results, truth, masks=masks, aside=aside)
     looked = np.arange(len(truth))
-    return _judge(
+    return judge(
         truth, found, style, masks, looked, pairs, hidden, judging,
         top1=None, regions=None, names=len(truth.categories), seconds=0.0, aside=aside,
     )  # fmt: skip
-
-
-def _judge(
-    truth: Annotations,
-    found: Detections,
-    style: Style | Literal["auto"],
-    masks: bool,
-    looked: NDArray[np.int64],
-    limit: int | None,
-    hidden: frozenset[int] | None,
-    progress: Progress | None,
-    *,
-    top1: float | None,
-    regions: int | None,
-    names: int,
-    seconds: float,
-    aside: list[SetAside],
-) -> DetectionReport:
-    started = time.perf_counter()
-    rules = style_of(truth) if style == "auto" else style
-    kinds: tuple[Kind, ...] = ("box", "mask") if masks else ("box",)
-    tables = {
-        kind: average_precision(
-            truth, found, style=rules, kind=kind, images=looked, limit=limit, progress=progress
-        )
-        for kind in kinds
-    }
-    return DetectionReport(
-        style=rules,
-        boxes=tables["box"].metrics(),
-        masks=tables["mask"].metrics() if masks else None,
-        by_class=_by_class(truth, looked, tables),
-        split=None if hidden is None else _split(truth, tables[kinds[-1]], hidden),
-        top1=top1,
-        images=len(looked),
-        regions=regions,
-        detections=len(found),
-        names=names,
-        seconds=seconds,
-        judging_seconds=time.perf_counter() - started,
-        set_aside=tuple(aside),
-    )
 
 
 def _names(truth: Annotations) -> dict[int, str]:
     return dict(zip(truth.categories.ids.tolist(), truth.categories.names, strict=True))
 
 
-def _entries(truth: Annotations) -> list[ImageEntry]:
+def _entries(truth: Annotations, *, masks: bool) -> list[ImageEntry]:
+    def regions(image: int) -> Regions:
+        found, codes = truth.regions(image), truth.segmentations
+        if not masks or codes is None:
+            return found
+        return replace(found, masks=tuple(codes[row] for row in truth.rows(image)))
+
     return [
         ImageEntry(
             key,
-            truth.regions(i),
+            regions(i),
             truth.file_names[i],
             None if (truth.sizes[i] < 0).any() else tuple(truth.sizes[i].tolist()),
         )
@@ -304,32 +219,3 @@ def _right(answer: Predictions, positions: dict[int, int]) -> int:
         return 0
     wanted = [positions.get(int(c), -1) for c in categories[answer.rows]]
     return int((answer.indices[:, 0] == wanted).sum())
-
-
-def _by_class(
-    truth: Annotations, looked: NDArray[np.int64], tables: dict[Kind, PrecisionTable]
-) -> dict[str, ClassPrecision]:
-    images = np.repeat(np.arange(len(truth)), np.diff(truth.starts))
-    counted = np.isin(images, looked) & ~truth.crowd
-    counts = np.bincount(truth.labels[counted], minlength=len(truth.categories))
-    columns = {kind: table.by_class() for kind, table in tables.items()}
-
-    def ap(kind: Kind, label: int) -> float | None:
-        value = columns[kind][label] if kind in columns else np.nan
-        return None if np.isnan(value) else float(value)
-
-    return {
-        truth.categories.names[i]: ClassPrecision(
-            int(counts[i]), ap("box", i), ap("mask", i), truth.categories.frequency[i]
-        )
-        for i in np.flatnonzero(counts).tolist()
-    }
-
-
-def _split(truth: Annotations, table: PrecisionTable, hidden: frozenset[int]) -> SplitPrecision:
-    ids = truth.categories.ids.tolist()
-    unseen = [i for i, category in enumerate(ids) if category in hidden]
-    seen = [i for i, category in enumerate(ids) if category not in hidden]
-    figures = table.mean_over(seen), table.mean_over(unseen)
-    names = tuple(truth.categories.names[i] for i in unseen)
-    return SplitPrecision(names, *figures, harmonic_mean(*figures))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from anyregion.data.annotations import Annotations
 from anyregion.errors import InputError, SetAside
 from anyregion.files import read_json
-from anyregion.masks import mask_area, mask_box
+from anyregion.masks import RLE, mask_area, mask_box, segmentation_to_rle
 from anyregion.predictions import Predictions
+from anyregion.vocabulary import name_key
 
 MALFORMED_SHOWN = 20
 
@@ -29,14 +30,14 @@ class Detections:
         labels: `(D,)` int64, positions in the annotations' categories.
         scores: `(D,)` float64.
         boxes: `(D, 4)` float64, xywh in pixels, as COCO's evaluators compute with them.
-        masks: per row COCO RLE or polygons, or None; the whole column is None without any.
+        masks: per row its mask, of its image's size; None without any.
     """
 
     images: NDArray[np.int64]
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64]
-    masks: tuple[Any, ...] | None = None
+    masks: tuple[RLE, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -109,14 +110,15 @@ def from_predictions(
             labels.append(label)
             scores.append(score)
     corners = answer.boxes[rows].reshape(-1, 4)
-    found: list[Any] | None = None
+    found: list[RLE] | None = None
     if masks:
         own = answer.masks or tuple(answer.regions.masks[i] for i in answer.rows)
-        if any(mask is None for mask in own):
+        there = [mask for mask in own if mask is not None]
+        if len(there) < len(own):
             raise InputError(
                 "mask AP needs masks, but this recogniser finds none and the regions bring none"
             )
-        found = [own[row] for row in rows]
+        found = [there[row] for row in rows]
     return Detections(
         np.full(len(rows), image, dtype=np.int64),
         np.array(labels, dtype=np.int64),
@@ -131,44 +133,50 @@ def read_results(
 ) -> Detections:
     """COCO results: `[{"image_id", "category_id", "score", "bbox" (xywh), "segmentation"}, ...]`.
 
-    Rows of images or categories that the annotations do not list, and malformed ones, are set
-    aside. A row without `bbox` has its mask's.
+    Rows of images or categories that the annotations do not list, and malformed ones (a score or
+    box that is not finite, a mask of another size), are set aside. A row without `bbox` has its
+    mask's.
 
     Args:
-        path: the JSON file; the `predictions.json` of `anyregion recognize` is read too.
+        path: the JSON file. One that lists its own images and categories, as the
+            `predictions.json` of `anyregion recognize` does, is matched by their names, not by ids.
         annotations: whose images and categories the ids mean.
         masks: also read masks.
         aside: grows by what is set aside.
 
     Raises:
-        InputError: not JSON, not results, or masks are wanted and some rows have none.
+        InputError: not JSON, not results, none of them of these annotations, or masks are wanted
+            and some rows have none.
     """
     content = read_json(Path(path))
+    images, labels = _places(content, annotations)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]
     if not isinstance(content, list):
         raise InputError(f"{path}: not COCO results, which are a list of objects")
-    images = {key: i for i, key in enumerate(annotations.image_ids)}
-    labels = {int(c): i for i, c in enumerate(annotations.categories.ids)}
     unknown: Counter[str] = Counter()
     kept: list[tuple[int, int, float, list[float]]] = []
-    coded: list[Any] = []
+    coded: list[RLE | None] = []
     malformed: list[SetAside] = []
+    sizes = annotations.sizes.tolist()
     for position, row in enumerate(content):
         try:
-            image, label = _text(row["image_id"]), int(row["category_id"])
-            mask = row.get("segmentation") or None
-            read = (float(row["score"]), _box(row, mask))
+            image, label = _text(row["image_id"]), _text(row["category_id"])
+            if image not in images:
+                unknown[f"image {image}"] += 1
+                continue
+            if label not in labels:
+                unknown[f"category {label}"] += 1
+                continue
+            given, box = row.get("segmentation"), row.get("bbox")
+            rle = None
+            if given and (masks or box is None):
+                rle = segmentation_to_rle(given, *sizes[images[image]])
+            kept.append((images[image], labels[label], _finite([row["score"]])[0], _box(box, rle)))
+            coded.append(rle)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            malformed.append(SetAside(f"prediction #{position}", f"malformed ({error!r:.80})"))
-            continue
-        if image not in images:
-            unknown[f"image {image}"] += 1
-        elif label not in labels:
-            unknown[f"category {label}"] += 1
-        else:
-            kept.append((images[image], labels[label], *read))
-            coded.append(mask)
+            said = str(error) if isinstance(error, InputError) else f"{error!r:.80}"
+            malformed.append(SetAside(f"prediction #{position}", f"malformed ({said})"))
     aside += malformed[:MALFORMED_SHOWN]
     if (more := len(malformed) - MALFORMED_SHOWN) > 0:
         aside.append(SetAside(f"{more:,} more predictions", "malformed"))
@@ -176,14 +184,17 @@ def read_results(
         SetAside(what, f"{count:,} predictions, but the annotations do not list it")
         for what, count in unknown.items()
     ]
-    if masks and any(mask is None for mask in coded):
+    if content and not kept:
+        raise InputError(f"{path}: no prediction can be judged ({aside[-1]})")
+    there = [rle for rle in coded if rle is not None]
+    if masks and len(there) < len(coded):
         raise InputError(f"{path}: mask AP needs the mask of every prediction (`segmentation`)")
     return Detections(
         np.array([k[0] for k in kept], dtype=np.int64),
         np.array([k[1] for k in kept], dtype=np.int64),
         np.array([k[2] for k in kept], dtype=np.float64),
         np.array([k[3] for k in kept], dtype=np.float64).reshape(-1, 4),
-        tuple(coded) if masks else None,
+        tuple(there) if masks else None,
     )
 
 
@@ -204,18 +215,57 @@ def to_results(found: Detections, annotations: Annotations) -> list[dict[str, An
     return results
 
 
+def _places(content: Any, annotations: Annotations) -> tuple[dict[str, int], dict[str, int]]:
+    """What the ids of images and categories mean in the annotations, as positions."""
+    images = {key: i for i, key in enumerate(annotations.image_ids)}
+    labels = {str(c): i for i, c in enumerate(annotations.categories.ids.tolist())}
+    if not isinstance(content, dict):
+        return images, labels
+    # ids of another file are its own: 1 may be another photo, and another class
+    files = {name: i for i, name in enumerate(annotations.file_names)}
+    bare = Counter(PurePath(name).name for name in files)
+    files |= {n: i for name, i in files.items() if bare[n := PurePath(name).name] == 1}
+    names = {name_key(name): i for i, name in enumerate(annotations.categories.names)}
+    return (
+        _renamed(
+            content.get("images"),
+            "file_name",
+            images,
+            lambda n: files.get(n, files.get(PurePath(n).name)),
+        ),
+        _renamed(content.get("categories"), "name", labels, lambda n: names.get(name_key(n))),
+    )
+
+
+def _renamed(
+    listed: Any, field: str, ids: dict[str, int], find: Callable[[str], int | None]
+) -> dict[str, int]:
+    """`{id: position}` by the name that each id has; the ids as they are where none is named."""
+    if not isinstance(listed, list) or not listed:
+        return ids
+    named = [one for one in listed if isinstance(one, dict) and "id" in one]
+    found = {_text(one["id"]): find(str(one.get(field))) for one in named}
+    return {key: position for key, position in found.items() if position is not None}
+
+
 def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _box(row: dict[str, Any], mask: Any) -> list[float]:
-    given = row.get("bbox")
-    if given is None and isinstance(mask, dict):
-        if not mask_area(mask):  # type: ignore[arg-type]
-            raise ValueError("the mask is empty")
-        x0, y0, x1, y1 = mask_box(mask).tolist()  # type: ignore[arg-type]
+def _box(given: Any, mask: RLE | None) -> list[float]:
+    if given is None and mask is not None:
+        if not mask_area(mask):
+            raise InputError("the mask is empty")
+        x0, y0, x1, y1 = mask_box(mask).tolist()
         return [x0, y0, x1 - x0, y1 - y0]
-    x, y, width, height = (float(v) for v in given)  # type: ignore[union-attr]
-    if not np.isfinite([x, y, width, height]).all():
-        raise ValueError("a box that is not finite")
+    x, y, width, height = _finite(given)
+    if width < 0 or height < 0:
+        raise InputError(f"a box of {width:g} x {height:g}; `bbox` is x, y, width, height")
     return [x, y, width, height]
+
+
+def _finite(values: Any) -> list[float]:
+    numbers = [float(v) for v in values]
+    if not np.isfinite(numbers).all():
+        raise InputError("a number that is not finite")
+    return numbers

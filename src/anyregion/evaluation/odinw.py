@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 from anyregion.data.folders import DataSet, find_sets
 from anyregion.data.reading import read_annotations
 from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.detection import PAIRS, DetectionReport, evaluate_detection
+from anyregion.evaluation.detection import PAIRS, evaluate_detection
+from anyregion.evaluation.detection_report import DetectionReport
 from anyregion.evaluation.region_choice import GROUND_TRUTH, RegionChoice
 from anyregion.evaluation.splits import NothingSplitError, unseen_categories
 from anyregion.recognizer import Recognizer
@@ -57,6 +58,7 @@ def evaluate_sets(
     split: str | None = None,
     regions: RegionChoice = GROUND_TRUTH,
     masks: bool = False,
+    use_masks: bool = False,
     score: Score | None = None,
     pairs: int = PAIRS,
     unseen: str | None = None,
@@ -73,17 +75,23 @@ def evaluate_sets(
         folder: as `find_sets` reads it.
         split: which split of each set; unless given `test`, else `valid` or `val`, else its first.
         regions: as for `evaluate_detection`; a folder of detections has `<set>.json` for each set.
-        masks, score, pairs, limit, batch_size: as for `evaluate_detection`, for each set.
+        masks, use_masks, score, pairs, limit, batch_size: as for `evaluate_detection`.
         unseen: as `unseen_categories` reads it, for each set; of names a set may lack some. A set
             that it does not split is evaluated without.
         track: called with a set's name; what it returns is called with (done, total) images.
 
     Raises:
-        InputError: no set in the folder, or none that could be evaluated.
+        InputError: no set in the folder, none that could be evaluated, or one file of detections
+            for several sets.
     """
     chosen = _chosen(find_sets(folder), split)
     if not chosen:
         raise InputError(f"{folder}: no set has a split {split!r}")
+    if len(chosen) > 1 and isinstance(regions, (str, Path)) and Path(regions).is_file():
+        raise InputError(
+            f"{regions}: one file for {len(chosen)} sets, whose images have the same ids: give a "
+            "folder with <set>.json for each"
+        )
     if not isinstance(recognizer, Recognizer):
         recognizer = recognizer()
     reports: dict[str, DetectionReport] = {}
@@ -96,6 +104,7 @@ def evaluate_sets(
                 data.images,
                 regions=_regions_of(regions, data),
                 masks=masks,
+                use_masks=use_masks,
                 score=score,
                 pairs=pairs,
                 unseen=_unseen_of(unseen, data),
@@ -110,6 +119,8 @@ def evaluate_sets(
         raise InputError(f"{folder}: no set could be evaluated ({aside[0]})")
     every = list(reports.values())
     splits = [report.split for report in every if report.split]
+    if unseen is not None and not splits:
+        aside.append(SetAside(f"unseen classes {unseen!r}", "they split the classes of no set"))
     return SetsReport(
         sets=reports,
         splits={data.name: data.split for data in chosen if data.name in reports},

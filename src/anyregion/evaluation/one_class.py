@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from anyregion.evaluation.precision_table import Kind
-from anyregion.masks import mask_area, segmentation_to_rle
+from anyregion.masks import RLE, mask_area
 
 OUTSIDE_ALL = -1.0
 """An area that no range of sizes holds: unmatched detections of it are ignored."""
@@ -29,7 +29,7 @@ class Rows:
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_] | None = None
     scores: NDArray[np.float64] | None = None
-    masks: tuple[Any, ...] | None = None
+    masks: tuple[RLE, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,7 +77,6 @@ def one_class(
 
 def _index(rows: Rows, images: list[dict[str, int]], label: int) -> COCO:
     listed: list[dict[str, Any]] = []
-    by_image = {image["id"]: image for image in images}
     for i in range(len(rows)):
         image = int(rows.images[i])
         row: dict[str, Any] = {
@@ -91,11 +90,9 @@ def _index(rows: Rows, images: list[dict[str, int]], label: int) -> COCO:
         if rows.scores is not None:
             row["score"] = float(rows.scores[i])
         if rows.masks is not None:
-            height, width = by_image[image]["height"], by_image[image]["width"]
-            rle = segmentation_to_rle(rows.masks[i], height, width)
-            row["segmentation"] = rle
+            row["segmentation"] = rows.masks[i]
             if rows.scores is not None and row["area"] != OUTSIDE_ALL:
-                row["area"] = mask_area(rle)
+                row["area"] = mask_area(rows.masks[i])
         listed.append(row)
     index = COCO()
     index.dataset = {

@@ -45,7 +45,9 @@ def unseen_categories(
         if missing and all_known:
             raise InputError(f"unseen classes that the annotations do not have: {missing[:5]}")
     if not chosen or len(chosen) == len(categories):
-        raise NothingSplitError(f"{spec}: {len(chosen)} of {len(categories)} classes are unseen")
+        raise NothingSplitError(
+            f"{spec}: chooses {len(chosen)} of {len(categories)} classes; choose some, and not all"
+        )
     return chosen
 
 

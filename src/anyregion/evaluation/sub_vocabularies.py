@@ -66,7 +66,7 @@ def sub_vocabularies(
         _part("half", whole, stay, ()),
     ]
     others: list[str] | None = None
-    for size in sizes:
+    for size in dict.fromkeys(sizes):
         if size < 1:
             raise InputError(f"a vocabulary of {size} names cannot be made")
         if size < len(stay):

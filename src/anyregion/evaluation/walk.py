@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anyregion.errors import InputError, SetAside
@@ -104,10 +104,12 @@ def name_regions(
     top_k: int,
     score: Score | None,
     masks: bool = False,
+    use_masks: bool = True,
 ) -> Iterator[tuple[Photo, Predictions]]:
     """Name what `ask` returns for each image; images of no region are passed over.
 
-    Regions that do not lie in their image are set aside.
+    Regions that do not lie in their image are set aside. The masks that they bring are prompts
+    unless `use_masks` is False; the predictions' regions have them all the same.
     """
     for photos in batches:
         asked: list[tuple[Photo, Regions]] = []
@@ -122,19 +124,24 @@ def name_regions(
         if asked:
             answers = recognizer.recognize(
                 [photo.pixels for photo, _ in asked],
-                [regions for _, regions in asked],
+                [regions if use_masks else _without_masks(regions) for _, regions in asked],
                 words,
                 top_k=top_k,
                 score=score,
                 masks=masks,
             )
-            yield from zip((photo for photo, _ in asked), answers, strict=True)
+            for (photo, regions), answer in zip(asked, answers, strict=True):
+                yield photo, replace(answer, regions=regions)
 
 
 def nothing(annotations: object, aside: Sequence[SetAside], otherwise: str) -> InputError:
-    """The error of an evaluation that had nothing to do, with the first reason for it."""
-    first = str(aside[-1]) if aside else otherwise
-    return InputError(f"{annotations}: nothing to evaluate ({first})")
+    """The error of an evaluation that had nothing to do, with the last thing that was set aside."""
+    last = f"; {len(aside):,} set aside, the last: {aside[-1]}" if aside else ""
+    return InputError(f"{annotations}: nothing to evaluate: {otherwise} that can be used{last}")
+
+
+def _without_masks(regions: Regions) -> Regions:
+    return replace(regions, masks=(None,) * len(regions))
 
 
 def _problem(entry: ImageEntry, image: Pixels | InputError) -> str | None:

@@ -67,9 +67,7 @@ class RegionSpotExtractor:
             said["tokens"] = f"{self.source}, width {self.localizer.token_width}"
         if self.vlm is not None:
             said["vlm"] = f"{self.vlm.name} ({self.vlm.fingerprint[:12]})"
-            side = self.vlm.image_size
-            resize = "antialiased" if self.antialias else "not antialiased"
-            said["features"] = f"width {self.vlm.feature_width}, image {side} px, {resize}"
+            said["features"] = described_features(self.vlm, antialias=self.antialias)
         return said
 
     @torch.no_grad()
@@ -108,3 +106,9 @@ class RegionSpotExtractor:
         localizer = self.localizer and (self.localizer.fingerprint, self.source)
         vlm = self.vlm and (self.vlm.fingerprint, self.antialias)
         return localizer, vlm
+
+
+def described_features(vlm: VisionLanguageModel, *, antialias: bool) -> str:
+    """What a VLM's feature maps are, in words: their width, and how images come to it."""
+    resize = "antialiased" if antialias else "not antialiased"
+    return f"width {vlm.feature_width}, image {vlm.image_size} px, {resize}"

@@ -30,10 +30,14 @@ class OptimizerConfig:
     decay_all: bool = True
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
+        if not 0 < self.lr < float("inf"):
             raise InputError(f"optimizer.lr must be above 0, not {self.lr}")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"optimizer.weight_decay must not be negative: {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"optimizer.betas must lie in 0 to 1, below 1: {self.betas}")
+        if not 0 < self.eps < float("inf"):
+            raise InputError(f"optimizer.eps must be above 0, not {self.eps}")
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class LoopConfig:
             raise InputError(f"precision: {self.precision!r} is not fp32, bf16 or fp16")
         if self.over_images not in ("mean", "sum"):
             raise InputError(f"over_images: {self.over_images!r} is not mean or sum")
+        if self.best_is not in ("highest", "lowest"):
+            raise InputError(f"best_is: {self.best_is!r} is not highest or lowest")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InputError(f"micro_batch must be at least 1, not {self.micro_batch}")
         if self.grad_norm is not None and not self.grad_norm > 0:

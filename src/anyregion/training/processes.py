@@ -50,6 +50,13 @@ def start(config: LoopConfig) -> tuple[Fabric, torch.amp.GradScaler | None]:
     return fabric, scaler
 
 
+def own_device(device: str) -> str:
+    """The device of this process's frozen models: under torchrun `cuda` is a card of its own."""
+    local = os.environ.get("LOCAL_RANK")
+    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1 and device.partition(":")[0] == "cuda"
+    return f"cuda:{local}" if shared and local is not None else device
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
     return int(os.environ.get("RANK", "0")) == 0

@@ -30,6 +30,7 @@ from anyregion.training.config import MAY_CHANGE
 from anyregion.training.surroundings import environment, repositories
 
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 _OURS = ("checkpoints", "tensorboard", "samples", "best", "model", "log.jsonl", "README.md")
 
 
@@ -61,7 +62,7 @@ class RunFolder:
             with atomic_path(path / CONFIG) as temporary:
                 text = yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
                 temporary.write_text(text, encoding="utf-8")
-            write_json(path / "environment.json", environment(), indent=2)
+            write_json(path / ENVIRONMENT, environment(), indent=2)
             if found := repositories():
                 write_json(path / "git.json", found, indent=2)
 
@@ -115,6 +116,11 @@ def _check(path: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
             raise InputError(f"{path}: holds something else than a training; give another folder")
         return
     if overwrite:
+        if not (path / ENVIRONMENT).is_file():
+            raise InputError(
+                f"{path}: its {CONFIG} is of something else than a training: nothing was removed; "
+                "give another folder"
+            )
         return
     try:
         before = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ pytest.importorskip("lightning_fabric")
 
 import torch
 
+from anyregion.compact.masks_from_boxes import MaskHead as Masks
+from anyregion.compact_training.head_sessions import MaskSession, read_mask_head, write_head
 from anyregion.compact_training.mask_head import MaskHeadConfig, enlarged
 from anyregion.compact_training.mask_objective import jittered, mask_losses, mask_target
 from anyregion.compact_training.mask_task import MaskTask, MaskTaskConfig
-from anyregion.errors import InputError
+from anyregion.errors import CheckpointError, InputError
 from tests.unit.compact_training.toy import toy_photographs
 
 SMALL = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
@@ -142,3 +145,33 @@ def test_jitter_moves_the_stated_share_of_boxes() -> None:
 
 def test_boxes_are_enlarged_about_their_middle() -> None:
     assert enlarged(torch.tensor([[10.0, 10, 30, 20]]), 0.1).tolist() == [[8, 9, 32, 21]]
+
+
+def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
+    photographs = toy_photographs(tmp_path)
+    known = list(photographs.reader.annotations.segmentations or ())
+    known[1] = known[4] = None  # the bars of two images
+    object.__setattr__(photographs.reader.annotations, "segmentations", tuple(known))
+    with pytest.raises(InputError, match="need a teacher"):
+        MaskTask(photographs, config=replace(CONFIG, taught_images=2))
+    learned = MaskTask(photographs, config=CONFIG)
+    write_head(learned.module, tmp_path / "head.safetensors", asdict(SMALL))
+    teacher = read_mask_head(tmp_path / "head.safetensors")
+    task = MaskTask(
+        photographs,
+        config=replace(CONFIG, taught_images=2),
+        teacher=Masks(MaskSession(teacher)),
+    )
+    items = task.plan(0)
+    assert sorted(row for item in items[:3] for row in item.rows) == [0, 3, 6, 7]
+    assert sorted(row for item in items[3:] for row in item.rows) == [1, 4]
+    examples = [task.load(item) for item in items]
+    assert len(task.losses(task.module, examples)["loss"]) == 5
+    assert torch.equal(examples[3].targets, task.load(items[3]).targets)
+    assert 0 < examples[3].targets.mean() < 1
+
+
+def test_what_is_no_mask_head_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "head.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="not a mask head"):
+        read_mask_head(tmp_path / "head.safetensors")

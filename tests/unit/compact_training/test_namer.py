@@ -22,7 +22,7 @@ from anyregion.compact.familiar import ANCHOR, LENGTH, anchored, biased
 from anyregion.compact.namer import INPUTS, NamerGraph, NamerNumbers, load_namer
 from anyregion.compact.session import start_session
 from anyregion.compact.words import Words
-from anyregion.compact_training.calibration import calibration_error, fit_scores, held_out_error
+from anyregion.compact_training.calibration import fit_scores, held_out_error
 from anyregion.compact_training.config import CompactConfig, NamerObjective
 from anyregion.compact_training.named_set import jittered, mirrored, named_set, random_boxes
 from anyregion.compact_training.namer import Namer, NamerConfig
@@ -33,6 +33,7 @@ from anyregion.compact_training.saving import load_namer as load_module
 from anyregion.compact_training.task import NamerTask
 from anyregion.data.annotations import Annotations, Categories
 from anyregion.errors import CheckpointError, InputError
+from anyregion.evaluation.calibration_figures import calibration_error
 from anyregion.regions import Regions
 from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
@@ -264,9 +265,9 @@ def test_scores_are_calibrated() -> None:
     scale, bias = fit_scores(cosines, labels)
     scores = 1 / (1 + np.exp(-(scale * cosines.max(axis=1) + bias)))
     right = cosines.argmax(axis=1) == labels
-    assert calibration_error(scores, right) < 0.1
+    assert calibration_error(scores, right)[0] < 0.1
     assert held_out_error(cosines, labels) < 0.1
-    assert calibration_error(np.full(len(right), 0.99), right) > 0.1
+    assert calibration_error(np.full(len(right), 0.99), right)[0] > 0.1
     perfect = fit_scores(np.eye(30, dtype=np.float32), np.arange(30))
     assert 0.9 < 1 / (1 + np.exp(-sum(perfect))) < 1
     with pytest.raises(InputError, match="no region"):

@@ -188,6 +188,20 @@ def test_the_command(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "none.json" in capsys.readouterr().err
 
 
+def test_names_that_cannot_be_printed_or_opened_are_reported(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = content()
+    value["images"][0]["file_name"] = "half \ud800.jpg"
+    value["images"][1]["file_name"] = "long" * 100
+    value["categories"][0]["name"] = "cat \udc00"
+    write(data / "coco.json", value)
+    assert main(["data", "check", str(data / "coco.json"), str(data / "images")]) == 3
+    printed = capsys.readouterr().out
+    assert "half \\ud800.jpg: not in" in printed
+    assert "cat \ufffd" in printed
+
+
 def test_the_command_in_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "images/two.jpg").unlink()
     words = ["data", "check", str(data / "coco.json"), str(data / "images"), "--json", "--masks"]

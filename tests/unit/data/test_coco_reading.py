@@ -77,6 +77,7 @@ def test_crowd_stays_and_is_left_out_of_rows(read: Any) -> None:
         (region(9, 7, 5, [60, 0, 5, 5]), "boxes wholly outside the image", "wholly outside"),
         (region(9, 7, 5, [0, -9, 5, 9]), "boxes wholly outside the image", "wholly outside"),
         (region(9, 7, 5, [0, 0, 5]), "malformed entries", "bbox [0, 0, 5]"),
+        (region(9, 7, 5, "1234"), "malformed entries", "bbox '1234'"),
         (region(9, 7, 5, None), "malformed entries", "bbox None"),
         (region(9, [7], 5, [0, 0, 5, 5]), "malformed entries", "image_id [7]"),
         ({"id": 9, "image_id": 7, "bbox": [0, 0, 5, 5]}, "malformed entries", "no category_id"),

@@ -232,12 +232,23 @@ def test_voc(voc: Path) -> None:
 def test_voc_lists(voc: Path) -> None:
     assert read_annotations(voc / "ImageSets/Main/val.txt").image_ids == ("2008_000008",)
     assert len(read_annotations(voc / "ImageSets/Main/dog_train.txt")) == 2
+    once = read_annotations(voc / "ImageSets/Main/val.txt")
+    (voc / "ImageSets/Main/val.txt").write_text("2008_000008\n2008_000008\n")
+    twice = read_annotations(voc / "ImageSets/Main/val.txt")
+    assert twice.boxes.tolist() == once.boxes.tolist(), "an image listed twice is one image"
     (voc / "ImageSets/Main/val.txt").write_text("2008_000008\n2008_000009\n")
     found = read_annotations(voc / "ImageSets/Main/val.txt")
     assert "no such file" in str(found.set_aside[0])
     (voc.parent / "list.txt").write_text("1\n")
     with pytest.raises(InputError, match="no folder Annotations"):
         read_annotations(voc.parent / "list.txt")
+
+
+@pytest.mark.parametrize("digits", [30, 5000])
+def test_voc_sizes_of_very_many_digits_are_unknown(tmp_path: Path, digits: int) -> None:
+    size = f"<size><width>{'9' * digits}</width><height>9</height></size>"
+    (tmp_path / "a.xml").write_text(f"<annotation>{size}</annotation>")
+    assert read_annotations(tmp_path).sizes.tolist() == [[9, -1]]
 
 
 def test_voc_with_own_classes_and_sloppy_files(voc: Path) -> None:
@@ -326,6 +337,8 @@ def test_openimages_with_a_file_of_sizes(openimages: Path) -> None:
     names.write_text("LabelName,DisplayName\n/m/0cmf2,Airplane\n")
     found = read_annotations(openimages, sizes=sizes, classes=names)
     assert found.boxes.tolist() == [[50, 50, 100, 150]]
+    sizes.write_text(f"ImageID,Width,Height\n00ff,{'9' * 30},10\n")
+    assert len(read_annotations(openimages, sizes=sizes, classes=names)) == 0
     sizes.write_text("ImageID,Width,Height\n00ff,ten,10\n")
     with pytest.raises(InputError, match="row 1"):
         read_annotations(openimages, sizes=sizes)

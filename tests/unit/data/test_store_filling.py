@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,18 @@ import pytest
 from anyregion.data import filling
 from anyregion.data.claims import claimed
 from anyregion.data.filling import fill
+from anyregion.data.on_the_fly import OnTheFly
 from anyregion.data.shards import ShardError
-from anyregion.data.store import Store
+from anyregion.data.store import Store, create_store
 from anyregion.data.verifying import verify
-from tests.unit.data.store_helpers import SmallExtractor, annotations, new_store, same
+from anyregion.errors import InputError
+from tests.unit.data.store_helpers import (
+    SmallExtractor,
+    annotations,
+    new_store,
+    same,
+    write_images,
+)
 
 ROOT = Path(__file__).parents[3]
 COUNTS = [1, 2, 0, 3, 1, 2, 1, 1]
@@ -151,21 +160,49 @@ def test_a_shard_that_another_machine_is_at_is_left_to_it(tmp_path: Path) -> Non
     assert_whole(store, expected(tmp_path, store))
 
 
+def test_files_are_found_as_the_check_finds_them(tmp_path: Path) -> None:
+    """LVIS names images `train2017/1.jpg`; the folder given may be `train2017` itself."""
+    given = annotations([1, 2, 1], file_names=("a.png", "deeper/b.png", "../secret.png"))
+    names = ("a.png", "b.png", "../secret.png")
+    write_images(tmp_path / "images", replace(given, file_names=names))
+    store = create_store(tmp_path / "store", given, SmallExtractor(), images_per_shard=2)
+    report = fill(store, SmallExtractor(), tmp_path / "images")
+    assert [str(a) for a in report.set_aside] == ["../secret.png: there is no such file"]
+    assert verify(store, tmp_path / "images") == []
+    computed = OnTheFly(SmallExtractor(), given, tmp_path / "images")
+    assert same(computed.read(1), store.read(1))
+    with pytest.raises(InputError, match="there is no such file"):
+        computed.read(2)
+
+
+def test_names_of_half_characters_cost_only_themselves(tmp_path: Path) -> None:
+    given = annotations([1, 1], file_names=("a\ud800.png", "x" * 300 + ".png"))
+    store = create_store(tmp_path / "store", given, SmallExtractor())
+    (tmp_path / "images").mkdir()
+    report = fill(store, SmallExtractor(), tmp_path / "images")
+    assert [a.item for a in report.set_aside] == list(given.file_names)
+    assert Store(store.folder).annotations.file_names == given.file_names
+
+
 def test_claims(tmp_path: Path) -> None:
     lock = tmp_path / "a.lock"
     with claimed(lock) as first:
         with claimed(lock) as second:
             assert (first, second) == (True, False)
+        here = json.loads(lock.read_text())["host"]
         assert lock.exists(), "who has no claim ends none"
     assert not lock.exists()
     # a process of this machine that is gone
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid, "id": "x"}))
+    lock.write_text(json.dumps({"host": here, "pid": gone.pid, "id": "x"}))
     with claimed(lock) as ours:
         assert ours
     # another machine's, and a lock that was cut off by a full disk: age decides
-    for content in (json.dumps({"host": "elsewhere", "pid": gone.pid, "id": "x"}), ""):
+    # another container's that has this machine's name, too: its processes have other numbers
+    names = ("elsewhere", f"{socket.gethostname()} pid:[1]")
+    owners = [json.dumps({"host": name, "pid": gone.pid, "id": "x"}) for name in names]
+    for content in (*owners, ""):
         lock.write_text(content)
         with claimed(lock) as ours:
             assert not ours

@@ -83,6 +83,8 @@ def test_vocabularies_of_several_sizes() -> None:
             assert not left_out & set(part.origin.tolist())
         if part.label.isdigit():
             assert len(names) == int(part.label)
+    again = sub_vocabularies(WHOLE, left_out, sizes=[3, 3], distractors=others, aside=[])
+    assert [m.label for m in again].count("3") == labels.count("3"), "no answer counts twice"
     big = made[-1].vocabulary.names
     assert "al tree" not in big, "it shares a word with a class that was left out"
     asked = [tuple(m.origin) for m in made if m.label == "3"]

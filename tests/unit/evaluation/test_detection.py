@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.evaluation.detection import DetectionReport, evaluate_detection, evaluate_results
+from anyregion.evaluation.detection import evaluate_detection, evaluate_results
+from anyregion.evaluation.detection_report import DetectionReport
 from anyregion.images import Pixels
+from anyregion.masks import encode_mask
 from anyregion.regions import Regions
 from anyregion.vocabulary import Vocabulary
 from tests.colours import colour_recognizer
-from tests.unit.evaluation.conftest import CLASSES, HALVES, edit
+from tests.unit.evaluation.conftest import CLASSES, HALVES, LEFT, RECTANGLES, RIGHT, edit
 
 
 def evaluate(annotated: tuple[Path, Path], **options: Any) -> DetectionReport:
@@ -154,7 +156,8 @@ def test_predictions_that_cannot_be_used(annotated: tuple[Path, Path], tmp_path:
 def test_many_malformed_predictions_are_counted(
     annotated: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "results.json").write_text(json.dumps([1] * 50))
+    wrong = {"image_id": 1, "category_id": 1, "bbox": [30, 20, 3, 3], "score": 1}
+    (tmp_path / "results.json").write_text(json.dumps([1] * 50 + [wrong]))
     report = evaluate_results(annotated[0], tmp_path / "results.json")
     assert str(report.set_aside[-1]) == "30 more predictions: malformed"
     assert report.boxes["AP"] == 0
@@ -186,3 +189,134 @@ def test_batches_and_limit_do_not_change_answers(annotated: tuple[Path, Path]) -
     one, many = evaluate(annotated, batch_size=1), evaluate(annotated, batch_size=9)
     assert one.boxes == many.boxes
     assert evaluate(annotated, limit=2).images == 2
+
+
+BLUE_HALF = np.zeros((30, 40), dtype=bool)
+BLUE_HALF[:, 20:] = True
+MASK = encode_mask(BLUE_HALF)
+RED = {"image_id": 1, "category_id": 1, "bbox": LEFT, "score": 0.9}
+
+
+def judged(annotated: tuple[Path, Path], content: Any, **options: Any) -> DetectionReport:
+    file = annotated[0].with_name("results.json")
+    file.write_text(json.dumps(content))
+    return evaluate_results(annotated[0], file, **options)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": float("nan")},
+        {"bbox": [20, 30, -20, -30]},
+        {"category_id": 1.7},
+        {"segmentation": {"size": [15, 20], "counts": [0, 150, 150]}},
+        {"segmentation": [[1, 2]]},
+    ],
+)
+def test_a_wrong_prediction_costs_only_itself(
+    annotated: tuple[Path, Path], change: dict[str, Any]
+) -> None:
+    good = {**RED, "segmentation": RECTANGLES["left"]}
+    alone = judged(annotated, [good], masks=True)
+    both = judged(annotated, [{**good, **change}, good], masks=True)
+    assert (both.boxes, both.masks, both.detections) == (alone.boxes, alone.masks, 1)
+    assert len(both.set_aside) == 1
+
+
+@pytest.mark.parametrize("mask", [RECTANGLES["left"], {"size": [30, 40], "counts": [0, 600, 600]}])
+def test_masks_without_boxes(annotated: tuple[Path, Path], mask: Any) -> None:
+    row = {"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": mask}
+    assert judged(annotated, [row]).boxes == judged(annotated, [RED]).boxes
+
+
+def test_predictions_of_other_images_are_an_error(annotated: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"no prediction can be judged.*image 00001"):
+        judged(annotated, [{**RED, "image_id": "00001"}])
+    assert judged(annotated, []).boxes["AP"] == 0, "nothing found is an answer"
+
+
+def test_ids_of_a_file_with_its_own_images_and_categories(annotated: tuple[Path, Path]) -> None:
+    """As `anyregion recognize` writes: its ids 1, 2, ... are not those of the annotations."""
+    content = {
+        "images": [{"id": 3, "file_name": "1.png"}, {"id": 1, "file_name": "elsewhere/10.png"}],
+        "categories": [{"id": 1, "name": "Yellow"}, {"id": 2, "name": "red"}],
+        "annotations": [
+            {"image_id": 3, "category_id": 2, "bbox": LEFT, "score": 0.9},
+            {"image_id": 1, "category_id": 1, "bbox": RIGHT, "score": 0.8},
+        ],
+    }
+    report = judged(annotated, content)
+    assert (report.detections, report.set_aside) == (2, ())
+    assert report.by_class["yellow"].box_ap == pytest.approx(1)
+    assert report.by_class["red"].box_ap == pytest.approx(51 / 101)
+
+
+def test_a_detectors_file_with_ids_of_its_own(annotated: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its image 1 is our 2.png, whose left half alone it found."""
+    file = tmp_path / "found.json"
+    images = [{"id": 1, "file_name": "2.png"}, {"id": 2, "file_name": "1.png"}]
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": LEFT, "score": 0.9}
+    file.write_text(json.dumps({"images": images, "annotations": [row]}))
+    evaluate(annotated, regions=file, pairs=1, save=tmp_path / "out.json")
+    (only,) = json.loads((tmp_path / "out.json").read_text())
+    assert (only["image_id"], only["category_id"]) == (2, 2)
+
+
+def test_a_file_name_is_no_id_of_another_image(annotated: tuple[Path, Path]) -> None:
+    edit(annotated[0], lambda c: c["images"][0].update(file_name="2.png"))
+    edit(annotated[0], lambda c: c["images"][1].update(file_name="1.png"))
+    file = annotated[0].with_name("found.json")
+    file.write_text(json.dumps({"2": {"boxes": [[0, 0, 20, 30]], "scores": [0.9]}}))
+    assert evaluate(annotated, regions=file).regions == 1, "of the image 2, in 1.png"
+
+
+def test_a_detectors_file_of_other_images(annotated: tuple[Path, Path]) -> None:
+    file = annotated[0].with_name("found.json")
+    file.write_text(json.dumps({"0001": {"boxes": [[0, 0, 20, 30]], "scores": [0.9]}}))
+
+    def load() -> Any:
+        raise RuntimeError("the model must not be loaded")
+
+    with pytest.raises(InputError, match=r"none of the annotations' images.*it has 0001"):
+        evaluate_detection(load, *annotated, regions=file)
+
+
+def test_masks_are_prompts_only_if_asked_for(annotated: tuple[Path, Path]) -> None:
+    """The whole image as box, its blue right half as mask."""
+    file = annotated[0].with_name("found.json")
+    row = {"image_id": 1, "bbox": [0, 0, 40, 30], "score": 0.9, "segmentation": MASK}
+    file.write_text(json.dumps([row]))
+
+    def top(**options: Any) -> Any:
+        out = file.with_name("out.json")
+        evaluate(annotated, regions=file, save=out, pairs=1, **options)
+        return json.loads(out.read_text())[0]
+
+    assert top()["score"] == top(masks=True)["score"], "to judge masks changes no name"
+    used = top(use_masks=True)
+    assert (used["category_id"], used["score"] > top()["score"]) == (3, True)
+    given = evaluate(annotated, use_masks=True, masks=True)
+    assert given.masks is not None
+    assert given.masks["AP"] == pytest.approx(1)
+
+
+def test_a_malformed_mask_is_said_before_work_begins(annotated: tuple[Path, Path]) -> None:
+    edit(annotated[0], lambda c: c["annotations"][2].update(segmentation=[[0, 0, 1]]))
+
+    def load() -> Any:
+        raise RuntimeError("the model must not be loaded")
+
+    with pytest.raises(InputError, match=r"2\.png, region 3: a polygon must be"):
+        evaluate_detection(load, *annotated, masks=True)
+
+
+def test_what_is_missing_is_said_beside_what_was_set_aside(annotated: tuple[Path, Path]) -> None:
+    """A class that was merged is not why there is nothing to do."""
+
+    def bare(content: dict[str, Any]) -> None:
+        content["annotations"] = []
+        content["images"].append(content["images"][0])
+
+    edit(annotated[0], bare)
+    with pytest.raises(InputError, match="no image has regions that can be used; 1 set aside"):
+        evaluate(annotated)

@@ -41,6 +41,7 @@ def test_detection(capsys: pytest.CaptureFixture[str]) -> None:
     report = answer(capsys, "detection", *DATA, "--masks", "--save", "results.json")
     assert report["boxes"]["AP"] == report["masks"]["AP"] == pytest.approx(1)
     assert (report["model"], report["regions"]) == ("compact", 8)
+    assert report["regions_from"] == "ground-truth"
     words = ["detection", "--annotations", "coco.json", "--predictions", "results.json"]
     again = answer(capsys, *words, "--masks")
     assert again["boxes"] == report["boxes"]

@@ -97,3 +97,20 @@ def test_detections_of_each_set(sets: Path, tmp_path: Path) -> None:
     assert report.top1 is None
     (folder / "two.json").unlink()
     assert [a.item for a in evaluate(sets, regions=folder).set_aside] == ["two"]
+
+
+def test_one_file_for_several_sets_is_refused(sets: Path, tmp_path: Path) -> None:
+    """Image 1 of one set is another photograph than image 1 of the next."""
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps({"1": {"boxes": [[0, 0, 20, 30]], "scores": [0.5]}}))
+    with pytest.raises(InputError, match="one file for 2 sets"):
+        evaluate(sets, regions=file)
+    assert evaluate(sets, regions=file, split="test").sets["one"].regions == 1
+
+
+def test_unseen_classes_that_no_set_has_are_said(sets: Path) -> None:
+    report = evaluate(sets, unseen="crimsn")
+    assert report.harmonic_mean is None
+    assert [str(a) for a in report.set_aside] == [
+        "unseen classes 'crimsn': they split the classes of no set"
+    ]

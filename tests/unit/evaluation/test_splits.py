@@ -40,8 +40,8 @@ def test_classes_of_a_file(tmp_path: Path) -> None:
         ("every:0:1", "not every:STEP:FIRST"),
         ("every:2:x", "not every:STEP:FIRST"),
         ("every:2:-1", "not every:STEP:FIRST"),
-        ("every:2:9", "0 of 7 classes are unseen"),
-        ("every:1:0", "7 of 7 classes are unseen"),
+        ("every:2:9", "chooses 0 of 7 classes"),
+        ("every:1:0", "chooses 7 of 7 classes"),
         ("dog, wolf", "wolf"),
     ],
 )

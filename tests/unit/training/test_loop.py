@@ -187,6 +187,11 @@ def test_other_settings_are_refused_and_name_the_keys(tmp_path: Path) -> None:
     (tmp_path / "else/thesis.tex").touch()
     with pytest.raises(InputError, match="something else than a training"):
         fit(ToyTask(), config(), tmp_path / "else", overwrite=True)
+    for name in ("config.yaml", "README.md"):  # of another program: no run to begin anew
+        (tmp_path / "else" / name).write_text("theirs: 1")
+    with pytest.raises(InputError, match="nothing was removed"):
+        fit(ToyTask(), config(), tmp_path / "else", overwrite=True)
+    assert (tmp_path / "else/README.md").read_text() == "theirs: 1"
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from anyregion.errors import InputError
 from anyregion.training.schedules import rate_factor
-from anyregion.trainings import explain, read_training, recipe, recipes
+from anyregion.trainings import explain, read_training, recipes
 
 REGIONSPOT = {
     "b16": ("openai/clip-vit-base-patch16", None, 768, 512),
@@ -19,9 +19,18 @@ REGIONSPOT = {
 
 def test_every_packaged_recipe_parses() -> None:
     for name in recipes():
-        if recipe(name).startswith("task: compact") or "\ntask: compact" in recipe(name):
-            continue  # its own tests
-        assert read_training(name).task == "regionspot"
+        task = "regionspot" if name.startswith("regionspot") else name
+        assert read_training(name).task == task
+
+
+def test_the_recipe_of_the_built_in_model() -> None:
+    training = read_training("compact", ["--compact.unseen", "every:4:1"])
+    assert (training.loop.steps, training.loop.ema_decay) == (1000, 0.99)
+    assert not training.loop.optimizer.decay_all
+    own = training.settings
+    assert (own.module.layers, own.module.dropout, own.module.width) == (2, 0.15, 192)
+    assert (own.objective.class_power, own.objective.distillation) == (0.3, 1.0)
+    assert (own.novelty, own.unseen, own.licence) == (0.24, "every:4:1", "Apache-2.0")
 
 
 @pytest.mark.parametrize("stage", [1, 2])

@@ -68,6 +68,10 @@ def test_decay_spares_norms_and_biases_if_asked() -> None:
     ("make", "message"),
     [
         (lambda: OptimizerConfig(lr=0), "lr must be above 0"),
+        (lambda: OptimizerConfig(weight_decay=math.nan), "weight_decay"),
+        (lambda: OptimizerConfig(betas=(0.9, 1.0)), "betas must lie in 0 to 1"),
+        (lambda: OptimizerConfig(eps=0), "eps must be above 0"),
+        (lambda: LoopConfig(best_is="more"), "not highest or lowest"),  # type: ignore[arg-type]
         (lambda: ScheduleConfig(kind="linear"), "not constant, step or cosine"),  # type: ignore[arg-type]
         (lambda: ScheduleConfig(kind="step", milestones=(5, 2)), "must rise"),
         (lambda: ScheduleConfig(kind="cosine", milestones=(5,)), "belong to kind step"),

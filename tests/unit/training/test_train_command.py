@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from anyregion.cli.main import main
 from anyregion.data.filling import fill
 from anyregion.data.reading import read_annotations
 from anyregion.data.store import create_store
+from anyregion.errors import InputError
 from anyregion.localizers.loading import load_localizer
 from anyregion.regionspot.extractor import RegionSpotExtractor
 from anyregion.semantics.loading import load_vlm
 from anyregion.training.logs import read_log
+from anyregion.training.processes import own_device
 from anyregion.trainings import read_training
+from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 from tests.unit.localizers.small_models import sam_config
 from tests.unit.semantics.small_models import write_folder
 from tests.unit.training.test_loop import lines
@@ -138,6 +142,14 @@ def test_trained_goes_on_and_recognises(
         (["--regionspot.objective.distillation", "1"], "the store holds no teacher"),
         (["--device", "tpu"], "device 'tpu' cannot be used"),
         (["--regionspot.init_from", "nowhere"], r"no config\.json"),
+        (
+            ["--regionspot.vlm_image_size", "48"],
+            r"feature maps are of width 48, image 32 px.*48 px",
+        ),
+        (["--regionspot.antialias", "false"], "image 32 px, antialiased.*not antialiased"),
+        (["--regionspot.source", "prompt"], "its tokens are decoder, .*source is prompt"),
+        (["--best", "top1"], "name that set"),
+        (["--regionspot.logit_scale", "0"], "logit_scale must be above 0"),
     ],
 )
 def test_mistakes_end_with_one_line(
@@ -152,6 +164,49 @@ def test_mistakes_end_with_one_line(
     said = capsys.readouterr().err
     assert re.search(message, said)
     assert "Traceback" not in said
+
+
+def test_a_figure_that_is_not_measured_is_said_before_any_step(place: Path) -> None:
+    with pytest.raises(InputError, match="no figure 'ap': there are top1, top5"):
+        read_training(place / "rich.yaml", ["--best", "ap"]).build()
+
+
+def test_a_setting_without_a_value_is_one_line(place: Path, tmp_path: Path) -> None:
+    text = (place / "stored.yaml").read_text()
+    (tmp_path / "empty.yaml").write_text(f"{text}\nsteps:\n")
+    with pytest.raises(InputError, match=r"empty\.yaml: a setting is empty"):
+        read_training(tmp_path / "empty.yaml")
+
+
+def test_words_of_another_text_model_are_refused(place: Path, tmp_path: Path) -> None:
+    names = Vocabulary.from_names(["cup", "pen", "key"])
+    other = EncodedVocabulary(names, np.eye(3, 40, dtype=np.float32), "another text model")
+    other.save(tmp_path / "words.safetensors")
+    data = [{"store": str(place / "store"), "vocabulary": str(tmp_path / "words.safetensors")}]
+    training = read_training(place / "stored.yaml", ["--regionspot.data", json.dumps(data)])
+    with pytest.raises(InputError, match="encoded by another text model"):
+        training.build()
+
+
+def test_a_copy_of_the_models_elsewhere_is_the_same_model(place: Path, tmp_path: Path) -> None:
+    change = []
+    for part, name in (("localizer", "sam"), ("vlm", "clip")):
+        shutil.copytree(place / name, tmp_path / name)
+        change += [f"--regionspot.{part}", str(tmp_path / name)]
+    read_training(place / "stored.yaml", change).build()
+    torch.manual_seed(1)
+    transformers.SamModel(sam_config()).save_pretrained(tmp_path / "sam")
+    with pytest.raises(InputError, match="made with localizer"):
+        read_training(place / "stored.yaml", change).build()
+
+
+def test_several_processes_keep_their_models_on_their_own_cards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert own_device("cuda") == "cuda"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [own_device(name) for name in ("cuda", "cpu")] == ["cuda:1", "cpu"]
 
 
 def test_recipes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,16 +19,17 @@ from anyregion.errors import InputError
 from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer
 from anyregion.regionspot.adapter import Adapter
-from anyregion.regionspot.extractor import RegionSpotExtractor
+from anyregion.regionspot.extractor import RegionSpotExtractor, described_features
 from anyregion.regionspot.pretrained import WEIGHTS, Pretrained, load_adapter, read_config
 from anyregion.regionspot.training.config import DataConfig, RegionSpotConfig
 from anyregion.regionspot.training.sets import TrainingSet, training_set
 from anyregion.regionspot.training.task import RegionSpotTask
 from anyregion.regionspot.training.teacher import TeacherExtractor
-from anyregion.regionspot.training.validation import Validation
+from anyregion.regionspot.training.validation import FIGURES, Validation
 from anyregion.semantics.loading import load_vlm
 from anyregion.semantics.protocol import VisionLanguageModel
 from anyregion.training.config import LoopConfig
+from anyregion.training.processes import own_device
 from anyregion.training.seeds import seed_torch
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary, encode_vocabulary
 from anyregion.vocabulary_files import load_vocabulary
@@ -41,7 +42,8 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
         InputError: data or models that cannot be had, or do not fit each other.
         CheckpointError: the adapter to start from is broken.
     """
-    models = _Models(settings, loop.device)
+    models = _Models(settings, own_device(loop.device))
+    _check_best(settings, loop)
     sets = [
         _set(data, models, teacher=bool(settings.objective.distillation), flip=settings.flip > 0)
         for data in settings.data
@@ -49,6 +51,8 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
     validation = None
     if settings.validation is not None:
         folder = settings.validation.images
+        if folder is not None and not Path(folder).is_dir():
+            raise InputError(f"{folder}: there is no such folder of images")
         validation = Validation(
             data=_set(settings.validation, models, teacher=False, flip=False),
             limit=settings.validation_images,
@@ -57,7 +61,7 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
     return RegionSpotTask(
         _adapter(settings, loop.seed),
         sets,
-        scale=settings.logit_scale or models.vlm.logit_scale,
+        scale=models.vlm.logit_scale if settings.logit_scale is None else settings.logit_scale,
         about=Pretrained(
             adapter=settings.adapter,
             localizer=settings.localizer,
@@ -119,7 +123,7 @@ def _reader(
     usable = None
     if data.store is not None:
         store = Store(data.store)
-        _check_store(store, settings, flip)
+        _check_store(store, models, flip)
         readers.append(store)
         usable = store.usable()
         wanted -= store.about.extractor.keys()
@@ -147,18 +151,50 @@ def _reader(
     return (readers[0] if len(readers) == 1 else Together(readers)), usable
 
 
-def _check_store(store: Store, settings: RegionSpotConfig, flip: bool) -> None:
+def _check_best(settings: RegionSpotConfig, loop: LoopConfig) -> None:
+    """Now: the loop would find it out at the first validation, which may be the last step."""
+    if loop.best is None:
+        return
+    if settings.validation is None:
+        raise InputError(f"best: {loop.best} is measured on regionspot.validation: name that set")
+    if loop.best not in FIGURES:
+        raise InputError(f"best: no figure {loop.best!r}: there are {', '.join(FIGURES)}")
+
+
+def _check_store(store: Store, models: _Models, flip: bool) -> None:
+    """What is learned states these models and sizes: it must have been trained on theirs."""
+    settings, made_of = models.settings, store.about.extractor
     if flip and not store.about.mirrored:
         raise InputError(
             f"{store.folder}: made without mirror images: set regionspot.flip to 0, or make it anew"
         )
-    made_of = store.about.extractor
     for part, asked in (("localizer", settings.localizer), ("vlm", settings.vlm)):
         stated = made_of.get(part)
-        if stated is not None and stated.rpartition(" (")[0] != asked:
+        if stated is not None and not _is_model(stated, part, asked, models):
             raise InputError(
                 f"{store.folder}: made with {part} {stated}, but regionspot.{part} is {asked}"
             )
+    tokens, features = made_of.get("tokens"), made_of.get("features")
+    if tokens is not None and tokens.partition(",")[0] != settings.source:
+        raise InputError(
+            f"{store.folder}: its tokens are {tokens}, but regionspot.source is {settings.source}"
+        )
+    if features is not None and settings.adapter.use_features:
+        ours = described_features(models.vlm, antialias=settings.antialias)
+        if features != ours:
+            raise InputError(
+                f"{store.folder}: its feature maps are of {features}; regionspot.vlm_image_size "
+                f"and antialias ask for {ours}"
+            )
+
+
+def _is_model(stated: str, part: str, asked: str, models: _Models) -> bool:
+    """Whether a store's `NAME (hash)` is the model that is asked for; a copy elsewhere is."""
+    name, _, mark = stated.rpartition(" (")
+    if name == asked or not Path(asked).exists():
+        return name == asked
+    model = models.vlm if part == "vlm" else models.localizer
+    return model.fingerprint.startswith(mark.removesuffix(")"))
 
 
 def _words(data: DataConfig, annotations: Annotations, models: _Models) -> EncodedVocabulary:
@@ -175,6 +211,11 @@ def _words(data: DataConfig, annotations: Annotations, models: _Models) -> Encod
     else:
         vocabulary = load_vocabulary(data.vocabulary, cleaning=settings.cleaning)
     if isinstance(vocabulary, EncodedVocabulary):
+        if vocabulary.model != models.vlm.text.fingerprint:
+            raise InputError(
+                f"{data.vocabulary}: encoded by another text model than {settings.vlm}'s; encode "
+                "it with that one, or give the names"
+            )
         return vocabulary
     return encode_vocabulary(vocabulary, models.vlm.text)
 

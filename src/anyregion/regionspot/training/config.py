@@ -67,7 +67,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("focal", "cross_entropy"):
             raise InputError(f"objective.kind: {self.kind!r} is not focal or cross_entropy")
-        if self.distillation < 0:
+        if not 0 <= self.distillation < float("inf"):
             raise InputError(f"objective.distillation must not be negative: {self.distillation}")
 
 
@@ -88,7 +88,8 @@ class RegionSpotConfig:
         init_from: a folder with an adapter to start from (stage 2 from stage 1); None for new
             weights.
         objective: the loss.
-        logit_scale: of the cosine; None for the VLM's own.
+        logit_scale: of the cosine while training; None for the VLM's own, with which what is saved
+            is used.
         batch: images of a step, of all processes.
         flip: share of images that are mirrored; token and feature map then come from the same
             mirror image.
@@ -133,5 +134,7 @@ class RegionSpotConfig:
             raise InputError(f"regionspot.max_regions must be at least 1, not {self.max_regions}")
         if self.fill not in ("pad", "repeat"):
             raise InputError(f"regionspot.fill: {self.fill!r} is not pad or repeat")
+        if self.logit_scale is not None and not 0 < self.logit_scale < float("inf"):
+            raise InputError(f"regionspot.logit_scale must be above 0, not {self.logit_scale}")
         if self.validation_images < 0:
             raise InputError("regionspot.validation_images must not be negative")

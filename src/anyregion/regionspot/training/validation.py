@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anyregion.data.image_files import image_path
 from anyregion.drawing.picture import draw_records
 from anyregion.images import Pixels, read_image
 from anyregion.regionspot.objective import region_logits
 from anyregion.regionspot.training.sets import TrainingSet
 
 PICTURES = 4
+FIGURES = ("top1", "top5", "class_averaged")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,9 @@ class Validation:
                     annotations.rows(image), best.indices, best.values, strict=True
                 )
             ]
-            picture = draw_records(read_image(self.images / name), records, max_side=1024)
+            picture = draw_records(
+                read_image(image_path(self.images, name)), records, max_side=1024
+            )
             drawn[Path(name).stem] = np.array(picture)
         return drawn
 

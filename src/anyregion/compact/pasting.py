@@ -1,0 +1,80 @@
+"""Small masks into large images, coded without ever filling the image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from anyregion.masks import RLE
+
+
+def paste(
+    inside: NDArray[np.float32],
+    box: NDArray[np.float64],
+    *,
+    margin: float,
+    size: tuple[int, int],
+    threshold: float = 0.5,
+) -> RLE:
+    """The mask of one box at the image's resolution.
+
+    Where pixels are larger than cells the mean of the cells decides, else they are interpolated.
+    Nothing outside the box is inside. A mask without a pixel gets the one nearest to the middle of
+    its box: a region is never empty.
+
+    Args:
+        inside: `(side, side)` probabilities over the enlarged box.
+        box: xyxy in pixels of the image, inside it, with an area.
+        margin: how much the box was enlarged on each side, of its width and height.
+        size: height and width of the image.
+        threshold: from which on a pixel is inside.
+    """
+    height, width = size
+    x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    x1 = max(x0 + 1, min(width, math.ceil(box[2])))
+    y1 = max(y0 + 1, min(height, math.ceil(box[3])))
+    side = len(inside)
+    reach = (box[2:] - box[:2]) * (1 + 2 * margin)
+    origin = box[:2] - (box[2:] - box[:2]) * margin
+    cells = np.concatenate([([x0, y0] - origin) / reach, ([x1, y1] - origin) / reach]) * side
+    # whole pixels around a box of a few pixels may reach beyond the enlarged box
+    left, top, right, bottom = np.clip(cells, 0, side)
+    resized = Image.fromarray(np.ascontiguousarray(inside, dtype=np.float32)).resize(
+        (x1 - x0, y1 - y0),
+        Image.Resampling.BILINEAR,
+        box=(float(left), float(top), float(right), float(bottom)),
+    )
+    crop = np.asarray(resized) >= threshold
+    if not crop.any():
+        crop = np.zeros_like(crop)
+        crop[(y1 - y0 - 1) // 2, (x1 - x0 - 1) // 2] = True
+    return encode_crop(crop, x0, y0, size=size)
+
+
+def encode_crop(crop: NDArray[np.bool_], x0: int, y0: int, *, size: tuple[int, int]) -> RLE:
+    """The code of a mask that is `crop` `(h, w)` from column `x0` and row `y0` on, and else empty.
+
+    The same as `encode_mask` of the whole image, at the cost of the crop.
+    """
+    height, width = size
+    # COCO's code runs down the columns
+    steps = np.diff(np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    starts, ends = (
+        (x0 + column) * height + y0 + row
+        for column, row in (np.nonzero(steps == 1), np.nonzero(steps == -1))
+    )
+    if len(starts):
+        apart = starts[1:] != ends[:-1]  # a run may go on at the top of the next column
+        starts = starts[np.concatenate([[True], apart])]
+        ends = ends[np.concatenate([apart, [True]])]
+    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).reshape(-1), [height * width]])
+    runs = np.diff(edges).astype(np.int64).tolist()
+    if runs[-1] == 0 and len(runs) > 1:
+        runs.pop()
+    coded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))

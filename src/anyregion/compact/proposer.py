@@ -1,0 +1,56 @@
+"""Regions that nobody gave, found by the built-in model."""
+
+from __future__ import annotations
+
+import hashlib
+
+from anyregion.compact.assets import read_manifest
+from anyregion.compact.eyes import CHANNELS, LONG_SIDE, Eyes
+from anyregion.compact.finder import load_finder
+from anyregion.images import Pixels, size_of
+from anyregion.regions import Regions
+
+
+class CompactProposer:
+    """A `RegionProposer`: boxes of whole things, whatever they are.
+
+    Args:
+        limit: most regions of an image.
+        min_score: lowest objectness.
+        threads: of ONNX Runtime, for one operator; None leaves it to it (all cores).
+        device: `cpu`, or what the installed ONNX Runtime was built for.
+
+    Raises:
+        InputError: ONNX Runtime cannot use the device.
+        CheckpointError: one of the model's files is missing or altered.
+    """
+
+    name = "compact"
+
+    def __init__(
+        self,
+        *,
+        limit: int = 100,
+        min_score: float = 0.2,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.limit, self.min_score = limit, min_score
+        self._eyes = Eyes(threads=threads, device=device)
+        self._finder = load_finder(threads=threads, device=device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the eyes, the finder and the limits."""
+        manifest = read_manifest()
+        content = [manifest[name]["sha256"] for name in ("eyes.onnx", "finder.onnx")]
+        digest = hashlib.sha256(repr([*content, LONG_SIDE, self.limit, self.min_score]).encode())
+        return f"compact-{digest.hexdigest()[:32]}"
+
+    def propose(self, image: Pixels) -> Regions:
+        """See `RegionProposer`."""
+        maps = self._eyes.encode(image, outputs=tuple(CHANNELS))
+        boxes, scores = self._finder.propose(
+            maps, size_of(image), limit=self.limit, min_score=self.min_score
+        )
+        return Regions.from_boxes(boxes, scores=scores)
