@@ -34,11 +34,11 @@ def origin(run: Path) -> dict[str, Any]:
     """What the manifest says of a run."""
     settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     git = run / "git.json"
-    commit = json.loads(git.read_text(encoding="utf-8")).get("commit") if git.is_file() else None
-    task = settings["task"]
-    recipe = task.replace("-", "_")
+    state = json.loads(git.read_text(encoding="utf-8")) if git.is_file() else {}
+    commit = state.get("package", {}).get("commit")
+    task, steps, seed = settings["task"], settings["steps"], settings["seed"]
     return {
-        "command": f"anyregion train {recipe} --seed {settings['seed']} --out RUN",
+        "command": f"anyregion train {task} --steps {steps} --seed {seed} (see docs/compact.md)",
         "commit": commit or "unknown",
         "data": DATA,
         "licence": "Apache-2.0",

@@ -104,7 +104,7 @@ def load_recognizer(
     if recognizer is not None and recognizer not in METHODS:
         raise InputError(f"no recogniser {recognizer!r}: there are {', '.join(METHODS)}")
     compact, trained = _is_compact(model), _is_regionspot(model)
-    method = recognizer or ("regionspot" if _is_run(model) or trained else "dense")
+    method = recognizer or ("regionspot" if compact or trained else "dense")
     if compact and vlm is not None:
         raise InputError("compact has its own words: name the vlm as the model instead")
     if method == "regionspot" and compact:
@@ -180,7 +180,7 @@ def uses_localizer(model: str | Path, recognizer: Method | None = None) -> bool:
 
 def default_score(model: str | Path, recognizer: Method | None = None) -> Score:
     """How `load_recognizer` of the same would score where the caller does not choose."""
-    return "sigmoid" if _is_run(model) and recognizer in (None, "regionspot") else "softmax"
+    return "sigmoid" if _is_compact(model) and recognizer in (None, "regionspot") else "softmax"
 
 
 def list_models() -> list[ModelInfo]:
@@ -197,10 +197,6 @@ def list_models() -> list[ModelInfo]:
 def _is_compact(model: str | Path) -> bool:
     """The built-in model, or a folder with a module of its kind."""
     return str(model) == "compact" or (Path(model) / "namer.onnx").is_file()
-
-
-def _is_run(model: str | Path) -> bool:
-    return str(model) != "compact" and _is_compact(model)
 
 
 def _compact(model: str | Path, device: str) -> RegionEncoder:

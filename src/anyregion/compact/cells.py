@@ -13,7 +13,7 @@ from anyregion.regions import Boxes
 LEVELS = (8, 16, 32, 64)
 """Strides of the cells, in pixels of the network's input."""
 
-OVERLAP = 0.7
+OVERLAP = 0.5
 """Of two proposals that overlap more, the better one stays."""
 _CONSIDERED = 2000
 

@@ -30,8 +30,8 @@ class CompactProposer:
     def __init__(
         self,
         *,
-        limit: int = 100,
-        min_score: float = 0.2,
+        limit: int = 50,
+        min_score: float = 0.35,
         threads: int | None = None,
         device: str = "cpu",
     ) -> None:

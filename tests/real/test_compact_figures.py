@@ -1,0 +1,40 @@
+"""The shipped model on photographs it was not trained on; floors lie below what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from anyregion import load_recognizer
+from anyregion.evaluation.classification import evaluate_classification
+from anyregion.evaluation.mask_quality import evaluate_masks
+from tests.shared import SHARED, needs_shared
+
+COCO = SHARED / "data" / "coco"
+VAL = COCO / "annotations" / "instances_val.json"
+
+
+@needs_shared
+def test_names() -> None:
+    report = evaluate_classification(load_recognizer(), VAL, COCO / "images", limit=60)
+    assert report.top1 > 0.60
+    assert report.top5 > 0.85
+    before = evaluate_classification(
+        load_recognizer(recognizer="dense"), VAL, COCO / "images", limit=20
+    )
+    assert report.top1 > before.top1 + 0.2
+
+
+@needs_shared
+@pytest.mark.parametrize(("prompt", "floor"), [("box", 0.68), ("point", 0.25)])
+def test_masks(prompt: str, floor: float) -> None:
+    masks = COCO / "annotations" / "instances_val_masks.json"
+    report = evaluate_masks(
+        load_recognizer(),
+        masks,
+        COCO / "images",
+        prompt=prompt,  # type: ignore[arg-type]
+        limit=25,
+    )
+    assert report.mean_iou > floor
+    if report.box_iou is not None:
+        assert report.mean_iou > report.box_iou + 0.1
