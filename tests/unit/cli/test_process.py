@@ -104,6 +104,8 @@ def test_stopped_and_continued(tmp_path: Path, stop: signal.Signals) -> None:
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # a shell that starts something in the background lets it ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     first = start(0.3, "parts")
