@@ -31,6 +31,20 @@ def decode_mask(rle: RLE) -> NDArray[np.bool_]:
     return np.asarray(coco_mask.decode(_raw(rle)), dtype=bool)
 
 
+def filled_box(box: NDArray[np.float64], size: tuple[int, int]) -> RLE:
+    """The mask of a box (xyxy), to whole pixels outwards, of an image `(height, width)`."""
+    mask = np.zeros(size, dtype=bool)
+    x0, y0 = np.floor(box[:2]).astype(int)
+    x1, y1 = np.ceil(box[2:]).astype(int)
+    mask[y0:y1, x0:x1] = True
+    return encode_mask(mask)
+
+
+def mask_iou(first: RLE, second: RLE) -> float:
+    """Intersection over union of two masks of one image."""
+    return float(coco_mask.iou([_raw(first)], [_raw(second)], [0])[0, 0])
+
+
 def mask_area(rle: RLE) -> int:
     """Number of pixels inside."""
     return int(coco_mask.area(_raw(rle)))

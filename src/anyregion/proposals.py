@@ -36,13 +36,16 @@ class RegionProposer(Protocol):
         ...
 
 
-def nms(boxes: ArrayLike, scores: ArrayLike, iou: float) -> NDArray[np.int64]:
+def nms(
+    boxes: ArrayLike, scores: ArrayLike, iou: float, *, limit: int | None = None
+) -> NDArray[np.int64]:
     """Greedy non-maximum suppression.
 
     Args:
         boxes: `(N, 4)` xyxy; `N` may be 0.
         scores: `(N,)`; of equal ones the earlier goes first.
         iou: a box is dropped where its IoU with a better kept one is above this.
+        limit: keep no more than so many; None for all.
 
     Returns:
         Positions of the kept boxes, best first.
@@ -56,7 +59,7 @@ def nms(boxes: ArrayLike, scores: ArrayLike, iou: float) -> NDArray[np.int64]:
         raise InputError(f"{len(corners)} boxes but {len(values)} scores")
     left = np.argsort(-values, kind="stable")
     kept: list[int] = []
-    while len(left):
+    while len(left) and (limit is None or len(kept) < limit):
         best, left = left[0], left[1:]
         kept.append(int(best))
         left = left[box_iou(corners[best : best + 1], corners[left])[0] <= iou]

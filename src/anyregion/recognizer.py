@@ -135,7 +135,8 @@ class Recognizer:
                     f"this vocabulary was encoded by {vocabulary.model}, "
                     f"but {self.encoder.name} reads {text.fingerprint}"
                 )
-            if vocabulary.regions not in (None, self.encoder.fingerprint):
+            # a fingerprint may cost a hash over all weights: only pictures need it
+            if vocabulary.regions is not None and vocabulary.regions != self.encoder.fingerprint:
                 raise InputError(
                     f"the pictures of this vocabulary were seen by {vocabulary.regions}, "
                     f"but {self.encoder.name} is {self.encoder.fingerprint}"

@@ -92,7 +92,7 @@ def read_training(config: str | Path, overrides: Sequence[str] = ()) -> Training
     """
     text, where = _text(config)
     values = _mapping(text, where)
-    task = _task(values, overrides, where)
+    task = _task(values, where)
     parser = _parser(task)
     given = {key: value for key, value in values.items() if key != "task"}
     others = [k for k in TASKS if k != task and k in given]
@@ -116,7 +116,7 @@ def read_training(config: str | Path, overrides: Sequence[str] = ()) -> Training
 def explain(config: str | Path) -> str:
     """Every setting that a configuration may have, with its meaning and its default."""
     text, where = _text(config)
-    parser = _parser(_task(_mapping(text, where), (), where))
+    parser = _parser(_task(_mapping(text, where), where))
     return str(parser.format_help())
 
 
@@ -158,7 +158,7 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
     return values
 
 
-def _task(values: dict[str, Any], overrides: Sequence[str], where: str) -> str:
+def _task(values: dict[str, Any], where: str) -> str:
     task = values.get("task")
     if not isinstance(task, str) or task not in TASKS:
         raise InputError(f"{where}: task must be one of {', '.join(TASKS)}, not {task!r}")

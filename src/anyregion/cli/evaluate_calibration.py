@@ -46,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluation.add_unseen_argument(parser)
     shared.add_prompt_arguments(parser)
     shared.add_model_arguments(parser)
-    parser.add_argument(
-        "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
-    )
+    evaluation.add_limit_argument(parser)
     evaluation.add_json_argument(parser)
 
 

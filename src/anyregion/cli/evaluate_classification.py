@@ -14,11 +14,7 @@ from anyregion.cli.exit_codes import FINE, SET_ASIDE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     evaluation.add_data_arguments(parser)
-    parser.add_argument(
-        "--vocabulary",
-        metavar="NAMES_OR_FILE",
-        help="names to choose from (default: the annotations' categories)",
-    )
+    evaluation.add_vocabulary_argument(parser)
     parser.add_argument(
         "--use-masks", action="store_true", help="give the annotations' masks as prompts too"
     )
@@ -26,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_exemplar_arguments(parser)
     shared.add_prompt_arguments(parser)
     shared.add_model_arguments(parser)
-    parser.add_argument(
-        "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
-    )
+    evaluation.add_limit_argument(parser)
     parser.add_argument("--per-class", action="store_true", help="also print each class")
     evaluation.add_json_argument(parser)
 

@@ -25,11 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RESULTS.json",
         help="judge these COCO results; no model is loaded and no image is read",
     )
-    parser.add_argument(
-        "--vocabulary",
-        metavar="NAMES_OR_FILE",
-        help="names to choose from (default: the annotations' categories)",
-    )
+    evaluation.add_vocabulary_argument(parser)
     parser.add_argument(
         "--style",
         choices=["auto", "coco", "lvis"],
@@ -46,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_exemplar_arguments(parser)
     shared.add_prompt_arguments(parser)
     shared.add_model_arguments(parser)
-    parser.add_argument(
-        "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
-    )
+    evaluation.add_limit_argument(parser)
     parser.add_argument(
         "--save", type=Path, metavar="RESULTS.json", help="write the predictions as COCO results"
     )

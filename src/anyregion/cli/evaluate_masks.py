@@ -24,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="of the random pixels (default: 0)"
     )
     shared.add_model_arguments(parser)
-    parser.add_argument(
-        "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
-    )
+    evaluation.add_limit_argument(parser)
     evaluation.add_json_argument(parser)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from anyregion.cli import arguments as shared
+
 
 class Split(Protocol):
     """Figures of seen and unseen classes."""
@@ -33,6 +35,22 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, images_needed: bool =
         required=images_needed,
         metavar="DIR",
         help="the folder of the images",
+    )
+
+
+def add_vocabulary_argument(parser: argparse.ArgumentParser) -> None:
+    """`--vocabulary`."""
+    parser.add_argument(
+        "--vocabulary",
+        metavar="NAMES_OR_FILE",
+        help="names to choose from (default: the annotations' categories)",
+    )
+
+
+def add_limit_argument(parser: argparse.ArgumentParser) -> None:
+    """`--limit`."""
+    parser.add_argument(
+        "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
     )
 
 
@@ -82,7 +100,6 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 def model_and_regions(args: argparse.Namespace) -> tuple[Any, Any]:
     """The recogniser (or what loads it), and the regions, as the evaluators take them."""
     from anyregion import models
-    from anyregion.cli import arguments as shared
     from anyregion.errors import InputError
 
     choice = shared.model_choice(args)

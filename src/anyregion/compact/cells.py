@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from anyregion.proposals import box_iou, nms
 from anyregion.regions import Boxes
 
 LEVELS = (8, 16, 32, 64)
@@ -56,13 +57,9 @@ def best_proposals(
     """
     sides = cells.boxes[:, 2:] - cells.boxes[:, :2]
     usable = np.flatnonzero((cells.scores >= min_score) & (sides >= 1).all(axis=1))
-    order = usable[np.argsort(-cells.scores[usable], kind="stable")][:_CONSIDERED]
-    kept: list[int] = []
-    while len(order) and len(kept) < limit:
-        best, order = int(order[0]), order[1:]
-        kept.append(best)
-        order = order[overlaps(cells.boxes[best], cells.boxes[order]) <= overlap]
-    return cells.boxes[kept].reshape(-1, 4), cells.scores[kept]
+    best = usable[np.argsort(-cells.scores[usable], kind="stable")][:_CONSIDERED]
+    kept = best[nms(cells.boxes[best], cells.scores[best], overlap, limit=limit)]
+    return cells.boxes[kept], cells.scores[kept]
 
 
 def box_of_points(
@@ -97,10 +94,7 @@ def box_of_points(
 
 def overlaps(box: NDArray[np.float64], boxes: Boxes) -> NDArray[np.float64]:
     """Intersection over union of one box with each of others, `(n,)`."""
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    both = np.maximum(sides, 0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    share: NDArray[np.float64] = both / np.maximum(areas - both, 1e-9)
+    share: NDArray[np.float64] = box_iou(box[None], boxes)[0]
     return share
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.eyes import CHANNELS, LONG_SIDE, Eyes
+from anyregion.compact.eyes import CHANNELS, LONG_SIDE, Eyes, EyesMaps
 from anyregion.data.features import Features, to_half
 from anyregion.images import Pixels
 from anyregion.regions import Regions
@@ -50,6 +50,13 @@ class CompactExtractor:
         found = self._eyes.encode(pixels, outputs=tuple(CHANNELS))
         maps = {str(name): to_half(name, values) for name, values in found.maps.items()}
         return {**maps, "span": np.array(found.span, dtype=np.float32)}
+
+
+def stored_maps(features: Features) -> EyesMaps:
+    """What `CompactExtractor` gave of one image, as the eyes would give it: float32 again."""
+    height, width = (float(v) for v in np.asarray(features["span"]).reshape(-1))
+    maps = {name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS}
+    return EyesMaps(maps, (height, width))
 
 
 def _hash_of_eyes() -> str:

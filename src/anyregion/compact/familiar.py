@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class FamiliarWords:
         """As `Words`."""
         return self.words.templates
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Of the text model, the trained names and the handicap."""
         content = [self.words.fingerprint, self.novelty, NEW, KNOWN]

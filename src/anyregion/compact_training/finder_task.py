@@ -15,15 +15,12 @@ from anyregion.compact.framing import frame_factors
 from anyregion.compact_training.export_heads import export_finder
 from anyregion.compact_training.finder import Finder, FinderConfig
 from anyregion.compact_training.finder_objective import finder_losses
-from anyregion.compact_training.frozen_maps import as_maps, channel_statistics, standardise
+from anyregion.compact_training.frozen_maps import as_maps, prepared
 from anyregion.compact_training.head_figures import point_figures, proposal_figures
 from anyregion.compact_training.head_sessions import FinderSession, bare, write_head
 from anyregion.compact_training.photographs import Photographs
 from anyregion.compact_training.row_epochs import RowEpochs, RowsItem
 from anyregion.training.seeds import seed_torch
-
-MEASURED_IMAGES = 64
-"""Images over which the channels' means and deviations are taken."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,8 @@ class FinderTask:
         rows = [photographs.rows(i) for i in range(len(photographs))]
         self._epochs = RowEpochs(rows, at_most=None, seed=seed)
         seed_torch(seed, "finder")
-        head = Finder(self.config.head)
         used = [i for i, found in enumerate(rows) if len(found)]
-        few = used[:: -(-len(used) // MEASURED_IMAGES)]
-        standardise(head, channel_statistics(photographs.reader.read(i) for i in few))
-        # the layout in which a processor's convolutions are fastest
-        self.module: nn.Module = head.to(memory_format=torch.channels_last)
+        self.module: nn.Module = prepared(Finder(self.config.head), photographs.reader, used)
 
     @property
     def items_per_epoch(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyregion.compact.eyes import CHANNELS, MapName
+from anyregion.data.features import FeatureReader
+
+MEASURED_IMAGES = 64
+"""Images over which the channels' means and deviations are taken."""
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def as_maps(features: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -71,6 +77,20 @@ def standardise(module: nn.Module, statistics: Mapping[str, Tensor]) -> None:
     for part in module.modules():
         if isinstance(part, Projection):
             part.set_statistics(statistics)
+
+
+def prepared(head: M, reader: FeatureReader, images: Sequence[int]) -> M:
+    """A fresh head that knows the channels of the data it will learn from.
+
+    Args:
+        head: with its first weights.
+        reader: its frozen maps.
+        images: those that are learned from; means and deviations are taken over some of them.
+    """
+    few = images[:: -(-len(images) // MEASURED_IMAGES)]
+    standardise(head, channel_statistics(reader.read(i) for i in few))
+    # the layout in which a processor's convolutions are fastest
+    return head.to(memory_format=torch.channels_last)
 
 
 def block(width_in: int, width: int, *, stride: int = 1) -> nn.Sequential:

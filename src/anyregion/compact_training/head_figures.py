@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from anyregion.compact.cells import overlaps
 from anyregion.compact.finder import Finder
 from anyregion.compact.masks_from_boxes import MaskHead
 from anyregion.compact_training.photographs import Photographs
 from anyregion.evaluation.calibration_figures import auroc
-from anyregion.masks import RLE, decode_mask
+from anyregion.masks import RLE, decode_mask, mask_iou
 from anyregion.regions import Boxes
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -117,12 +116,6 @@ def count_matched(boxes: Boxes, meant: Boxes, threshold: float) -> int:
         if share[best] >= threshold:
             free[best] = False
     return int((~free).sum())
-
-
-def mask_iou(a: RLE, b: RLE) -> float:
-    """Intersection over union of two masks of one image."""
-    raw = [{"size": m["size"], "counts": m["counts"].encode("ascii")} for m in (a, b)]
-    return float(coco_mask.iou(raw[:1], raw[1:], [0])[0, 0])
 
 
 def _any_pixel(rle: RLE, draw: np.random.Generator) -> NDArray[np.float64]:

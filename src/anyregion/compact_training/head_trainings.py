@@ -9,6 +9,7 @@ from anyregion.compact.masks_from_boxes import MaskHead as Masks
 from anyregion.compact_training.finder_task import FinderTask, FinderTaskConfig
 from anyregion.compact_training.head_sessions import MaskSession, read_mask_head
 from anyregion.compact_training.mask_task import MaskTask, MaskTaskConfig
+from anyregion.compact_training.named_set import check_features
 from anyregion.compact_training.photographs import Photographs
 from anyregion.data.store import Store
 from anyregion.errors import InputError
@@ -100,12 +101,7 @@ def build_finder(settings: FinderSettings, *, loop: LoopConfig) -> FinderTask:
 
 def _stores(train: str, validation: str) -> tuple[Store, Store]:
     found = Store(train, masks=True), Store(validation, masks=True)
-    for store in found:
-        if store.fingerprint != found[0].fingerprint or "eyes" not in store.about.extractor:
-            raise InputError(
-                f"{store.folder}: not the features that compact is trained on; make the store with "
-                "`anyregion cache --model compact`"
-            )
+    check_features(found, found[0])
     if not found[0].about.mirrored:
         raise InputError(f"{train}: made without mirror images; make it anew")
     return found

@@ -14,7 +14,7 @@ from anyregion.compact.eyes import EyesMaps
 from anyregion.compact.framing import frame_factors, frame_of
 from anyregion.compact.masks_from_boxes import MaskHead as Masks
 from anyregion.compact_training.export_heads import export_mask_head
-from anyregion.compact_training.frozen_maps import as_maps, channel_statistics, standardise
+from anyregion.compact_training.frozen_maps import as_maps, prepared
 from anyregion.compact_training.head_figures import mask_figures
 from anyregion.compact_training.head_sessions import MaskSession, bare, write_head
 from anyregion.compact_training.mask_head import MaskHead, MaskHeadConfig
@@ -24,9 +24,6 @@ from anyregion.compact_training.row_epochs import RowEpochs, RowsItem
 from anyregion.errors import InputError
 from anyregion.masks import RLE, decode_mask
 from anyregion.training.seeds import generator, seed_torch
-
-MEASURED_IMAGES = 64
-"""Images over which the channels' means and deviations are taken."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +109,8 @@ class MaskTask:
             without = [photographs.rows(i, with_mask=False) for i in range(len(photographs))]
             self._taught = RowEpochs(without, at_most=self.config.regions, seed=seed, kind="taught")
         seed_torch(seed, "mask head")
-        head = MaskHead(self.config.head)
         used = [i for i, found in enumerate(rows) if len(found)]
-        few = used[:: -(-len(used) // MEASURED_IMAGES)]
-        standardise(head, channel_statistics(photographs.reader.read(i) for i in few))
-        # the layout in which a processor's convolutions are fastest
-        self.module: nn.Module = head.to(memory_format=torch.channels_last)
+        self.module: nn.Module = prepared(MaskHead(self.config.head), photographs.reader, used)
 
     @property
     def items_per_epoch(self) -> int:

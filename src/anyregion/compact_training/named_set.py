@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.compact.eyes import CHANNELS, EyesMaps
+from anyregion.compact.extractor import stored_maps
+from anyregion.compact.eyes import EyesMaps
 from anyregion.compact.words import Words
 from anyregion.data.features import FeatureReader
 from anyregion.data.store import Store
@@ -55,9 +57,7 @@ class NamedSet:
 
     def maps(self, image: int, *, flipped: bool = False) -> EyesMaps:
         """The stored maps of one image, or of its mirror image."""
-        found = self.reader.read(image, flipped=flipped)
-        height, width = (float(v) for v in found["span"])
-        return EyesMaps({n: found[n].astype(np.float32) for n in CHANNELS}, (height, width))
+        return stored_maps(self.reader.read(image, flipped=flipped))
 
 
 def named_set(
@@ -105,11 +105,18 @@ def named_set(
     )
 
 
-def mirrored(boxes: Boxes, width: int) -> Boxes:
-    """Boxes of the mirror image."""
-    flipped = boxes.copy()
-    flipped[:, 0], flipped[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
-    return flipped
+def check_features(stores: Sequence[Store], like: Store) -> None:
+    """Refuse stores whose features are not of compact's eyes, or not of those of `like`.
+
+    Raises:
+        InputError: naming the store.
+    """
+    for store in stores:
+        if store.fingerprint != like.fingerprint or "eyes" not in store.about.extractor:
+            raise InputError(
+                f"{store.folder}: not the features that compact is trained on; make the store with "
+                "`anyregion cache --model compact`"
+            )
 
 
 def jittered(boxes: Boxes, size: tuple[int, int], most: float, draw: np.random.Generator) -> Boxes:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.compact.eyes import CHANNELS, EyesMaps
+from anyregion.compact.extractor import stored_maps
+from anyregion.compact.eyes import EyesMaps
 from anyregion.data.features import FeatureReader
 from anyregion.data.image_files import find_image
 from anyregion.data.mirror import mirror_boxes, mirror_pixels
@@ -35,10 +36,7 @@ class Photographs:
 
     def maps(self, image: int, *, flipped: bool = False) -> EyesMaps:
         """The frozen maps of an image or of its mirror image."""
-        features = self.reader.read(image, flipped=flipped)
-        height, width = (float(v) for v in np.asarray(features["span"]).reshape(-1))
-        maps = {name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS}
-        return EyesMaps(maps, (height, width))
+        return stored_maps(self.reader.read(image, flipped=flipped))
 
     def pixels(self, image: int, *, flipped: bool = False) -> Pixels:
         """The image or its mirror image.

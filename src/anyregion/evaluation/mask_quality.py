@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_masks
 
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.calibration_figures import auroc
 from anyregion.evaluation.walk import Photo, find_files, nothing, walk
 from anyregion.images import size_of
-from anyregion.masks import RLE, decode_mask, mask_box
+from anyregion.masks import RLE, decode_mask, filled_box, mask_area, mask_box, mask_iou
+from anyregion.proposals import box_iou
 from anyregion.recognizer import Recognizer
 from anyregion.region_files import load_regions
 from anyregion.regions import Regions
@@ -166,21 +166,12 @@ def _compared(
     wanted: RLE, found: RLE, box: NDArray[np.float64], quality: float | None
 ) -> tuple[float, float, float, float, float]:
     """IoU of the masks, of the filled box, of the masks' boxes; area; predicted quality or NaN."""
-    truth, made = decode_mask(wanted), decode_mask(found)
-    filled = np.zeros_like(truth)
-    x0, y0 = np.floor(box[:2]).astype(int)
-    x1, y1 = np.ceil(box[2:]).astype(int)
-    filled[y0:y1, x0:x1] = True
-    corners = np.stack([mask_box(wanted), mask_box(found)])
-    corners[:, 2:] -= corners[:, :2]
-    boxes = float(coco_masks.iou(corners[:1], corners[1:], [0])[0, 0])
+    height, width = wanted["size"]
+    filled = filled_box(box, (height, width))
+    boxes = float(box_iou(mask_box(wanted)[None], mask_box(found)[None])[0, 0])
     score = float("nan") if quality is None else quality
-    return _iou(truth, made), _iou(truth, filled), boxes, float(truth.sum()), score
-
-
-def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 0.0
+    ious = mask_iou(wanted, found), mask_iou(wanted, filled)
+    return *ious, boxes, float(mask_area(wanted)), score
 
 
 def _report(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anyregion.images import Pixels, size_of
-from anyregion.masks import RLE, encode_mask
+from anyregion.masks import RLE, filled_box
 from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.scoring import Score
@@ -96,14 +95,6 @@ def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
 def given_masks(regions: Regions, size: tuple[int, int]) -> tuple[RLE, ...]:
     """The regions' own masks; of those without one, the filled box."""
     return tuple(
-        rle if rle is not None else encode_mask(_filled(box, size))
+        rle if rle is not None else filled_box(box, size)
         for rle, box in zip(regions.masks, regions.extents(size), strict=True)
     )
-
-
-def _filled(box: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
-    mask = np.zeros(size, dtype=bool)
-    x0, y0 = np.floor(box[:2]).astype(int)
-    x1, y1 = np.ceil(box[2:]).astype(int)
-    mask[y0:y1, x0:x1] = True
-    return mask

@@ -24,7 +24,7 @@ from anyregion.compact.session import start_session
 from anyregion.compact.words import Words
 from anyregion.compact_training.calibration import fit_scores, held_out_error
 from anyregion.compact_training.config import CompactConfig, NamerObjective
-from anyregion.compact_training.named_set import jittered, mirrored, named_set, random_boxes
+from anyregion.compact_training.named_set import jittered, named_set, random_boxes
 from anyregion.compact_training.namer import Namer, NamerConfig
 from anyregion.compact_training.objective import accuracies, drift, naming_loss
 from anyregion.compact_training.onnx_export import rounded
@@ -32,6 +32,7 @@ from anyregion.compact_training.saving import export_namer, save_namer
 from anyregion.compact_training.saving import load_namer as load_module
 from anyregion.compact_training.task import NamerTask
 from anyregion.data.annotations import Annotations, Categories
+from anyregion.data.mirror import mirror_boxes
 from anyregion.errors import CheckpointError, InputError
 from anyregion.evaluation.calibration_figures import calibration_error
 from anyregion.regions import Regions
@@ -284,7 +285,7 @@ def test_boxes_of_a_step() -> None:
     assert (moved >= 0).all()
     assert (np.abs(moved - boxes) <= 8 + 1e-9).all()
     assert not np.allclose(moved[0], boxes[0])
-    assert mirrored(boxes, 128)[0].tolist() == [88, 0, 128, 40]
+    assert mirror_boxes(boxes, 128)[0].tolist() == [88, 0, 128, 40]
     anywhere = random_boxes(500, SIZE, draw)
     assert (anywhere[:, 2:] - anywhere[:, :2] >= 16 - 1e-9).all()
     assert (anywhere >= 0).all()
