@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from anyregion.errors import InputError
 from anyregion.files import read_text
 from anyregion.training.config import LoopConfig
+from anyregion.training.run_folder import flat
 from anyregion.training.task import Task
 
 
@@ -29,17 +31,24 @@ class TaskKind:
 
     Attributes:
         settings: its dataclass.
-        build: `build(settings, *, loop: LoopConfig) -> Task`.
+        build: `build(settings, *, loop: LoopConfig) -> Task`; may take more, see `Training.build`.
+        may_change: its settings that change nothing that is learned: a run goes on with others.
     """
 
     settings: str
     build: str
+    may_change: tuple[str, ...] = ()
 
 
 TASKS = {
     "regionspot": TaskKind(
         "anyregion.regionspot.training.config:RegionSpotConfig",
         "anyregion.regionspot.training.build:build",
+    ),
+    "r2o": TaskKind(
+        "anyregion.r2o.training.config:R2OConfig",
+        "anyregion.r2o.training.build:build",
+        ("cache", "workers", "shown", "terms", "checkpoint_epochs", "max_broken"),
     ),
     "compact": TaskKind(
         "anyregion.compact_training.config:CompactConfig",
@@ -70,29 +79,44 @@ class Training:
     loop: LoopConfig
     settings: Any
 
-    def build(self) -> Task:
-        """Make the task: opens the data, loads the models."""
-        task: Task = _load(TASKS[self.task].build)(self.settings, loop=self.loop)
+    def build(self, **more: Any) -> Task:
+        """Make the task: opens the data, loads the models.
+
+        Args:
+            more: what else this task's `build` takes, such as `progress`.
+        """
+        task: Task = _load(TASKS[self.task].build)(self.settings, loop=self.loop, **more)
         return task
+
+    @property
+    def may_change(self) -> frozenset[str]:
+        """For `training.loop.fit`."""
+        return frozenset(f"{self.task}.{name}" for name in TASKS[self.task].may_change)
 
     def own_settings(self) -> dict[str, Any]:
         """The task's part of `config.yaml`."""
         return {"task": self.task, self.task: asdict(self.settings)}
 
 
-def read_training(config: str | Path, overrides: Sequence[str] = ()) -> Training:
+def read_training(
+    config: str | Path, overrides: Sequence[str] = (), *, task: str | None = None
+) -> Training:
     """Read a YAML file, or a packaged recipe by its name.
 
     Args:
         config: path or name.
         overrides: as on a command line: `["--optimizer.lr", "1e-4"]`.
+        task: the only one that will do; None for any.
 
     Raises:
-        InputError: no such file or recipe, malformed YAML, unknown keys or values (names them).
+        InputError: no such file or recipe, malformed YAML, unknown keys or values (names them),
+            or another task than `task`.
     """
     text, where = _text(config)
     values = _mapping(text, where)
-    task = _task(values, where)
+    wanted, task = task, _task(values, where)
+    if wanted not in (None, task):
+        raise InputError(f"{where}: is of the task {task}, not {wanted}")
     parser = _parser(task)
     given = {key: value for key, value in values.items() if key != "task"}
     others = [k for k in TASKS if k != task and k in given]
@@ -114,9 +138,12 @@ def read_training(config: str | Path, overrides: Sequence[str] = ()) -> Training
 
 
 def explain(config: str | Path) -> str:
-    """Every setting that a configuration may have, with its meaning and its default."""
+    """Every setting that a configuration may have, with its meaning, and its value there."""
     text, where = _text(config)
-    parser = _parser(_task(_mapping(text, where), where))
+    values = _mapping(text, where)
+    parser = _parser(_task(values, where))
+    with suppress(KeyError):  # a key that nobody knows is an error when it is read, not here
+        parser.set_defaults(flat({k: v for k, v in values.items() if k != "task"}))
     return str(parser.format_help())
 
 
@@ -141,9 +168,12 @@ def _text(config: str | Path) -> tuple[str, str]:
     path = Path(config)
     if path.is_file():
         return read_text(path), str(path)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml") and (
+        path.name != str(config) or path.stem not in recipes()
+    ):
         raise InputError(f"{path}: there is no such file")
-    return recipe(str(config)), f"recipe {config}"
+    name = str(config).removesuffix(".yaml")
+    return recipe(name), f"recipe {name}"
 
 
 def _mapping(text: str, where: str) -> dict[str, Any]:

@@ -45,12 +45,27 @@ COMMANDS = {
     "evaluate calibration": Command(
         "anyregion.cli.evaluate_calibration", "whether scores can be trusted, and refusing works"
     ),
+    "evaluate knn": Command(
+        "anyregion.cli.evaluate_knn", "a backbone: images named by their nearest neighbours"
+    ),
+    "evaluate linear": Command(
+        "anyregion.cli.evaluate_linear", "a backbone: a linear classifier on its frozen features"
+    ),
+    "evaluate discovery": Command(
+        "anyregion.cli.evaluate_discovery", "a backbone: its features clustered, against masks"
+    ),
     "cache": Command(
         "anyregion.cli.cache", "frozen features of annotated images, computed once for training"
     ),
     "train": Command("anyregion.cli.train", "train RegionSpot's module, or the built-in model's"),
+    "pretrain": Command(
+        "anyregion.cli.pretrain", "learn a backbone from images without labels (R2O)"
+    ),
     "data check": Command("anyregion.cli.data_check", "what is wrong with annotated images"),
     "convert": Command("anyregion.cli.convert", "a published RegionSpot checkpoint to safetensors"),
+    "export": Command(
+        "anyregion.cli.export", "a backbone for torchvision, timm, Hugging Face or detectron2"
+    ),
     "models": Command("anyregion.cli.models", "models and vocabularies, and which are here"),
     "doctor": Command("anyregion.cli.doctor", "check this installation"),
 }

@@ -12,15 +12,21 @@ Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW. The defaults are RegionSpot's.
+    """AdamW or LARS. The defaults are RegionSpot's.
 
     Attributes:
         lr: learning rate, where the schedule's factor is 1.
-        weight_decay: decoupled, per step times the rate.
-        betas: of the two moments.
-        eps: added to the root of the second moment.
+        weight_decay: decoupled, per step times the rate; LARS adds it to the gradient.
+        betas: AdamW's, of the two moments.
+        eps: AdamW's, added to the root of the second moment.
         decay_all: False spares biases, norms and every other parameter of fewer than two
-            dimensions the decay; True is RegionSpot's published way.
+            dimensions the decay, and LARS's trust ratio too; True is RegionSpot's published way.
+        kind: `adamw` or `lars`.
+        momentum: LARS's.
+        eta: LARS's trust coefficient.
+        decay_also: names of parameters, or what they end in behind a dot, that are not spared
+            though they have fewer than two dimensions (published R2O: the weight of the stem's
+            BatchNorm).
     """
 
     lr: float = 2.5e-5
@@ -28,8 +34,14 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     decay_all: bool = True
+    kind: Literal["adamw", "lars"] = "adamw"
+    momentum: float = 0.9
+    eta: float = 0.001
+    decay_also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.kind not in ("adamw", "lars"):
+            raise InputError(f"optimizer.kind: {self.kind!r} is not adamw or lars")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"optimizer.lr must be above 0, not {self.lr}")
         if not 0 <= self.weight_decay < float("inf"):
@@ -38,6 +50,12 @@ class OptimizerConfig:
             raise InputError(f"optimizer.betas must lie in 0 to 1, below 1: {self.betas}")
         if not 0 < self.eps < float("inf"):
             raise InputError(f"optimizer.eps must be above 0, not {self.eps}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"optimizer.momentum must lie in 0 to 1, below 1: {self.momentum}")
+        if not 0 < self.eta < float("inf"):
+            raise InputError(f"optimizer.eta must be above 0, not {self.eta}")
+        if self.decay_also and self.decay_all:
+            raise InputError("optimizer.decay_also says nothing where decay_all is true")
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ class ScheduleConfig:
         kind: `constant`; `step`, times `gamma` at each milestone; `cosine`, from 1 after the
             warm-up to `final` behind the last step.
         warmup_steps: length of the linear warm-up; 0 for none.
-        warmup_from: factor at step 0.
+        warmup_from: factor at step 0; 0.0 to begin from nothing (published R2O).
         milestones: for `step`, the first steps of each lower rate.
         gamma: for `step`.
         final: for `cosine`.
@@ -66,6 +84,8 @@ class ScheduleConfig:
             raise InputError(f"schedule.kind: {self.kind!r} is not constant, step or cosine")
         if self.warmup_steps < 0:
             raise InputError(f"schedule.warmup_steps must not be negative: {self.warmup_steps}")
+        if not 0 <= self.warmup_from < float("inf"):
+            raise InputError(f"schedule.warmup_from must not be negative: {self.warmup_from}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise InputError(f"schedule.milestones must rise: {self.milestones}")
         if self.milestones and self.kind != "step":

@@ -45,6 +45,12 @@ class Log:
             for name, value in values.items():
                 self._events.add_scalar(f"{group or 'train'}/{name}", value, step)
 
+    def warn(self, step: int, text: str) -> None:
+        """One line with a warning."""
+        with writing(self.path):
+            self._file.write(json.dumps({"step": step, "warning": text}) + "\n")
+            self._file.flush()
+
     def picture(self, step: int, name: str, picture: Pixels) -> None:
         """Show a picture in TensorBoard."""
         if self._events is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,12 @@ from anyregion.training.report import TrainingReport
 from anyregion.training.run_folder import RunFolder, last_checkpoint
 from anyregion.training.step import Stepper, StepResult
 from anyregion.training.stopping import listening
-from anyregion.training.task import About, Pictured, Task
+from anyregion.training.task import About, Advising, Paced, Pictured, Task
 from anyregion.vocabulary import Progress
+
+
+class TrainingWarning(UserWarning):
+    """A training goes wrong by its figures; it goes on."""
 
 
 @dataclass
@@ -78,6 +83,7 @@ def fit(
     *,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    may_change: Collection[str] = (),
     progress: Progress | None = None,
 ) -> TrainingReport:
     """Train, or go on where the same call was ended, by whatever means.
@@ -93,6 +99,8 @@ def fit(
         settings: what else makes the run what it is, plain values; goes into `config.yaml`. A run
             goes on only with the same.
         overwrite: begin anew where a run lies.
+        may_change: those of `settings` that change nothing that is learned, as `task.name`: a run
+            goes on with others.
         progress: told `(steps done, steps to do)` of this call.
 
     Raises:
@@ -101,6 +109,8 @@ def fit(
         AnyRegionError: a loss or gradient that is not finite; a full disk.
     """
     out = Path(out)
+    if isinstance(task, Paced):
+        config = task.pace(config)
     fabric, scaler = start(config)
     optimizer = build_optimizer(task.module, config.optimizer)
     module, wrapped = fabric.setup(task.module, optimizer)
@@ -109,7 +119,7 @@ def fit(
     folder = None
     if fabric.is_global_zero:
         everything = {**(settings or {}), **asdict(config)}
-        folder = RunFolder(out, everything, overwrite=overwrite)
+        folder = RunFolder(out, everything, overwrite=overwrite, may_change=may_change)
     try:
         fabric.barrier()
         state = _State()
@@ -234,6 +244,11 @@ class _Run:
         state.validation = figures
         if figures and self.log is not None:
             self.log.write(state.step, figures, group="validation")
+        if isinstance(self.task, Advising):
+            for text in self.task.advise(figures):
+                warnings.warn(f"step {state.step}: {text}", TrainingWarning, stacklevel=2)
+                if self.log is not None:
+                    self.log.warn(state.step, text)
         if config.best is None:
             return
         if config.best not in figures:

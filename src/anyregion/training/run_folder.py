@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,7 @@ import yaml
 
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.files import atomic_path, write_json, writing
-from anyregion.training.config import MAY_CHANGE
+from anyregion.training.config import MAY_CHANGE, LoopConfig
 from anyregion.training.surroundings import environment, repositories
 
 CONFIG = "config.yaml"
@@ -41,6 +42,7 @@ class RunFolder:
         path: made if it is missing.
         settings: plain values, as they go into `config.yaml`.
         overwrite: drop what an earlier run left.
+        may_change: settings of the task that may differ when a run goes on, as `task.name`.
 
     Raises:
         InputError: another configuration was trained there (names the keys), or files of something
@@ -48,11 +50,18 @@ class RunFolder:
         AnyRegionError: another process trains there now, or it cannot be written.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        may_change: Collection[str] = (),
+    ) -> None:
         self.path = path
         self._lock: IO[bytes] | None = None
         with writing(path):
-            _check(path, settings, overwrite)
+            _check(path, settings, overwrite, may_change)
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
             if overwrite:
@@ -77,13 +86,20 @@ def last_checkpoint(path: Path) -> Path:
     return path / "checkpoints" / "last.safetensors"
 
 
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The settings that differ, as `key: old -> new`, but for those that may."""
-    new, old = _flat(plain(ours)), _flat(plain(theirs))
+def differing(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], may_change: Collection[str] = ()
+) -> list[str]:
+    """The settings that differ, as `key: old -> new`, but for those that may.
+
+    A setting of the loop that an old run does not know came later: the run had its default.
+    """
+    new, old = flat(plain(ours)), flat(plain(theirs))
+    usual = flat(plain(asdict(LoopConfig())))
+    old = {key: value for key, value in usual.items() if key in new} | old
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
         for key in sorted(new.keys() | old.keys())
-        if key not in MAY_CHANGE and new.get(key) != old.get(key)
+        if key not in MAY_CHANGE and key not in may_change and new.get(key) != old.get(key)
     ]
 
 
@@ -96,17 +112,20 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings as `outer.inner`."""
+    found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
 
 
-def _check(path: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+def _check(
+    path: Path, settings: Mapping[str, Any], overwrite: bool, may_change: Collection[str]
+) -> None:
     if not path.exists():
         return
     if not path.is_dir():
@@ -130,7 +149,7 @@ def _check(path: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         raise InputError(
             f"{path / CONFIG}: not the settings of a training; --overwrite starts anew"
         )
-    if changed := differing(settings, before):
+    if changed := differing(settings, before, may_change):
         raise InputError(
             f"{path}: was trained with other settings ({'; '.join(changed)}). Give another folder, "
             "or --overwrite to start anew there"

@@ -18,7 +18,7 @@ from anyregion.training.optimizers import set_rate
 from anyregion.training.reading import StepExamples
 from anyregion.training.schedules import rate_factor
 from anyregion.training.seeds import seed_torch
-from anyregion.training.task import Task
+from anyregion.training.task import Stepwise, Task
 
 DESCENDED = "loss"
 
@@ -68,13 +68,14 @@ class Stepper:
         """
         config = self.config
         seed_torch(config.seed, "step", read.step, self.fabric.global_rank)
+        scale = self.task.begin(read.step) if isinstance(self.task, Stepwise) else 1.0
         names, table, stopped = self._descend(read, stop)
         broken = ~table.isfinite()
         if bool(broken.any()):
             bad = broken.any(dim=1).nonzero()[:, 0].tolist()
             what = ", ".join(names[i] for i in broken.any(dim=0).nonzero()[:, 0].tolist())
             raise self._not_finite(read, bad, what)
-        lr = config.optimizer.lr * rate_factor(config.schedule, read.step, config.steps)
+        lr = config.optimizer.lr * rate_factor(config.schedule, read.step, config.steps) * scale
         set_rate(self.optimizer.optimizer, lr)
         norm = self._shortened()
         overflow = not norm < float("inf")

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from anyregion.images import Pixels
+from anyregion.training.config import LoopConfig
 
 
 class Task(Protocol):
@@ -69,4 +70,31 @@ class Pictured(Protocol):
 
     def pictures(self, module: nn.Module) -> Mapping[str, Pixels]:
         """A few pictures by name, always of the same images."""
+        ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A task that counts in epochs, where the loop counts steps."""
+
+    def pace(self, config: LoopConfig) -> LoopConfig:
+        """The loop's settings, with what the task decides filled in."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A task whose losses depend on where the training stands."""
+
+    def begin(self, step: int) -> float:
+        """Called before the losses of `step`; returns what the learning rate is multiplied by."""
+        ...
+
+
+@runtime_checkable
+class Advising(Protocol):
+    """A task that can tell from its figures that a training goes wrong."""
+
+    def advise(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """What is wrong by the figures of `validate`, and what may help; empty if nothing is."""
         ...

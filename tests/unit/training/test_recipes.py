@@ -19,8 +19,25 @@ REGIONSPOT = {
 
 def test_every_packaged_recipe_parses() -> None:
     for name in recipes():
-        task = "regionspot" if name.startswith("regionspot") else name.removesuffix("_teacher")
+        task = name.removesuffix("_teacher")
+        task = next((t for t in ("regionspot", "r2o") if name.startswith(t)), task)
         assert read_training(name).task == task
+        assert read_training(f"{name}.yaml").task == task
+
+
+def test_the_published_recipe_of_r2o() -> None:
+    training = read_training("r2o-resnet50-imagenet300.yaml")
+    loop, own = training.loop, training.settings
+    assert (own.backbone, own.epochs, own.warmup_epochs, own.batch) == (
+        "torchvision/resnet50", 300, 3, 4096,
+    )  # fmt: skip
+    assert (own.curriculum.kind, own.curriculum.values) == ("cosine", (128, 4))
+    assert (own.views.size, own.prior.kind, own.prior.segments) == (224, "slic", 100)
+    assert (own.heads.hidden, own.heads.out, own.momentum, own.rate_per) == (4096, 256, 0.99, None)
+    assert (own.method.scope, own.method.published) == ("batch", False)
+    lars = loop.optimizer
+    assert (lars.kind, lars.lr, own.base_batch, lars.weight_decay) == ("lars", 0.3, 256, 1e-6)
+    assert (lars.momentum, lars.eta, lars.decay_all) == (0.9, 0.001, False)
 
 
 def test_the_recipe_of_the_built_in_model() -> None:
@@ -88,7 +105,7 @@ GOOD = "task: regionspot\nregionspot: {data: [{store: here}]}\n"
         ("task: regionspot\n", "name at least one data set"),
         ("task: regionspot\nregionspot: {data: [{ratio: 2}]}\n", "a data set needs a store"),
         ("task: regionspot\nregionspot: {data: [{store: a, size: 2}]}\n", "size"),
-        ("task: horoscope\n", "task must be one of regionspot, compact"),
+        ("task: horoscope\n", "task must be one of regionspot, r2o, compact"),
         ("steps: 3\n", "task must be one of"),
         ("task: [\n", "malformed YAML at line 2"),
         ("- 3\n", "not a list of settings"),

@@ -1,0 +1,200 @@
+"""R2O against its own special cases and random weights, at equal budget, on the shared photographs.
+
+    python benchmarks/r2o_comparison.py --shared ../shared --work runs/r2o
+
+Trains R2O, fixed superpixels (DetCon-like), one mask per image (BYOL) and the reversed curriculum
+with the same recipe, images, epochs and seeds, on `shared/data`'s unlabelled photographs and COCO's
+training part. Then every backbone, and random weights of the same seeds, are judged on photographs
+that none has seen: k-NN and a linear probe on class folders, discovery on COCO's masks. Prints a
+table; keeps everything below `--work`. The same command goes on where it was ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+NOWHERE = "[9999]"  # more clusters than there may be: the prior's segments are the regions
+VARIANTS = {
+    "R2O": (),
+    "fixed superpixels": ("--r2o.curriculum.kind", "constant", "--r2o.curriculum.values", NOWHERE),
+    "one mask per image": (
+        "--r2o.prior.kind", "whole",
+        "--r2o.curriculum.kind", "constant", "--r2o.curriculum.values", NOWHERE,
+    ),
+    "reversed curriculum": ("--r2o.curriculum.values", "reversed"),
+}  # fmt: skip
+RANDOM = "random weights"
+UNLABELLED = (
+    "imagenette/train",
+    "caltech101/train",
+    "imagenet-1-per-class",
+    "cub200-2010-first10/train",
+)
+
+
+def anyregion(*words: str, threads: int, log: Path | None = None) -> str:
+    """Run the command as a user would, with so many threads; its standard output."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "anyregion", *words]
+    with (log or Path(os.devnull)).open("a") as errors:
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
+        )
+    if done.returncode not in (0, 3):  # 3: an image was set aside
+        sys.exit(f"{' '.join(words)}: exit code {done.returncode}; see {log}")
+    return done.stdout
+
+
+def gather(shared: Path, folder: Path) -> Path:
+    """Links to every photograph that is trained on; none of them is judged on."""
+    data = shared / "data"
+    found = [p for part in UNLABELLED for p in (data / "unlabelled" / part).rglob("*")]
+    found = [p for p in found if p.suffix.lower() in (".jpg", ".jpeg")]
+    listed = json.loads((data / "coco/annotations/instances_train.json").read_text())["images"]
+    found += [data / "coco/images" / image["file_name"] for image in listed]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(found):
+        name = "-".join(path.relative_to(data).parts)
+        if not (folder / name).exists():
+            (folder / name).symlink_to(path.resolve())
+    return folder
+
+
+def settings(variant: str, args: argparse.Namespace) -> list[str]:
+    """What a variant's run is given beside the recipe."""
+    words = list(VARIANTS[variant])
+    if variant == "reversed curriculum":
+        words[-1] = f"[{args.fewest}, {args.most}]"
+    elif variant == "R2O":
+        words = ["--r2o.curriculum.values", f"[{args.most}, {args.fewest}]"]
+    return [*words, "--r2o.epochs", str(args.epochs), "--device", args.device, *args.setting]
+
+
+def train(variant: str, seed: int, images: Path, args: argparse.Namespace) -> Path:
+    """Pretrain, or go on; the folder of the backbone."""
+    run = args.work / f"{variant.replace(' ', '-').lower()}-{seed}"
+    if not (run / "model" / "backbone.json").is_file():
+        anyregion(
+            "pretrain", str(images), "--out", str(run), "--config", args.config,
+            "--seed", str(seed), "--r2o.cache", str(args.work / "priors"),
+            *settings(variant, args), threads=args.threads, log=args.work / f"{run.name}.log",
+        )  # fmt: skip
+    return run / "model"
+
+
+def judgements(shared: Path, size: int) -> dict[str, Sequence[str]]:
+    """What every backbone is asked, by the name of its figures."""
+    folders, coco = shared / "data" / "unlabelled", shared / "data" / "coco"
+
+    def classes(name: str) -> list[str]:
+        return [str(folders / name / part) for part in ("train", "val")]
+
+    masks = [str(coco / "annotations/instances_val_masks.json"), str(coco / "images")]
+    return {
+        "knn imagenette": ("knn", *classes("imagenette"), "--size", str(size)),
+        "knn caltech101": ("knn", *classes("caltech101"), "--size", str(size)),
+        "linear imagenette": ("linear", *classes("imagenette"), "--size", str(size)),
+        "discovery": ("discovery", *masks),
+        "discovery last": ("discovery", *masks, "--layer", "last"),
+        "foreground": ("discovery", *masks, "--foreground"),
+    }
+
+
+def judge(name: str, seed: int, backbone: Sequence[str], args: argparse.Namespace) -> None:
+    """Ask everything that was not asked yet; one JSON file an answer."""
+    for question, words in judgements(args.shared, args.size).items():
+        path = args.work / "figures" / f"{name}-{seed}-{question}.json".replace(" ", "-")
+        if path.is_file():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        answer = anyregion(
+            "evaluate", *words, "--backbone", *backbone, "--seed", str(seed), "--json",
+            threads=args.threads, log=args.work / "judging.log",
+        )  # fmt: skip
+        json.loads(answer)
+        partial = path.with_suffix(".part")
+        partial.write_text(answer)
+        partial.replace(path)
+
+
+FIGURES = {
+    "knn imagenette": "top1",
+    "knn caltech101": "top1",
+    "linear imagenette": "top1",
+    "discovery": "mean_iou",
+    "discovery last": "mean_iou",
+    "foreground": "mean_iou",
+}
+
+
+def rows(args: argparse.Namespace) -> Iterator[str]:
+    """The table, as Markdown: the mean over the seeds that are there, and each of them."""
+    yield "| | seeds | " + " | ".join(FIGURES) + " |"
+    yield "| --- | --- |" + " --- |" * len(FIGURES)
+    for name in (RANDOM, *VARIANTS):
+        cells, count = [], 0
+        for question, figure in FIGURES.items():
+            stem = f"{name}-*-{question}.json".replace(" ", "-")
+            paths = sorted((args.work / "figures").glob(stem))
+            values = [_figure(json.loads(path.read_text()), figure) for path in paths]
+            count = max(count, len(values))
+            single = " ".join(f"{100 * value:.1f}" for value in values)
+            cells.append(f"**{100 * mean(values):.1f}** ({single})" if values else "-")
+        yield f"| {name} | {count} | " + " | ".join(cells) + " |"
+
+
+def _figure(answer: dict[str, Any], name: str) -> float:
+    return float(answer.get("figures", answer)[name])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shared", type=Path, required=True, help="the folder of shared data")
+    parser.add_argument("--work", type=Path, required=True, help="runs, caches, figures")
+    parser.add_argument("--config", default="r2o-small", help="the recipe (default: r2o-small)")
+    parser.add_argument("--epochs", type=float, default=12, help="of every run (default: 12)")
+    parser.add_argument("--most", type=int, default=64, help="regions of the curriculum's start")
+    parser.add_argument("--fewest", type=int, default=4, help="and of its end")
+    parser.add_argument("--size", type=int, default=96, help="side of the images of k-NN, linear")
+    parser.add_argument("--seeds", type=int, default=2, help="of R2O and of fixed superpixels")
+    parser.add_argument("--other-seeds", type=int, default=1, help="of the others")
+    parser.add_argument("--at-once", type=int, default=2, help="runs beside each other")
+    parser.add_argument("--threads", type=int, default=1, help="of each of them")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--setting", nargs=argparse.REMAINDER, default=[], help="more, for all")
+    args = parser.parse_args()
+    images = gather(args.shared, args.work / "images")
+    # the rivals' first seeds come first: what is interrupted is comparable
+    runs = [(v, s) for s in range(args.seeds) for v in ("R2O", "fixed superpixels")]
+    others = [v for v in VARIANTS if v not in ("R2O", "fixed superpixels")]
+    runs[2:2] = [(v, s) for s in range(args.other_seeds) for v in others]
+
+    def one(run: tuple[str, int]) -> None:
+        judge(*run, [str(train(*run, images, args))], args)
+
+    def blank(seed: int) -> None:
+        judge(RANDOM, seed, ["torchvision/resnet18"], args)
+
+    with ThreadPoolExecutor(args.at_once) as pool:
+        waiting = [pool.submit(one, run) for run in runs]
+        waiting += [pool.submit(blank, seed) for seed in range(args.seeds)]
+        for done in waiting:
+            done.result()
+    table = "\n".join(rows(args))
+    (args.work / "table.md").write_text(table + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Image networks without their classifiers: built, read at two depths, loaded, saved, exported."""

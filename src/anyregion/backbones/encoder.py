@@ -1,0 +1,92 @@
+"""An image network without its classifier, read at two depths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Run: TypeAlias = Callable[[nn.Module, Tensor, bool], Tensor]
+"""`run(body, images, early)`: the feature map `(B, C, h, w)`, the earlier one if `early`."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a feature map is like.
+
+    Attributes:
+        width: channels.
+        height_width: rows and columns.
+    """
+
+    width: int
+    height_width: tuple[int, int]
+
+
+class Encoder(nn.Module):
+    """A backbone: `encoder(images)` for its last feature map, `encoder.early(images)` for one
+    before.
+
+    ResNets and ConvNeXts are read behind their fourth stage (stride 32) and their third (stride
+    16). A plain ViT has one stride: both are read there, the early one two thirds up.
+
+    Args:
+        name: `torchvision/resnet50`, `timm/vit_small_patch16_224`.
+        body: the library's own module, under the library's own parameter names, without what only
+            its classifier needs.
+        run: how it is read.
+        size: side of the images that it is built for, in pixels.
+        mean, std: of RGB in 0 to 1, by which the images are to be normalised.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        body: nn.Module,
+        run: Run,
+        *,
+        size: int = 224,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.body = body
+        self.size = size
+        self.mean, self.std = mean, std
+        self._run = run
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(B, 3, H, W)` normalised images to `(B, width, h, w)`.
+
+        Raises:
+            InputError: a ViT's images whose sides are no multiple of its patch.
+        """
+        return self._run(self.body, images, False)
+
+    def early(self, images: Tensor) -> Tensor:
+        """`(B, 3, H, W)` to `(B, early width, h, w)`. What lies deeper is not run: it costs
+        nothing, and its BatchNorms do not see the images."""
+        return self._run(self.body, images, True)
+
+    @torch.no_grad()
+    def grid(self, size: int | tuple[int, int], *, early: bool = False) -> Grid:
+        """Width and extent of a feature map of images of `size`, found by trying.
+
+        Its BatchNorms keep what they have counted.
+        """
+        height, width = (size, size) if isinstance(size, int) else size
+        parameter = next(self.parameters())
+        blank = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        found = self._run(self.body, blank, early)
+        for module in training:
+            module.training = True
+        return Grid(found.shape[1], (found.shape[2], found.shape[3]))

@@ -1,0 +1,58 @@
+"""Position embeddings of plain ViTs: brought to another grid."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from anyregion.errors import InputError
+
+
+def early_depth(blocks: int) -> int:
+    """After how many of a ViT's blocks the early map is read: two thirds."""
+    return max(1, blocks * 2 // 3)
+
+
+def patch_grid(height: int, width: int, patch: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches.
+
+    Raises:
+        InputError: the sides are no multiple of the patch's.
+    """
+    rows, columns = height // patch[0], width // patch[1]
+    if rows * patch[0] != height or columns * patch[1] != width or not rows * columns:
+        raise InputError(
+            f"images of {height} x {width} pixels: this ViT takes multiples of its patch, "
+            f"{patch[0]} x {patch[1]}; {max(1, rows) * patch[0]} x {max(1, columns) * patch[1]} "
+            "would do"
+        )
+    return rows, columns
+
+
+def resized_places(places: Tensor, grid: tuple[int, int], *, prefix: int) -> Tensor:
+    """`(1, prefix + n, D)` for a square grid to `(1, prefix + rows * columns, D)`.
+
+    Bicubic with antialiasing; the first `prefix` (class token, registers) stay.
+
+    Raises:
+        ValueError: `n` is no square.
+    """
+    count = places.shape[1] - prefix
+    if count == grid[0] * grid[1] and grid[0] == grid[1]:
+        return places
+    if not _is_square(count):
+        raise ValueError(f"{count} positions are no square grid")
+    side = math.isqrt(count)
+    square = places[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    moved = interpolate(
+        square.float(), size=grid, mode="bicubic", align_corners=False, antialias=True
+    )
+    rest = moved.flatten(2).transpose(1, 2).to(places.dtype)
+    return torch.cat([places[:, :prefix], rest], dim=1)
+
+
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count

@@ -1,0 +1,241 @@
+"""R2O's published training checkpoints: their names and ours.
+
+A published file is `{"config", "epoch", "steps", "model", "optimizer", "amp"}`. Below `model`, each
+name may begin with `module.`; the trunk of the target is there a second time, as `_fpn.*`. The
+optimiser's state and the configuration are left aside.
+
+| published | `r2o.model.Networks` |
+| --- | --- |
+| `online_network.encoder.{0,1,4..7}.*` | `online.encoder.body.{conv1,bn1,layer1..4}.*` |
+| `online_network.projetion.{l1,bn1,l2}.*` (sic) | `online.projector.{hidden,norm,output}.*` |
+| `target_network.*` | `target.*` |
+| `predictor.predictor.{l1,bn1,l2}.*` | `predictor.{hidden,norm,output}.*` |
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anyregion.backbones.loading import build_encoder
+from anyregion.backbones.names import family_of
+from anyregion.errors import CheckpointError
+from anyregion.r2o.model import Networks
+from anyregion.weight_files import compare_shapes, read_state_dict
+
+_BRANCHES = {"online_network": "online", "target_network": "target"}
+_TRUNK = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+_HEAD = {"l1": "hidden", "bn1": "norm", "l2": "output"}
+_DUPLICATE = "_fpn."
+
+_DEPTHS: dict[tuple[str, tuple[int, ...]], str] = {
+    ("basic", (2, 2, 2, 2)): "resnet18",
+    ("basic", (3, 4, 6, 3)): "resnet34",
+    ("bottleneck", (3, 4, 6, 3)): "resnet50",
+    ("bottleneck", (3, 4, 23, 3)): "resnet101",
+    ("bottleneck", (3, 8, 36, 3)): "resnet152",
+}
+
+
+@dataclass(frozen=True)
+class R2OSizes:
+    """What the shapes of a checkpoint say.
+
+    Attributes:
+        backbone: torchvision's name, `resnet50`.
+        width: of the encoder's output.
+        hidden, out: of projector and predictor.
+    """
+
+    backbone: str
+    width: int
+    hidden: int
+    out: int
+
+
+@dataclass(frozen=True, eq=False)
+class PublishedCheckpoint:
+    """A published training checkpoint.
+
+    Attributes:
+        state: in the names of `Networks`.
+        sizes: as the shapes state them.
+        epoch, steps: how long it was trained; None where the file does not say.
+    """
+
+    state: dict[str, Tensor]
+    sizes: R2OSizes
+    epoch: int | None
+    steps: int | None
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published names to those of `Networks`. `module.` and the second trunk `_fpn.*` are dropped.
+
+    Raises:
+        CheckpointError: a name that is not of the published layout.
+    """
+    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    named = {name: _ours(name) for name in plain if not name.startswith(_DUPLICATE)}
+    if unknown := [name for name, ours in named.items() if ours is None]:
+        raise CheckpointError(
+            f"not the names of a published R2O checkpoint: {', '.join(unknown[:4])}"
+        )
+    return {ours: plain[name] for name, ours in named.items() if ours is not None}
+
+
+def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of `Networks` with a torchvision ResNet to published ones, without `module.`.
+
+    Raises:
+        CheckpointError: a name that has no published one (another backbone).
+    """
+    names = published_names(state)
+    return {names[name]: tensor for name, tensor in state.items()}
+
+
+def published_names(state: Networks | Iterable[str]) -> dict[str, str]:
+    """Each name of `Networks` (parameters and buffers) with its published one.
+
+    Raises:
+        CheckpointError: as `to_published`.
+    """
+    listed = list(state.state_dict() if isinstance(state, nn.Module) else state)
+    named = {name: _theirs(name) for name in listed}
+    if unknown := [name for name, theirs in named.items() if theirs is None]:
+        raise CheckpointError(
+            "published R2O checkpoints are of ResNets only; they have no name for "
+            f"{', '.join(unknown[:4])}"
+        )
+    return {name: theirs for name, theirs in named.items() if theirs is not None}
+
+
+def sizes_of(state: Mapping[str, Tensor]) -> R2OSizes:
+    """Architecture and widths from the shapes of a state in the names of `Networks`.
+
+    Raises:
+        CheckpointError: parts are missing, or the backbone is no plain ResNet that is known.
+    """
+    body = "online.encoder.body."
+    trunk = {n.removeprefix(body): t for n, t in state.items() if n.startswith(body)}
+    if family_of("torchvision", trunk) is None:
+        raise CheckpointError("holds no ResNet as the online network's encoder")
+    kind = "bottleneck" if "layer1.0.conv3.weight" in trunk else "basic"
+    depths = tuple(
+        len({name.split(".")[1] for name in trunk if name.startswith(f"layer{stage}.")})
+        for stage in (1, 2, 3, 4)
+    )
+    backbone = _DEPTHS.get((kind, depths))
+    heads = ("online.projector.hidden.weight", "online.projector.output.weight")
+    if backbone is None or any(name not in state or state[name].ndim != 2 for name in heads):
+        raise CheckpointError(
+            f"holds {kind} blocks, {depths} of them, which is no ResNet that is known, or a "
+            "projector is missing"
+        )
+    hidden, width = state[heads[0]].shape
+    return R2OSizes(backbone, width=width, hidden=hidden, out=state[heads[1]].shape[0])
+
+
+def read_published(path: str | Path) -> PublishedCheckpoint:
+    """Read a published training checkpoint. Nothing in it but tensors and numbers is opened.
+
+    Raises:
+        CheckpointError: missing, truncated, of another layout, or with objects beside the tensors.
+            A file of the authors may hold its configuration as such an object: then save its
+            `model` alone, where the file is trusted.
+    """
+    path = Path(path)
+    state = read_state_dict(path)
+    try:
+        ours = from_published(state)
+        sizes = sizes_of(ours)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return PublishedCheckpoint(ours, sizes, *_progress(path))
+
+
+def load_published(networks: Networks, checkpoint: PublishedCheckpoint, *, where: str = "") -> None:
+    """Load a checkpoint into networks of its sizes, every tensor of it.
+
+    Args:
+        networks: get the weights.
+        checkpoint: as read.
+        where: it is from, for messages.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or of another shape.
+    """
+    if problem := compare_shapes(checkpoint.state, networks.state_dict()):
+        raise CheckpointError(
+            f"{where or 'published checkpoint'} (a {checkpoint.sizes.backbone}, heads "
+            f"{checkpoint.sizes.hidden} and {checkpoint.sizes.out} wide) does not fit: {problem}"
+        )
+    networks.load_state_dict(checkpoint.state)
+
+
+def networks_of(checkpoint: PublishedCheckpoint, *, size: int = 224) -> Networks:
+    """Networks as large as the checkpoint's, with its weights.
+
+    Raises:
+        CheckpointError: as `load_published`.
+    """
+    sizes = checkpoint.sizes
+    encoder = build_encoder(f"torchvision/{sizes.backbone}", size=size)
+    networks = Networks(encoder, width=sizes.width, hidden=sizes.hidden, out=sizes.out)
+    load_published(networks, checkpoint)
+    return networks
+
+
+def _ours(name: str) -> str | None:
+    branch, _, rest = name.partition(".")
+    if branch == "predictor":
+        return _renamed(rest, "predictor.", "predictor.", _HEAD)
+    if branch not in _BRANCHES:
+        return None
+    ours = _BRANCHES[branch]
+    return _renamed(rest, "encoder.", f"{ours}.encoder.body.", _TRUNK) or _renamed(
+        rest, "projetion.", f"{ours}.projector.", _HEAD
+    )
+
+
+def _theirs(name: str) -> str | None:
+    branch, _, rest = name.partition(".")
+    head = {ours: theirs for theirs, ours in _HEAD.items()}
+    if branch == "predictor":
+        return _renamed(rest, "", "predictor.predictor.", head)
+    theirs = {ours: theirs for theirs, ours in _BRANCHES.items()}.get(branch)
+    if theirs is None:
+        return None
+    trunk = {ours: number for number, ours in _TRUNK.items()}
+    return _renamed(rest, "encoder.body.", f"{theirs}.encoder.", trunk) or _renamed(
+        rest, "projector.", f"{theirs}.projetion.", head
+    )
+
+
+def _renamed(name: str, before: str, after: str, parts: Mapping[str, str]) -> str | None:
+    """`before` + part + rest with both exchanged; None if it does not begin so."""
+    match = re.fullmatch(re.escape(before) + r"(\w+)\.(.+)", name)
+    if match is None or match[1] not in parts:
+        return None
+    return f"{after}{parts[match[1]]}.{match[2]}"
+
+
+def _progress(path: Path) -> tuple[int | None, int | None]:
+    """Epoch and steps of a file that `read_state_dict` has read already."""
+    if path.suffix == ".safetensors":
+        return None, None
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
+    values = [content.get(key) for key in ("epoch", "steps")]
+    epoch, steps = (value if type(value) is int else None for value in values)
+    return epoch, steps
+
+
+def _mappable(path: Path) -> bool:
+    # the tensors are not needed again; files of before torch 1.6 cannot be mapped
+    return zipfile.is_zipfile(path)

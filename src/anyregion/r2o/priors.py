@@ -1,0 +1,165 @@
+"""Where segments come from before anything is learned: superpixels, a grid, nothing, or files.
+
+R2O (arXiv 2208.11821, section 3.1) begins with SLIC, about 100 segments of the whole image squashed
+to a square. Label maps are computed once and stored: see `label_store`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.errors import InputError, require
+from anyregion.images import Pixels, size_of
+
+PriorKind: TypeAlias = Literal["slic", "felzenszwalb", "grid", "whole", "files"]
+LabelMap: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
+"""(S, S) ids of segments, 0 to n - 1, none left out; 8 bits as long as they suffice."""
+
+# which settings each kind looks at: the others change nothing, neither maps nor caches
+_SETTINGS: dict[PriorKind, tuple[str, ...]] = {
+    "slic": ("segments", "compactness", "normalised"),
+    "felzenszwalb": ("scale", "sigma", "min_size"),
+    "grid": ("segments",),
+    "whole": (),
+    "files": ("folder",),
+}
+_FLOATS = frozenset({"compactness", "scale", "sigma"})
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """What divides an image into segments. Each kind looks at its own settings only.
+
+    Attributes:
+        kind: `slic` (k-means of colour and place, in scikit-image), `felzenszwalb` (a graph's
+            regions, few and of all sizes), `grid` (squares, blind to the image), `whole` (one
+            segment: BYOL), `files` (label maps made elsewhere).
+        segments: about how many, for `slic` and `grid`.
+        compactness: for `slic`: place against colour; more makes segments squarer.
+        normalised: for `slic`: segment the image after ImageNet's mean and deviation, as the
+            published code does. Colours are then not what SLIC's Lab conversion takes them for,
+            yet people's borders are found as well (docs/priors.md); False is the plain image.
+        scale, sigma, min_size: for `felzenszwalb`: more makes larger segments; blur before;
+            fewest pixels of a segment.
+        folder: for `files`: `dog/7.jpg`'s map is `dog/7.png` or `dog/7.npy` in it.
+
+    Raises:
+        InputError: a value out of range, with its name.
+    """
+
+    kind: PriorKind = "slic"
+    segments: int = 100
+    compactness: float = 10.0
+    normalised: bool = True
+    scale: float = 100.0
+    sigma: float = 0.8
+    min_size: int = 50
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in _SETTINGS:
+            raise InputError(f"prior.kind: {self.kind!r} is none of {', '.join(_SETTINGS)}")
+        if not 1 <= self.segments < 2**16:
+            raise InputError(f"prior.segments must be 1 to 65535, not {self.segments}")
+        for name in ("compactness", "scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"prior.{name} must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.sigma < math.inf:
+            raise InputError(f"prior.sigma must not be negative: {self.sigma}")
+        if self.min_size < 0:
+            raise InputError(f"prior.min_size must not be negative: {self.min_size}")
+        if self.kind == "files" and not self.folder:
+            raise InputError("prior.kind files needs prior.folder, where the label maps lie")
+        if self.kind != "files" and self.folder:
+            raise InputError(f"prior.folder belongs to kind files, not {self.kind}")
+
+    def describe(self) -> dict[str, Any]:
+        """The kind and the settings that count for it."""
+        settings = {name: getattr(self, name) for name in _SETTINGS[self.kind]}
+        # 10 and 10.0 are one setting
+        settings |= {name: float(settings[name]) for name in _FLOATS & settings.keys()}
+        if self.folder:
+            settings["folder"] = str(Path(self.folder).expanduser().resolve())
+        return {"kind": self.kind, **settings}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a segment could."""
+        text = json.dumps(self.describe(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def segment(pixels: Pixels, config: PriorConfig) -> LabelMap:
+    """Divide a spanning view, `(S, S, 3)` uint8 RGB, into segments: `(S, S)` ids 0 to n - 1.
+
+    Raises:
+        InputError: kind `files` (see `prior_files`), or more than 65,536 segments.
+        MissingExtraError: `slic` and `felzenszwalb` need scikit-image.
+    """
+    height, width = size_of(pixels)
+    if config.kind == "whole":
+        return np.zeros((height, width), dtype=np.uint8)
+    if config.kind == "grid":
+        return _grid(height, width, config.segments)
+    if config.kind == "files":
+        raise InputError("label maps from files are read, not computed: see prior_files")
+    require("train", "skimage")
+    from skimage import segmentation
+
+    if config.kind == "felzenszwalb":
+        found = segmentation.felzenszwalb(
+            pixels, scale=config.scale, sigma=config.sigma, min_size=config.min_size
+        )
+    else:
+        found = segmentation.slic(
+            _normalised(pixels) if config.normalised else pixels,
+            n_segments=config.segments,
+            compactness=config.compactness,
+            start_label=0,
+            channel_axis=-1,
+        )
+    return renumbered(found)
+
+
+def renumbered(ids: NDArray[Any]) -> LabelMap:
+    """Ids of any whole numbers, made consecutive from 0 in their order, in 8 bits or 16.
+
+    Raises:
+        InputError: more than 65,536 different ones.
+    """
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= 2**20:
+        values, place = np.unique(ids, return_inverse=True)
+        labels, count = place.reshape(ids.shape), len(values)
+    else:  # counting is many times quicker than sorting, and what superpixels need
+        plain = ids.astype(np.int64)
+        there = np.bincount(plain.reshape(-1)) > 0
+        labels, count = (np.cumsum(there) - 1)[plain], int(there.sum())
+    if count > 2**16:
+        raise InputError(f"{count} segments are more than a label map holds (65536)")
+    if count > 2**8:
+        return labels.astype(np.uint16)
+    return labels.astype(np.uint8)
+
+
+def _normalised(pixels: Pixels) -> NDArray[np.float64]:
+    normal: NDArray[np.float64] = (pixels / 255 - np.array(_MEAN)) / np.array(_STD)
+    return normal
+
+
+def _grid(height: int, width: int, segments: int) -> LabelMap:
+    """Rows and columns alike in number, as near to `segments` in all as squares allow."""
+    side = max(1, round(math.sqrt(segments)))
+    rows, columns = min(side, height), min(side, width)
+    row = np.arange(height) * rows // height
+    column = np.arange(width) * columns // width
+    return renumbered(row[:, None] * columns + column)

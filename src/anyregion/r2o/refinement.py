@@ -1,0 +1,160 @@
+"""Superpixels become regions: segments that look alike to the target network are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anyregion.r2o.kmeans import draw, gather_points, kmeans
+from anyregion.r2o.segments import cell_shares, count_segments, pool, soft_masks
+
+Scope: TypeAlias = Literal["batch", "image"]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionMasks:
+    """The regions of a batch.
+
+    Attributes:
+        masks: `(B, K, H, W)`; region `k` of each image. With scope `batch`, region `k` is the same
+            cluster in all images. One-hot, but for the published soft ones.
+        clusters: `(B, N)` cluster of each segment, -1 where an image has no such segment; None
+            where the segments themselves are the regions.
+    """
+
+    masks: Tensor
+    clusters: Tensor | None = None
+
+
+def segment_features(features: Tensor, labels: Tensor, *, published: bool = False) -> Tensor:
+    """The mean feature of each segment, at length 1.
+
+    Args:
+        features: `(B, C, h, w)` of the whole images.
+        labels: `(B, H, W)` ids of segments, from 0.
+        published: look at four pixels a cell only, as bilinear resizing does.
+
+    Returns:
+        `(B, N, C)`, float32; zeros where an image has no such segment.
+    """
+    shares = soft_masks if published else cell_shares
+    masks = shares(labels, count_segments(labels), (features.shape[2], features.shape[3]))
+    return F.normalize(pool(features.float().flatten(2), masks.flatten(2)), dim=-1)
+
+
+def cluster_segments(
+    features: Tensor,
+    clusters: int,
+    generators: Sequence[np.random.Generator],
+    *,
+    scope: Scope = "batch",
+    absent_too: bool = False,
+) -> Tensor:
+    """k-means over segments.
+
+    Args:
+        features: `(B, N, C)` at length 1; zeros where an image has no such segment.
+        clusters: how many. More than there are segments: every segment is its own.
+        generators: what the start is drawn from: one for scope `batch`, one an image for `image`.
+        scope: `batch`, over all segments of all images, those of the other processes too;
+            `image`, over each image's own.
+        absent_too: let zero rows take part, as published.
+
+    Returns:
+        `(B, N)` ids, 0 to `clusters` - 1; -1 where there is no segment.
+    """
+    images, segments, width = features.shape
+    present = None if absent_too else features.square().sum(dim=-1) > 0
+    if scope == "image":
+        draws = draw(generators, clusters).to(features.device)
+        return kmeans(features, clusters, present=present, draws=draws).labels
+    rows = features.reshape(1, images * segments, width)
+    present = None if present is None else present.reshape(1, -1)
+    everything, all_present, own = gather_points(rows, present)
+    draws = draw(generators, clusters).to(features.device)
+    found = kmeans(everything, clusters, present=all_present, draws=draws).labels
+    return found[0, own].reshape(images, segments)
+
+
+def region_masks(labels: Tensor, clusters: Tensor, count: int, size: tuple[int, int]) -> Tensor:
+    """Each pixel takes the cluster of the segment that covers most of it.
+
+    Args:
+        labels: `(B, H, W)` ids of segments.
+        clusters: `(B, N)` ids of clusters; -1 for none.
+        count: number of clusters.
+        size: rows and columns of the result.
+
+    Returns:
+        `(B, count, h, w)` one-hot, float32.
+    """
+    winner = cell_shares(labels, clusters.shape[1], size).argmax(dim=1)
+    ids = clusters.gather(1, winner.flatten(1)).view_as(winner)
+    return _one_hot(ids, count)
+
+
+def segment_masks(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The segments themselves as regions: `(B, H, W)` ids to `(B, N, h, w)` one-hot."""
+    segments = count_segments(labels)
+    return _one_hot(cell_shares(labels, segments, size).argmax(dim=1), segments)
+
+
+def published_map(labels: Tensor, clusters: Tensor, size: tuple[int, int]) -> Tensor:
+    """The published label map: soft masks times cluster ids, truncated.
+
+    Where segments meet, the ids are mixed, and the pixel gets one that neither has (2 % of the
+    pixels at 6 clusters, 12 % at 128). Only for comparison with published numbers.
+
+    Args:
+        labels: `(B, H, W)`. clusters: `(B, N)`. size: rows and columns of the result.
+
+    Returns:
+        `(B, h, w)` ids.
+    """
+    masks = soft_masks(labels, clusters.shape[1], size)
+    mixed = (masks * clusters[:, :, None, None].to(masks.dtype)).sum(dim=1)
+    return mixed.long()
+
+
+def refine(
+    features: Tensor,
+    labels: Tensor,
+    clusters: int | None,
+    generators: Sequence[np.random.Generator],
+    size: tuple[int, int],
+    *,
+    scope: Scope = "batch",
+    published: bool = False,
+) -> RegionMasks:
+    """The regions that the curriculum asks for (paper section 3.2).
+
+    Args:
+        features: `(B, C, h, w)` of the whole images, by the target network; not read if `clusters`
+            is None.
+        labels: `(B, H, W)` ids of superpixels.
+        clusters: how many regions; None for the superpixels themselves.
+        generators: see `cluster_segments`.
+        size: rows and columns of the masks.
+        scope: see `cluster_segments`.
+        published: zero rows take part, maps are mixed and truncated, segments stay soft.
+    """
+    if clusters is None:
+        if published:
+            return RegionMasks(soft_masks(labels, count_segments(labels), size))
+        return RegionMasks(segment_masks(labels, size))
+    pooled = segment_features(features, labels, published=published)
+    found = cluster_segments(pooled, clusters, generators, scope=scope, absent_too=published)
+    if published:
+        return RegionMasks(_one_hot(published_map(labels, found, size), clusters), found)
+    return RegionMasks(region_masks(labels, found, clusters, size), found)
+
+
+def _one_hot(ids: Tensor, count: int) -> Tensor:
+    """`(B, h, w)` ids to `(B, count, h, w)`; negative ids are in none."""
+    return (ids[:, None] == torch.arange(count, device=ids.device)[:, None, None]).float()

@@ -1,0 +1,218 @@
+"""R2O's task for the trainer's loop: which images, their views, the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from anyregion.backbones.loading import save_encoder
+from anyregion.data.samplers import EpochSampler
+from anyregion.errors import InputError
+from anyregion.images import Pixels
+from anyregion.r2o.curriculum import clusters_at, rate_scale, target_momentum
+from anyregion.r2o.label_store import LabelStore
+from anyregion.r2o.method import R2O
+from anyregion.r2o.training.agreement import check_same_images
+from anyregion.r2o.training.config import R2OConfig
+from anyregion.r2o.training.inputs import ONE_VALUE, normalised, read_again
+from anyregion.r2o.training.looks import Looks
+from anyregion.r2o.views import View, make_views, spanning_view
+from anyregion.training.config import LoopConfig
+from anyregion.training.seeds import generator
+
+_SETTLED = 50  # steps: running statistics then forget the first step's to 0.9^50, half a percent
+
+
+@dataclass(frozen=True)
+class R2OItem:
+    """One image of a step.
+
+    Attributes:
+        image: position in the label store.
+        drawn: how many images were drawn before it in the whole run: its views follow from that.
+    """
+
+    image: int
+    drawn: int
+
+
+@dataclass(frozen=True, eq=False)
+class R2OExample:
+    """What an `R2OItem` holds: its two views, the spanning view and its labels `(S, S)`."""
+
+    views: tuple[View, View]
+    whole: Pixels
+    labels: NDArray[np.unsignedinteger]
+    drawn: int
+
+
+class R2OTask:
+    """Pretrains an encoder. See `training.task.Task`, `Paced`, `Stepwise`, `Advising`, `Pictured`.
+
+    Args:
+        module: networks and method.
+        store: the images and their label maps.
+        config: see there.
+        loop: the loop's settings, as they were given; `pace` completes them.
+    """
+
+    def __init__(
+        self, module: R2O, store: LabelStore, config: R2OConfig, *, loop: LoopConfig
+    ) -> None:
+        self.module: nn.Module = module
+        self.r2o, self.store, self.config, self.seed = module, store, config, loop.seed
+        self.usable = np.asarray(store.usable)
+        self.epoch_images = config.epoch_images or len(self.usable)
+        self._agreed = False
+        self._sampler = EpochSampler(np.ones(len(self.usable)), loop.seed)
+        self.steps = self.pace(loop).steps
+        self._step = self._part = 0
+        self.looks = Looks.of(store, self.usable, config, loop.seed)
+
+    def pace(self, config: LoopConfig) -> LoopConfig:
+        """See `training.task.Paced`."""
+        own = self.config
+        epoch = self.epoch_images / own.batch
+
+        def steps(epochs: float) -> int:
+            return max(1, int(epochs * epoch))
+
+        lr = config.optimizer.lr
+        if own.base_batch is not None:
+            lr *= own.batch / own.base_batch
+        looks = steps(own.look_epochs)
+        return replace(
+            config,
+            steps=steps(own.epochs),
+            checkpoint_every=steps(own.checkpoint_epochs),
+            validate_every=looks,
+            samples_every=looks if own.shown else 0,
+            optimizer=replace(config.optimizer, lr=lr),
+            schedule=replace(config.schedule, warmup_steps=int(own.warmup_epochs * epoch)),
+        )
+
+    def epoch(self, step: int) -> float:
+        """How many epochs lie behind `step`; whole ones only where things go as published."""
+        done = step * self.config.batch / self.epoch_images
+        return int(done) if self.config.method.published else done
+
+    def clusters(self, step: int) -> int | None:
+        """How many regions the curriculum asks for; None for the superpixels themselves."""
+        return clusters_at(self.config.curriculum, self.epoch(step), epochs=self.config.epochs)
+
+    def begin(self, step: int) -> float:
+        """See `training.task.Stepwise`."""
+        if not self._agreed:
+            check_same_images(self.store, next(self.module.parameters()).device)
+            self._agreed = True
+        self._step, self._part = step, 0
+        return rate_scale(self.clusters(step), per=self.config.rate_per)
+
+    def plan(self, step: int) -> list[R2OItem]:
+        """See `Task`."""
+        batch = self.config.batch
+        drawn = self._sampler.draw(step * batch, batch)
+        return [
+            R2OItem(int(self.usable[position]), step * batch + place)
+            for place, position in enumerate(drawn)
+        ]
+
+    def load(self, item: R2OItem) -> R2OExample:
+        """See `Task`."""
+        pixels = read_again(self.store, item.image)
+        views = make_views(pixels, self.config.views, generator(self.seed, "views", item.drawn))
+        whole = spanning_view(pixels, self.config.views.size)
+        return R2OExample(views, whole, self.store.read(item.image), item.drawn)
+
+    def losses(self, module: nn.Module, examples: Sequence[R2OExample]) -> dict[str, Tensor]:
+        """See `Task`. `shared_masks` are the masks that lie in both views; `spread`, how far
+        apart projections are, of the whole part."""
+        device = next(self.module.parameters()).device
+        views = [e.views[side] for side in (0, 1) for e in examples]
+        first, self._part = self._part == 0, self._part + 1
+        try:
+            found: dict[str, Tensor] = module(
+                self._images([v.pixels for v in views], device),
+                self._images([e.whole for e in examples], device),
+                torch.from_numpy(np.stack([e.labels for e in examples]).astype(np.int64)).to(
+                    device
+                ),
+                torch.from_numpy(np.stack([v.box for v in views])).to(device),
+                torch.tensor([v.flipped for v in views], device=device),
+                clusters=self.clusters(self._step),
+                seeds=self._seeds(examples),
+                momentum=(
+                    target_momentum(self._step, self.steps, self.config.momentum) if first else None
+                ),
+            )
+        except ValueError as error:
+            if ONE_VALUE not in str(error):
+                raise
+            # `build` has seen to it that steps can be taken
+            raise InputError(
+                f"step {self._step}: the gradient is not finite, and of which image cannot be "
+                f"told, since views of {self.config.views.size} pixels are too small to run one "
+                "alone. Larger views (r2o.views.size), precision fp32, or a lower learning rate"
+            ) from None
+        return found
+
+    def describe(self, item: R2OItem) -> str:
+        """See `Task`."""
+        return self.store.name(item.image)
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Figures of the collapse watch; see `Task`. They judge no backbone: for that there is
+        `anyregion evaluate`."""
+        return self.looks.figures(self.r2o, self.clusters(self._step))
+
+    def advise(self, figures: Mapping[str, float]) -> Sequence[str]:
+        """See `training.task.Advising`. Nothing before the BatchNorms have counted enough."""
+        return self.looks.advise(figures) if self._step >= _SETTLED else []
+
+    def pictures(self, module: nn.Module) -> Mapping[str, Pixels]:
+        """See `training.task.Pictured`."""
+        return self.looks.pictures(self.r2o, self.clusters(self._step))
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """A folder for `backbones.loading.load_encoder`. See `Task`."""
+        networks = self.r2o.networks
+        branch = networks.online if self.config.keep == "online" else networks.target
+        save_encoder(
+            branch.encoder, folder, method="R2O", keep=self.config.keep, size=self.config.views.size
+        )
+
+    def about(self) -> Mapping[str, str]:
+        """See `training.task.About`."""
+        config = self.config
+        broken = len(self.store.set_aside)
+        return {
+            "images": f"{len(self.usable):,} of {', '.join(config.images)} ({broken:,} set aside); "
+            f"terms: {config.terms}",
+            "backbone": f"{config.backbone}, from {config.start or 'random weights'}",
+            "prior": ", ".join(f"{k} {v}" for k, v in config.prior.describe().items()),
+            "epochs": f"{config.epochs}",
+        }
+
+    def _seeds(self, examples: Sequence[R2OExample]) -> list[int]:
+        """What k-means starts from: the image's own draw, or the step's and part's."""
+        if self.config.method.scope == "image":
+            draws = [generator(self.seed, "clusters", e.drawn) for e in examples]
+        else:
+            draws = [generator(self.seed, "clusters", self._step, self._part)]
+        return [int(draw.integers(2**63)) for draw in draws]
+
+    def _images(self, pixels: Sequence[Pixels], device: torch.device) -> Tensor:
+        encoder = self.r2o.networks.online.encoder
+        return normalised(
+            pixels,
+            device,
+            mean=encoder.mean,
+            std=encoder.std,
+            channels_last=self.config.channels_last,
+        )

@@ -1,0 +1,114 @@
+"""LARS: every tensor's step is as long as the tensor itself, times a trust coefficient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from anyregion.errors import InputError
+
+
+class Lars(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888), as BYOL and R2O use it.
+
+    For a tensor `p` with gradient `g`:
+
+        ratio  = eta |p| / (|g| + weight_decay |p|), or 1 where |p| or |g| is 0
+        buffer = momentum * buffer + lr * ratio * (g + weight_decay p)
+        p      = p - buffer
+
+    The rate stands inside the buffer: after a change of the rate, earlier gradients keep the one
+    that they were taken with. In a group with `adapted` False there is neither ratio nor decay.
+
+    The tensors of a group lie on one device.
+
+    Args:
+        params: tensors, or groups of them; a group may have any of the settings below.
+        lr: learning rate.
+        momentum: of the buffer.
+        weight_decay: added to the gradient, times the tensor, before the ratio is taken.
+        eta: trust coefficient.
+        adapted: False for biases and norms.
+
+    Raises:
+        InputError: a setting that cannot be.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        eta: float = 0.001,
+        adapted: bool = True,
+    ) -> None:
+        if not 0 <= lr < float("inf"):
+            raise InputError(f"lr must not be negative: {lr}")
+        if not 0 <= momentum < 1:
+            raise InputError(f"momentum must lie in 0 to 1, below 1: {momentum}")
+        if not 0 <= weight_decay < float("inf"):
+            raise InputError(f"weight_decay must not be negative: {weight_decay}")
+        if not 0 < eta < float("inf"):
+            raise InputError(f"eta must be above 0, not {eta}")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "eta": eta,
+            "adapted": adapted,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step; a tensor without a gradient stays as it is."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moving = [p for p in group["params"] if p.grad is not None]
+            if moving:
+                self._move(moving, group)
+        return loss
+
+    def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in weights if p.grad is not None]
+        if group["adapted"]:
+            gradients = _adapted(weights, gradients, group["weight_decay"], group["eta"])
+        buffers = [self._buffer(p) for p in weights]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients, alpha=group["lr"])
+        torch._foreach_sub_(weights, buffers)
+
+    def _buffer(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        buffer: Tensor = state["momentum"]
+        return buffer
+
+
+def _adapted(
+    weights: list[Tensor], gradients: list[Tensor], decay: float, eta: float
+) -> list[Tensor]:
+    """`ratio * (g + decay p)` of every tensor; nothing waits for the device."""
+    sizes = torch.stack(torch._foreach_norm(weights))
+    slopes = torch.stack(torch._foreach_norm(gradients))
+    usual = eta * sizes / (slopes + decay * sizes)
+    ratios = torch.where((sizes > 0) & (slopes > 0), usual, torch.ones_like(usual))
+    decayed = torch._foreach_add(gradients, weights, alpha=decay)
+    torch._foreach_mul_(decayed, list(ratios.unbind()))
+    return list(decayed)
