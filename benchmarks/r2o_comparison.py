@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from anyregion.trainings import read_training
+
 NOWHERE = "[9999]"  # more clusters than there may be: the prior's segments are the regions
 VARIANTS = {
     "R2O": (),
@@ -33,6 +35,7 @@ VARIANTS = {
     "reversed curriculum": ("--r2o.curriculum.values", "reversed"),
 }  # fmt: skip
 RANDOM = "random weights"
+DISCOVERY_SIZE = 224
 UNLABELLED = (
     "imagenette/train",
     "caltech101/train",
@@ -98,7 +101,9 @@ def judgements(shared: Path, size: int) -> dict[str, Sequence[str]]:
     def classes(name: str) -> list[str]:
         return [str(folders / name / part) for part in ("train", "val")]
 
+    # larger than what is trained on: a ResNet's early map of 14 x 14 is fine enough for regions
     masks = [str(coco / "annotations/instances_val_masks.json"), str(coco / "images")]
+    masks += ["--size", str(DISCOVERY_SIZE)]
     return {
         "knn imagenette": ("knn", *classes("imagenette"), "--size", str(size)),
         "knn caltech101": ("knn", *classes("caltech101"), "--size", str(size)),
@@ -107,6 +112,20 @@ def judgements(shared: Path, size: int) -> dict[str, Sequence[str]]:
         "discovery last": ("discovery", *masks, "--layer", "last"),
         "foreground": ("discovery", *masks, "--foreground"),
     }
+
+
+def same_settings(args: argparse.Namespace) -> None:
+    """What lies below `--work` is of these settings, or of none.
+
+    Runs check their own; figures that were made with others would be taken for these.
+    """
+    names = ("config", "epochs", "most", "fewest", "size", "setting")
+    now = {name: getattr(args, name) for name in names}
+    path = args.work / "settings.json"
+    if path.is_file() and (before := json.loads(path.read_text())) != now:
+        sys.exit(f"{path}: other settings: {before}, not {now}; take another --work")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now))
 
 
 def judge(name: str, seed: int, backbone: Sequence[str], args: argparse.Namespace) -> None:
@@ -174,7 +193,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--setting", nargs=argparse.REMAINDER, default=[], help="more, for all")
     args = parser.parse_args()
+    same_settings(args)
     images = gather(args.shared, args.work / "images")
+    backbone = read_training(args.config, args.setting).settings.backbone
     # the rivals' first seeds come first: what is interrupted is comparable
     runs = [(v, s) for s in range(args.seeds) for v in ("R2O", "fixed superpixels")]
     others = [v for v in VARIANTS if v not in ("R2O", "fixed superpixels")]
@@ -184,7 +205,7 @@ def main() -> None:
         judge(*run, [str(train(*run, images, args))], args)
 
     def blank(seed: int) -> None:
-        judge(RANDOM, seed, ["torchvision/resnet18"], args)
+        judge(RANDOM, seed, [backbone, "--weights", "random"], args)
 
     with ThreadPoolExecutor(args.at_once) as pool:
         waiting = [pool.submit(one, run) for run in runs]

@@ -7,8 +7,8 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -39,6 +39,7 @@ _BROKEN = (
     OverflowError, struct.error, zlib.error,
 )  # fmt: skip
 MAX_PIXELS = 178_956_970  # Pillow's own threshold for a decompression bomb: 0.5 GB of RGB
+_ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 
@@ -58,15 +59,43 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     if not isinstance(image, (str, Path, bytes, Image.Image)):
         raise InputError(f"cannot read a {type(image).__name__} as an image: see read_image")
     name = str(image) if isinstance(image, (str, Path)) else f"<{type(image).__name__}>"
-    try:
+    with _reading(name, max_pixels):
         if isinstance(image, Image.Image):
             return _to_rgb(image, name, max_pixels)
         source = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
+        with Image.open(source) as opened:
+            return _to_rgb(opened, name, max_pixels)
+
+
+def read_numbers(path: Path, *, first_channel: bool = False) -> NDArray[np.int64]:
+    """The numbers of a label map or mask as they are in its file: `(height, width)`.
+
+    Palette indices, not their colours; all of 16 bits; EXIF turns nothing.
+
+    Args:
+        path: an image of one channel.
+        first_channel: of several channels read the first, as of a grey image that was saved in
+            colours; else several are an error.
+
+    Raises:
+        InputError: no such file, a broken or too large one, or colours.
+    """
+    with _reading(str(path), MAX_PIXELS), Image.open(path) as image:
+        _check_size(image, str(path), MAX_PIXELS)
+        several = image.mode not in _ONE_CHANNEL
+        if several and not first_channel:
+            raise InputError(f"{path}: has colours ({image.mode}); one number a pixel is meant")
+        return np.asarray(image.getchannel(0) if several else image).astype(np.int64)
+
+
+@contextmanager
+def _reading(name: str, max_pixels: int) -> Iterator[None]:
+    """Whatever Pillow raises becomes an error that names the file."""
+    try:
         with warnings.catch_warnings():
-            # the size is checked below, with an error that names the file
+            # the size is checked when it is known, with an error that names the file
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source) as opened:
-                return _to_rgb(opened, name, max_pixels)
+            yield
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file") from None
     except UnidentifiedImageError:
@@ -80,9 +109,7 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 
 def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Pixels:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise InputError(f"{name}: {width} x {height} is more than {max_pixels:,} pixels")
+    _check_size(image, name, max_pixels)
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     if image.mode == "F" or (image.mode == "I" and not deep):
         raise InputError(f"{name}: 32-bit pixels have no stated range; convert it to 8 or 16 bits")
@@ -101,6 +128,12 @@ def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Pixels:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.array(image.convert("RGB"))
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InputError(f"{name}: {width} x {height} is more than {max_pixels:,} pixels")
 
 
 def _orientation(image: Image.Image) -> int:

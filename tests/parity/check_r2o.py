@@ -3,8 +3,8 @@
 Every array of the fixture is computed through the package's own classes and compared. The judge
 is the fixture's own: `|ours - reference| <= max(10 x floor, 1e-6 x max|reference|)`, with 1e-5
 for the scalar losses; integers, flags and label maps exactly (the blur: one level); the k-means
-and LARS cases to 1e-6; schedules to 1e-9. Prints the worst array; exits 1 if any is beyond, or if
-one of the fixture was not computed.
+and LARS cases to 1e-6; schedules to 1e-9. Prints the worst array; exits 1 if any is beyond, if one
+of the fixture was not computed, or if the fixture lacks one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from anyregion.backbones.encoder import normalised
 from anyregion.backbones.loading import build_encoder
 from anyregion.r2o import colours
 from anyregion.r2o.checkpoint import from_published, published_names
@@ -40,7 +41,6 @@ from anyregion.r2o.objective import mask_weights, shared_masks, similarity_losse
 from anyregion.r2o.priors import PriorConfig, segment
 from anyregion.r2o.refinement import published_map, segment_features
 from anyregion.r2o.segments import count_segments, pool, soft_masks
-from anyregion.r2o.training.inputs import normalised
 from anyregion.r2o.views import cut, spanning_view
 from anyregion.training.config import OptimizerConfig, ScheduleConfig
 from anyregion.training.optimizers import build_optimizer
@@ -85,9 +85,13 @@ class Fixture:
         networks.load_state_dict(from_published(tensors))
         return R2O(networks, MethodConfig(published=True)).train()
 
+    def group(self, name: str) -> dict[str, Array]:
+        """The arrays of `data`, `outputs` or `cases`."""
+        return {"data": self.data, "outputs": self.outputs, "cases": self.cases}[name]
+
     def tolerance(self, name: str, group: str) -> float:
         """How far from the reference is still the same."""
-        reference = {"data": self.data, "cases": self.cases}.get(group, self.outputs)[name]
+        reference = self.group(group)[name]
         if reference.dtype.kind in "iubU":
             return 1.0 if name == "augment_blur_uint8" else 0.0
         most = float(np.nanmax(np.abs(reference), initial=0))
@@ -191,15 +195,13 @@ def refinement_arrays(fixture: Fixture, method: R2O, inputs: Inputs) -> Named:
     yield "num_segs", _distinct(refined)
     yield "refined_foreign_id_fraction", _foreign(inputs.labels, clusters, refined)
     one_hot = torch.nn.functional.one_hot(refined, count).permute(0, 3, 1, 2).float()
-    yield "aligned_masks", _aligned(one_hot, inputs)
+    yield "aligned_masks", _aligned(one_hot, inputs, method)
 
 
-def _aligned(masks: Tensor, inputs: Inputs) -> Tensor:
-    side = max(1, inputs.views.shape[-1] // 32)
+def _aligned(masks: Tensor, inputs: Inputs, method: R2O) -> Tensor:
+    grid = method.networks.online.encoder.grid(inputs.views.shape[-1]).height_width
     parts = zip(inputs.boxes.chunk(2), inputs.flipped.chunk(2), strict=True)
-    return torch.cat(
-        [align_masks(masks, box, flip, (side, side), published=True) for box, flip in parts]
-    )
+    return torch.cat([align_masks(masks, box, flip, grid, published=True) for box, flip in parts])
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
@@ -250,7 +252,7 @@ def step_arrays(fixture: Fixture, method: R2O, inputs: Inputs) -> Named:
     target = networks.target
     yield "target_stem_conv_after_ema", target.encoder.body.conv1.weight
     yield "target_projector_l2_after_ema", target.projector.output.weight
-    named = published_names(networks)
+    named = published_names(networks.state_dict())
     branch = "target_network."
     theirs = {
         published.removeprefix(branch): networks.get_parameter(ours)
@@ -266,8 +268,9 @@ def step_arrays(fixture: Fixture, method: R2O, inputs: Inputs) -> Named:
         for name, parameter in networks.named_parameters()
         if parameter.requires_grad
     }
-    learned = {name: learned[name] for name in outputs["grad_names"]}
-    yield "grad_names", np.array([n for n in named.values() if n in learned])
+    yield "grad_names", np.array(list(learned))
+    # the figures by name, in the fixture's order
+    learned = {name: learned[name] for name in outputs["grad_names"].tolist() if name in learned}
     gradients = [p.grad for p in learned.values() if p.grad is not None]
     yield "grad_norms", torch.stack([g.double().norm() for g in gradients])
     yield "grad_stem_conv", networks.online.encoder.body.conv1.weight.grad
@@ -323,7 +326,7 @@ def no_clustering_arrays(fixture: Fixture, inputs: Inputs) -> Named:
     winner = soft_masks(inputs.labels, count, size).argmax(dim=1)
     yield "sliconly_label_map_56", winner
     yield "sliconly_num_segs", _distinct(winner)
-    yield "sliconly_aligned_masks", _aligned(regions.masks, inputs)
+    yield "sliconly_aligned_masks", _aligned(regions.masks, inputs, method)
     found = method.compare(inputs.views, regions.masks, inputs.boxes, inputs.flipped, 0.99)
     yield "sliconly_q", _by_image(found.predicted, images, count)
     yield "sliconly_target_z", _by_image(found.wanted, images, count)
@@ -343,7 +346,8 @@ def kmeans_cases(fixture: Fixture) -> Named:
     start = torch.from_numpy(cases["kmeans_case_init"])[None]
     yield "kmeans_case_x", points[0]
     yield "kmeans_case_init", start[0]
-    for passes in (1, 2, 200):
+    limit = "kmeans_case_labels_maxiter"
+    for passes in [int(name.removeprefix(limit)) for name in cases if name.startswith(limit)]:
         found = kmeans(points, start.shape[1], start=start, max_passes=passes)
         yield f"kmeans_case_labels_maxiter{passes}", found.labels[0]
         yield f"kmeans_case_centroids_maxiter{passes}", found.centres[0]
@@ -368,15 +372,14 @@ def kmeans_cases(fixture: Fixture) -> Named:
         yield name, cases[name]
 
 
-LARS = ("matrix", "conv", "bias", "zero_weight", "zero_grad")
-
-
 def lars_cases(fixture: Fixture) -> Named:
-    """Four steps of LARS on given gradients."""
+    """Steps of LARS on given gradients."""
     cases = fixture.cases
-    starts = {name: torch.from_numpy(cases[f"lars_{name}_start"]) for name in LARS}
+    listed = [name.removeprefix("lars_") for name in cases if name.startswith("lars_")]
+    tensors = [name.removesuffix("_start") for name in listed if name.endswith("_start")]
+    starts = {name: torch.from_numpy(cases[f"lars_{name}_start"]) for name in tensors}
     module = nn.ParameterDict({f"case_{n}": nn.Parameter(s.clone()) for n, s in starts.items()})
-    parameters = {name: module[f"case_{name}"] for name in LARS}
+    parameters = {name: module[f"case_{name}"] for name in tensors}
     config = OptimizerConfig(
         kind="lars", lr=1.0, decay_all=False,
         momentum=float(cases["lars_momentum"]), eta=float(cases["lars_eta"]),
@@ -434,7 +437,7 @@ def _relative(ours: float, reference: float) -> float:
 
 def compare(fixture: Fixture, name: str, ours: Any, group: str = "outputs") -> float:
     """The difference over what is allowed: at most 1 is the same."""
-    reference = {"data": fixture.data, "cases": fixture.cases}.get(group, fixture.outputs)[name]
+    reference = fixture.group(group)[name]
     found = ours.detach().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
     if reference.dtype.kind in "U":
         return 0.0 if found.tolist() == reference.tolist() else float("inf")
@@ -455,6 +458,7 @@ def main(folder: Path) -> int:
     inputs = Inputs.of(fixture.data)
     method = fixture.method()
     found: dict[tuple[str, str], float] = {}
+    lacking: list[str] = []
     parts = (
         ("data", data_arrays(fixture)),
         ("outputs", refinement_arrays(fixture, method, inputs)),
@@ -465,7 +469,10 @@ def main(folder: Path) -> int:
     )
     for group, arrays in parts:
         for name, ours in arrays:
-            found[group, name] = compare(fixture, name, ours, group)
+            if name in fixture.group(group):
+                found[group, name] = compare(fixture, name, ours, group)
+            else:
+                lacking.append(name)
     everything = {("data", n) for n in fixture.data} | {("outputs", n) for n in fixture.outputs}
     missing = (everything | {("cases", n) for n in fixture.cases}) - found.keys()
     schedules = schedule_differences(fixture)
@@ -474,10 +481,12 @@ def main(folder: Path) -> int:
         print(f"beyond tolerance: {name}, {ratio:.3g} times what is allowed")
     if missing:
         print(f"not computed: {', '.join(sorted(name for _, name in missing))}")
+    if lacking:
+        print(f"not in the fixture: {', '.join(lacking)}")
     (_, worst), ratio = max(found.items(), key=lambda pair: pair[1])
     print(f"{len(found)} arrays; worst array {worst}: {ratio:.3g} of what is allowed")
     print(f"schedules: {schedules:.3g} (allowed 1e-9)")
-    return 1 if bad or missing or not schedules <= 1e-9 else 0
+    return 1 if bad or missing or lacking or not schedules <= 1e-9 else 0
 
 
 if __name__ == "__main__":

@@ -16,17 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from anyregion.backbones.names_resnet import BASIC, DEPTHS, count_blocks, depth_of
 from anyregion.errors import InputError
 
-DEPTHS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
-"""`MODEL.RESNETS.DEPTH` to the blocks of its stages; 18 and 34 are basic blocks."""
-BASIC = (18, 34)
 NORM_EPS = 1e-5
 Settings = Mapping[str, Any]
 
@@ -37,18 +29,17 @@ def settings_of(state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     Raises:
         InputError: blocks in numbers that it has no depth for.
     """
-    blocks = tuple(
-        len({name.split(".")[1] for name in state if name.startswith(f"res{stage}.")})
-        for stage in (2, 3, 4, 5)
-    )
+    blocks = count_blocks(state, ("res2", "res3", "res4", "res5"))
     bottleneck = "res2.0.conv3.weight" in state
-    fitting = [d for d, b in DEPTHS.items() if b == blocks and (d not in BASIC) == bottleneck]
-    if not fitting:
-        raise InputError(f"{where}: {blocks} blocks; detectron2 has ResNets {_listed()}")
+    depth = depth_of(blocks, bottleneck=bottleneck)
+    if depth is None:
+        raise InputError(
+            f"{where}: {blocks} blocks; detectron2 has ResNets {', '.join(map(str, DEPTHS))}"
+        )
     middle = state["res2.0.conv2.weight"]
     groups = middle.shape[0] // middle.shape[1] if bottleneck else 1
     return {
-        "MODEL.RESNETS.DEPTH": fitting[0],
+        "MODEL.RESNETS.DEPTH": depth,
         "MODEL.RESNETS.NUM_GROUPS": groups,
         "MODEL.RESNETS.WIDTH_PER_GROUP": middle.shape[0] // groups,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": 256 if bottleneck else 64,
@@ -132,10 +123,6 @@ def _convolutions(settings: Settings) -> Iterator[tuple[str, tuple[int, int, int
                 yield f"{name}.conv2", (inner, inner // groups, 3, 3), stride
                 yield f"{name}.conv3", (wide, inner, 1, 1), 1
             before = wide
-
-
-def _listed() -> str:
-    return ", ".join(str(depth) for depth in DEPTHS)
 
 
 def _lines(tree: Mapping[str, Any], depth: int) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from anyregion.images import Pixels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -75,7 +79,6 @@ class Encoder(nn.Module):
         nothing, and its BatchNorms do not see the images."""
         return self._run(self.body, images, True)
 
-    @torch.no_grad()
     def grid(self, size: int | tuple[int, int], *, early: bool = False) -> Grid:
         """Width and extent of a feature map of images of `size`, found by trying.
 
@@ -84,9 +87,40 @@ class Encoder(nn.Module):
         height, width = (size, size) if isinstance(size, int) else size
         parameter = next(self.parameters())
         blank = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
-        training = [module for module in self.modules() if module.training]
-        self.eval()
-        found = self._run(self.body, blank, early)
-        for module in training:
-            module.training = True
+        with at_rest(self):
+            found = self._run(self.body, blank, early)
         return Grid(found.shape[1], (found.shape[2], found.shape[3]))
+
+
+@contextmanager
+def at_rest(*modules: nn.Module) -> Iterator[None]:
+    """In evaluation mode and without gradients; every module is as before afterwards."""
+    training = [part for module in modules for part in module.modules() if part.training]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def normalised(
+    pixels: Sequence[Pixels],
+    device: torch.device,
+    *,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    channels_last: bool = False,
+) -> Tensor:
+    """Images of one size as `(B, 3, S, S)` float32, less the mean, over the deviation.
+
+    Args:
+        mean, std: of values from 0 to 1, those that the encoder expects.
+        channels_last: memory lies pixel by pixel; else channel by channel.
+    """
+    stacked = torch.from_numpy(np.stack(pixels)).to(device).float()
+    images = (stacked / 255 - stacked.new_tensor(mean)) / stacked.new_tensor(std)
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    return images.permute(0, 3, 1, 2).contiguous(memory_format=memory)

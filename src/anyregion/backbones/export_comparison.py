@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from anyregion.backbones.encoder import Encoder
+from anyregion.backbones.encoder import Encoder, at_rest
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from anyregion.files import atomic_path, writing
 
@@ -49,20 +49,6 @@ def noise(encoder: Encoder) -> Tensor:
     """Noise `(1, 3, size, size)`, always the same; no generator of the caller's is touched."""
     chance = torch.Generator().manual_seed(0)
     return torch.randn(1, 3, encoder.size, encoder.size, generator=chance)
-
-
-@contextmanager
-def at_rest(*modules: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients; every module is as before afterwards."""
-    training = [part for module in modules for part in module.modules() if part.training]
-    for module in modules:
-        module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def plain_copy(encoder: Encoder) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from anyregion.backbones.detectron2_layout import (
     documented_shapes,
     run,
@@ -18,7 +20,6 @@ from anyregion.backbones.detectron2_layout import (
 from anyregion.backbones.encoder import Encoder
 from anyregion.backbones.export_comparison import (
     Export,
-    at_rest,
     difference,
     features,
     noise,
@@ -29,6 +30,8 @@ from anyregion.backbones.names import family_of
 from anyregion.errors import CheckpointError, InputError
 from anyregion.files import atomic_path, writing
 from anyregion.weight_files import compare_shapes, read_state_dict
+
+_FIRST = b"MODEL:\n"  # of settings as they are written here; a recipe of ours begins otherwise
 
 
 def export_detectron2(encoder: Encoder, out: Path) -> Export:
@@ -56,16 +59,21 @@ def export_detectron2(encoder: Encoder, out: Path) -> Export:
     }
     if problem := compare_shapes(state, documented_shapes(settings)):
         raise InputError(f"{encoder.name}: not a ResNet as detectron2 has it: {problem}")
+    described = out.with_suffix(".yaml")
+    if described.is_file() and not described.read_bytes().startswith(_FIRST):
+        raise InputError(
+            f"{described}: would be written beside {out.name}, but holds something else; give "
+            "another name"
+        )
     content = {"model": state, "__author__": "anyregion", "matching_heuristics": True}
     with written_file(out, content, tensors_alone=False) as temporary:
         back = read_state_dict(temporary)
         if problem := compare_shapes(back, documented_shapes(settings)):
             raise CheckpointError(f"{out}: {problem}")
         image = noise(encoder)
-        with at_rest():
+        with torch.no_grad():
             theirs = run(back, settings, image)
         share = difference(features(encoder, image), theirs, f"{out}: detectron2's ResNet")
-    described = out.with_suffix(".yaml")
     with writing(described), atomic_path(described) as temporary:
         temporary.write_text(settings_yaml(settings), encoding="utf-8")
     return Export(

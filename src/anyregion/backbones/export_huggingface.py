@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyregion.backbones.encoder import Encoder
+from anyregion.backbones.encoder import Encoder, at_rest
 from anyregion.backbones.export_comparison import (
     Export,
-    at_rest,
     difference,
     features,
     noise,

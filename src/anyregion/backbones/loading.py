@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from anyregion.backbones.encoder import Encoder
+from anyregion.backbones.encoder import Encoder, at_rest
 from anyregion.backbones.names import family_of
 from anyregion.backbones.reading import fit_state, load_weights
 from anyregion.backbones.saving import read_saved, save_encoder, saved_folder
@@ -160,13 +160,9 @@ def _no_download(name: str, error: Exception) -> AnyRegionError:
 
 def _freeze_unused(encoder: Encoder) -> None:
     """What the last map does not depend on (a head of its own kind) needs no gradient."""
-    training = [module for module in encoder.modules() if module.training]
-    encoder.eval()
-    with torch.enable_grad():
+    with at_rest(encoder), torch.enable_grad():
         found = encoder(torch.zeros(1, 3, encoder.size, encoder.size)).sum()
     parameters = list(encoder.parameters())
     gradients = torch.autograd.grad(found, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
-    for module in training:
-        module.training = True

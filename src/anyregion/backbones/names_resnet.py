@@ -6,6 +6,32 @@ counts stages from `res2` and keeps a norm below its convolution; Hugging Face w
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+"""Depth to the blocks of the four stages; 18 and 34 have basic blocks, the others bottlenecks."""
+BASIC = (18, 34)
+
+
+def depth_of(blocks: Sequence[int], *, bottleneck: bool) -> int | None:
+    """The depth with these blocks; None where there is none."""
+    fitting = (
+        d for d, b in DEPTHS.items() if b == tuple(blocks) and (d not in BASIC) == bottleneck
+    )
+    return next(fitting, None)
+
+
+def count_blocks(names: Iterable[str], stages: Sequence[str]) -> tuple[int, ...]:
+    """How many blocks each of `stages` has; `res2.0.conv1.weight` is of the stage `res2`."""
+    listed = list(names)
+    return tuple(len({n.split(".")[1] for n in listed if n.startswith(f"{s}.")}) for s in stages)
+
 
 def _row(library: str, r2o: str, detectron2: str, huggingface: str) -> dict[str, str]:
     return {

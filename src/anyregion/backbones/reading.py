@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from anyregion.backbones.encoder import Encoder
 from anyregion.backbones.names import PARTS, QKV, other_names
 from anyregion.backbones.places import resized_places
-from anyregion.backbones.saving import read_saved, saved_folder
+from anyregion.backbones.saving import read_normalisation, read_saved, saved_folder
 from anyregion.errors import CheckpointError
 from anyregion.weight_files import compare_shapes, read_state_dict
 
@@ -50,6 +50,7 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     network); Hugging Face's and detectron2's names; TensorFlow's of EfficientNet-Lite0; our own
     folders and training checkpoints; each below any prefix (`backbone.`, `encoder_q.`). A ViT's
     position embeddings are resized to its grid. What belongs to a classifier is left aside.
+    Mean and deviation become those that a folder states; a file states none.
 
     Args:
         encoder: gets the weights.
@@ -60,6 +61,7 @@ def load_weights(encoder: Encoder, path: Path) -> None:
         CheckpointError: no such file; broken, or with pickled code; two backbones in it; weights
             missing, unexpected or of another shape.
     """
+    stated = None
     if path.is_dir():
         folder = saved_folder(path)
         if folder is not None:
@@ -71,12 +73,15 @@ def load_weights(encoder: Encoder, path: Path) -> None:
             raise CheckpointError(
                 f"{path}: a folder with neither backbone.json nor model.safetensors"
             )
+        stated = read_normalisation(path)
         path = path / "model.safetensors"
     elif not path.exists():
         raise CheckpointError(
             f"{path}: there is no such file; weights are `random`, `pretrained`, or a path"
         )
     fit_state(encoder, read_state_dict(path), str(path))
+    if stated is not None:
+        encoder.mean, encoder.std = stated
 
 
 def fit_state(encoder: Encoder, state: Mapping[str, Tensor], where: str) -> None:

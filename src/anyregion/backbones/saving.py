@@ -18,6 +18,11 @@ from anyregion.weight_files import fingerprint, read_state_dict, write_tensors
 WEIGHTS, ABOUT = "backbone.safetensors", "backbone.json"
 FORMAT = "anyregion.backbone/1"
 Triple = tuple[float, float, float]
+# transformers' own file; timm's models on the hub have it in their configuration
+_STATED = (
+    ("preprocessor_config.json", "", ("image_mean", "image_std")),
+    ("config.json", "pretrained_cfg", ("mean", "std")),
+)
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,29 @@ def read_about(folder: Path) -> SavedBackbone:
     if not all(value > 0 for value in std):
         raise CheckpointError(f"{path}: std {std} is not above 0")
     return SavedBackbone(name, size, mean, std, mark, about)
+
+
+def read_normalisation(folder: Path) -> tuple[Triple, Triple] | None:
+    """Mean and deviation that a Hugging Face folder states for its images; None where it does not.
+
+    Raises:
+        CheckpointError: what is stated is malformed.
+    """
+    for name, part, keys in _STATED:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = read_json(path)
+        except InputError as error:
+            raise CheckpointError(str(error)) from None
+        found = content.get(part) if part and isinstance(content, dict) else content
+        if isinstance(found, dict) and all(found.get(key) is not None for key in keys):
+            mean, std = (_triple(path, found, key) for key in keys)
+            if not all(value > 0 for value in std):
+                raise CheckpointError(f"{path}: std {std} is not above 0")
+            return mean, std
+    return None
 
 
 def _triple(path: Path, content: Mapping[str, Any], key: str) -> Triple:

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from anyregion.backbones.encoder import Encoder
+from anyregion.backbones.encoder import Encoder, at_rest
 from anyregion.backbones.places import early_depth, patch_grid, resized_places
 from anyregion.errors import InputError
 
@@ -102,12 +102,10 @@ def _stages(full: str, body: nn.Module, size: int) -> tuple[nn.Module, Any]:
         if hasattr(body, part):
             setattr(body, part, nn.Identity())
     x, rows = torch.zeros(1, 3, size, size), []
-    body.eval()
-    with torch.no_grad():
+    with at_rest(body):
         for stage in stages:
             x = stage(x)
             rows.append(x.shape[2] if x.ndim == 4 else 0)
-    body.train()
     finer = [i for i, extent in enumerate(rows) if extent >= 2 * rows[-1] - 1 and extent > rows[-1]]
     if not all(rows) or rows != sorted(rows, reverse=True) or not finer:
         raise _unreadable(full)

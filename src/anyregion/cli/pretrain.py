@@ -74,13 +74,14 @@ def run(args: argparse.Namespace) -> int:
     # the same images wherever its command is given
     folders = [str(Path(folder).expanduser().absolute()) for folder in (args.images, *more)]
     given = [f"--r2o.images={json.dumps(folders, ensure_ascii=False)}", *overrides]
-    if not _is_set("cache", overrides):
-        given.append(f"--r2o.cache={out.absolute().parent / 'priors'}")
     earlier = shared.earlier_settings(out, overwrite=overwrite)
     begun = ((earlier or {}).get("r2o") or {}).get("epoch_images")
     if begun is not None and not _is_set("epoch_images", overrides):
         given.append(f"--r2o.epoch_images={begun}")
     training = trainings.read_training(config, given, task="r2o")
+    if training.settings.cache is None:
+        beside = dataclasses.replace(training.settings, cache=str(out.absolute().parent / "priors"))
+        training = dataclasses.replace(training, settings=beside)
 
     def own_settings(task: R2OTask) -> dict[str, Any]:
         if earlier is not None:
@@ -108,6 +109,12 @@ def _opening(task: R2OTask) -> None:
         terminal.note(
             f"an epoch counts {task.epoch_images:,} images, as when the run began, of "
             f"{len(task.usable):,} that can be used now"
+        )
+    if len(task.usable) < (batch := task.config.batch):
+        terminal.note(
+            f"a step takes {batch:,} images and there are {len(task.usable):,}: "
+            f"{task.config.epochs:g} epochs of them are {task.steps:,} steps. A smaller r2o.batch, "
+            "or more epochs, trains longer"
         )
 
 

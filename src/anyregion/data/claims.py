@@ -6,10 +6,12 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from anyregion.files import read_json, writing
 
@@ -18,6 +20,54 @@ STALE = 120.0
 """Seconds between signs of life, and how long after the last one a claim counts for nothing.
 
 On the machine that made it, a claim ends at once with its process."""
+
+Part = TypeVar("Part")
+Made = TypeVar("Made")
+
+
+def shared_work(
+    parts: Iterable[Part],
+    *,
+    lock: Callable[[Part], Path],
+    finished: Callable[[Part], Made | None],
+    make: Callable[[Part], Made],
+    wait: float,
+    heartbeat: float = HEARTBEAT,
+    stale: float = STALE,
+) -> Iterator[tuple[Part, Made]]:
+    """Each part is made once, by whichever process comes first; ends when all are made.
+
+    Args:
+        parts: the same in all processes that share them.
+        lock: the part's lock file.
+        finished: what was made of a part; None if it has to be made.
+        make: called under the claim.
+        wait: seconds between looks at the parts that others are at.
+        heartbeat, stale: see `STALE`.
+
+    Yields:
+        Each part, with what was made of it here or elsewhere, as soon as that is known.
+
+    Raises:
+        AnyRegionError: a lock file cannot be written.
+    """
+    todo = list(parts)
+    while todo:
+        others: list[Part] = []
+        for part in todo:
+            made = finished(part)
+            if made is None:
+                with claimed(lock(part), heartbeat=heartbeat, stale=stale) as ours:
+                    made = finished(part)  # by another process, between the two looks
+                    if ours and made is None:
+                        made = make(part)
+            if made is None:
+                others.append(part)
+            else:
+                yield part, made
+        if others:  # other processes are at them, or were
+            time.sleep(wait)
+        todo = others
 
 
 @contextmanager

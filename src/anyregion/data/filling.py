@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from anyregion.data.claims import HEARTBEAT, STALE, claimed
+from anyregion.data.claims import HEARTBEAT, STALE, shared_work
 from anyregion.data.features import DescribedExtractor, FeatureExtractor, Features
 from anyregion.data.image_files import image_path
 from anyregion.data.inputs import decode_input, mirrored_input, read_file, short_hash
@@ -94,37 +94,35 @@ def fill(
         (store.folder / SHARDS).mkdir(exist_ok=True)
     report = progress or (lambda done, total: None)
     started, computed, done = time.monotonic(), 0, 0
-    todo = list(range(store.about.shards))
     aside: dict[int, str] = {}
     report(0, len(store))
-    while todo:
-        others: list[int] = []
-        for number in todo:
-            images = store.shard_key(number).images
-            found = _finished(store, number)
-            if found is None:
-                with claimed(_lock(store, number), heartbeat=heartbeat, stale=stale) as ours:
-                    found = _finished(store, number)  # by another process, between the two looks
-                    if ours and found is None:
-                        found = _fill_shard(
-                            store,
-                            extractor,
-                            folder,
-                            number,
-                            batch_size=batch_size,
-                            workers=workers,
-                            progress=partial(_further, report, done, len(store)),
-                        )
-                        computed += images
-            if found is None:
-                others.append(number)
-            else:
-                aside |= found
-                done += images
-                report(done, len(store))
-        if others:  # other processes are at them, or were
-            time.sleep(WAIT)
-        todo = others
+
+    def make(number: int) -> dict[int, str]:
+        nonlocal computed
+        found = _fill_shard(
+            store,
+            extractor,
+            folder,
+            number,
+            batch_size=batch_size,
+            workers=workers,
+            progress=partial(_further, report, done, len(store)),
+        )
+        computed += store.shard_key(number).images
+        return found
+
+    for number, found in shared_work(
+        range(store.about.shards),
+        lock=partial(_lock, store),
+        finished=partial(_finished, store),
+        make=make,
+        wait=WAIT,
+        heartbeat=heartbeat,
+        stale=stale,
+    ):
+        aside |= found
+        done += store.shard_key(number).images
+        report(done, len(store))
     names = store.annotations.file_names
     return FillReport(
         computed=computed,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from anyregion.backbones.encoder import Encoder
+from anyregion.backbones.encoder import Encoder, normalised
 from anyregion.backbones.loading import load_encoder
 from anyregion.data.image_files import in_threads
 from anyregion.devices import check_device
@@ -245,11 +245,8 @@ def _batches(
 @torch.inference_mode()
 def _run(backbone: Backbone, pictures: Sequence[Pixels], layer: Layer) -> Tensor:
     """`B` pictures to the `(B, C, h, w)` float32 map of a layer, on the device."""
-    bytes_ = torch.from_numpy(np.stack(pictures)).to(backbone.device)
-    images = bytes_.permute(0, 3, 1, 2).float().div_(255).contiguous()
     encoder = backbone.encoder
-    mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))
-    images = images.sub_(mean).div_(std)
+    images = normalised(pictures, backbone.device, mean=encoder.mean, std=encoder.std)
     maps = (encoder.early(images) if layer == "early" else encoder(images)).float()
     if not bool(torch.isfinite(maps).all()):
         raise CheckpointError(

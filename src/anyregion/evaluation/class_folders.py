@@ -94,11 +94,16 @@ def find_both(
     """The images to learn from and those to judge on.
 
     Raises:
-        InputError: see `find_class_folders`; or both are the same folder.
+        InputError: see `find_class_folders`; or both hold the same file, be it by a link.
     """
+    wrong = "the images to judge on must not be those to learn from"
     if Path(train).expanduser().resolve() == Path(val).expanduser().resolve():
-        raise InputError(f"{train}: the images to judge on must not be those to learn from")
-    return find_class_folders(train, limit=limit), find_class_folders(val, limit=limit)
+        raise InputError(f"{train}: {wrong}")
+    bank, asked = find_class_folders(train, limit=limit), find_class_folders(val, limit=limit)
+    known = {place for path in bank.paths if (place := _place(path)) is not None}
+    if both := [path for path in asked.paths if _place(path) in known]:
+        raise InputError(f"{both[0]} ({len(both):,} such) is also in {train}: {wrong}")
+    return bank, asked
 
 
 def labels_in(names: Sequence[str], asked: ClassFolders) -> tuple[NDArray[np.int64], list[str]]:
@@ -140,6 +145,15 @@ def check_classes(folders: ClassFolders, labels: NDArray[np.int64]) -> None:
             f"{folders.root}: {left} class{'' if left == 1 else 'es'} with images that can be "
             "read; at least 2 are needed to choose from"
         )
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which file of which disk a path leads to; None where the file system does not say."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None  # it is set aside when it is read
+    return (found.st_dev, found.st_ino) if found.st_ino else None
 
 
 def _is_loose_image(path: Path) -> bool:

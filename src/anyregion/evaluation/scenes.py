@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from anyregion.data.annotations import Annotations
 from anyregion.data.image_files import find_image
 from anyregion.data.reading import read_annotations
 from anyregion.errors import InputError, SetAside
+from anyregion.images import read_numbers
 from anyregion.masks import decode_mask, segmentation_to_rle
 
 SegmentMap: TypeAlias = NDArray[np.int32]
@@ -124,29 +124,16 @@ class _CocoSegments:
 def read_values(
     path: Path, size: tuple[int, int], *, first_channel: bool = False
 ) -> NDArray[np.int64]:
-    """The numbers of a one-channel image as they are in the file (palette indices, 16 bits).
+    """The numbers of a label map or mask, `(height, width)`: see `images.read_numbers`.
 
     Args:
-        path: the file.
+        path, first_channel: see there.
         size: `(height, width)` that it must have.
-        first_channel: of an image of several channels read the first, as of a grey image that was
-            saved in colours; else that is an error.
 
     Raises:
         InputError: it cannot be read, has colours, or another size.
     """
-    try:
-        with Image.open(path) as image:
-            several = image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
-            if several and not first_channel:
-                raise InputError(f"{path}: has colours ({image.mode}); one number a pixel is meant")
-            values = np.asarray(image.getchannel(0) if several else image).astype(np.int64)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not an image that can be read ({error})") from None
+    values = read_numbers(path, first_channel=first_channel)
     if values.shape != size:
         height, width = values.shape
         raise InputError(f"{path}: {width} x {height}, but its image is {size[1]} x {size[0]}")

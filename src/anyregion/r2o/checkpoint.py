@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anyregion.backbones.loading import build_encoder
 from anyregion.backbones.names import family_of
+from anyregion.backbones.names_resnet import count_blocks, depth_of
 from anyregion.errors import CheckpointError
 from anyregion.r2o.model import Networks
 from anyregion.weight_files import compare_shapes, read_state_dict
@@ -33,14 +34,6 @@ _BRANCHES = {"online_network": "online", "target_network": "target"}
 _TRUNK = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _HEAD = {"l1": "hidden", "bn1": "norm", "l2": "output"}
 _DUPLICATE = "_fpn."
-
-_DEPTHS: dict[tuple[str, tuple[int, ...]], str] = {
-    ("basic", (2, 2, 2, 2)): "resnet18",
-    ("basic", (3, 4, 6, 3)): "resnet34",
-    ("bottleneck", (3, 4, 6, 3)): "resnet50",
-    ("bottleneck", (3, 4, 23, 3)): "resnet101",
-    ("bottleneck", (3, 8, 36, 3)): "resnet152",
-}
 
 
 @dataclass(frozen=True)
@@ -100,14 +93,13 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {names[name]: tensor for name, tensor in state.items()}
 
 
-def published_names(state: Networks | Iterable[str]) -> dict[str, str]:
-    """Each name of `Networks` (parameters and buffers) with its published one.
+def published_names(names: Iterable[str]) -> dict[str, str]:
+    """Each of some names of `Networks` (parameters and buffers) with its published one.
 
     Raises:
         CheckpointError: as `to_published`.
     """
-    listed = list(state.state_dict() if isinstance(state, nn.Module) else state)
-    named = {name: _theirs(name) for name in listed}
+    named = {name: _theirs(name) for name in names}
     if unknown := [name for name, theirs in named.items() if theirs is None]:
         raise CheckpointError(
             "published R2O checkpoints are of ResNets only; they have no name for "
@@ -126,20 +118,17 @@ def sizes_of(state: Mapping[str, Tensor]) -> R2OSizes:
     trunk = {n.removeprefix(body): t for n, t in state.items() if n.startswith(body)}
     if family_of("torchvision", trunk) is None:
         raise CheckpointError("holds no ResNet as the online network's encoder")
-    kind = "bottleneck" if "layer1.0.conv3.weight" in trunk else "basic"
-    depths = tuple(
-        len({name.split(".")[1] for name in trunk if name.startswith(f"layer{stage}.")})
-        for stage in (1, 2, 3, 4)
-    )
-    backbone = _DEPTHS.get((kind, depths))
+    bottleneck = "layer1.0.conv3.weight" in trunk
+    blocks = count_blocks(trunk, ("layer1", "layer2", "layer3", "layer4"))
+    depth = depth_of(blocks, bottleneck=bottleneck)
     heads = ("online.projector.hidden.weight", "online.projector.output.weight")
-    if backbone is None or any(name not in state or state[name].ndim != 2 for name in heads):
+    if depth is None or any(name not in state or state[name].ndim != 2 for name in heads):
         raise CheckpointError(
-            f"holds {kind} blocks, {depths} of them, which is no ResNet that is known, or a "
-            "projector is missing"
+            f"holds {'bottleneck' if bottleneck else 'basic'} blocks, {blocks} of them, which is "
+            "no ResNet that is known, or a projector is missing"
         )
     hidden, width = state[heads[0]].shape
-    return R2OSizes(backbone, width=width, hidden=hidden, out=state[heads[1]].shape[0])
+    return R2OSizes(f"resnet{depth}", width=width, hidden=hidden, out=state[heads[1]].shape[0])
 
 
 def read_published(path: str | Path) -> PublishedCheckpoint:

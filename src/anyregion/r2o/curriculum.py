@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from anyregion.errors import InputError
@@ -93,11 +93,6 @@ def clusters_float(config: CurriculumConfig, epoch: float, *, epochs: float | No
     i = min(max(bisect_left(at, epoch), 1), len(at) - 1)
     slope = (values[i] - values[i - 1]) / (at[i] - at[i - 1])
     return slope * (epoch - at[i - 1]) + values[i - 1]
-
-
-def backwards(config: CurriculumConfig) -> CurriculumConfig:
-    """The curriculum with its values in the opposite order: objects first, then regions."""
-    return replace(config, values=config.values[::-1])
 
 
 def target_momentum(step: int, steps: int, base: float = 0.99) -> float:

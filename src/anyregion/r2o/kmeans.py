@@ -19,18 +19,16 @@ Rules that the usual implementations leave open:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn.functional import embedding_bag, pad
 
 from anyregion.errors import InputError
+from anyregion.r2o.exact import exact
 
 _SAME_POINT = 4e-6  # share of the largest squared norm: some tens of float32 roundings
 
@@ -110,7 +108,7 @@ def start_points(points: Tensor, k: int, *, draws: Draws, present: Tensor | None
         InputError: shapes do not fit, or present points are not finite (says of which groups).
     """
     _check(points, k, present=present, start=None, draws=draws)
-    with _exact(points.device):
+    with exact(points.device):
         return _choose(_about_mean(points, present), k, draws)
 
 
@@ -144,7 +142,7 @@ def kmeans(
     _check(points, k, present=present, start=start, draws=draws)
     if max_passes < 1:
         raise InputError(f"max_passes is {max_passes}: at least one pass is needed")
-    with _exact(points.device):
+    with exact(points.device):
         data = _about_mean(points, present)
         if start is not None and draws is None:
             centres = start.to(data.rows) - data.mean
@@ -157,42 +155,6 @@ def kmeans(
         else:
             raise InputError("k-means needs either start centres or draws for k-means++")
         return _passes(data, centres, used, max_passes)
-
-
-def gather_points(points: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor | None, slice]:
-    """Every process's points beside each other, so that all cluster the same group.
-
-    With the same draws each process then finds the same clusters: it keeps
-    `labels[:, own]`. One process alone gets back what it gave.
-
-    Args:
-        points: `(G, n, D)`, G and D equal in all processes, n its own.
-        present: `(G, n)` bool, or None in all processes.
-
-    Returns:
-        All points `(G, N, D)` in the order of the ranks, their `present` (None as given), and the
-        slice of N that is this process's own.
-    """
-    own = points.shape[1]
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return points, present, slice(0, own)
-    world, rank = dist.get_world_size(), dist.get_rank()
-    counts = [torch.zeros(1, dtype=torch.int64, device=points.device) for _ in range(world)]
-    dist.all_gather(counts, torch.tensor([own], device=points.device))
-    sizes = [int(count) for count in counts]
-
-    def together(local: Tensor) -> Tensor:
-        # along dim 1, padded to the longest: all_gather takes equal sizes only
-        missing = max(sizes) - own
-        filler = [0, 0] * (local.dim() - 2) + [0, missing]
-        padded = pad(local, filler).contiguous()
-        parts = [torch.empty_like(padded) for _ in range(world)]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:, :n] for part, n in zip(parts, sizes, strict=True)], dim=1)
-
-    begin = sum(sizes[:rank])
-    everyone = None if present is None else together(present.to(torch.uint8)).bool()
-    return together(points.detach()), everyone, slice(begin, begin + own)
 
 
 def _check(
@@ -221,36 +183,6 @@ def _check(
             f"draws are {tuple(draws.first.shape)} and {tuple(draws.trials.shape)}, not those of "
             f"{groups} groups and {k} clusters"
         )
-
-
-@contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast, no TF32: a label must not depend on how the caller trains."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), _full_products():
-        yield
-
-
-@contextmanager
-def _full_products() -> Iterator[None]:
-    if not hasattr(torch.backends, "fp32_precision"):  # torch before 2.9
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
-        return
-    # by library, which can be read and put back whichever way the caller set it
-    mkldnn: Any = torch.backends.mkldnn
-    libraries = (torch.backends.cuda.matmul, mkldnn.matmul)
-    held = [library.fp32_precision for library in libraries]
-    try:
-        for library in libraries:
-            library.fp32_precision = "ieee"
-        yield
-    finally:
-        for library, precision in zip(libraries, held, strict=True):
-            library.fp32_precision = precision
 
 
 def _wide(device: torch.device) -> torch.dtype:

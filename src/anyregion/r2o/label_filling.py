@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.data.claims import claimed
+from anyregion.data.claims import shared_work
 from anyregion.data.image_files import in_threads
 from anyregion.data.inputs import read_file, short_hash
 from anyregion.errors import InputError
@@ -60,33 +59,31 @@ def fill(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(missing), IMAGES_PER_SHARD)
-    todo = [missing[start : start + IMAGES_PER_SHARD] for start in starts]
+    chunks = [missing[start : start + IMAGES_PER_SHARD] for start in starts]
     done = len(images) - len(missing)
     compute = partial(_record, images, size, prior)
-    while todo:
-        others = []
-        for chunk in todo:
-            path = folder / f"{short_hash(keys[chunk].tobytes()).hex()}.safetensors"
-            finished = _is_whole(path, identity)
-            if not finished:
-                with claimed(path.with_suffix(".lock")) as ours:
-                    finished = _is_whole(path, identity)  # by another, between the two looks
-                    if ours and not finished:
-                        _remove_leftovers(path)
-                        records: list[bytes | str | None] = []
-                        for record in in_threads(compute, chunk.tolist(), threads=workers):
-                            records.append(record)
-                            progress(done + len(records), len(images))
-                        _write(path, identity, keys[chunk], records)
-                        finished = True
-            if finished:
-                done += len(chunk)
-                progress(done, len(images))
-            else:
-                others.append(chunk)
-        if others:  # other processes are at them, or were
-            time.sleep(WAIT)
-        todo = others
+
+    def place(chunk: NDArray[np.int64]) -> Path:
+        return folder / f"{short_hash(keys[chunk].tobytes()).hex()}.safetensors"
+
+    def make(chunk: NDArray[np.int64]) -> bool:
+        _remove_leftovers(place(chunk))
+        records: list[bytes | str | None] = []
+        for record in in_threads(compute, chunk.tolist(), threads=workers):
+            records.append(record)
+            progress(done + len(records), len(images))
+        _write(place(chunk), identity, keys[chunk], records)
+        return True
+
+    for chunk, _ in shared_work(
+        chunks,
+        lock=lambda chunk: place(chunk).with_suffix(".lock"),
+        finished=lambda chunk: _is_whole(place(chunk), identity) or None,
+        make=make,
+        wait=WAIT,
+    ):
+        done += len(chunk)
+        progress(done, len(images))
 
 
 def compute_labels(

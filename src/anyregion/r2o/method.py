@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from anyregion.errors import InputError
+from anyregion.r2o.gathering import summed
 from anyregion.r2o.masks import align_masks
 from anyregion.r2o.model import Networks
 from anyregion.r2o.objective import mask_weights, shared_masks, similarity_losses
@@ -207,7 +207,7 @@ class R2O(nn.Module):
         if not self.synchronised:
             return rows > 0
         device = next(self.parameters()).device
-        return bool(_summed(torch.tensor([float(rows)], device=device)) > 0)
+        return bool(summed(torch.tensor([float(rows)], device=device)) > 0)
 
     def _nothing(self, kept: Tensor, areas: Tensor) -> Comparison:
         """No mask in both views: a loss of zero that back-propagates to every parameter."""
@@ -222,7 +222,7 @@ class R2O(nn.Module):
     def _per_image(self, found: Comparison, images: int) -> dict[str, Tensor]:
         shared = shared_masks(found.areas[0], found.areas[1]).sum(dim=1).float()
         total, count = found.weights.sum(), shared.new_tensor(float(images))
-        total, count = _summed(torch.stack([total, count])).unbind()
+        total, count = summed(torch.stack([total, count])).unbind()
         losses = found.losses.new_zeros(images)
         if len(found.image):
             scale = count / total.clamp(min=torch.finfo(total.dtype).tiny)
@@ -250,9 +250,9 @@ def _spread(rows: Tensor) -> Tensor:
     """Standard deviation of unit rows of all processes, times the root of their width: 1 where
     they point everywhere, 0 where all are alike, or there are none. `(R, D)` to a scalar."""
     unit = torch.nn.functional.normalize(rows.float(), dim=1)
-    totals = _summed(torch.cat([unit.sum(dim=0), unit.new_tensor([float(len(unit))])]))
+    totals = summed(torch.cat([unit.sum(dim=0), unit.new_tensor([float(len(unit))])]))
     count = totals[-1].clamp(min=1)
-    variance = _summed((unit - totals[:-1] / count).square().sum(dim=0)) / count
+    variance = summed((unit - totals[:-1] / count).square().sum(dim=0)) / count
     spread: Tensor = variance.sqrt().mean() * unit.shape[1] ** 0.5
     return spread
 
@@ -267,10 +267,3 @@ def _rows(features: Tensor, aligned: Tensor, kept: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         pooled = pool(features.float().flatten(2), aligned.gather(1, both))
     return pooled.view(2, len(kept), *pooled.shape[1:])[:, kept.gather(1, first)]
-
-
-def _summed(values: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        values = values.clone()
-        dist.all_reduce(values)
-    return values

@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from anyregion.errors import InputError
-from anyregion.images import MAX_PIXELS
+from anyregion.images import MAX_PIXELS, read_numbers
 from anyregion.r2o.priors import LabelMap, renumbered
 
 SUFFIXES = (".png", ".npy")
 """Of label maps; where an image has both, the first counts."""
-
-_MODES = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I")
 
 
 def map_paths(folder: Path, name: str) -> tuple[Path, ...]:
@@ -37,25 +34,12 @@ def read_label_map(folder: Path, name: str, size: int) -> LabelMap:
     """
     for path in map_paths(folder, name):
         if path.is_file():
-            ids = _read_npy(path) if path.suffix == ".npy" else _read_png(path)
+            ids = _read_npy(path) if path.suffix == ".npy" else read_numbers(path)
             height, width = ids.shape
             row = (2 * np.arange(size) + 1) * height // (2 * size)
             column = (2 * np.arange(size) + 1) * width // (2 * size)
             return renumbered(ids[row[:, None], column])
     raise InputError(f"{map_paths(folder, name)[0]}: there is no such label map (nor a .npy)")
-
-
-def _read_png(path: Path) -> NDArray[Any]:
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _MODES:
-                raise InputError(f"{path}: a label map has one number a pixel, not {image.mode}")
-            _check_size(path, image.height, image.width)
-            return np.array(image).astype(np.int64)
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: broken label map ({error})") from None
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
@@ -65,11 +49,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
         raise InputError(f"{path}: broken label map ({error})") from None
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "bui":
         raise InputError(f"{path}: a label map is (height, width) whole numbers")
-    _check_size(path, *ids.shape)
+    if not 0 < ids.size <= MAX_PIXELS:
+        raise InputError(f"{path}: a label map of {ids.shape[1]} x {ids.shape[0]} pixels")
     # unsigned 64 bits would turn negative
     return ids if ids.dtype == np.uint64 else ids.astype(np.int64)
-
-
-def _check_size(path: Path, height: int, width: int) -> None:
-    if not 0 < height * width <= MAX_PIXELS:
-        raise InputError(f"{path}: a label map of {width} x {height} pixels")

@@ -6,8 +6,6 @@ to a square. Label maps are computed once and stored: see `label_store`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,19 +81,13 @@ class PriorConfig:
             raise InputError(f"prior.folder belongs to kind files, not {self.kind}")
 
     def describe(self) -> dict[str, Any]:
-        """The kind and the settings that count for it."""
+        """The kind and the settings that count for it: another whenever a segment could be."""
         settings = {name: getattr(self, name) for name in _SETTINGS[self.kind]}
         # 10 and 10.0 are one setting
         settings |= {name: float(settings[name]) for name in _FLOATS & settings.keys()}
         if self.folder:
             settings["folder"] = str(Path(self.folder).expanduser().resolve())
         return {"kind": self.kind, **settings}
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever a segment could."""
-        text = json.dumps(self.describe(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def segment(pixels: Pixels, config: PriorConfig) -> LabelMap:

@@ -68,17 +68,18 @@ def _taps(pixels: int, cells: int, device: torch.device) -> tuple[tuple[Tensor, 
     return (low, 1 - share), ((low + 1).clamp(max=pixels - 1), share)
 
 
-def pool(features: Tensor, masks: Tensor, *, floor: float = 1.0) -> Tensor:
+def pool(features: Tensor, masks: Tensor) -> Tensor:
     """The mean feature under each mask, weighted by the mask.
+
+    At least 1 cell is divided by (published): a mask of less area gives a shorter vector in the
+    same direction; one without area gives zeros.
 
     Args:
         features: `(B, C, P)`.
         masks: `(B, N, P)`, not negative.
-        floor: least area that is divided by (published: 1 cell). A mask of less area gives a
-            shorter vector in the same direction; one without area gives zeros.
 
     Returns:
         `(B, N, C)`.
     """
     sums = torch.bmm(masks, features.transpose(1, 2).to(masks.dtype))
-    return sums / masks.sum(dim=2, keepdim=True).clamp(min=floor)
+    return sums / masks.sum(dim=2, keepdim=True).clamp(min=1.0)

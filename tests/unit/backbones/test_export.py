@@ -258,9 +258,20 @@ def test_what_was_exported_is_read_again(tmp_path: Path) -> None:
         again = build_encoder("timm/resnet18", size=64, weights=out)
         assert near(ours(again), ours(encoder))
     vit = small("timm/test_vit")
+    vit.mean, vit.std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     export_encoder(vit, tmp_path / "vit", to="huggingface")
     again = build_encoder("timm/test_vit", size=64, weights=tmp_path / "vit")
     assert near(ours(again), ours(vit))
+    assert (again.mean, again.std) == (vit.mean, vit.std), "as preprocessor_config.json says"
+    stated = {"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
+    (tmp_path / "vit/preprocessor_config.json").unlink()
+    (tmp_path / "vit/config.json").write_text(json.dumps(stated))
+    again = build_encoder("timm/test_vit", size=64, weights=tmp_path / "vit")
+    assert again.mean == again.std == (0.5, 0.5, 0.5), "timm's own folders have it elsewhere"
+    stated["pretrained_cfg"]["std"][1] = 0
+    (tmp_path / "vit/config.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match=r"config\.json: std .* is not above 0"):
+        build_encoder("timm/test_vit", size=64, weights=tmp_path / "vit")
 
 
 @pytest.mark.parametrize(
@@ -313,15 +324,20 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    (tmp_path / "mine.yaml").write_text("task: r2o\n")
     for out, to, said in (
         ("out.bin", "timm", r"\.pth or \.pt or \.safetensors"),
         ("out.safetensors", "detectron2", r"ends in \.pth or \.pt"),
         ("folder.pth", "torchvision", "a folder, not a file"),
         ("file", "huggingface", "a file, not a folder"),
         ("full", "huggingface", "holds something else"),
+        ("mine.pth", "detectron2", r"mine\.yaml: would be .* holds something else"),
     ):
         with pytest.raises(InputError, match=said):
             export_encoder(encoder, tmp_path / out, to=to)
+    assert not (tmp_path / "mine.pth").exists()
+    for _ in range(2):  # its own settings it replaces
+        export_encoder(encoder, tmp_path / "again.pth", to="detectron2")
 
 
 def test_the_encoder_is_left_as_it_was(tmp_path: Path) -> None:

@@ -110,6 +110,16 @@ def test_a_class_that_cannot_be_read(tmp_path: Path) -> None:
     assert report.accuracy.top1 == 0.5
 
 
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_an_image_to_learn_from_is_none_to_judge_on(tmp_path: Path, link: str) -> None:
+    train = class_folders(tmp_path / "train", {"green": 2, "red": 2})
+    val = class_folders(tmp_path / "val", {"green": 1, "red": 1})
+    getattr(val / "red" / "same.png", link)(train / "red" / "01.png")
+    with pytest.raises(InputError, match=r"same\.png \(1 such\) is also in .*must not be those"):
+        evaluate_knn(colour_backbone(), train, val)
+    assert evaluate_knn(colour_backbone(), train, val, limit=1).images == 2
+
+
 def test_leave_one_out(tmp_path: Path) -> None:
     folder = class_folders(tmp_path, {"red": 3, "green": 3, "blue": 1})
     report = evaluate_knn(colour_backbone(), folder, k=1)

@@ -33,6 +33,11 @@ SMALL = {
     "r2o.heads.hidden": 32,
     "r2o.heads.out": 16,
     "r2o.workers": 1,
+    # stated, so that these runs stay what they are when the recipe is tuned
+    "optimizer.lr": 1e-3,
+    "r2o.base_batch": "null",
+    "r2o.views.scale": "[0.08, 1.0]",
+    "r2o.views.blur_sigma": "[0.1, 2.0]",
 }
 
 

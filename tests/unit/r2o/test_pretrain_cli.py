@@ -22,7 +22,7 @@ for needed in ("lightning_fabric", "jsonargparse", "torchvision", "timm", "skima
 
 from safetensors.torch import load_file  # noqa: E402
 
-from anyregion import weight_files  # noqa: E402
+from anyregion import trainings, weight_files  # noqa: E402
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.r2o.training.task import R2OTask  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
@@ -193,7 +193,20 @@ def test_a_batch_that_processes_cannot_share(
     refused(capsys, "r2o.batch: 4 images cannot be shared evenly by 3 processes")
 
 
-def test_a_larger_batch_than_the_folder_and_more_clusters_than_segments(tmp_path: Path) -> None:
+def test_a_cache_that_the_recipe_names(photos: Path, tmp_path: Path) -> None:
+    mine = trainings.recipe("r2o-small").replace("r2o:\n", f"r2o:\n  cache: {tmp_path / 'kept'}\n")
+    (tmp_path / "mine.yaml").write_text(mine)
+    config = ["--config", str(tmp_path / "mine.yaml")]
+    assert main([*command(photos, tmp_path / "runs/a", **ONE), *config]) == 0
+    assert list((tmp_path / "kept").glob("*/prior.json"))
+    assert not (tmp_path / "runs/priors").exists()
+    assert pretrain(photos, tmp_path / "runs/b", **ONE) == 0
+    assert list((tmp_path / "runs/priors").glob("*/prior.json")), "beside the run otherwise"
+
+
+def test_a_larger_batch_than_the_folder_and_more_clusters_than_segments(
+    tmp_path: Path, capsys: Said
+) -> None:
     photos = write_photos(tmp_path / "photos", 3)
     settings = QUICK | {"r2o__batch": 8, "r2o__epochs": 6, "r2o__curriculum__values": "[100, 90]"}
     # less than the encoder's stride, too; torch's bf16 gives convolutions of one cell on the CPU
@@ -201,6 +214,7 @@ def test_a_larger_batch_than_the_folder_and_more_clusters_than_segments(tmp_path
     settings |= {"r2o__views__size": 8, "precision": "fp32"}
     assert pretrain(photos, tmp_path / "run", **settings, r2o__method__scope="image") == 0
     assert [x["step"] for x in read_log(tmp_path / "run") if "loss" in x] == [1, 2]
+    refused(capsys, "a step takes 8 images and there are 3: 6 epochs of them are 2 steps")
 
 
 def test_an_image_that_is_lost_on_the_way(

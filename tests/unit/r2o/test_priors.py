@@ -13,6 +13,7 @@ from PIL import Image
 
 from anyregion.errors import InputError
 from anyregion.r2o.image_list import list_images
+from anyregion.r2o.label_store import identity_of
 from anyregion.r2o.prior_files import read_label_map
 from anyregion.r2o.priors import PriorConfig, renumbered, segment
 from tests.shared import SHARED
@@ -94,9 +95,10 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any], named: str) -
         PriorConfig(**settings)
 
 
-def test_the_fingerprint_knows_what_counts() -> None:
+def test_a_store_is_told_by_what_counts() -> None:
     plain = PriorConfig()
-    assert plain.fingerprint == PriorConfig(compactness=10, scale=7, min_size=2).fingerprint
+    same = PriorConfig(compactness=10, scale=7, min_size=2)
+    assert identity_of(8, plain) == identity_of(8, same)
     others = [
         PriorConfig(segments=101),
         PriorConfig(normalised=False),
@@ -104,7 +106,7 @@ def test_the_fingerprint_knows_what_counts() -> None:
         PriorConfig(kind="files", folder="a"),
         PriorConfig(kind="files", folder="b"),
     ]
-    assert len({plain.fingerprint, *(other.fingerprint for other in others)}) == 6
+    assert len({identity_of(8, prior) for prior in (plain, *others)}) == 6
 
 
 def test_maps_from_files_are_not_computed() -> None:

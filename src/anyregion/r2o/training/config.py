@@ -58,7 +58,8 @@ class R2OConfig:
         sync_norm: BatchNorms count over all processes.
         channels_last: memory order of images and weights: faster in bf16, and on GPUs.
         keep: which encoder is saved, the `online` or the `target` one.
-        cache: folder of the label maps; None for one beside the run.
+        cache: folder of the label maps; None for `priors` beside the run (`anyregion train`: in the
+            working folder).
         workers: threads that compute them, in each process; None for one a core.
         max_broken: share of the images that may be unreadable; above it the run does not start.
         epoch_images: how many images count as an epoch; None for as many as can be used. A run

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anyregion.backbones.encoder import at_rest, normalised
 from anyregion.images import Pixels
 from anyregion.r2o.label_store import LabelStore
 from anyregion.r2o.method import R2O
@@ -17,7 +18,7 @@ from anyregion.r2o.objective import MIN_AREA
 from anyregion.r2o.refinement import cluster_segments, segment_features
 from anyregion.r2o.segments import cell_shares, count_segments, pool
 from anyregion.r2o.training.config import R2OConfig
-from anyregion.r2o.training.inputs import normalised, read_again
+from anyregion.r2o.training.inputs import read_again
 from anyregion.r2o.training.pictures import region_picture
 from anyregion.r2o.training.watch import advice, cluster_entropy, effective_rank, spread
 from anyregion.r2o.views import spanning_view
@@ -43,29 +44,14 @@ class Looks:
 
     Args:
         store: images and label maps.
-        images: positions in the store that are looked at.
-        shown: how many of them are drawn.
         config: see there.
-        seed: of k-means.
+        seed: draws the images, and starts k-means.
     """
 
-    def __init__(
-        self,
-        store: LabelStore,
-        images: NDArray[np.int64],
-        *,
-        shown: int,
-        config: R2OConfig,
-        seed: int,
-    ) -> None:
-        self.store, self.images, self.shown = store, images, shown
+    def __init__(self, store: LabelStore, config: R2OConfig, *, seed: int) -> None:
+        order = generator(seed, "looks").permutation(len(store.usable))[:LOOKED_AT]
+        self.store, self.images = store, store.usable[order]
         self.config, self.seed = config, seed
-
-    @staticmethod
-    def of(store: LabelStore, usable: NDArray[np.int64], config: R2OConfig, seed: int) -> Looks:
-        """Draw the images to look at."""
-        order = generator(seed, "looks").permutation(len(usable))[:LOOKED_AT]
-        return Looks(store, usable[order], shown=config.shown, config=config, seed=seed)
 
     @torch.no_grad()
     def figures(self, module: R2O, clusters: int | None) -> dict[str, float]:
@@ -95,9 +81,9 @@ class Looks:
     @torch.no_grad()
     def pictures(self, module: R2O, clusters: int | None) -> dict[str, Pixels]:
         """One picture: a row an image, with its superpixels and the regions that became of them."""
-        if not self.shown:
+        if not self.config.shown:
             return {}
-        chosen = self.images[: self.shown]
+        chosen = self.images[: self.config.shown]
         labels = self._labels(chosen)
         ids = labels
         if clusters is not None:
@@ -119,15 +105,11 @@ class Looks:
             channels_last=self.config.channels_last,
         )
         labels = self._labels(images).to(device)
-        was = module.training
-        module.eval()
-        try:
+        with at_rest(module):
             last = networks.online.encoder(whole).float()
             # regions, as the heads' BatchNorms have counted them; whole images are another kind
             projections = networks.online.projector(_segment_rows(last, labels))
             early = networks.target.encoder.early(whole)
-        finally:
-            module.train(was)
         return _Seen(last.mean(dim=(2, 3)), projections, segment_features(early, labels))
 
     def _cluster(self, segments: Tensor, clusters: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from anyregion.backbones.encoder import normalised
 from anyregion.backbones.loading import save_encoder
 from anyregion.data.samplers import EpochSampler
 from anyregion.errors import InputError
@@ -20,7 +21,7 @@ from anyregion.r2o.label_store import LabelStore
 from anyregion.r2o.method import R2O
 from anyregion.r2o.training.agreement import check_same_images
 from anyregion.r2o.training.config import R2OConfig
-from anyregion.r2o.training.inputs import ONE_VALUE, normalised, read_again
+from anyregion.r2o.training.inputs import ONE_VALUE, read_again
 from anyregion.r2o.training.looks import Looks
 from anyregion.r2o.views import View, make_views, spanning_view
 from anyregion.training.config import LoopConfig
@@ -73,7 +74,7 @@ class R2OTask:
         self._sampler = EpochSampler(np.ones(len(self.usable)), loop.seed)
         self.steps = self.pace(loop).steps
         self._step = self._part = 0
-        self.looks = Looks.of(store, self.usable, config, loop.seed)
+        self.looks = Looks(store, config, seed=loop.seed)
 
     def pace(self, config: LoopConfig) -> LoopConfig:
         """See `training.task.Paced`."""
