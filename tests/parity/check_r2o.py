@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from anyregion.backbones.encoder import normalised
 from anyregion.backbones.loading import build_encoder
+from anyregion.kmeans import Draws, kmeans, start_points
 from anyregion.r2o import colours
 from anyregion.r2o.checkpoint import from_published, published_names
 from anyregion.r2o.curriculum import (
@@ -33,7 +34,6 @@ from anyregion.r2o.curriculum import (
     rate_scale,
     target_momentum,
 )
-from anyregion.r2o.kmeans import Draws, kmeans, start_points
 from anyregion.r2o.masks import align_masks
 from anyregion.r2o.method import R2O, Comparison, MethodConfig
 from anyregion.r2o.model import Networks

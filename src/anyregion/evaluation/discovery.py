@@ -34,7 +34,7 @@ from anyregion.evaluation.partitions import (
     two_ious,
 )
 from anyregion.evaluation.scenes import BACKGROUND, Scenes, SegmentMap, coco_scenes
-from anyregion.r2o.kmeans import draw, kmeans
+from anyregion.kmeans import draw, kmeans
 from anyregion.training.seeds import generator
 from anyregion.vocabulary import Progress
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anyregion.kmeans import draw, kmeans
 from anyregion.r2o.gathering import gather_points
-from anyregion.r2o.kmeans import draw, kmeans
 from anyregion.r2o.segments import cell_shares, count_segments, pool, soft_masks
 
 Scope: TypeAlias = Literal["batch", "image"]

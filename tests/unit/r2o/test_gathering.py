@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from anyregion.kmeans import kmeans  # noqa: E402
 from anyregion.r2o.gathering import gather_points  # noqa: E402
-from anyregion.r2o.kmeans import kmeans  # noqa: E402
-from tests.unit.r2o.test_kmeans import draws_for, features  # noqa: E402
+from tests.unit.test_kmeans import draws_for, features  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.r2o.kmeans import (  # noqa: E402
+from anyregion.kmeans import (  # noqa: E402
     Draws,
     draw,
     kmeans,

@@ -1,4 +1,4 @@
-"""k-means of several groups of points at once, on any device: R2O's refinement (section 3.2).
+"""k-means of several groups of points at once, on any device, without gradients.
 
 A group is what is clustered together: the segments of one image (scope image), or those of a whole
 batch (scope batch, one group). Groups do not know of each other: one that is finished leaves the
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
 from anyregion.errors import InputError
-from anyregion.r2o.exact import exact
+from anyregion.exact import exact
 
 _SAME_POINT = 4e-6  # share of the largest squared norm: some tens of float32 roundings
 
