@@ -166,7 +166,8 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
     """Expand files, folders (recursively) and globs into a list of files, in order, each once.
 
     A file named outright is taken whatever its suffix; folders and globs yield the files of
-    `SUFFIXES`. A path that leads to nothing is set aside.
+    `SUFFIXES`, without those that are hidden or lie in hidden folders. A path that leads to
+    nothing is set aside.
     """
     found: dict[Path, None] = {}
     aside: list[SetAside] = []
@@ -175,7 +176,7 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
         if path.is_file():
             matches = [path]
         elif path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if _is_image(p))
+            matches = sorted(p for p in path.rglob("*") if _is_image(p) and not _hidden(p, path))
         else:
             # Path.glob cannot start from an absolute pattern
             hits = glob.glob(str(path), recursive=True)  # noqa: PTH207
@@ -184,6 +185,11 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
             aside.append(SetAside(str(given), "no image there"))
         found.update(dict.fromkeys(matches))
     return list(found), aside
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """Whether it lies in a hidden folder below `folder`: thumbnails, a notebook's copies."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _is_image(path: Path) -> bool:

@@ -172,8 +172,9 @@ def test_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_find_images(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.PNG", "sub/c.jpeg", "sub/notes.txt", ".hidden.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    hidden = (".hidden.jpg", ".thumbnails/d.jpg", "sub/.copies/deep/e.png")
+    for name in ("a.jpg", "b.PNG", "sub/c.jpeg", "sub/notes.txt", *hidden):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found, aside = find_images([tmp_path, tmp_path / "sub" / "*.jpeg", tmp_path / "none*.jpg"])
     assert [p.name for p in found] == ["a.jpg", "b.PNG", "c.jpeg"]
