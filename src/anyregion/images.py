@@ -176,11 +176,13 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
         if path.is_file():
             matches = [path]
         elif path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if _is_image(p) and not _hidden(p, path))
+            matches = sorted(
+                p for p in path.rglob("*") if is_image_file(p) and not _hidden(p, path)
+            )
         else:
             # Path.glob cannot start from an absolute pattern
             hits = glob.glob(str(path), recursive=True)  # noqa: PTH207
-            matches = sorted(p for p in map(Path, hits) if _is_image(p))
+            matches = sorted(p for p in map(Path, hits) if is_image_file(p))
         if not matches:
             aside.append(SetAside(str(given), "no image there"))
         found.update(dict.fromkeys(matches))
@@ -192,5 +194,6 @@ def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _is_image(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
+    """Whether a file is an image by its name, and not hidden."""
     return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")

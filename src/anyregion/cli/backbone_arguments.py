@@ -9,7 +9,11 @@ from anyregion.cli import arguments as shared
 from anyregion.cli import evaluation_arguments as evaluation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anyregion.errors import SetAside
     from anyregion.evaluation.backbone_features import About, Backbone
+    from anyregion.evaluation.class_folders import Accuracy
 
 
 def add_backbone_arguments(parser: argparse.ArgumentParser, *, limit: str) -> None:
@@ -58,6 +62,23 @@ def open_backbone(args: argparse.Namespace) -> Backbone:
         device=args.device,
         seed=args.seed,
     )
+
+
+def accuracy_lines(found: Accuracy) -> list[tuple[str, object]]:
+    """What a report says of its accuracies."""
+    return [
+        ("top-1", evaluation.percent(found.top1)),
+        ("  mean of classes", evaluation.percent(found.class_top1)),
+        ("top-5", evaluation.percent(found.top5)),
+    ]
+
+
+def warn_of(set_aside: Sequence[SetAside], missing: Sequence[str]) -> None:
+    """Say what of the class folders was left out."""
+    from anyregion.cli import terminal
+
+    terminal.warn_list("set aside", set_aside)
+    terminal.warn_list("classes that TRAIN has not, counted as wrong", missing)
 
 
 def backbone_lines(about: About) -> list[tuple[str, object]]:

@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
-    from anyregion.cli import evaluation_arguments as evaluation
     from anyregion.cli import terminal
 
     backbone = backbones.open_backbone(args)
@@ -53,17 +52,14 @@ def run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             progress=track("reading features", "images"),
         )
-    terminal.warn_list("set aside", report.set_aside)
-    terminal.warn_list("classes that TRAIN has not, counted as wrong", report.missing)
+    backbones.warn_of(report.set_aside, report.missing)
     if args.json:
         print(json.dumps(report.to_dict()))
         return SET_ASIDE if report.set_aside else FINE
     among = " (each among the others)" if report.leave_one_out else ""
     terminal.fields(
         [
-            ("top-1", evaluation.percent(report.accuracy.top1)),
-            ("  mean of classes", evaluation.percent(report.accuracy.class_top1)),
-            ("top-5", evaluation.percent(report.accuracy.top5)),
+            *backbones.accuracy_lines(report.accuracy),
             ("neighbours", f"{report.k}, temperature {report.temperature:g}{among}"),
             ("images", f"{report.images}, named by {report.train_images}"),
             ("classes", report.classes),

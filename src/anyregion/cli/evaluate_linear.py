@@ -35,8 +35,7 @@ def run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             progress=track("reading features", "images"),
         )
-    terminal.warn_list("set aside", report.set_aside)
-    terminal.warn_list("classes that TRAIN has not, counted as wrong", report.missing)
+    backbones.warn_of(report.set_aside, report.missing)
     if not report.converged:
         terminal.note("warning: the fit has not converged; its figures are a lower bound")
     if args.json:
@@ -45,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
     best = max(report.held_out.values())
     terminal.fields(
         [
-            ("top-1", evaluation.percent(report.accuracy.top1)),
-            ("  mean of classes", evaluation.percent(report.accuracy.class_top1)),
-            ("top-5", evaluation.percent(report.accuracy.top5)),
+            *backbones.accuracy_lines(report.accuracy),
             ("L2 strength", f"{report.strength:g} ({evaluation.percent(best)} on held-out images)"),
             ("images", f"{report.images}, learned from {report.train_images}"),
             ("classes", report.classes),

@@ -45,18 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="?", metavar="IMAGES", help="a folder of images; more may follow"
     )
-    parser.add_argument(
-        "settings",
-        nargs=argparse.REMAINDER,
-        metavar="--SETTING VALUE",
-        help="settings in place of the recipe's, after it",
-    )
+    shared.add_settings_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain, and say what came of it."""
     require("train", "torch", "torchvision", "jsonargparse", "lightning_fabric", "skimage", "timm")
     from anyregion import trainings
+    from anyregion.training.run_folder import read_settings
 
     more = _leading(args.settings)
     rest = args.settings[len(more) :]
@@ -74,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     # the same images wherever its command is given
     folders = [str(Path(folder).expanduser().absolute()) for folder in (args.images, *more)]
     given = [f"--r2o.images={json.dumps(folders, ensure_ascii=False)}", *overrides]
-    earlier = shared.earlier_settings(out, overwrite=overwrite)
+    earlier = None if overwrite else read_settings(out)
     begun = ((earlier or {}).get("r2o") or {}).get("epoch_images")
     if begun is not None and not _is_set("epoch_images", overrides):
         given.append(f"--r2o.epoch_images={begun}")

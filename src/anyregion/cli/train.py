@@ -29,12 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", nargs="?", metavar="CONFIG", help="a YAML file, or the name of a packaged recipe"
     )
-    parser.add_argument(
-        "settings",
-        nargs=argparse.REMAINDER,
-        metavar="--SETTING VALUE",
-        help="settings in place of the file's, after it",
-    )
+    shared.add_settings_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from anyregion.cli.exit_codes import FINE, INTERRUPTED
 from anyregion.errors import InputError
@@ -22,6 +20,16 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="start anew in DIR")
     parser.add_argument("--print-recipe", metavar="NAME", help="print a recipe's YAML, and end")
     parser.add_argument("--list-recipes", action="store_true", help="list recipes, and end")
+
+
+def add_settings_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the rest of the command line: see `parse_behind`."""
+    parser.add_argument(
+        "settings",
+        nargs=argparse.REMAINDER,
+        metavar="--SETTING VALUE",
+        help="settings in place of the recipe's, after it",
+    )
 
 
 def parse_behind(
@@ -65,21 +73,6 @@ def run_folder(args: argparse.Namespace, later: argparse.Namespace) -> tuple[Pat
     return out, args.overwrite or later.overwrite
 
 
-def earlier_settings(out: Path, *, overwrite: bool) -> dict[str, Any] | None:
-    """What `config.yaml` says of the run that would go on in `out`; None where there is none."""
-    import yaml
-
-    from anyregion.training.run_folder import CONFIG
-
-    if overwrite or not (out / CONFIG).is_file():
-        return None
-    try:
-        found = yaml.safe_load((out / CONFIG).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return None  # `fit` has a message for it
-    return found if isinstance(found, dict) else None
-
-
 def carry_out(
     training: Training,
     out: Path,
@@ -103,9 +96,10 @@ def carry_out(
     from anyregion.training.loop import fit
     from anyregion.training.processes import is_first
 
-    _check_early(training, out, overwrite)
+    if not overwrite:
+        _check_early(training, out)
     speaks = is_first()
-    with terminal.progress() as track, _warnings_as_notes():
+    with terminal.progress() as track:
         before = {"progress": track(preparing, "images")} if preparing and speaks else {}
         task = training.build(**before)
         if opening is not None and speaks:
@@ -118,6 +112,7 @@ def carry_out(
             overwrite=overwrite,
             may_change=training.may_change,
             progress=track("training", "steps") if speaks else None,
+            warn=lambda text: terminal.note(f"warning: {text}"),
         )
     if not speaks:
         return INTERRUPTED if report.interrupted else FINE
@@ -142,42 +137,11 @@ def carry_out(
     return FINE if closing is None else closing(task, out)
 
 
-def _check_early(training: Training, out: Path, overwrite: bool) -> None:
+def _check_early(training: Training, out: Path) -> None:
     """Other settings show before anything is computed; `fit` checks all of them."""
-    from anyregion.training.run_folder import differing
+    from anyregion.training.run_folder import read_settings, refuse_others
 
-    if (earlier := earlier_settings(out, overwrite=overwrite)) is None:
-        return
-    own = training.own_settings()
-    if changed := differing(own, {k: earlier[k] for k in own if k in earlier}, training.may_change):
-        raise InputError(
-            f"{out}: was trained with other settings ({'; '.join(changed)}). Give another folder, "
-            "or --overwrite to start anew there"
-        )
-
-
-@contextmanager
-def _warnings_as_notes() -> Iterator[None]:
-    """Warnings about how a training goes are for people, not lines of source."""
-    from anyregion.cli import terminal
-    from anyregion.training.loop import TrainingWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", TrainingWarning)
-        others = warnings.showwarning
-
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if issubclass(category, TrainingWarning):
-                terminal.note(f"warning: {message}")
-            else:
-                others(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show
-        yield
+    earlier, own = read_settings(out), training.own_settings()
+    if earlier is not None:
+        theirs = {key: earlier[key] for key in own if key in earlier}
+        refuse_others(out, own, theirs, training.may_change)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError, SetAside
-from anyregion.images import SUFFIXES, find_images
+from anyregion.images import find_images, is_image_file
 
 FEWEST_FOR_TOP5 = 5
 
@@ -79,7 +79,7 @@ def find_class_folders(root: str | Path, *, limit: int | None = None) -> ClassFo
             labels += [len(names)] * len(images[:limit])
             names.append(folder.name)
             paths += images[:limit]
-    loose = sorted(p for p in root.iterdir() if _is_loose_image(p))
+    loose = sorted(p for p in root.iterdir() if is_image_file(p))
     aside += [SetAside(str(p), "in no class folder") for p in loose]
     if not paths:
         raise InputError(f"{root}: no image in any class folder (one folder for each class)")
@@ -154,7 +154,3 @@ def _place(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None  # it is set aside when it is read
     return (found.st_dev, found.st_ino) if found.st_ino else None
-
-
-def _is_loose_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -136,11 +136,10 @@ class R2O(nn.Module):
         size = tuple(max(side // config.mask_stride, 1) for side in whole.shape[-2:])
         if clusters is None:
             features = whole  # not read
-        elif config.published:
-            features = self.networks.target.encoder.early(whole)
         else:
-            with uncounted(self.networks.target.encoder):
-                features = self.networks.target.encoder.early(whole)
+            target = self.networks.target.encoder
+            with nullcontext() if config.published else uncounted(target):
+                features = target.early(whole)
         with torch.autocast(whole.device.type, enabled=False):
             return refine(
                 features,

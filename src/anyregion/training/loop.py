@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ from anyregion.vocabulary import Progress
 
 class TrainingWarning(UserWarning):
     """A training goes wrong by its figures; it goes on."""
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, TrainingWarning, stacklevel=3)
 
 
 @dataclass
@@ -85,6 +89,7 @@ def fit(
     overwrite: bool = False,
     may_change: Collection[str] = (),
     progress: Progress | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> TrainingReport:
     """Train, or go on where the same call was ended, by whatever means.
 
@@ -102,6 +107,7 @@ def fit(
         may_change: those of `settings` that change nothing that is learned, as `task.name`: a run
             goes on with others.
         progress: told `(steps done, steps to do)` of this call.
+        warn: told what goes wrong by the figures; without it, it is a `TrainingWarning`.
 
     Raises:
         InputError: settings that cannot be used, or other ones than the run in `out` had.
@@ -129,7 +135,7 @@ def fit(
             if scaler is not None and record["scaler"]:
                 scaler.load_state_dict(record["scaler"])
         fabric.barrier()
-        return _Run(stepper, optimizer, out, state).go(progress)
+        return _Run(stepper, optimizer, out, state, warn or _warn).go(progress)
     finally:
         if folder is not None:
             folder.close()
@@ -137,10 +143,16 @@ def fit(
 
 class _Run:
     def __init__(
-        self, stepper: Stepper, optimizer: torch.optim.Optimizer, out: Path, state: _State
+        self,
+        stepper: Stepper,
+        optimizer: torch.optim.Optimizer,
+        out: Path,
+        state: _State,
+        warn: Callable[[str], None],
     ) -> None:
         self.stepper, self.optimizer, self.out, self.state = stepper, optimizer, out, state
         self.task, self.config, self.fabric = stepper.task, stepper.config, stepper.fabric
+        self.warn = warn
         self.first = self.fabric.is_global_zero
         self.log: Log | None = None
 
@@ -246,7 +258,7 @@ class _Run:
             self.log.write(state.step, figures, group="validation")
         if isinstance(self.task, Advising):
             for text in self.task.advise(figures):
-                warnings.warn(f"step {state.step}: {text}", TrainingWarning, stacklevel=2)
+                self.warn(f"step {state.step}: {text}")
                 if self.log is not None:
                     self.log.warn(state.step, text)
         if config.best is None:

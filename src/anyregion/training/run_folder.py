@@ -86,6 +86,31 @@ def last_checkpoint(path: Path) -> Path:
     return path / "checkpoints" / "last.safetensors"
 
 
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """What `config.yaml` of a run says; None where there is none, or it is no mapping."""
+    if not (path / CONFIG).is_file():
+        return None
+    try:
+        found = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def refuse_others(
+    path: Path,
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    may_change: Collection[str] = (),
+) -> None:
+    """Raise `InputError` where the run in `path` has other settings (names them)."""
+    if changed := differing(ours, theirs, may_change):
+        raise InputError(
+            f"{path}: was trained with other settings ({'; '.join(changed)}). Give another folder, "
+            "or --overwrite to start anew there"
+        )
+
+
 def differing(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], may_change: Collection[str] = ()
 ) -> list[str]:
@@ -141,19 +166,11 @@ def _check(
                 "give another folder"
             )
         return
-    try:
-        before = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        before = None
-    if not isinstance(before, dict):
+    if (before := read_settings(path)) is None:
         raise InputError(
             f"{path / CONFIG}: not the settings of a training; --overwrite starts anew"
         )
-    if changed := differing(settings, before, may_change):
-        raise InputError(
-            f"{path}: was trained with other settings ({'; '.join(changed)}). Give another folder, "
-            "or --overwrite to start anew there"
-        )
+    refuse_others(path, settings, before, may_change)
 
 
 def _clear(path: Path) -> None:
