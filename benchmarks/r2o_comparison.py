@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from anyregion.trainings import read_training
 
@@ -128,10 +127,16 @@ def same_settings(args: argparse.Namespace) -> None:
     path.write_text(json.dumps(now))
 
 
+def answer_path(name: str, seed: int, question: str, args: argparse.Namespace) -> Path:
+    """Where an answer lies."""
+    path: Path = args.work / "figures" / f"{name}-{seed}-{question}.json".replace(" ", "-")
+    return path
+
+
 def judge(name: str, seed: int, backbone: Sequence[str], args: argparse.Namespace) -> None:
     """Ask everything that was not asked yet; one JSON file an answer."""
     for question, words in judgements(args.shared, args.size).items():
-        path = args.work / "figures" / f"{name}-{seed}-{question}.json".replace(" ", "-")
+        path = answer_path(name, seed, question, args)
         if path.is_file():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,24 +160,44 @@ FIGURES = {
 }
 
 
+def figures(name: str, args: argparse.Namespace) -> dict[str, dict[int, float]]:
+    """By question and seed, what was answered so far."""
+    found: dict[str, dict[int, float]] = {question: {} for question in FIGURES}
+    for question, figure in FIGURES.items():
+        for seed in range(max(args.seeds, args.other_seeds)):
+            path = answer_path(name, seed, question, args)
+            if path.is_file():
+                answer = json.loads(path.read_text())
+                found[question][seed] = 100 * float(answer.get("figures", answer)[figure])
+    return found
+
+
 def rows(args: argparse.Namespace) -> Iterator[str]:
-    """The table, as Markdown: the mean over the seeds that are there, and each of them."""
-    yield "| | seeds | " + " | ".join(FIGURES) + " |"
-    yield "| --- | --- |" + " --- |" * len(FIGURES)
+    """Two tables in Markdown: the figures in percent, and how far they are from random weights."""
+    head = "| | seeds | " + " | ".join(FIGURES) + " |\n| --- | --- |" + " --- |" * len(FIGURES)
+    blank = figures(RANDOM, args)
+    yield "Percent: the mean over the seeds (each of them)\n\n" + head
     for name in (RANDOM, *VARIANTS):
-        cells, count = [], 0
-        for question, figure in FIGURES.items():
-            stem = f"{name}-*-{question}.json".replace(" ", "-")
-            paths = sorted((args.work / "figures").glob(stem))
-            values = [_figure(json.loads(path.read_text()), figure) for path in paths]
-            count = max(count, len(values))
-            single = " ".join(f"{100 * value:.1f}" for value in values)
-            cells.append(f"**{100 * mean(values):.1f}** ({single})" if values else "-")
-        yield f"| {name} | {count} | " + " | ".join(cells) + " |"
+        found = figures(name, args)
+        cells = [_cell(list(values.values()), "") for values in found.values()]
+        yield f"| {name} | {max(map(len, found.values()))} | " + " | ".join(cells) + " |"
+    yield "\nPoints above random weights of the same seed: the mean (each)\n\n" + head
+    for name in VARIANTS:
+        above = [
+            [
+                value - blank[question][seed]
+                for seed, value in values.items()
+                if seed in blank[question]
+            ]
+            for question, values in figures(name, args).items()
+        ]
+        cells = [_cell(values, "+") for values in above]
+        yield f"| {name} | {max(map(len, above))} | " + " | ".join(cells) + " |"
 
 
-def _figure(answer: dict[str, Any], name: str) -> float:
-    return float(answer.get("figures", answer)[name])
+def _cell(values: Sequence[float], sign: str) -> str:
+    single = " ".join(f"{value:{sign}.1f}" for value in values)
+    return f"**{mean(values):{sign}.1f}** ({single})" if values else "-"
 
 
 def main() -> None:
