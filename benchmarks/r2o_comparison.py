@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True, help="the folder of shared data")
     parser.add_argument("--work", type=Path, required=True, help="runs, caches, figures")
     parser.add_argument("--config", default="r2o-small", help="the recipe (default: r2o-small)")
-    parser.add_argument("--epochs", type=float, default=8, help="of every run (default: 8)")
+    parser.add_argument("--epochs", type=float, default=10, help="of every run (default: 10)")
     parser.add_argument("--most", type=int, default=64, help="regions of the curriculum's start")
     parser.add_argument("--fewest", type=int, default=4, help="and of its end")
     parser.add_argument("--size", type=int, default=96, help="side of the images of k-NN, linear")
