@@ -36,6 +36,7 @@ SMALL = {
     # stated, so that these runs stay what they are when the recipe is tuned
     "optimizer.lr": 1e-3,
     "r2o.base_batch": "null",
+    "r2o.momentum": 0.98,
     "r2o.views.scale": "[0.08, 1.0]",
     "r2o.views.blur_sigma": "[0.1, 2.0]",
 }
