@@ -295,11 +295,11 @@ def main() -> None:
             del bench
         if args.no_small:
             return
-        photos = links(spread_over(data / "unlabelled", 128), work / "small")
+        photos = links(spread_over(data / "unlabelled", 16), work / "small")
         bench = Bench(trainings("r2o-small", photos, work / "maps", SMALL), clock)
         torch.set_num_threads(1)
-        print("r2o-small: ResNet-18, 128 images of 96, bf16, one thread, CPU seconds a step")
-        table(bench.rounds(1))
+        print("r2o-small: ResNet-18, 16 images of 96, bf16, one thread, CPU seconds a step")
+        table(bench.rounds(4))
 
 
 if __name__ == "__main__":
