@@ -177,6 +177,7 @@ FIGURES = {
     "discovery last": "mean_iou",
     "foreground": "mean_iou",
 }
+RULERS = {"discovery": "grid", "discovery last": "grid", "foreground": "box"}  # need no image
 
 
 def figures(name: str, args: argparse.Namespace) -> dict[str, dict[int, float]]:
@@ -196,6 +197,8 @@ def rows(args: argparse.Namespace) -> Iterator[str]:
     head = "| | seeds | " + " | ".join(FIGURES) + " |\n| --- | --- |" + " --- |" * len(FIGURES)
     blank = figures(RANDOM, args)
     yield "Percent: the mean over the seeds (each of them)\n\n" + head
+    rulers = " | ".join(_ruler(question, args) for question in FIGURES)
+    yield f"| a grid, a centred box | | {rulers} |"
     for name in (RANDOM, *VARIANTS):
         found = figures(name, args)
         cells = [_cell(list(values.values()), "") for values in found.values()]
@@ -212,6 +215,15 @@ def rows(args: argparse.Namespace) -> Iterator[str]:
         ]
         cells = [_cell(values, "+") for values in above]
         yield f"| {name} | {max(map(len, above))} | " + " | ".join(cells) + " |"
+
+
+def _ruler(question: str, args: argparse.Namespace) -> str:
+    """What partitions that look at no image reach; every answer states it."""
+    path = answer_path(RANDOM, 0, question, args)
+    if question not in RULERS or not path.is_file():
+        return "-"
+    answer = json.loads(path.read_text())
+    return f"{100 * answer['baselines'][RULERS[question]][FIGURES[question]]:.1f}"
 
 
 def _cell(values: Sequence[float], sign: str) -> str:
