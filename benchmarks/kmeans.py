@@ -59,6 +59,7 @@ def in_turn(*ways: Callable[[], object], repeats: int) -> list[tuple[float, floa
         way()
     for _ in range(repeats):  # in turn: what else the machine does then hits all ways alike
         for way, seconds in zip(ways, taken, strict=True):
+            time.sleep(0.1)  # the threads of the way before may still spin, on this one's cores
             cpu, wall = time.process_time(), time.perf_counter()
             way()
             seconds.append((time.process_time() - cpu, time.perf_counter() - wall))
