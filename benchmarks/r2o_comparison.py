@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
+from anyregion.images import find_images
 from anyregion.trainings import read_training
 
 NOWHERE = "[9999]"  # more clusters than there may be: the prior's segments are the regions
@@ -61,7 +62,7 @@ def anyregion(*words: str, threads: int, log: Path | None = None) -> str:
 def gather(shared: Path, folder: Path) -> Path:
     """Links to every photograph that is trained on; none of them is judged on."""
     data = shared / "data"
-    found = [p for part in UNLABELLED for p in photographs(data / "unlabelled" / part)]
+    found, _ = find_images(data / "unlabelled" / part for part in UNLABELLED)
     listed = json.loads((data / "coco/annotations/instances_train.json").read_text())["images"]
     found += [data / "coco/images" / image["file_name"] for image in listed]
     for path in sorted(found):
@@ -69,17 +70,11 @@ def gather(shared: Path, folder: Path) -> Path:
     return folder
 
 
-def unseen(classes: Path, folder: Path) -> Path:
+def gather_unseen(classes: Path, folder: Path) -> None:
     """Links to the photographs of class folders that are not trained on."""
-    for path in photographs(classes):
+    for path in find_images([classes])[0]:
         if path.name not in TRAINED_ON:
             link(path, folder / path.relative_to(classes))
-    return folder
-
-
-def photographs(folder: Path) -> list[Path]:
-    """All below a folder."""
-    return [path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")]
 
 
 def link(path: Path, there: Path) -> None:
@@ -252,7 +247,8 @@ def main() -> None:
     same_settings(args)
     images = gather(args.shared, args.work / "images")
     for name in ("imagenette", "caltech101"):
-        unseen(args.shared / "data" / "unlabelled" / name / "val", args.work / "unseen" / name)
+        classes = args.shared / "data" / "unlabelled" / name / "val"
+        gather_unseen(classes, args.work / "unseen" / name)
     backbone = read_training(args.config, args.setting).settings.backbone
     # the rivals' first seeds come first: what is interrupted is comparable
     runs = [(v, s) for s in range(args.seeds) for v in ("R2O", "fixed superpixels")]
