@@ -29,10 +29,10 @@ import torch
 from skimage import data, transform
 
 from anyregion import Recognizer, Regions
+from anyregion.baselines.crop import CropEncoder
+from anyregion.baselines.dense import DenseEncoder
 from anyregion.compact.embedder import CompactEmbedder
 from anyregion.compact.encoder import CompactEncoder
-from anyregion.training_free.crop import CropEncoder
-from anyregion.training_free.dense import DenseEncoder
 
 BOXES = 10
 NAMES = ["cup", "spoon", "saucer", "table", "dog", "car", "person", "book", "plate", "flower"]

@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from anyregion.kmeans import Draws, draw, kmeans, start_points
+from anyregion.torch_utils.kmeans import Draws, draw, kmeans, start_points
 
 MAX_PASSES = 200
 

@@ -33,10 +33,10 @@ from scipy.ndimage import distance_transform_edt
 
 from anyregion.images import Pixels, read_image
 from anyregion.masks import decode_mask, segmentation_to_rle
-from anyregion.r2o.image_list import list_images
-from anyregion.r2o.label_store import LabelStore
-from anyregion.r2o.priors import PriorConfig, segment
-from anyregion.r2o.views import ViewConfig, make_views, spanning_view
+from anyregion.r2o.augmentations import ViewConfig, make_views, spanning_view
+from anyregion.r2o.label_store.image_list import list_images
+from anyregion.r2o.label_store.store import LabelStore
+from anyregion.r2o.superpixels import PriorConfig, segment
 
 Labels = NDArray[np.int64]
 TOLERANCE = 2

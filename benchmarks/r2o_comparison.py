@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import mean
 
 from anyregion.images import find_images
-from anyregion.trainings import read_training
+from anyregion.recipes.loading import read_training
 
 NOWHERE = "[9999]"  # more clusters than there may be: the prior's segments are the regions
 VARIANTS = {

@@ -21,10 +21,10 @@ from PIL import Image
 from anyregion.backbones.encoder import at_rest, normalised
 from anyregion.backbones.loading import load_encoder
 from anyregion.images import Pixels, read_image
-from anyregion.r2o.priors import PriorConfig, segment
+from anyregion.r2o.augmentations import spanning_view
 from anyregion.r2o.refinement import cluster_segments, segment_features
+from anyregion.r2o.superpixels import PriorConfig, segment
 from anyregion.r2o.training.pictures import region_picture
-from anyregion.r2o.views import spanning_view
 from anyregion.training.seeds import generator, seed_torch
 
 

@@ -33,11 +33,11 @@ from anyregion.r2o import method, refinement
 from anyregion.r2o.method import R2O
 from anyregion.r2o.training.build import build
 from anyregion.r2o.training.task import R2OTask
+from anyregion.recipes.loading import Training, read_training
+from anyregion.training.distributed import start
 from anyregion.training.optimizers import build_optimizer
-from anyregion.training.processes import start
-from anyregion.training.reading import StepExamples
+from anyregion.training.prefetch import StepExamples
 from anyregion.training.step import Stepper
-from anyregion.trainings import Training, read_training
 
 BAR = 0.10
 LOAD = "load: decode, views, cached maps"

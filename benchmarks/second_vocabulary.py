@@ -17,8 +17,8 @@ from pathlib import Path
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 from anyregion import Recognizer, Regions, read_image
+from anyregion.baselines.dense import DenseEncoder
 from anyregion.compact.embedder import CompactEmbedder
-from anyregion.training_free.dense import DenseEncoder
 
 PHOTO = Path(__file__).parents[1] / "examples" / "coffee.jpg"
 FIRST = ["cup", "spoon", "table", "saucer", "coffee"]

@@ -24,11 +24,11 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 import numpy as np
 from PIL import Image
 
-from anyregion.data.annotations import Annotations, Categories
+from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
-from anyregion.data.filling import fill
-from anyregion.data.shards import hash_features
-from anyregion.data.store import Store, create_store
+from anyregion.data.store.build_store import fill
+from anyregion.data.store.shards import hash_features
+from anyregion.data.store.store import Store, create_store
 from anyregion.images import Pixels
 from anyregion.regions import Regions
 
@@ -36,7 +36,7 @@ from anyregion.regions import Regions
 OPEN = """
 import sys, time
 from pathlib import Path
-from anyregion.data.store import Store
+from anyregion.data.store.store import Store
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -27,15 +27,15 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 
 from anyregion.data.features import Features
-from anyregion.data.store import Store
+from anyregion.data.store.store import Store
 from anyregion.images import read_image
 from anyregion.localizers.sam import sam_localizer
 from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
 from anyregion.regionspot.extractor import RegionSpotExtractor
-from anyregion.regionspot.objective import focal_loss, region_logits
-from anyregion.semantics.clip import ClipTower
-from anyregion.semantics.preprocess import squash
+from anyregion.regionspot.losses import focal_loss, region_logits
+from anyregion.vlms.clip import ClipTower
+from anyregion.vlms.preprocess import squash
 from token_store import small_store
 
 NAMES = 365
@@ -82,7 +82,7 @@ class ClipFeatures:
 
     @torch.no_grad()
     def feature_map(self, images, *, antialias=True):  # type: ignore[no-untyped-def]
-        from anyregion.semantics.protocol import FeatureMap
+        from anyregion.vlms.protocol import FeatureMap
 
         tower = self.tower
         pixels = squash(

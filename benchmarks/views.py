@@ -25,7 +25,7 @@ from PIL import Image
 from torchvision import transforms
 
 from anyregion.images import Pixels, find_images, read_image
-from anyregion.r2o.views import ViewConfig, make_views, spanning_view
+from anyregion.r2o.augmentations import ViewConfig, make_views, spanning_view
 
 BICUBIC = transforms.InterpolationMode.BICUBIC
 Stages = dict[str, list[float]]

@@ -15,14 +15,14 @@ from anyregion.errors import (
     MissingExtraError,
     SetAside,
 )
+from anyregion.factory import load_recognizer
 from anyregion.images import read_image
-from anyregion.models import load_recognizer
+from anyregion.io.regions import load_regions
+from anyregion.io.vocabulary import load_vocabulary
 from anyregion.predictions import Predictions
 from anyregion.recognizer import Recognizer
-from anyregion.region_files import load_regions
 from anyregion.regions import Regions
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
-from anyregion.vocabulary_files import load_vocabulary
 
 __version__ = "0.1.0"
 

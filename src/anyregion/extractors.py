@@ -47,11 +47,11 @@ def load_extractor(
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.localizers.loading import load_localizer
     from anyregion.regionspot.extractor import RegionSpotExtractor
-    from anyregion.semantics.loading import load_vlm
+    from anyregion.vlms.loading import load_vlm
 
     at_once = 1 if device == "cpu" else IMAGES_AT_ONCE
     if model is not None:
-        from anyregion.models import load_recognizer
+        from anyregion.factory import load_recognizer
         from anyregion.regionspot.encoder import RegionSpotEncoder
 
         if image_size:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from anyregion.backbones.encoder import normalised
 from anyregion.backbones.loading import build_encoder
-from anyregion.kmeans import Draws, kmeans, start_points
-from anyregion.r2o import colours
+from anyregion.r2o import color_augmentations as colours
+from anyregion.r2o.augmentations import cut, spanning_view
 from anyregion.r2o.checkpoint import from_published, published_names
 from anyregion.r2o.curriculum import (
     CurriculumConfig,
@@ -34,14 +34,14 @@ from anyregion.r2o.curriculum import (
     rate_scale,
     target_momentum,
 )
+from anyregion.r2o.losses import mask_weights, shared_masks, similarity_losses
 from anyregion.r2o.masks import align_masks
 from anyregion.r2o.method import R2O, Comparison, MethodConfig
 from anyregion.r2o.model import Networks
-from anyregion.r2o.objective import mask_weights, shared_masks, similarity_losses
-from anyregion.r2o.priors import PriorConfig, segment
 from anyregion.r2o.refinement import published_map, segment_features
 from anyregion.r2o.segments import count_segments, pool, soft_masks
-from anyregion.r2o.views import cut, spanning_view
+from anyregion.r2o.superpixels import PriorConfig, segment
+from anyregion.torch_utils.kmeans import Draws, kmeans, start_points
 from anyregion.training.config import OptimizerConfig, ScheduleConfig
 from anyregion.training.optimizers import build_optimizer
 from anyregion.training.schedules import rate_factor

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from anyregion import Recognizer, Regions, Vocabulary
-from anyregion.data.annotations import Annotations, Categories
+from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
 from anyregion.localizers.frame import boxes_to_frame, resize_to_frame
 from anyregion.localizers.prompts import prompt_chunks
@@ -29,17 +29,17 @@ from anyregion.masks import decode_mask
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.checkpoint import load_published, read_checkpoint
 from anyregion.regionspot.encoder import EncodedImage, RegionSpotEncoder
-from anyregion.regionspot.objective import focal_loss, region_logits
+from anyregion.regionspot.losses import focal_loss, region_logits
 from anyregion.regionspot.pretrained import Pretrained
 from anyregion.regionspot.training.sets import training_set
 from anyregion.regionspot.training.task import RegionSpotTask
 from anyregion.scoring import logits
-from anyregion.semantics.preprocess import resize_positions
 from anyregion.training.config import LoopConfig, OptimizerConfig, ScheduleConfig
+from anyregion.training.distributed import start
 from anyregion.training.optimizers import build_optimizer
-from anyregion.training.processes import start
-from anyregion.training.reading import StepExamples
+from anyregion.training.prefetch import StepExamples
 from anyregion.training.step import Stepper
+from anyregion.vlms.preprocess import resize_positions
 from anyregion.vocabulary import EncodedVocabulary, encode_vocabulary
 
 Named = Iterator[tuple[str, NDArray[Any]]]

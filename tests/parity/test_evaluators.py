@@ -19,12 +19,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from anyregion.data.reading import read_annotations
-from anyregion.evaluation.average_precision import average_precision, style_of
-from anyregion.evaluation.detections import read_results
-from anyregion.evaluation.precision_table import Kind, PrecisionTable
+from anyregion.data.annotations.reading import read_annotations
+from anyregion.evaluation.metrics.ap_table import Kind, PrecisionTable
+from anyregion.evaluation.metrics.average_precision import average_precision, style_of
+from anyregion.evaluation.regions.detections import read_results
 from anyregion.masks import decode_mask, encode_mask, segmentation_to_rle
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 
 ANNOTATIONS = SHARED / "data" / "coco" / "annotations"
 COCO_FILE = ANNOTATIONS / "instances_val_masks.json"

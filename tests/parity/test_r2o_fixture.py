@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")

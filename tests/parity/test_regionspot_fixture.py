@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 
 pytest.importorskip("torch")
 pytest.importorskip("open_clip")

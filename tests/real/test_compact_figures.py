@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from anyregion import load_recognizer
-from anyregion.evaluation.classification import evaluate_classification
-from anyregion.evaluation.mask_quality import evaluate_masks
-from tests.shared import SHARED, needs_shared
+from anyregion.evaluation.regions.classification import evaluate_classification
+from anyregion.evaluation.regions.mask_quality import evaluate_masks
+from tests.helpers.shared import SHARED, needs_shared
 
 COCO = SHARED / "data" / "coco"
 VAL = COCO / "annotations" / "instances_val.json"

@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from anyregion.cli.main import main
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 
 pytestmark = needs_shared
 needs_compact = pytest.mark.skipif(

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from anyregion.backbones.checkpoint import read_saved, save_encoder, saved_folder
 from anyregion.backbones.encoder import Encoder, at_rest
-from anyregion.backbones.names import family_of
-from anyregion.backbones.reading import fit_state, load_weights
-from anyregion.backbones.saving import read_saved, save_encoder, saved_folder
+from anyregion.backbones.key_maps.key_maps import family_of
+from anyregion.backbones.weights import fit_state, load_weights
 from anyregion.errors import AnyRegionError, CheckpointError, InputError, require
 
 __all__ = ["build_encoder", "load_encoder", "save_encoder"]

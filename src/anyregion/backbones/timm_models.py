@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anyregion.backbones.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
-from anyregion.backbones.places import early_depth, patch_grid
+from anyregion.backbones.pos_embed import early_depth, patch_grid
 from anyregion.errors import InputError
 
 LIBRARY = "timm"

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from anyregion.backbones.encoder import Encoder, at_rest
-from anyregion.backbones.places import early_depth, patch_grid, resized_places
+from anyregion.backbones.pos_embed import early_depth, patch_grid, resized_places
 from anyregion.errors import InputError
 
 LIBRARY = "torchvision"

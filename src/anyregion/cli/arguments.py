@@ -66,7 +66,7 @@ def model_choice(args: argparse.Namespace) -> dict[str, Any]:
 
 def one_name_is_certain(args: argparse.Namespace) -> bool:
     """Whether a vocabulary of one name would score 1 whatever is shown: softmax over it alone."""
-    from anyregion.models import default_score
+    from anyregion.factory import default_score
 
     return (args.score or default_score(args.model, args.recognizer)) == "softmax"
 
@@ -97,7 +97,7 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_vocabulary(args: argparse.Namespace) -> Vocabulary | EncodedVocabulary:
     """`--vocabulary`, with the templates, cleaning and synonyms that were asked for."""
-    from anyregion.vocabulary_files import load_vocabulary
+    from anyregion.io.vocabulary import load_vocabulary
 
     vocabulary = load_vocabulary(
         args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning
@@ -165,7 +165,7 @@ def read_names(
         if args.vocabulary is None:
             raise InputError("no names: give --vocabulary, --exemplars or both")
         return read_vocabulary(args)
-    from anyregion.exemplar_files import load_exemplars
+    from anyregion.io.exemplars import load_exemplars
 
     return load_exemplars(
         args.exemplars,
@@ -185,7 +185,7 @@ def counted(names: int) -> str:
 
 def origin(spec: str) -> str:
     """Where the names of `--vocabulary` are from, to print behind their number."""
-    from anyregion.vocabulary_files import builtin_vocabularies
+    from anyregion.io.vocabulary import builtin_vocabularies
 
     name = spec.strip().casefold()
     if name in builtin_vocabularies():

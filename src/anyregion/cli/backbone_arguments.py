@@ -6,14 +6,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
-from anyregion.cli import evaluation_arguments as evaluation
+from anyregion.cli.evaluate import arguments as evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyregion.errors import SetAside
-    from anyregion.evaluation.backbone_features import About, Backbone
-    from anyregion.evaluation.class_folders import Accuracy
+    from anyregion.evaluation.backbones.class_folders import Accuracy
+    from anyregion.evaluation.backbones.features import About, Backbone
 
 
 def add_backbone_arguments(parser: argparse.ArgumentParser, *, limit: str) -> None:
@@ -53,7 +53,7 @@ def open_backbone(args: argparse.Namespace) -> Backbone:
     from anyregion.errors import require
 
     require("torch", "torch", "scipy")
-    from anyregion.evaluation import backbone_features
+    from anyregion.evaluation.backbones import features as backbone_features
 
     return backbone_features.open_backbone(
         args.backbone,

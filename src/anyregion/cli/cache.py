@@ -11,8 +11,8 @@ from anyregion.cli.exit_codes import FAILED, FINE, SET_ASIDE
 
 if TYPE_CHECKING:
     from anyregion.data.features import DescribedExtractor
-    from anyregion.data.store import Store
-    from anyregion.data.verifying import Problem
+    from anyregion.data.store.store import Store
+    from anyregion.data.store.verify import Problem
 
 ABOUT = """\
 Run the same command again to go on after an interruption, and run it in several processes or on
@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill the store, or verify it."""
     from anyregion.cli import terminal
-    from anyregion.data.store import Store
-    from anyregion.data.verifying import discard
+    from anyregion.data.store.store import Store
+    from anyregion.data.store.verify import discard
     from anyregion.errors import InputError
 
     store: Store | None = None
@@ -126,8 +126,8 @@ def _extractor(args: argparse.Namespace, store: Store | None) -> DescribedExtrac
 
 def _create(args: argparse.Namespace, extractor: DescribedExtractor) -> Store:
     from anyregion.cli import terminal
-    from anyregion.data.reading import read_annotations
-    from anyregion.data.store import create_store
+    from anyregion.data.annotations.reading import read_annotations
+    from anyregion.data.store.store import create_store
 
     annotations = read_annotations(args.annotations, masks=args.masks, images=args.images)
     terminal.warn_list("of the annotations set aside", annotations.set_aside)
@@ -161,7 +161,7 @@ def _noted(model: str | None) -> str | None:
 
 def _verify(store: Store, images: Path) -> list[Problem]:
     from anyregion.cli import terminal
-    from anyregion.data.verifying import verify
+    from anyregion.data.store.verify import verify
 
     if not images.is_dir():
         terminal.note(f"warning: no folder {images}: the images' files were not checked")
@@ -182,7 +182,7 @@ def _fill(
     args: argparse.Namespace, store: Store, extractor: DescribedExtractor, images: Path
 ) -> int:
     from anyregion.cli import terminal
-    from anyregion.data.filling import fill
+    from anyregion.data.store.build_store import fill
 
     with terminal.progress() as track:
         report = fill(

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what this installation is made of; exit code 1 if the core does not work."""
     from anyregion.cli import terminal
-    from anyregion.environment import examine
+    from anyregion.doctor import examine
 
     found = examine()
     if args.json:

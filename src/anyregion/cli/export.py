@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.errors import require
 
     require("train", "torch", "torchvision", "timm", "transformers")
-    from anyregion.backbones.detectron2_layout import settings_yaml
-    from anyregion.backbones.export import export_encoder
+    from anyregion.backbones.export.detectron2_layout import settings_yaml
+    from anyregion.backbones.export.export import export_encoder
 
     encoder = _encoder(args.where, args.backbone, args.size)
     made = export_encoder(encoder, args.out, to=args.to)

@@ -31,28 +31,28 @@ GROUPS = {
 COMMANDS = {
     "recognize": Command("anyregion.cli.recognize", "name the regions of images"),
     "evaluate classification": Command(
-        "anyregion.cli.evaluate_classification", "regions given, names asked: accuracies"
+        "anyregion.cli.evaluate.classification", "regions given, names asked: accuracies"
     ),
     "evaluate detection": Command(
-        "anyregion.cli.evaluate_detection", "boxes and masks as a detector's: COCO and LVIS AP"
+        "anyregion.cli.evaluate.detection", "boxes and masks as a detector's: COCO and LVIS AP"
     ),
     "evaluate odinw": Command(
-        "anyregion.cli.evaluate_odinw", "a folder of small data sets: AP of each, and the average"
+        "anyregion.cli.evaluate.odinw", "a folder of small data sets: AP of each, and the average"
     ),
     "evaluate masks": Command(
-        "anyregion.cli.evaluate_masks", "boxes or points given, masks asked: how well they fit"
+        "anyregion.cli.evaluate.masks", "boxes or points given, masks asked: how well they fit"
     ),
     "evaluate calibration": Command(
-        "anyregion.cli.evaluate_calibration", "whether scores can be trusted, and refusing works"
+        "anyregion.cli.evaluate.calibration", "whether scores can be trusted, and refusing works"
     ),
     "evaluate knn": Command(
-        "anyregion.cli.evaluate_knn", "a backbone: images named by their nearest neighbours"
+        "anyregion.cli.evaluate.knn", "a backbone: images named by their nearest neighbours"
     ),
     "evaluate linear": Command(
-        "anyregion.cli.evaluate_linear", "a backbone: a linear classifier on its frozen features"
+        "anyregion.cli.evaluate.linear", "a backbone: a linear classifier on its frozen features"
     ),
     "evaluate discovery": Command(
-        "anyregion.cli.evaluate_discovery", "a backbone: its features clustered, against masks"
+        "anyregion.cli.evaluate.discovery", "a backbone: its features clustered, against masks"
     ),
     "cache": Command(
         "anyregion.cli.cache", "frozen features of annotated images, computed once for training"

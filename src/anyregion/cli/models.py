@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List models and built-in vocabularies."""
     from anyregion.cli import terminal
-    from anyregion.models import list_models
-    from anyregion.vocabulary_files import builtin_vocabularies
+    from anyregion.factory import list_models
+    from anyregion.io.vocabulary import builtin_vocabularies
 
     models, vocabularies = list_models(), builtin_vocabularies()
     if args.json:

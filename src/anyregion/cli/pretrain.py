@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pretrain, and say what came of it."""
     require("train", "torch", "torchvision", "jsonargparse", "lightning_fabric", "skimage", "timm")
-    from anyregion import trainings
+    from anyregion.recipes import loading as trainings
     from anyregion.training.run_folder import read_settings
 
     more = _leading(args.settings)

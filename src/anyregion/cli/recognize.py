@@ -110,12 +110,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Name the regions and say what was done."""
-    from anyregion import __version__, models
+    from anyregion import __version__
+    from anyregion import factory as models
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.exemplars import PicturedVocabulary
-    from anyregion.runs.batch import recognize_images
-    from anyregion.runs.region_sources import found_regions, regions_from_file, same_regions
+    from anyregion.runs.pipeline import recognize_images
+    from anyregion.runs.region_source import found_regions, regions_from_file, same_regions
     from anyregion.vocabulary import Vocabulary
 
     typed = bool(args.box or args.point)

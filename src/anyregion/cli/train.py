@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
     require("train", "torch", "torchvision", "transformers", "jsonargparse", "lightning_fabric")
-    from anyregion import trainings
+    from anyregion.recipes import loading as trainings
 
     later, overrides = shared.parse_behind(args.settings)
     if shared.print_recipes(args, later):

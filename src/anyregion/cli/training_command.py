@@ -11,7 +11,7 @@ from anyregion.cli.exit_codes import FINE, INTERRUPTED
 from anyregion.errors import InputError
 
 if TYPE_CHECKING:  # it needs the extra [train]
-    from anyregion.trainings import Training
+    from anyregion.recipes.loading import Training
 
 
 def add_own_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def parse_behind(
 
 def print_recipes(args: argparse.Namespace, later: argparse.Namespace) -> bool:
     """Whether recipes were asked for; then they are printed."""
-    from anyregion import trainings
+    from anyregion.recipes import loading as trainings
 
     if name := args.print_recipe or later.print_recipe:
         print(trainings.recipe(name), end="")
@@ -93,8 +93,8 @@ def carry_out(
             exit code.
     """
     from anyregion.cli import terminal
+    from anyregion.training.distributed import is_first
     from anyregion.training.loop import fit
-    from anyregion.training.processes import is_first
 
     if not overwrite:
         _check_early(training, out)

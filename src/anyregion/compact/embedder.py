@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from anyregion.baselines.embedder import DenseMap
+from anyregion.baselines.pooling import pool
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.bridge import BEST_CLASSES, NUMBERS, TEMPERATURE, load_bridge
-from anyregion.compact.eyes import LONG_SIDE, Eyes
-from anyregion.compact.words import WIDTH, Words
+from anyregion.compact.conse import BEST_CLASSES, NUMBERS, TEMPERATURE, load_bridge
+from anyregion.compact.image_encoder import LONG_SIDE, Eyes
+from anyregion.compact.text_encoder import WIDTH, Words
 from anyregion.images import Pixels
 from anyregion.regions import Regions
-from anyregion.training_free.embedder import DenseMap
-from anyregion.training_free.pooling import pool
 
 CROP_SIDE = 224
 """Long side of an image that is embedded as one: a crop needs no small cells."""

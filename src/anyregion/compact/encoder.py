@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.bridge import NUMBERS as BRIDGE
-from anyregion.compact.bridge import load_bridge
-from anyregion.compact.evidence import gather
-from anyregion.compact.eyes import CHANNELS, LONG_SIDE, Eyes, EyesMaps
-from anyregion.compact.familiar import LENGTH, FamiliarWords, anchored
-from anyregion.compact.finder import Finder, load_finder
-from anyregion.compact.masks_from_boxes import MaskHead, load_mask_head
-from anyregion.compact.namer import load_namer
-from anyregion.compact.words import Words
+from anyregion.compact.calibrated_stacking import LENGTH, FamiliarWords, anchored
+from anyregion.compact.conse import NUMBERS as BRIDGE
+from anyregion.compact.conse import load_bridge
+from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, Eyes, EyesMaps
+from anyregion.compact.mask_head import MaskHead, load_mask_head
+from anyregion.compact.proposal_head import Finder, load_finder
+from anyregion.compact.region_features import gather
+from anyregion.compact.region_head import load_namer
+from anyregion.compact.text_encoder import Words
 from anyregion.images import Pixels, size_of
 from anyregion.masks import RLE
 from anyregion.recognizer import RegionEmbeddings

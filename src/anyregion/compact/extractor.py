@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.eyes import CHANNELS, LONG_SIDE, Eyes, EyesMaps
+from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, Eyes, EyesMaps
 from anyregion.data.features import Features, to_half
 from anyregion.images import Pixels
 from anyregion.regions import Regions

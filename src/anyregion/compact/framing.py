@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.compact.eyes import STRIDE, EyesMaps, prepare
+from anyregion.compact.image_encoder import STRIDE, EyesMaps, prepare
 from anyregion.images import Pixels
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.eyes import CHANNELS, LONG_SIDE, Eyes
-from anyregion.compact.finder import load_finder
+from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, Eyes
+from anyregion.compact.proposal_head import load_finder
 from anyregion.images import Pixels, size_of
 from anyregion.regions import Regions
 

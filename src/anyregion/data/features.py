@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from anyregion.data.annotations import Annotations
+from anyregion.data.annotations.annotations import Annotations
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.regions import Regions

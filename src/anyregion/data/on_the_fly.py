@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from anyregion.data.annotations import Annotations
+from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import FeatureExtractor, FeatureReader, Features
 from anyregion.data.image_files import image_path
-from anyregion.data.inputs import decode_input, mirrored_input, read_file
+from anyregion.data.store.load_sample import decode_input, mirrored_input, read_file
 from anyregion.errors import InputError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.data.annotations import Annotations
+from anyregion.data.annotations.annotations import Annotations
 from anyregion.errors import InputError
 
 

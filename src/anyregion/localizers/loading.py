@@ -55,7 +55,7 @@ def load_localizer(
     from anyregion.localizers.sam_checkpoint import sam_model_from_state
     from anyregion.localizers.sam_hq import sam_hq_localizer
     from anyregion.localizers.segmenter import LocalizerOptions
-    from anyregion.weight_files import read_state_dict
+    from anyregion.torch_utils.weights import read_state_dict
 
     name = str(name_or_path)
     options = LocalizerOptions(

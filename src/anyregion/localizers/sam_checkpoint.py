@@ -16,7 +16,7 @@ from torch import Tensor
 from anyregion.errors import CheckpointError
 from anyregion.localizers.sam import sam_localizer
 from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer
-from anyregion.weight_files import compare_shapes
+from anyregion.torch_utils.weights import compare_shapes
 
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
 _MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"

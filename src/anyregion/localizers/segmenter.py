@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from anyregion.devices import check_device
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, logits_to_masks
@@ -19,9 +18,10 @@ from anyregion.localizers.prompts import PromptChunk, prompt_chunks
 from anyregion.localizers.protocol import RegionTokens, TokenSource
 from anyregion.localizers.two_way import ImageTokens, image_tokens, two_way
 from anyregion.masks import RLE
-from anyregion.model_configs import config_json
 from anyregion.regions import Regions
-from anyregion.weight_files import fingerprint
+from anyregion.torch_utils.devices import check_device
+from anyregion.torch_utils.hf_config import config_json
+from anyregion.torch_utils.weights import fingerprint
 
 
 class Family(Protocol):

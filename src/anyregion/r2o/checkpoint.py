@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anyregion.backbones.key_maps.key_maps import family_of
+from anyregion.backbones.key_maps.resnet import count_blocks, depth_of
 from anyregion.backbones.loading import build_encoder
-from anyregion.backbones.names import family_of
-from anyregion.backbones.names_resnet import count_blocks, depth_of
 from anyregion.errors import CheckpointError
 from anyregion.r2o.model import Networks
-from anyregion.weight_files import compare_shapes, read_state_dict
+from anyregion.torch_utils.weights import compare_shapes, read_state_dict
 
 _BRANCHES = {"online_network": "online", "target_network": "target"}
 _TRUNK = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from anyregion.errors import InputError
-from anyregion.r2o.gathering import summed
+from anyregion.r2o.collectives import summed
+from anyregion.r2o.losses import mask_weights, shared_masks, similarity_losses
 from anyregion.r2o.masks import align_masks
 from anyregion.r2o.model import Networks
-from anyregion.r2o.objective import mask_weights, shared_masks, similarity_losses
 from anyregion.r2o.refinement import RegionMasks, Scope, refine
 from anyregion.r2o.segments import pool
 

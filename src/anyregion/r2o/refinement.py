@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anyregion.kmeans import draw, kmeans
-from anyregion.r2o.gathering import gather_points
+from anyregion.r2o.collectives import gather_points
 from anyregion.r2o.segments import cell_shares, count_segments, pool, soft_masks
+from anyregion.torch_utils.kmeans import draw, kmeans
 
 Scope: TypeAlias = Literal["batch", "image"]
 

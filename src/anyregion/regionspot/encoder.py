@@ -19,8 +19,8 @@ from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.regionspot.adapter import Adapter, stack_tokens
 from anyregion.scoring import Score
-from anyregion.semantics.protocol import VisionLanguageModel
-from anyregion.weight_files import fingerprint
+from anyregion.torch_utils.weights import fingerprint
+from anyregion.vlms.protocol import VisionLanguageModel
 
 
 @dataclass(frozen=True, eq=False)

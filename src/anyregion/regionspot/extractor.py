@@ -13,8 +13,8 @@ from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.localizers.protocol import Localizer, TokenSource
 from anyregion.regions import Regions
-from anyregion.semantics.protocol import VisionLanguageModel
-from anyregion.weight_files import fingerprint
+from anyregion.torch_utils.weights import fingerprint
+from anyregion.vlms.protocol import VisionLanguageModel
 
 
 class RegionSpotExtractor:

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from anyregion.devices import check_device
 from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, read_json, write_json, writing
 from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import TokenSource
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
 from anyregion.regionspot.encoder import RegionSpotEncoder
-from anyregion.semantics.loading import load_vlm
-from anyregion.weight_files import compare_shapes, read_state_dict, write_tensors
+from anyregion.torch_utils.devices import check_device
+from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
+from anyregion.vlms.loading import load_vlm
 
 WEIGHTS = "adapter.safetensors"
 CONFIG = "config.json"

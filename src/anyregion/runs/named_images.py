@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anyregion.errors import InputError, SetAside
 from anyregion.images import find_images
-from anyregion.runs.folder import is_results_folder
+from anyregion.runs.results_folder import is_results_folder
 
 
 def name_images(

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from anyregion.errors import CheckpointError
-from anyregion.weight_files import compare_shapes, write_tensors
+from anyregion.torch_utils.weights import compare_shapes, write_tensors
 
 FORMAT = "anyregion.training/1"
 Record = dict[str, Any]

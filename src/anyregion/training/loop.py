@@ -19,15 +19,15 @@ from anyregion.files import atomic_path, writing
 from anyregion.training.card import write_card
 from anyregion.training.checkpoint import Record, restore, write_checkpoint
 from anyregion.training.config import LoopConfig
+from anyregion.training.distributed import start
 from anyregion.training.ema import running_mean
 from anyregion.training.logs import Log
 from anyregion.training.optimizers import build_optimizer, count_learned
-from anyregion.training.processes import start
-from anyregion.training.reading import read_ahead
+from anyregion.training.prefetch import read_ahead
 from anyregion.training.report import TrainingReport
 from anyregion.training.run_folder import RunFolder, last_checkpoint
+from anyregion.training.signals import listening
 from anyregion.training.step import Stepper, StepResult
-from anyregion.training.stopping import listening
 from anyregion.training.task import About, Advising, Paced, Pictured, Task
 from anyregion.vocabulary import Progress
 

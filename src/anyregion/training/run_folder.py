@@ -28,7 +28,7 @@ import yaml
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.files import atomic_path, write_json, writing
 from anyregion.training.config import MAY_CHANGE, LoopConfig
-from anyregion.training.surroundings import environment, repositories
+from anyregion.training.provenance import environment, repositories
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"

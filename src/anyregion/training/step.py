@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.training.config import LoopConfig
 from anyregion.training.optimizers import set_rate
-from anyregion.training.reading import StepExamples
+from anyregion.training.prefetch import StepExamples
 from anyregion.training.schedules import rate_factor
 from anyregion.training.seeds import seed_torch
 from anyregion.training.task import Stepwise, Task

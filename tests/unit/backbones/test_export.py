@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anyregion.backbones import export_comparison
 from anyregion.backbones.encoder import Encoder
-from anyregion.backbones.export import FORMATS, export_encoder
-from anyregion.backbones.export_libraries import timm_name, torchvision_name
+from anyregion.backbones.export import comparison as export_comparison
+from anyregion.backbones.export.export import FORMATS, export_encoder
+from anyregion.backbones.export.libraries import timm_name, torchvision_name
 from anyregion.backbones.loading import build_encoder
 from anyregion.errors import CheckpointError, InputError
 from tests.unit.backbones.scrambling import scrambled, small_convnexts, small_vits

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from anyregion.backbones.encoder import Encoder
 from anyregion.backbones.loading import build_encoder
-from anyregion.backbones.places import resized_places
-from anyregion.backbones.reading import fit_state
+from anyregion.backbones.pos_embed import resized_places
+from anyregion.backbones.weights import fit_state
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from tests.unit.backbones.scrambling import scrambled, small_convnexts, small_vits
 

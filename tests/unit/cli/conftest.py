@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from anyregion import models
-from tests.colours import colour_recognizer
+from anyregion import factory as models
+from tests.helpers.colours import colour_recognizer
 from tests.unit.runs.helpers import picture
 
 

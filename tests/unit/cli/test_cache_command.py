@@ -11,7 +11,7 @@ import pytest
 
 from anyregion import extractors
 from anyregion.cli.main import main
-from anyregion.data.store import Store
+from anyregion.data.store.store import Store
 from tests.unit.data.store_helpers import SmallExtractor
 from tests.unit.runs.helpers import picture
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from anyregion import models
+from anyregion import factory as models
 from anyregion.cli.main import COMMANDS, main
-from anyregion.models import ModelInfo
-from tests.colours import colour_recognizer
+from anyregion.factory import ModelInfo
+from tests.helpers.colours import colour_recognizer
 from tests.unit.cli.helpers import code_of
 
 
@@ -30,7 +30,7 @@ def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("anyregion.load_recognizer", colour_recognizer)
-    monkeypatch.setattr("anyregion.environment._torch_devices", list)
+    monkeypatch.setattr("anyregion.doctor._torch_devices", list)
     assert main(["doctor"]) == 0
     assert "built-in model" in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 0
@@ -47,7 +47,7 @@ def test_doctor_says_what_is_broken(
         raise OSError("asset is not there")
 
     monkeypatch.setattr("anyregion.load_recognizer", broken)
-    monkeypatch.setattr("anyregion.environment._torch_devices", list)
+    monkeypatch.setattr("anyregion.doctor._torch_devices", list)
     assert main(["doctor"]) == 1
     assert "broken: asset is not there" in capsys.readouterr().out
 

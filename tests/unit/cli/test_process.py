@@ -72,10 +72,10 @@ def test_a_reader_that_leaves_is_no_bug() -> None:
 
 SLOW = """
 import sys, time
-from anyregion import models
+from anyregion import factory as models
 from anyregion.cli.main import main
 from anyregion.recognizer import Recognizer
-from tests.colours import ColourEncoder
+from tests.helpers.colours import ColourEncoder
 
 class Slow(ColourEncoder):
     def encode_images(self, images):

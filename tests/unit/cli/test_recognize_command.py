@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from anyregion import __version__, models
+from anyregion import __version__
+from anyregion import factory as models
 from anyregion.cli import terminal
 from anyregion.errors import MissingExtraError
-from tests.colours import ColourWords
+from tests.helpers.colours import ColourWords
 from tests.unit.cli.helpers import BOXES, recognize
 from tests.unit.runs.helpers import labels, lines
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anyregion import models
+from anyregion import factory as models
 from anyregion.cli.main import main
 from tests.unit.cli.helpers import BOXES, recognize
 from tests.unit.runs.helpers import labels, picture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anyregion.compact.cells import (
+from anyregion.compact.framing import frame_factors, frame_of
+from anyregion.compact.grid_boxes import (
     CellBoxes,
     as_cell_boxes,
     best_proposals,
@@ -13,8 +14,7 @@ from anyregion.compact.cells import (
     level_sizes,
     overlaps,
 )
-from anyregion.compact.eyes import CHANNELS, EyesMaps, prepare
-from anyregion.compact.framing import frame_factors, frame_of
+from anyregion.compact.image_encoder import CHANNELS, EyesMaps, prepare
 
 ROWS, COLUMNS = 2, 3
 CELLS = sum(rows * columns for rows, columns, _ in level_sizes(ROWS, COLUMNS))

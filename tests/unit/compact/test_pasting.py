@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anyregion.compact.pasting import encode_crop, paste
+from anyregion.compact.paste_masks import encode_crop, paste
 from anyregion.masks import decode_mask, encode_mask, mask_box
 
 

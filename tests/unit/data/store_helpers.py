@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anyregion.data.annotations import Annotations, Categories
+from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features, to_half
-from anyregion.data.store import Store, create_store
+from anyregion.data.store.store import Store, create_store
 from anyregion.errors import SetAside
 from anyregion.images import Pixels
 from anyregion.regions import Regions

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyregion.data.annotations import Annotations
-from anyregion.data.reading import read_annotations
+from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.reading import read_annotations
 from anyregion.errors import InputError
 from tests.unit.data.coco_files import content, region, write
 

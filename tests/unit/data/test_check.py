@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from anyregion.cli.main import main
-from anyregion.data.check import DataReport, check_data
-from anyregion.data.reading import read_annotations
+from anyregion.data.annotations.reading import read_annotations
+from anyregion.data.check.check import DataReport, check_data
 from anyregion.errors import InputError
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 from tests.unit.data.coco_files import content, photo, region, write
 
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from anyregion.data.annotations import Annotations
-from anyregion.data.reading import read_annotations
+from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.reading import read_annotations
 from anyregion.errors import InputError
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 from tests.unit.data.coco_files import content, region, write
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from anyregion.data.folders import DataSet, find_sets
+from anyregion.data.annotations.folders import DataSet, find_sets
+from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.image_files import find_image
-from anyregion.data.reading import read_annotations
 from anyregion.errors import InputError
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 from tests.unit.data.coco_files import content, photo, region, write
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyregion.data.annotations import Annotations
-from anyregion.data.filling import fill
+from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.on_the_fly import OnTheFly, Together
-from anyregion.data.store import Store, create_store
+from anyregion.data.store.build_store import fill
+from anyregion.data.store.store import Store, create_store
 from anyregion.errors import InputError
 from tests.unit.data.store_helpers import (
     SmallExtractor,

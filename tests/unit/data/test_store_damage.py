@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyregion.data.annotations import Annotations
+from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import Features, to_half
-from anyregion.data.filling import fill
-from anyregion.data.store import Store
-from anyregion.data.verifying import discard, verify
+from anyregion.data.store.build_store import fill
+from anyregion.data.store.store import Store
+from anyregion.data.store.verify import discard, verify
 from anyregion.errors import InputError
 from tests.unit.data.store_helpers import SmallExtractor, annotations, new_store, same, write_images
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from anyregion.data.features import to_half
-from anyregion.data.filling import fill
 from anyregion.data.on_the_fly import OnTheFly, Together
-from anyregion.data.store import create_store
+from anyregion.data.store.build_store import fill
+from anyregion.data.store.store import create_store
 from anyregion.errors import InputError
 from anyregion.extractors import load_extractor
 from tests.unit.data.store_helpers import annotations, new_store, same, write_images
 
 if TYPE_CHECKING:
     from anyregion.data.features import DescribedExtractor
-    from anyregion.data.store import Store
+    from anyregion.data.store.store import Store
 
 
 def regionspot(**options: object) -> DescribedExtractor:
@@ -28,7 +28,7 @@ def regionspot(**options: object) -> DescribedExtractor:
     torch.set_num_threads(1)
     from anyregion.regionspot.extractor import RegionSpotExtractor
     from tests.unit.localizers.small_models import build
-    from tests.unit.semantics.small_models import openai_clip
+    from tests.unit.vlms.small_models import openai_clip
 
     return RegionSpotExtractor(build("sam"), openai_clip(), **options)  # type: ignore[arg-type]
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from anyregion.data import filling
-from anyregion.data.claims import claimed
-from anyregion.data.filling import fill
 from anyregion.data.on_the_fly import OnTheFly
-from anyregion.data.shards import ShardError
-from anyregion.data.store import Store, create_store
-from anyregion.data.verifying import verify
+from anyregion.data.store import build_store as filling
+from anyregion.data.store.build_store import fill
+from anyregion.data.store.locks import claimed
+from anyregion.data.store.shards import ShardError
+from anyregion.data.store.store import Store, create_store
+from anyregion.data.store.verify import verify
 from anyregion.errors import InputError
 from tests.unit.data.store_helpers import (
     SmallExtractor,
@@ -39,8 +39,8 @@ COUNTS = [1, 2, 0, 3, 1, 2, 1, 1]
 FILLER = """
 import sys, time
 from pathlib import Path
-from anyregion.data.filling import fill
-from anyregion.data.store import Store
+from anyregion.data.store.build_store import fill
+from anyregion.data.store.store import Store
 from tests.unit.data.store_helpers import SmallExtractor
 
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])

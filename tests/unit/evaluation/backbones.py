@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anyregion.backbones.encoder import Encoder
-from anyregion.evaluation.backbone_features import Backbone, as_backbone
+from anyregion.evaluation.backbones.features import Backbone, as_backbone
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 

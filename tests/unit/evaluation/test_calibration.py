@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.calibration import CalibrationReport, evaluate_calibration
-from anyregion.evaluation.calibration_figures import auroc, calibration_error
-from anyregion.evaluation.sub_vocabularies import sub_vocabularies
+from anyregion.evaluation.regions.calibration import CalibrationReport, evaluate_calibration
+from anyregion.evaluation.regions.calibration_figures import auroc, calibration_error
+from anyregion.evaluation.regions.vocabulary_subsets import sub_vocabularies
 from anyregion.vocabulary import Vocabulary
-from tests.colours import colour_recognizer
+from tests.helpers.colours import colour_recognizer
 from tests.unit.evaluation.conftest import annotate
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.evaluation.detection import evaluate_detection, evaluate_results
-from anyregion.evaluation.detection_report import DetectionReport
+from anyregion.evaluation.regions.detection import evaluate_detection, evaluate_results
+from anyregion.evaluation.regions.detection_report import DetectionReport
 from anyregion.images import Pixels
 from anyregion.masks import encode_mask
 from anyregion.regions import Regions
 from anyregion.vocabulary import Vocabulary
-from tests.colours import colour_recognizer
+from tests.helpers.colours import colour_recognizer
 from tests.unit.evaluation.conftest import CLASSES, HALVES, LEFT, RECTANGLES, RIGHT, edit
 
 

@@ -17,9 +17,9 @@ pytest.importorskip("scipy")
 
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.evaluation.backbone_features import open_backbone  # noqa: E402
-from anyregion.evaluation.discovery import cluster, evaluate_discovery, find_scenes  # noqa: E402
-from anyregion.evaluation.partitions import (  # noqa: E402
+from anyregion.evaluation.backbones.discovery import cluster, evaluate_discovery, find_scenes  # noqa: E402
+from anyregion.evaluation.backbones.features import open_backbone  # noqa: E402
+from anyregion.evaluation.backbones.segmentation_overlap import (  # noqa: E402
     away_from_border,
     centred_box,
     grid,
@@ -28,7 +28,7 @@ from anyregion.evaluation.partitions import (  # noqa: E402
     stretched,
     two_ious,
 )
-from tests.shared import SHARED, needs_shared  # noqa: E402
+from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
 from tests.unit.evaluation.backbones import colour_backbone  # noqa: E402
 from tests.unit.evaluation.conftest import edit  # noqa: E402
 

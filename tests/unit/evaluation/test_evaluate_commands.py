@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from anyregion import models
+from anyregion import factory as models
 from anyregion.cli.main import main
-from tests.colours import colour_recognizer
+from tests.helpers.colours import colour_recognizer
 from tests.unit.evaluation.conftest import annotate
 from tests.unit.evaluation.test_detection import Halves
 from tests.unit.evaluation.test_sets import make_set

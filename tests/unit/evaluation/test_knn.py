@@ -16,14 +16,14 @@ pytest.importorskip("torchvision")
 
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.errors import CheckpointError, InputError  # noqa: E402
-from anyregion.evaluation.backbone_features import (  # noqa: E402
+from anyregion.evaluation.backbones.class_folders import accuracy, find_class_folders  # noqa: E402
+from anyregion.evaluation.backbones.features import (  # noqa: E402
     open_backbone,
     pooled_features,
     read_centre,
     read_squashed,
 )
-from anyregion.evaluation.class_folders import accuracy, find_class_folders  # noqa: E402
-from anyregion.evaluation.knn import evaluate_knn, nearest_classes  # noqa: E402
+from anyregion.evaluation.backbones.knn import evaluate_knn, nearest_classes  # noqa: E402
 from tests.unit.evaluation.backbones import class_folders, colour_backbone  # noqa: E402
 
 
@@ -155,7 +155,7 @@ def test_random_weights_follow_from_the_seed() -> None:
 
 
 def test_a_saved_backbone(tmp_path: Path) -> None:
-    from anyregion.backbones.saving import save_encoder
+    from anyregion.backbones.checkpoint import save_encoder
 
     random = open_backbone("torchvision/resnet18", size=32, seed=3)
     save_encoder(random.encoder, tmp_path / "run" / "model", size=64)

@@ -14,7 +14,7 @@ pytest.importorskip("torchvision")
 
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.evaluation.linear import (  # noqa: E402
+from anyregion.evaluation.backbones.linear import (  # noqa: E402
     STRENGTHS,
     evaluate_linear,
     fit,

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from anyregion import Recognizer, Regions
+from anyregion.baselines.crop import given_masks
 from anyregion.cli.main import main
 from anyregion.errors import InputError
-from anyregion.evaluation.mask_quality import evaluate_masks
+from anyregion.evaluation.regions.mask_quality import evaluate_masks
 from anyregion.masks import encode_mask
 from anyregion.recognizer import RegionEmbeddings
-from anyregion.training_free.crop import given_masks
 from tests.unit.evaluation.conftest import edit
 
 
@@ -122,7 +122,7 @@ def test_command(
         loaded.append(choice)
         return Recognizer(Masks(), cache=None)
 
-    monkeypatch.setattr("anyregion.models.load_recognizer", load)
+    monkeypatch.setattr("anyregion.factory.load_recognizer", load)
     where = ["--annotations", str(annotated[0]), "--images", str(annotated[1])]
     assert main(["evaluate", "masks", *where, "--prompt", "point", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["mean_iou"] == 0.5

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.evaluation.discovery import evaluate_discovery, find_scenes  # noqa: E402
-from tests.shared import SHARED, needs_shared  # noqa: E402
+from anyregion.evaluation.backbones.discovery import evaluate_discovery, find_scenes  # noqa: E402
+from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
 from tests.unit.evaluation.backbones import colour_backbone  # noqa: E402
 from tests.unit.evaluation.conftest import edit  # noqa: E402
 

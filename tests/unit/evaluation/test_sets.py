@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.evaluation.odinw import SetsReport, evaluate_sets
-from tests.colours import colour_recognizer
+from anyregion.evaluation.regions.odinw import SetsReport, evaluate_sets
+from tests.helpers.colours import colour_recognizer
 from tests.unit.evaluation.conftest import annotate, edit
 
 

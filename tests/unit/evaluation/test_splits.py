@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.evaluation.classification import evaluate_classification
-from anyregion.evaluation.splits import harmonic_mean, unseen_categories
+from anyregion.evaluation.regions.classification import evaluate_classification
+from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categories
 from anyregion.vocabulary import Vocabulary
-from tests.colours import colour_recognizer
+from tests.helpers.colours import colour_recognizer
 
 CLASSES = {30: "dog", 2: "cat", 7: "traffic_light", 11: "bus", 1: "car", 5: "cup", 8: "bed"}
 

@@ -16,7 +16,7 @@ from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.prompts import prompt_chunks  # noqa: E402
 from anyregion.masks import decode_mask  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
-from tests.shared import SHARED  # noqa: E402
+from tests.helpers.shared import SHARED  # noqa: E402
 
 FIXTURE = SHARED / "fixtures" / "regionspot"
 needs_fixture = pytest.mark.skipif(

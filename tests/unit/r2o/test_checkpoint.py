@@ -25,7 +25,7 @@ from anyregion.r2o.checkpoint import (  # noqa: E402
     to_published,
 )
 from anyregion.r2o.model import Networks  # noqa: E402
-from tests.shared import SHARED, needs_shared  # noqa: E402
+from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
 
 FIXTURE = SHARED / "fixtures" / "r2o"
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from anyregion.errors import InputError
-from anyregion.r2o import colours
-from tests.shared import SHARED, needs_shared
+from anyregion.r2o import color_augmentations as colours
+from tests.helpers.shared import SHARED, needs_shared
 
 
 @pytest.fixture

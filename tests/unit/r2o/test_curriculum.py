@@ -20,7 +20,7 @@ from anyregion.r2o.curriculum import (
 )
 from anyregion.training.config import ScheduleConfig
 from anyregion.training.schedules import rate_factor
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 
 ROWS = SHARED / "fixtures" / "r2o" / "schedules.json"
 

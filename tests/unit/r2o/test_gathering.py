@@ -8,8 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from anyregion.kmeans import kmeans  # noqa: E402
-from anyregion.r2o.gathering import gather_points  # noqa: E402
+from anyregion.r2o.collectives import gather_points  # noqa: E402
+from anyregion.torch_utils.kmeans import kmeans  # noqa: E402
 from tests.unit.test_kmeans import draws_for, features  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

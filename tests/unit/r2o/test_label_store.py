@@ -21,11 +21,12 @@ from PIL import Image
 
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.images import read_image
-from anyregion.r2o import label_filling, map_shards
-from anyregion.r2o.image_list import list_images
-from anyregion.r2o.label_store import ABOUT, LabelStore
-from anyregion.r2o.priors import PriorConfig, segment
-from anyregion.r2o.views import spanning_view
+from anyregion.r2o.augmentations import spanning_view
+from anyregion.r2o.label_store.image_list import list_images
+from anyregion.r2o.label_store.store import ABOUT, LabelStore
+from anyregion.r2o.label_store.store import fill as label_filling
+from anyregion.r2o.label_store.store import shards as map_shards
+from anyregion.r2o.superpixels import PriorConfig, segment
 
 pytest.importorskip("skimage")
 
@@ -282,10 +283,10 @@ def test_a_full_disk_says_so_and_keeps_what_is_there(
 
 KILLED = """
 import sys, time
-from anyregion.r2o import label_filling
-from anyregion.r2o.image_list import list_images
-from anyregion.r2o.label_store import LabelStore
-from anyregion.r2o.priors import PriorConfig
+from anyregion.r2o.label_store.store import fill as label_filling
+from anyregion.r2o.label_store.image_list import list_images
+from anyregion.r2o.label_store.store import LabelStore
+from anyregion.r2o.superpixels import PriorConfig
 
 label_filling.IMAGES_PER_SHARD = 2
 whole = label_filling.compute_labels

@@ -13,15 +13,15 @@ for needed in ("torchvision", "timm", "skimage"):
 
 from anyregion.backbones.loading import build_encoder  # noqa: E402
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.r2o.image_list import list_images  # noqa: E402
-from anyregion.r2o.label_store import LabelStore  # noqa: E402
+from anyregion.r2o.augmentations import ViewConfig  # noqa: E402
+from anyregion.r2o.label_store.image_list import list_images  # noqa: E402
+from anyregion.r2o.label_store.store import LabelStore  # noqa: E402
 from anyregion.r2o.method import R2O, MethodConfig  # noqa: E402
 from anyregion.r2o.model import Networks  # noqa: E402
-from anyregion.r2o.priors import PriorConfig  # noqa: E402
+from anyregion.r2o.superpixels import PriorConfig  # noqa: E402
 from anyregion.r2o.training.config import R2OConfig  # noqa: E402
-from anyregion.r2o.training.looks import Looks  # noqa: E402
+from anyregion.r2o.training.monitor import Looks  # noqa: E402
 from anyregion.r2o.training.pictures import region_picture  # noqa: E402
-from anyregion.r2o.views import ViewConfig  # noqa: E402
 from tests.unit.r2o.pretraining import write_photos  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,9 +13,9 @@ pytest.importorskip("timm")
 from torch import nn  # noqa: E402
 
 from anyregion.backbones.encoder import Encoder  # noqa: E402
+from anyregion.r2o.losses import mask_weights, similarity_losses  # noqa: E402
 from anyregion.r2o.method import R2O, MethodConfig, uncounted  # noqa: E402
 from anyregion.r2o.model import Networks  # noqa: E402
-from anyregion.r2o.objective import mask_weights, similarity_losses  # noqa: E402
 
 SIZE = 32
 

@@ -22,9 +22,10 @@ for needed in ("lightning_fabric", "jsonargparse", "torchvision", "timm", "skima
 
 from safetensors.torch import load_file  # noqa: E402
 
-from anyregion import trainings, weight_files  # noqa: E402
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.r2o.training.task import R2OTask  # noqa: E402
+from anyregion.recipes import loading as trainings  # noqa: E402
+from anyregion.torch_utils import weights as weight_files  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
 from tests.unit.r2o.pretraining import command, pretrain, write_photos  # noqa: E402
 from tests.unit.r2o.test_killed import lines  # noqa: E402

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from anyregion.errors import InputError
-from anyregion.r2o.image_list import list_images
-from anyregion.r2o.label_store import identity_of
-from anyregion.r2o.prior_files import read_label_map
-from anyregion.r2o.priors import PriorConfig, renumbered, segment
-from tests.shared import SHARED
+from anyregion.r2o.label_store.image_list import list_images
+from anyregion.r2o.label_store.store import identity_of
+from anyregion.r2o.superpixel_files import read_label_map
+from anyregion.r2o.superpixels import PriorConfig, renumbered, segment
+from tests.helpers.shared import SHARED
 
 FIXTURE = SHARED / "fixtures" / "r2o" / "data.npz"
 

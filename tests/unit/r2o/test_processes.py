@@ -17,7 +17,7 @@ for needed in ("lightning_fabric", "jsonargparse", "torchvision", "timm", "skima
 
 from safetensors.torch import load_file  # noqa: E402
 
-from anyregion.kmeans import Draws, start_points  # noqa: E402
+from anyregion.torch_utils.kmeans import Draws, start_points  # noqa: E402
 from anyregion.training.run_folder import last_checkpoint  # noqa: E402
 from tests.unit.r2o.pretraining import command, pretrain, write_photos  # noqa: E402
 from tests.unit.r2o.test_killed import lines  # noqa: E402

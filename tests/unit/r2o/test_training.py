@@ -17,10 +17,10 @@ from safetensors.torch import load_file  # noqa: E402
 
 from anyregion.backbones.loading import load_encoder  # noqa: E402
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.r2o.image_list import list_images  # noqa: E402
-from anyregion.r2o.label_store import LabelStore  # noqa: E402
+from anyregion.r2o.label_store.image_list import list_images  # noqa: E402
+from anyregion.r2o.label_store.store import LabelStore  # noqa: E402
 from anyregion.r2o.model import Networks  # noqa: E402
-from anyregion.r2o.priors import PriorConfig  # noqa: E402
+from anyregion.r2o.superpixels import PriorConfig  # noqa: E402
 from anyregion.r2o.training import agreement  # noqa: E402
 from anyregion.r2o.training.task import R2OTask  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402

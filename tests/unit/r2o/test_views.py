@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from anyregion.errors import InputError
-from anyregion.r2o.views import (
+from anyregion.r2o.augmentations import (
     View,
     ViewConfig,
     box_fractions,
@@ -18,7 +18,7 @@ from anyregion.r2o.views import (
     make_views,
     spanning_view,
 )
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 
 PLAIN = ViewConfig(
     size=32, flip=0.0, jitter=(0, 0, 0, 0), grey=0.0, blur=(0.0, 0.0), solarise=(0.0, 0.0)

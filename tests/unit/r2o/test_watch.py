@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anyregion.errors import InputError
-from anyregion.r2o.training.watch import (
+from anyregion.r2o.training.collapse import (
     FEWEST_ROWS,
     advice,
     cluster_entropy,

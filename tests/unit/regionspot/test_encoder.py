@@ -17,8 +17,8 @@ from anyregion import InputError, Recognizer, Regions, Vocabulary
 from anyregion.images import Pixels
 from anyregion.regionspot.attention import attention_maps, overlay_attention
 from anyregion.regionspot.encoder import RegionSpotEncoder
-from anyregion.runs.batch import BatchReport, recognize_images
-from anyregion.runs.region_sources import same_regions
+from anyregion.runs.pipeline import BatchReport, recognize_images
+from anyregion.runs.region_source import same_regions
 from tests.unit.regionspot.toy import SMALL, WORDS, toy_encoder
 
 

@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_no_half_a_folder(
         raise SafetensorError("No space left on device")
 
     published(tmp_path / "adapter.pth")
-    monkeypatch.setattr("anyregion.weight_files.save_file", full)
+    monkeypatch.setattr("anyregion.torch_utils.weights.save_file", full)
     with pytest.raises(AnyRegionError, match="No space left on device"):
         convert_checkpoint(tmp_path / "adapter.pth", tmp_path / "out", vlm="some/clip")
     assert list((tmp_path / "out").iterdir()) == []

@@ -14,7 +14,7 @@ from anyregion.localizers.protocol import RegionTokens
 from anyregion.masks import RLE, encode_mask
 from anyregion.regionspot.adapter import Adapter, AdapterConfig
 from anyregion.regionspot.encoder import RegionSpotEncoder
-from anyregion.semantics.protocol import FeatureMap
+from anyregion.vlms.protocol import FeatureMap
 
 SMALL = AdapterConfig(token_width=16, feature_width=32, embed_width=24, heads=4, feedforward=64)
 

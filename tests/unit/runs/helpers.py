@@ -12,10 +12,10 @@ from PIL import Image
 
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.batch import BatchReport, recognize_images
-from anyregion.runs.region_sources import same_regions
+from anyregion.runs.pipeline import BatchReport, recognize_images
+from anyregion.runs.region_source import same_regions
 from anyregion.vocabulary import Vocabulary
-from tests.colours import COLOURS, ColourEncoder, colour_recognizer
+from tests.helpers.colours import COLOURS, ColourEncoder, colour_recognizer
 
 WORDS = Vocabulary.from_names(COLOURS)
 LEFT_RIGHT = same_regions(Regions.from_boxes([[0, 0, 20, 30], [20, 0, 40, 30]]))

@@ -14,9 +14,9 @@ from anyregion.errors import AnyRegionError, InputError
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.journal import Journal
-from anyregion.runs.region_sources import same_regions
+from anyregion.runs.region_source import same_regions
 from anyregion.vocabulary import Vocabulary
-from tests.colours import colour_recognizer
+from tests.helpers.colours import colour_recognizer
 from tests.unit.runs.helpers import FILES, labels, lines, overwrite, run, stopping_after
 
 

@@ -13,7 +13,7 @@ from anyregion.images import Pixels
 from anyregion.masks import encode_mask
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.region_sources import RegionSource, found_regions
+from anyregion.runs.region_source import RegionSource, found_regions
 from tests.unit.runs.helpers import labels, lines, run
 
 

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from anyregion.errors import InputError
 from anyregion.vocabulary import Vocabulary
-from tests.colours import COLOURS
+from tests.helpers.colours import COLOURS
 from tests.unit.runs.helpers import labels, lines, picture, run
 
 

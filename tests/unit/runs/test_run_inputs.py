@@ -9,7 +9,7 @@ import pytest
 
 from anyregion.errors import InputError
 from anyregion.runs.named_images import name_images
-from anyregion.runs.region_sources import regions_from_file
+from anyregion.runs.region_source import regions_from_file
 from tests.unit.runs.helpers import labels, lines, picture, run
 
 

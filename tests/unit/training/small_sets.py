@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from anyregion.data.annotations import Annotations, Categories
+from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 

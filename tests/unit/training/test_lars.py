@@ -18,7 +18,7 @@ from anyregion.training.lars import Lars
 from anyregion.training.loop import fit
 from anyregion.training.optimizers import build_optimizer
 from anyregion.training.run_folder import differing
-from tests.shared import SHARED, needs_shared
+from tests.helpers.shared import SHARED, needs_shared
 from tests.unit.training.test_loop import learned
 from tests.unit.training.toy import ToyTask
 

@@ -12,8 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from anyregion import weight_files
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
+from anyregion.torch_utils import weights as weight_files
 from anyregion.training.logs import read_log
 from anyregion.training.loop import fit
 from anyregion.training.run_folder import RunFolder, last_checkpoint

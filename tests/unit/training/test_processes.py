@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from anyregion.training.loop import fit
-from anyregion.training.reading import share
+from anyregion.training.prefetch import share
 from tests.unit.training.test_loop import learned, lines
 from tests.unit.training.toy import ToyTask
 from tests.unit.training.worker import config

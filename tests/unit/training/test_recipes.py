@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from anyregion.errors import InputError
+from anyregion.recipes.loading import explain, read_training, recipes
 from anyregion.training.schedules import rate_factor
-from anyregion.trainings import explain, read_training, recipes
 
 REGIONSPOT = {
     "b16": ("openai/clip-vit-base-patch16", None, 768, 512),

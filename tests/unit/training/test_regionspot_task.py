@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from anyregion.errors import InputError
 from anyregion.regionspot.adapter import Adapter, AdapterConfig
-from anyregion.regionspot.objective import (
+from anyregion.regionspot.losses import (
     cross_entropy_losses,
     distillation_losses,
     focal_loss,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from anyregion.errors import InputError
-from anyregion.training.sync_norm import SharedBatchNorm, synchronised
+from anyregion.training.sync_batchnorm import SharedBatchNorm, synchronised
 
 SHARES = {"uneven": (5, 2), "none in one": (0, 7), "one row each": (1, 1), "none at all": (0, 0)}
 WIDTH = 4

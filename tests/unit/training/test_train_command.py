@@ -18,20 +18,20 @@ from safetensors.torch import load_file
 
 from anyregion import Regions, load_recognizer
 from anyregion.cli.main import main
-from anyregion.data.filling import fill
-from anyregion.data.reading import read_annotations
-from anyregion.data.store import create_store
+from anyregion.data.annotations.reading import read_annotations
+from anyregion.data.store.build_store import fill
+from anyregion.data.store.store import create_store
 from anyregion.errors import InputError
 from anyregion.localizers.loading import load_localizer
+from anyregion.recipes.loading import read_training
 from anyregion.regionspot.extractor import RegionSpotExtractor
-from anyregion.semantics.loading import load_vlm
+from anyregion.training.distributed import own_device
 from anyregion.training.logs import read_log
-from anyregion.training.processes import own_device
-from anyregion.trainings import read_training
+from anyregion.vlms.loading import load_vlm
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 from tests.unit.localizers.small_models import sam_config
-from tests.unit.semantics.small_models import write_folder
 from tests.unit.training.test_loop import lines
+from tests.unit.vlms.small_models import write_folder
 
 STEPS = ["--steps", "4", "--log_every", "1", "--tensorboard", "false"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from anyregion import weight_files
+from anyregion.torch_utils import weights as weight_files
 from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
 from tests.unit.training.toy import ToyTask

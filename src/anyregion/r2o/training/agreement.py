@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from anyregion.errors import InputError
-from anyregion.r2o.label_store import LabelStore
+from anyregion.r2o.label_store.store import LabelStore
 
 
 def check_same_images(store: LabelStore, device: torch.device) -> None:

@@ -9,19 +9,19 @@ import torch
 
 from anyregion.backbones.encoder import Encoder
 from anyregion.backbones.loading import build_encoder
-from anyregion.devices import check_device
 from anyregion.errors import InputError
-from anyregion.r2o.image_list import list_images
-from anyregion.r2o.label_store import LabelStore
+from anyregion.r2o.label_store.image_list import list_images
+from anyregion.r2o.label_store.store import LabelStore
 from anyregion.r2o.method import R2O, uncounted
 from anyregion.r2o.model import Networks
 from anyregion.r2o.training.config import R2OConfig
 from anyregion.r2o.training.inputs import ONE_VALUE
 from anyregion.r2o.training.task import R2OTask
+from anyregion.torch_utils.devices import check_device
 from anyregion.training.config import LoopConfig
-from anyregion.training.processes import own_device
+from anyregion.training.distributed import own_device
 from anyregion.training.seeds import seed_torch
-from anyregion.training.sync_norm import synchronised
+from anyregion.training.sync_batchnorm import synchronised
 from anyregion.vocabulary import Progress
 
 

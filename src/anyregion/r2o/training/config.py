@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from anyregion.errors import InputError
+from anyregion.r2o.augmentations import ViewConfig
 from anyregion.r2o.curriculum import CurriculumConfig
 from anyregion.r2o.method import MethodConfig
-from anyregion.r2o.priors import PriorConfig
-from anyregion.r2o.views import ViewConfig
+from anyregion.r2o.superpixels import PriorConfig
 
 
 @dataclass(frozen=True)

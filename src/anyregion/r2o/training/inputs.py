@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anyregion.errors import InputError
 from anyregion.images import Pixels, read_image
-from anyregion.r2o.label_store import LabelStore
+from anyregion.r2o.label_store.store import LabelStore
 
 ONE_VALUE = "more than 1 value per channel"
 """What torch says where a BatchNorm cannot count: an image alone, of one cell."""

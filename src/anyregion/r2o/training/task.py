@@ -16,14 +16,14 @@ from anyregion.backbones.loading import save_encoder
 from anyregion.data.samplers import EpochSampler
 from anyregion.errors import InputError
 from anyregion.images import Pixels
+from anyregion.r2o.augmentations import View, make_views, spanning_view
 from anyregion.r2o.curriculum import clusters_at, rate_scale, target_momentum
-from anyregion.r2o.label_store import LabelStore
+from anyregion.r2o.label_store.store import LabelStore
 from anyregion.r2o.method import R2O
 from anyregion.r2o.training.agreement import check_same_images
 from anyregion.r2o.training.config import R2OConfig
 from anyregion.r2o.training.inputs import ONE_VALUE, read_again
-from anyregion.r2o.training.looks import Looks
-from anyregion.r2o.views import View, make_views, spanning_view
+from anyregion.r2o.training.monitor import Looks
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator
 

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion import __version__
-from anyregion.data.annotations import Annotations
+from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.features import FeatureExtractor, FeatureReader
 from anyregion.data.on_the_fly import OnTheFly, Together
-from anyregion.data.reading import read_annotations
-from anyregion.data.store import Store
+from anyregion.data.store.store import Store
 from anyregion.errors import InputError
+from anyregion.io.vocabulary import load_vocabulary
 from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer
 from anyregion.regionspot.adapter import Adapter
@@ -26,13 +27,12 @@ from anyregion.regionspot.training.sets import TrainingSet, training_set
 from anyregion.regionspot.training.task import RegionSpotTask
 from anyregion.regionspot.training.teacher import TeacherExtractor
 from anyregion.regionspot.training.validation import FIGURES, Validation
-from anyregion.semantics.loading import load_vlm
-from anyregion.semantics.protocol import VisionLanguageModel
 from anyregion.training.config import LoopConfig
-from anyregion.training.processes import own_device
+from anyregion.training.distributed import own_device
 from anyregion.training.seeds import seed_torch
+from anyregion.vlms.loading import load_vlm
+from anyregion.vlms.protocol import VisionLanguageModel
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary, encode_vocabulary
-from anyregion.vocabulary_files import load_vocabulary
 
 
 def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anyregion.data.annotations import Annotations
+from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import FeatureReader
 from anyregion.errors import InputError
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary, name_key

@@ -15,7 +15,7 @@ from anyregion.data.samplers import EpochSampler, Mixture, repeat_factors
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.regionspot.adapter import Adapter, stack_tokens
-from anyregion.regionspot.objective import (
+from anyregion.regionspot.losses import (
     cross_entropy_losses,
     distillation_losses,
     focal_losses,

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from anyregion.baselines.dense import DenseEncoder
+from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.data.features import Features, to_half
 from anyregion.images import Pixels
 from anyregion.regions import Regions
-from anyregion.training_free.dense import DenseEncoder
-from anyregion.training_free.embedder import ImageEmbedder
 
 
 class TeacherExtractor:

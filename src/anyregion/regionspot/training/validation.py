@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from anyregion.data.image_files import image_path
 from anyregion.drawing.picture import draw_records
 from anyregion.images import Pixels, read_image
-from anyregion.regionspot.objective import region_logits
+from anyregion.regionspot.losses import region_logits
 from anyregion.regionspot.training.sets import TrainingSet
 
 PICTURES = 4

@@ -1,0 +1,100 @@
+"""The crop and the masked crop: every region is an image of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from anyregion.baselines.embedder import ImageEmbedder
+from anyregion.images import Pixels, size_of
+from anyregion.masks import RLE, filled_box
+from anyregion.recognizer import RegionEmbeddings
+from anyregion.regions import Regions
+from anyregion.scoring import Score
+
+OUTSIDE = 127
+"""What a masked crop shows outside the mask: mid grey, which is near zero once normalised."""
+
+
+class CropEncoder:
+    """A `RegionEncoder` that cuts each region out and embeds the cut as an image.
+
+    Args:
+        embedder: `compact`'s, or any vision-language model.
+        masked: paint over what lies outside the region's mask (a region without one is its box).
+    """
+
+    default_score: Score = "softmax"
+
+    def __init__(self, embedder: ImageEmbedder, *, masked: bool = False) -> None:
+        self.embedder = embedder
+        self.masked = masked
+        self.name = f"{embedder.name} ({'masked crop' if masked else 'crop'})"
+        self.text = embedder.text
+        self.logit_scale = embedder.logit_scale
+        self.logit_bias = embedder.logit_bias
+
+    @property
+    def fingerprint(self) -> str:
+        """Method and model."""
+        return f"{'masked crop' if self.masked else 'crop'} {self.embedder.fingerprint}"
+
+    def encode_images(self, images: Sequence[Pixels]) -> list[Pixels]:
+        """The images as they are: there is nothing to compute before the regions are known."""
+        return list(images)
+
+    def embed_regions(
+        self,
+        encoded: Sequence[Pixels],
+        regions: Sequence[Regions],
+        *,
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[RegionEmbeddings]:
+        """See `RegionEncoder`. The masks are the ones given, else the filled boxes."""
+        del multimask  # there is one candidate a region
+        crops = [
+            crop
+            for pixels, found in zip(encoded, regions, strict=True)
+            for crop in cut(pixels, found, masked=self.masked)
+        ]
+        if not len(regions):
+            return []
+        embeddings = self.embedder.embed_images(crops)
+        ends = np.cumsum([len(r) for r in regions])[:-1]
+        return [
+            RegionEmbeddings(
+                embeddings=part,
+                boxes=found.extents(size_of(pixels)),
+                masks=given_masks(found, size_of(pixels)) if masks else None,
+            )
+            for part, found, pixels in zip(
+                np.split(embeddings, ends), regions, encoded, strict=True
+            )
+        ]
+
+
+def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
+    """Each region cut out of its image, to whole pixels outwards and at least one each way."""
+    height, width = size_of(pixels)
+    crops: list[Pixels] = []
+    for i, box in enumerate(regions.extents((height, width))):
+        x0 = min(max(int(np.floor(box[0])), 0), width - 1)
+        y0 = min(max(int(np.floor(box[1])), 0), height - 1)
+        x1 = min(max(int(np.ceil(box[2])), x0 + 1), width)
+        y1 = min(max(int(np.ceil(box[3])), y0 + 1), height)
+        crop = pixels[y0:y1, x0:x1]
+        mask = regions.mask(i) if masked else None
+        if mask is not None:
+            crop = np.where(mask[y0:y1, x0:x1, None], crop, np.uint8(OUTSIDE))
+        crops.append(crop)
+    return crops
+
+
+def given_masks(regions: Regions, size: tuple[int, int]) -> tuple[RLE, ...]:
+    """The regions' own masks; of those without one, the filled box."""
+    return tuple(
+        rle if rle is not None else filled_box(box, size)
+        for rle, box in zip(regions.masks, regions.extents(size), strict=True)
+    )

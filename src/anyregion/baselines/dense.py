@@ -1,0 +1,70 @@
+"""Dense features pooled in the box or mask: one look at the image, however many regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from anyregion.baselines.crop import given_masks
+from anyregion.baselines.embedder import DenseMap, ImageEmbedder
+from anyregion.baselines.pooling import pool
+from anyregion.images import Pixels, size_of
+from anyregion.recognizer import RegionEmbeddings
+from anyregion.regions import Regions
+from anyregion.scoring import Score
+
+SeenImage = tuple[DenseMap, tuple[int, int]]
+
+
+class DenseEncoder:
+    """A `RegionEncoder` that averages the model's dense features over each region.
+
+    Args:
+        embedder: `compact`'s, or any vision-language model.
+    """
+
+    default_score: Score = "softmax"
+
+    def __init__(self, embedder: ImageEmbedder) -> None:
+        self.embedder = embedder
+        self.name = f"{embedder.name} (dense)"
+        self.text = embedder.text
+        self.logit_scale = embedder.logit_scale
+        self.logit_bias = embedder.logit_bias
+
+    @property
+    def fingerprint(self) -> str:
+        """Method and model."""
+        return f"dense {self.embedder.fingerprint}"
+
+    def encode_images(self, images: Sequence[Pixels]) -> list[SeenImage]:
+        """The dense map of each image, and the image's `(height, width)`."""
+        sizes = [size_of(image) for image in images]
+        return list(zip(self.embedder.dense_features(images), sizes, strict=True))
+
+    def embed_regions(
+        self,
+        encoded: Sequence[SeenImage],
+        regions: Sequence[Regions],
+        *,
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[RegionEmbeddings]:
+        """See `RegionEncoder`. The masks are the ones given, else the filled boxes."""
+        del multimask  # there is one candidate a region
+        pooled = [pool(dense, r) for (dense, _), r in zip(encoded, regions, strict=True)]
+        if not pooled:
+            return []
+        embeddings = self.embedder.project(np.concatenate(pooled))
+        ends = np.cumsum([len(r) for r in regions])[:-1]
+        return [
+            RegionEmbeddings(
+                embeddings=part,
+                boxes=found.extents(size),
+                masks=given_masks(found, size) if masks else None,
+            )
+            for part, found, (_, size) in zip(
+                np.split(embeddings, ends), regions, encoded, strict=True
+            )
+        ]

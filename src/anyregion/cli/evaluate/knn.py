@@ -1,0 +1,70 @@
+"""`anyregion evaluate knn`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from anyregion.cli import arguments as shared
+from anyregion.cli import backbone_arguments as backbones
+from anyregion.cli.exit_codes import FINE, SET_ASIDE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("train", type=Path, metavar="TRAIN", help="folder of class folders")
+    parser.add_argument(
+        "val",
+        type=Path,
+        nargs="?",
+        metavar="VAL",
+        help="another, with the images to name (default: each of TRAIN by the others)",
+    )
+    parser.add_argument(
+        "--k", type=shared.positive, default=20, metavar="N", help="neighbours (default: 20)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.07,
+        metavar="T",
+        help="a neighbour's vote is exp(cosine similarity / T) (default: 0.07)",
+    )
+    backbones.add_backbone_arguments(parser, limit="no more than the first N images of each class")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, and print the report."""
+    from anyregion.cli import terminal
+
+    backbone = backbones.open_backbone(args)
+    from anyregion.evaluation.backbones.knn import evaluate_knn
+
+    with terminal.progress() as track:
+        report = evaluate_knn(
+            backbone,
+            args.train,
+            args.val,
+            k=args.k,
+            temperature=args.temperature,
+            limit=args.limit,
+            batch_size=args.batch_size,
+            progress=track("reading features", "images"),
+        )
+    backbones.warn_of(report.set_aside, report.missing)
+    if args.json:
+        print(json.dumps(report.to_dict()))
+        return SET_ASIDE if report.set_aside else FINE
+    among = " (each among the others)" if report.leave_one_out else ""
+    terminal.fields(
+        [
+            *backbones.accuracy_lines(report.accuracy),
+            ("neighbours", f"{report.k}, temperature {report.temperature:g}{among}"),
+            ("images", f"{report.images}, named by {report.train_images}"),
+            ("classes", report.classes),
+            *backbones.backbone_lines(report.backbone),
+            ("seconds", f"{report.seconds:.1f}"),
+        ]
+    )
+    return SET_ASIDE if report.set_aside else FINE

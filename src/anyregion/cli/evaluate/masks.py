@@ -1,0 +1,68 @@
+"""`anyregion evaluate masks`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from anyregion.cli import arguments as shared
+from anyregion.cli.evaluate import arguments as evaluation
+from anyregion.cli.exit_codes import FINE, SET_ASIDE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    evaluation.add_data_arguments(parser)
+    parser.add_argument(
+        "--prompt",
+        choices=["box", "point"],
+        default="box",
+        help="what is given of each region: its box, or one random pixel of its mask "
+        "(default: box)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the random pixels (default: 0)"
+    )
+    shared.add_model_arguments(parser)
+    evaluation.add_limit_argument(parser)
+    evaluation.add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, and print the report."""
+    from anyregion import factory as models
+    from anyregion.cli import terminal
+    from anyregion.evaluation.regions.mask_quality import evaluate_masks
+
+    with terminal.progress() as track:
+        report = evaluate_masks(
+            lambda: models.load_recognizer(**shared.model_choice(args), device=args.device),
+            args.annotations,
+            args.images,
+            prompt=args.prompt,
+            seed=args.seed,
+            limit=args.limit,
+            batch_size=args.batch_size,
+            progress=track("growing masks", "images"),
+        )
+    terminal.warn_list("set aside", report.set_aside)
+    if args.json:
+        print(json.dumps({"model": args.model, "recognizer": args.recognizer, **report.to_dict()}))
+        return SET_ASIDE if report.set_aside else FINE
+    lines: list[tuple[str, object]] = [
+        ("mean IoU", f"{report.mean_iou:.3f}"),
+        *((f"  {name}", f"{value:.3f}") for name, value in report.by_size.items()),
+        ("above a half", f"{report.fine:.1%}"),
+        ("IoU of boxes", f"{report.found_box_iou:.3f}"),
+    ]
+    if report.box_iou is not None:
+        lines.append(("filled box", f"{report.box_iou:.3f}"))
+    if report.telling is not None:
+        lines.append(("telling", f"{report.telling:.3f} (AUROC of the mask scores)"))
+    lines += [
+        ("regions", report.regions),
+        ("images", report.images),
+        ("seconds", f"{report.seconds:.1f}"),
+    ]
+    terminal.fields(lines)
+    return SET_ASIDE if report.set_aside else FINE

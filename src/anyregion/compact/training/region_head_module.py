@@ -1,0 +1,169 @@
+"""The trained module of `compact`: evidence of regions in, embeddings in the words' space out.
+
+RegionSpot's idea at a small size: a token that knows where the region is (its box, what several
+stages of the eyes show in it) attends to what the whole image shows, and is projected into the
+words' space. Each region attends on its own, so an answer does not depend on what else is asked.
+The result is added to the training-free answer (ConSE): without that residual the open vocabulary
+is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anyregion.compact.image_encoder import CHANNELS
+from anyregion.compact.region_features import MEMORY, POOLED
+from anyregion.compact.text_encoder import WIDTH
+from anyregion.errors import InputError
+
+_FREQUENCIES = 4
+_GEOMETRY = 7
+_RELATION = 8
+
+
+@dataclass(frozen=True)
+class NamerConfig:
+    """Sizes of the module.
+
+    Attributes:
+        width: of the region's token.
+        layers: of the decoder, 0 to 6; 0 leaves the image around the region out.
+        heads: of the attention.
+        expansion: hidden width of the feed-forward parts over `width`.
+        dropout: in training.
+        residual: add the result to the training-free answer; False is an ablation.
+        fine: use the finer maps too; False, the last convolution alone, is an ablation.
+    """
+
+    width: int = 192
+    layers: int = 2
+    heads: int = 4
+    expansion: int = 3
+    dropout: float = 0.15
+    residual: bool = True
+    fine: bool = True
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise InputError(f"width {self.width} does not divide into {self.heads} heads")
+        if not 0 <= self.layers <= 6:
+            raise InputError(f"the decoder has 0 to 6 layers, not {self.layers}")
+
+
+class Namer(nn.Module):
+    """See the module's text; sizes in `NamerConfig`."""
+
+    def __init__(self, config: NamerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, deep = config.width, config.width * config.expansion
+        self.seen = nn.LayerNorm(POOLED)
+        self.token = nn.Linear(POOLED + WIDTH + _GEOMETRY * (1 + 2 * _FREQUENCIES), width)
+        if config.layers:
+            self.around = nn.LayerNorm(MEMORY)
+            self.memory = nn.Linear(MEMORY, width)
+        self.layers = nn.ModuleList(NamerLayer(config) for _ in range(config.layers))
+        self.norm1 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, deep)
+        self.linear2 = nn.Linear(deep, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.projector = nn.Linear(width, WIDTH)
+        self.gain = nn.Parameter(torch.ones(()))
+        self.dropout = nn.Dropout(config.dropout)
+        # near zero: training begins at the training-free answer
+        if config.residual:
+            nn.init.normal_(self.projector.weight, std=1e-3)
+            nn.init.zeros_(self.projector.bias)
+
+    def forward(self, images: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Embed the regions of several images; of each the arguments of `embed`."""
+        return [self.embed(*one) for one in images]
+
+    def embed(
+        self,
+        pooled: Tensor,
+        conse: Tensor,
+        boxes: Tensor,
+        memory: Tensor,
+        cells: Tensor,
+        shape: Tensor,
+    ) -> Tensor:
+        """Embed the regions of one image, `(N, 384)`, not normalised.
+
+        Args:
+            pooled, conse, boxes, memory, cells, shape: as in `compact.evidence.Evidence`.
+        """
+        if not self.config.fine:
+            pooled = F.pad(pooled[:, -CHANNELS["last"] :], (POOLED - CHANNELS["last"], 0))
+        # cosines of 384 numbers are small next to what the LayerNorm gives: the same order
+        hidden = self.token(torch.cat([self.seen(pooled), conse * 5, geometry(boxes, shape)], -1))
+        if len(self.layers):
+            around = self.memory(self.around(memory))
+            relations = relation(boxes, cells)
+            for layer in self.layers:
+                hidden = layer(hidden, around, relations)
+        inner = self.linear2(self.dropout(F.gelu(self.linear1(self.norm1(hidden)))))
+        learned: Tensor = self.projector(self.norm2(self.dropout(hidden + inner)))
+        return conse * self.gain + learned if self.config.residual else learned
+
+
+class NamerLayer(nn.Module):
+    """Pre-norm cross-attention to the image, biased by where each cell lies, and feed-forward."""
+
+    def __init__(self, config: NamerConfig) -> None:
+        super().__init__()
+        width, deep = config.width, config.width * config.expansion
+        self.heads = config.heads
+        self.norm1 = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.near1 = nn.Linear(_RELATION, 32)
+        self.near2 = nn.Linear(32, config.heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, deep)
+        self.linear2 = nn.Linear(deep, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor, memory: Tensor, relations: Tensor) -> Tensor:
+        """`hidden` `(N, W)`, `memory` `(T, W)`, `relations` `(N, T, 8)`."""
+        heads, width = self.heads, hidden.shape[-1]
+        query = self.query(self.norm1(hidden)).reshape(-1, heads, width // heads).transpose(0, 1)
+        key, value = (
+            x.reshape(-1, heads, width // heads).transpose(0, 1)
+            for x in self.key_value(memory).chunk(2, dim=-1)
+        )
+        bias = self.near2(F.gelu(self.near1(relations))).permute(2, 0, 1)
+        weights = (query @ key.transpose(1, 2) * (width // heads) ** -0.5 + bias).softmax(-1)
+        mixed = (weights @ value).transpose(0, 1).reshape(-1, width)
+        hidden = hidden + self.dropout(self.out(mixed))
+        inner = self.linear2(self.dropout(F.gelu(self.linear1(self.norm2(hidden)))))
+        out: Tensor = hidden + self.dropout(inner)
+        return out
+
+
+def geometry(boxes: Tensor, shape: Tensor) -> Tensor:
+    """Centre, sides and their logarithms, and Fourier features of these, `(N, 63)`."""
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-4)
+    centres = (boxes[:, 2:] + boxes[:, :2]) / 2
+    aspect = (sides[:, :1] * shape[1]) / (sides[:, 1:] * shape[0])
+    plain = torch.cat([centres, sides, sides.log() / 5, aspect.log() / 3], dim=-1)
+    octaves = torch.pi * 2.0 ** torch.arange(_FREQUENCIES, device=boxes.device)
+    waves = (plain[:, :, None] * octaves).flatten(1)
+    return torch.cat([plain, waves.sin(), waves.cos()], dim=-1)
+
+
+def relation(boxes: Tensor, cells: Tensor) -> Tensor:
+    """Where each cell lies, seen from each box and in units of its sides, `(N, T, 8)`."""
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-4)[:, None]
+    away = (cells[None] - (boxes[:, None, 2:] + boxes[:, None, :2]) / 2) / sides
+    inside = (away.abs() <= 0.5).all(dim=-1, keepdim=True).to(away.dtype)
+    outside = (away.abs() - 0.5).clamp(min=0).square().sum(dim=-1, keepdim=True).add(1e-12).sqrt()
+    signed = away.sign() * torch.log1p(away.abs() * 4) / 2
+    near = (-2 * away.square().sum(dim=-1, keepdim=True)).exp()
+    return torch.cat([signed, signed.abs(), inside, torch.log1p(2 * outside), near, 1 - near], -1)

@@ -1,1 +1,0 @@
-"""The trained parts of `compact` in torch: modules, losses, export to ONNX. Needs torch."""

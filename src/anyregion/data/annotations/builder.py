@@ -1,0 +1,220 @@
+"""What every reader hands over, and how it becomes `Annotations`: each fault is found here, once.
+
+Works on whole columns: a million regions take about a second, and no object each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.records import (
+    CategoryEntry,
+    ImageEntry,
+    labels_of,
+    merge_categories,
+    merge_images,
+)
+from anyregion.data.check.report import Findings, Kind, set_aside_of
+
+UNKNOWN_IMAGE = Kind(
+    "regions of unknown images", True, "list those images, or remove the regions of a wrong split"
+)
+LOST_IMAGE = Kind(
+    "regions of images that were left out", True, "they come back once the images are mended"
+)
+UNKNOWN_CATEGORY = Kind("regions of unknown categories", True, "list the classes they are of")
+NOT_FINITE = Kind("boxes that are not finite", True, "remove them, or write numbers")
+NO_AREA = Kind(
+    "boxes that are empty or inverted",
+    True,
+    "COCO boxes are x, y, width, height: corners in their place look like this",
+)
+OUTSIDE = Kind(
+    "boxes wholly outside the image",
+    True,
+    "was the image cropped or resized after it was annotated?",
+)
+OVER_BORDER = Kind(
+    "boxes that reach over the border by more than a pixel", False, "nothing: they are clipped"
+)
+REGION_ID_TWICE = Kind(
+    "regions whose id is listed twice", True, "the later ones got new ids; give each its own"
+)
+WITHOUT_ID = Kind("regions without a whole number as id", False, "nothing: they were numbered")
+_LARGEST_ID = 2**62
+
+
+@dataclass(frozen=True, eq=False)
+class RegionColumns:
+    """The regions of a file, in its order.
+
+    Attributes:
+        image_keys, category_keys: the distinct keys that regions state.
+        images, categories: `(R,)` int64, positions in those.
+        boxes: `(R, 4)` float64, xyxy in pixels, unchecked.
+        crowd: `(R,)` bool.
+        areas: `(R,)` float64; NaN where not stated.
+        ids: `(R,)` int64, where `has_id`.
+        has_id: `(R,)` bool.
+        segmentations: per region, or None where masks are not read.
+    """
+
+    image_keys: Sequence[str]
+    category_keys: Sequence[str]
+    images: NDArray[np.int64]
+    categories: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    ids: NDArray[np.int64]
+    has_id: NDArray[np.bool_]
+    segmentations: Sequence[Any] | None = None
+
+
+def assemble(
+    images: Iterable[ImageEntry],
+    categories: Iterable[CategoryEntry],
+    regions: RegionColumns,
+    findings: Findings,
+    *,
+    clip: bool = True,
+) -> Annotations:
+    """Check everything, leave out what cannot be used, and sort the regions by image."""
+    classes, label_of = merge_categories(categories, findings)
+    kept, image_of, lost = merge_images(images, findings)
+    names = [entry.file_name or "" for entry in kept]
+    sizes = np.array([entry.size for entry in kept], dtype=np.int64).reshape(-1, 2)
+
+    image = _lookup(regions.image_keys, image_of)[regions.images]
+    label = _lookup(regions.category_keys, label_of)[regions.categories]
+    image_lost = np.array([key in lost for key in regions.image_keys], dtype=bool)[regions.images]
+
+    def describe(row: int) -> str:
+        at = f"region {regions.ids[row]}" if regions.has_id[row] else f"region #{row}"
+        return f"{names[image[row]]}, {at}" if image[row] >= 0 else at
+
+    def box(row: int) -> str:
+        return ", ".join(f"{value:.6g}" for value in regions.boxes[row])
+
+    def image_key(row: int) -> str:
+        return regions.image_keys[int(regions.images[row])]
+
+    def category_key(row: int) -> str:
+        return regions.category_keys[int(regions.categories[row])]
+
+    boxes = regions.boxes
+    clipped = clip_boxes(boxes, sizes, image)
+    with np.errstate(over="ignore", invalid="ignore"):
+        infinite = ~np.isfinite(boxes.sum(axis=1))
+        over = np.abs(clipped - boxes).max(axis=1, initial=0) > 1
+    # in this order: a region is reported for the first thing that is wrong with it
+    faults: list[tuple[Kind, NDArray[np.bool_], str, Callable[[int], str]]] = [
+        (LOST_IMAGE, image_lost, "its image {} was left out", image_key),
+        (UNKNOWN_IMAGE, image < 0, "unknown image id {}", image_key),
+        (UNKNOWN_CATEGORY, label < 0, "unknown category id {}", category_key),
+        (NOT_FINITE, infinite, "box {} (xyxy) is not finite", box),
+        (NO_AREA, without_area(boxes), "box {} (xyxy) has no area", box),
+        (OUTSIDE, without_area(clipped), "box {} (xyxy) is wholly outside the image", box),
+    ]
+    alive = np.ones(len(image), dtype=bool)
+    for kind, bad, reason, detail in faults:
+        found = np.flatnonzero(alive & bad)
+        findings.add_rows(kind, found, _describe(describe, reason, detail))
+        alive &= ~bad
+    over_border = _describe(describe, "box {} (xyxy) was clipped", box)
+    findings.add_rows(OVER_BORDER, np.flatnonzero(alive & over), over_border)
+
+    rows = np.flatnonzero(alive)
+    ids = _unique_ids(regions, rows, findings, describe)
+    order = np.argsort(image[rows], kind="stable")
+    rows = rows[order]
+    final = (clipped if clip else boxes)[rows]
+    areas = regions.areas[rows]
+    with np.errstate(invalid="ignore"):
+        stated = np.isfinite(areas) & (areas >= 0)
+    masks = regions.segmentations
+    counts = np.bincount(image[rows], minlength=len(kept))
+    negatives = labels_of([entry.negatives for entry in kept], label_of, names, findings)
+    not_exhaustive = labels_of([entry.not_exhaustive for entry in kept], label_of, names, findings)
+    all_found = findings.list()
+    return Annotations(
+        categories=classes,
+        image_ids=tuple(entry.key for entry in kept),
+        file_names=tuple(names),
+        sizes=sizes,
+        starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes=final,
+        labels=label[rows],
+        crowd=regions.crowd[rows],
+        areas=np.where(stated, areas, (final[:, 2:] - final[:, :2]).prod(axis=1)),
+        region_ids=ids[order],
+        segmentations=None if masks is None else tuple(masks[row] or None for row in rows.tolist()),
+        negatives=negatives,
+        not_exhaustive=not_exhaustive,
+        set_aside=set_aside_of(all_found),
+        findings=all_found,
+    )
+
+
+def clip_boxes(
+    boxes: NDArray[np.float64], sizes: NDArray[np.int64], images: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Boxes `(R, 4)` xyxy within their images' sizes; untouched where a size is not known (-1)."""
+    if not len(boxes) or not len(sizes):
+        return boxes
+    limit = sizes[images][:, ::-1].astype(np.float64)
+    limit[(limit < 0) | (images < 0)[:, None]] = np.nan
+    known = ~np.isnan(limit).any(axis=1)
+    clipped = boxes.copy()
+    bounds = np.tile(limit[known], 2)
+    clipped[known] = np.minimum(np.maximum(boxes[known], 0.0), bounds)
+    return clipped
+
+
+def without_area(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which boxes `(R, 4)` xyxy are empty or inverted."""
+    return np.asarray((boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1]), dtype=bool)
+
+
+def _describe(
+    describe: Callable[[int], str], reason: str, detail: Callable[[int], str]
+) -> Callable[[int], tuple[str, str]]:
+    return lambda row: (describe(row), reason.format(detail(row)))
+
+
+def _lookup(keys: Sequence[str], position: dict[str, int]) -> NDArray[np.int64]:
+    return np.array([position.get(key, -1) for key in keys], dtype=np.int64)
+
+
+def _unique_ids(
+    regions: RegionColumns,
+    rows: NDArray[np.int64],
+    findings: Findings,
+    describe: Callable[[int], str],
+) -> NDArray[np.int64]:
+    """Ids of the rows; the second of two equal ones, and one that is missing, gets a new number."""
+    ids = regions.ids[rows]
+    has_id = regions.has_id[rows] & (np.abs(ids) < _LARGEST_ID)
+    given = np.flatnonzero(has_id)
+    _, first = np.unique(ids[given], return_index=True)
+    repeats = np.ones(len(given), dtype=bool)
+    repeats[first] = False
+    again = given[repeats]
+    findings.add_rows(
+        REGION_ID_TWICE, rows[again], lambda row: (describe(row), "its id is taken; numbered anew")
+    )
+    missing = np.flatnonzero(~has_id)
+    findings.add_rows(
+        WITHOUT_ID, rows[missing], lambda row: (describe(row), "no id that is a whole number")
+    )
+    anew = np.sort(np.concatenate([again, missing]))
+    start = max(int(ids[given].max(initial=0)), 0) + 1
+    new = ids.copy()
+    new[anew] = start + np.arange(len(anew))
+    return new

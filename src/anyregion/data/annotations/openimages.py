@@ -1,0 +1,182 @@
+"""OpenImages' own CSV: boxes as fractions of the image, classes by machine id."""
+
+from __future__ import annotations
+
+import csv
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.builder import RegionColumns, assemble
+from anyregion.data.annotations.records import MALFORMED_ROWS, CategoryEntry, ImageEntry
+from anyregion.data.check.report import Findings, Kind
+from anyregion.data.image_files import find_image, in_threads, read_size
+from anyregion.errors import InputError
+
+WITHOUT_SIZE = Kind(
+    "images whose size is not known", True, "their boxes are fractions of it: is the file there?"
+)
+NOT_DESCRIBED = Kind(
+    "classes without a description", True, "give the class descriptions of this version"
+)
+
+_EDGES = ("XMin", "YMin", "XMax", "YMax")
+
+
+def read_openimages(
+    path: Path,
+    *,
+    images: Path | None = None,
+    classes: Path | None = None,
+    sizes: Path | None = None,
+    clip: bool = True,
+) -> Annotations:
+    """Read a CSV of boxes; see `read_annotations`. Category ids count from 1 in the order of the
+    class descriptions; a box of a group of things (`IsGroupOf`) is crowd. Region ids are the rows
+    of the file, from 1.
+
+    Raises:
+        InputError: a column is missing, no class descriptions, or neither `images` nor `sizes`.
+    """
+    if images is None and sizes is None:
+        raise InputError(
+            f"{path}: OpenImages' boxes are fractions of the image: give the folder of the images, "
+            "or a CSV ImageID,Width,Height as sizes"
+        )
+    described = _descriptions(classes or _beside(path))
+    findings = Findings()
+    owners, labels, rows = array("q"), array("q"), array("q")
+    fractions, groups = array("d"), array("b")
+    image_codes: dict[str, int] = {}
+    label_codes: dict[str, int] = {}
+    for number, row in _rows(path, ("ImageID", "LabelName", *_EDGES), ("IsGroupOf",)):
+        try:
+            image, label, x0, y0, x1, y1, group = row
+            box = (float(x0), float(y0), float(x1), float(y1))
+            is_group = int(group or 0) == 1  # -1 is "not known"
+        except ValueError as error:
+            findings.add(MALFORMED_ROWS, f"row {number}", f"malformed ({error})")
+            continue
+        fractions.extend(box)
+        owners.append(image_codes.setdefault(image, len(image_codes)))
+        labels.append(label_codes.setdefault(label, len(label_codes)))
+        groups.append(is_group)
+        rows.append(number)
+    for label in label_codes:
+        if label not in described:
+            findings.add(NOT_DESCRIBED, label, "its regions are left out")
+    known = _sizes(sizes) if sizes is not None else {}
+    entries: list[ImageEntry] = []
+    scale = np.full((len(image_codes), 2), np.nan)
+    names = [f"{key}.jpg" for key in image_codes]
+    stated = (
+        in_threads(lambda name: _size_in(images, name), names)
+        if images is not None and sizes is None
+        else (known.get(key, (-1, -1)) for key in image_codes)
+    )
+    for position, (key, size) in enumerate(zip(image_codes, stated, strict=True)):
+        if size[0] < 0:
+            findings.add(WITHOUT_SIZE, f"image {key}", "no size, so its boxes are left out")
+            entries.append(ImageEntry(key, names[position], left_out=True))
+        else:
+            scale[position] = size[::-1]
+            entries.append(ImageEntry(key, names[position], size))
+    owner = np.array(owners, dtype=np.int64)
+    count = len(owner)
+    boxes = np.array(fractions, dtype=np.float64).reshape(-1, 4)
+    return assemble(
+        entries,
+        [
+            CategoryEntry(key=key, id=i, name=name)
+            for i, (key, name) in enumerate(described.items(), start=1)
+        ],
+        RegionColumns(
+            image_keys=list(image_codes),
+            category_keys=list(label_codes),
+            images=owner,
+            categories=np.array(labels, dtype=np.int64),
+            boxes=boxes * np.tile(scale[owner], 2),
+            crowd=np.array(groups, dtype=bool),
+            areas=np.full(count, np.nan),
+            ids=np.array(rows, dtype=np.int64),
+            has_id=np.ones(count, dtype=bool),
+        ),
+        findings,
+        clip=clip,
+    )
+
+
+def _rows(
+    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[int, list[str]]]:
+    """Number (from 1) and the asked columns of every row; an optional one that is absent is ''."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            if missing := [name for name in columns if name not in header]:
+                raise InputError(f"{path}: no column {', '.join(missing)} in its first line")
+            at = [header.index(name) if name in header else -1 for name in (*columns, *optional)]
+            width = max(at)
+            for number, row in enumerate(reader, start=1):
+                if row:
+                    short = len(row) <= width
+                    yield number, [] if short else [row[i] if i >= 0 else "" for i in at]
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: malformed CSV at line {reader.line_num}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _beside(path: Path) -> Path:
+    found = sorted(path.parent.glob("*class-descriptions*.csv"))
+    if not found:
+        raise InputError(
+            f"{path}: no class descriptions beside it (*class-descriptions*.csv): give them"
+        )
+    boxable = [file for file in found if "boxable" in file.name]
+    return (boxable or found)[0]
+
+
+def _descriptions(path: Path) -> dict[str, str]:
+    """`{machine id: name}`; older versions have no first line of column names."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) >= 2]
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
+    found = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
+    if not found:
+        raise InputError(f"{path}: no class descriptions in it (lines of LabelName,DisplayName)")
+    return found
+
+
+def _sizes(path: Path) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for number, row in _rows(path, ("ImageID", "Height", "Width")):
+        try:
+            key, height, width = row[0], int(row[1]), int(row[2])
+        except (ValueError, IndexError):
+            raise InputError(f"{path}: row {number} is not ImageID, Width, Height") from None
+        if 0 < height < 2**31 and 0 < width < 2**31:
+            found[key] = (height, width)
+    return found
+
+
+def _size_in(folder: Path, name: str) -> tuple[int, int]:
+    path = find_image(folder, name)
+    if path is None:
+        return (-1, -1)
+    try:
+        return read_size(path).upright
+    except InputError:
+        return (-1, -1)  # the caller reports it: an image without a size

@@ -1,0 +1,183 @@
+"""Pascal VOC: one XML file an image, boxes that count from 1 and include their last pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from xml.parsers import expat
+
+import numpy as np
+
+from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.builder import RegionColumns, assemble
+from anyregion.data.annotations.records import MALFORMED_ROWS, CategoryEntry, ImageEntry
+from anyregion.data.check.report import Findings, Kind
+from anyregion.errors import InputError
+from anyregion.files import read_text
+from anyregion.images import SUFFIXES
+
+VOC_NAMES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+"""The 20 classes of Pascal VOC."""
+
+UNREADABLE_XML = Kind("images whose XML cannot be read", True, "mend or replace the file")
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# what the file says of each object, by its path below <annotation>; a <part> has a box of its own
+_TEXTS = {
+    ("filename",), ("size", "width"), ("size", "height"), ("object", "name"),
+    ("object", "difficult"), *(("object", "bndbox", corner) for corner in _CORNERS),
+}  # fmt: skip
+
+
+@dataclass
+class _File:
+    """The texts of one XML file."""
+
+    image: dict[str, str] = field(default_factory=dict)
+    objects: list[dict[str, str]] = field(default_factory=list)
+
+
+def read_voc(path: Path, *, clip: bool = True) -> Annotations:
+    """Read a VOC folder, its `Annotations` folder, or a list `ImageSets/Main/<split>.txt`.
+
+    Classes are VOC's 20 in their order, if all names are among them; else the names that occur, by
+    alphabet. Ids count from 1. `difficult` objects are crowd: VOC leaves them out of the score.
+
+    Raises:
+        InputError: no XML file, or none that can be read.
+    """
+    findings = Findings()
+    images: list[ImageEntry] = []
+    names: dict[str, int] = {}
+    owners: list[int] = []
+    labels: list[int] = []
+    boxes: list[tuple[float, ...]] = []
+    difficult: list[bool] = []
+    first_error = ""
+    for file in _xml_files(path):
+        try:
+            found = _parse(file)
+        except InputError as error:
+            first_error = first_error or str(error)
+            findings.add(UNREADABLE_XML, file.stem, str(error))
+            continue
+        for position, thing in enumerate(found.objects):
+            try:
+                x0, y0, x1, y1 = (float(thing[corner]) for corner in _CORNERS)
+                name = thing["name"]
+                hard = bool(int(thing.get("difficult") or 0))
+            except (KeyError, ValueError) as error:
+                reason = f"malformed ({type(error).__name__}: {error})"
+                findings.add(MALFORMED_ROWS, f"{file.stem}, object {position}", reason)
+                continue
+            owners.append(len(images))
+            labels.append(names.setdefault(name, len(names)))
+            # pixel 1 is the first one, and xmax is the last one inside
+            boxes.append((x0 - 1, y0 - 1, x1, y1))
+            difficult.append(hard)
+        images.append(_image(file, found))
+    if not images:
+        raise InputError(first_error or f"{path}: no XML files of Pascal VOC here")
+    order = VOC_NAMES if set(names) <= set(VOC_NAMES) else sorted(names)
+    count = len(owners)
+    return assemble(
+        images,
+        [CategoryEntry(key=name, id=i, name=name) for i, name in enumerate(order, start=1)],
+        RegionColumns(
+            image_keys=[image.key for image in images],
+            category_keys=list(names),
+            images=np.array(owners, dtype=np.int64),
+            categories=np.array(labels, dtype=np.int64),
+            boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+            crowd=np.array(difficult, dtype=bool),
+            areas=np.full(count, np.nan),
+            ids=np.arange(1, count + 1),
+            has_id=np.ones(count, dtype=bool),
+        ),
+        findings,
+        clip=clip,
+    )
+
+
+def _xml_files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        # ImageSets/Main/<split>.txt; a class's own list has 1, 0 or -1 behind each image
+        folder = next(
+            (p / "Annotations" for p in path.parents if (p / "Annotations").is_dir()), None
+        )
+        if folder is None:
+            raise InputError(f"{path}: no folder Annotations above this list of images")
+        lines = read_text(path).splitlines()
+        # an image that is listed twice is one image, whose regions count once
+        stems = dict.fromkeys(line.split()[0] for line in lines if line.strip())
+        yield from (folder / f"{stem}.xml" for stem in stems)
+    else:
+        folder = path / "Annotations"
+        yield from sorted((folder if folder.is_dir() else path).glob("*.xml"))
+
+
+def _image(file: Path, found: _File) -> ImageEntry:
+    name = found.image.get("filename", "")
+    if PurePath(name).suffix.lower() not in SUFFIXES:
+        name = f"{file.stem}.jpg"
+    return ImageEntry(
+        key=file.stem,
+        file_name=name,
+        size=(_side(found.image.get("height")), _side(found.image.get("width"))),
+    )
+
+
+def _side(text: str | None) -> int:
+    """A height or width; -1 where there is none. Some writers state 0 where they did not know."""
+    fits = text and text.isascii() and text.isdigit() and len(text) < 10
+    return (int(text) if text and fits else 0) or -1
+
+
+def _parse(file: Path) -> _File:
+    """Read one file. A document type is refused: entities are how small XML becomes large."""
+    found = _File()
+    at: list[str] = []
+    text: list[str] = []
+
+    def refuse(*_: object) -> None:
+        raise InputError(f"{file}: XML with a document type or entities is refused")
+
+    def start(tag: str, _: dict[str, str]) -> None:
+        at.append(tag)
+        text.clear()
+        if at[1:] == ["object"]:
+            found.objects.append({})
+
+    def end(_: str) -> None:
+        where = tuple(at[1:])
+        if where in _TEXTS:
+            owner = found.objects[-1] if where[0] == "object" else found.image
+            owner[where[-1]] = "".join(text).strip()
+        text.clear()
+        at.pop()
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text.append
+    try:
+        parser.Parse(file.read_bytes(), True)
+    except FileNotFoundError:
+        raise InputError(f"{file}: there is no such file") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    except expat.ExpatError as error:
+        reason = expat.ErrorString(error.code)
+        raise InputError(f"{file}: malformed XML at line {error.lineno}: {reason}") from None
+    except (ValueError, LookupError) as error:  # an encoding that Python does not know
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: malformed XML ({error})") from None
+    return found

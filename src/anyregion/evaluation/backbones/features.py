@@ -1,0 +1,256 @@
+"""A frozen backbone and its features of many images: what the judgements of one stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from anyregion.backbones.encoder import Encoder, normalised
+from anyregion.backbones.loading import load_encoder
+from anyregion.data.image_files import in_threads
+from anyregion.errors import CheckpointError, InputError, SetAside
+from anyregion.images import Pixels, read_image, size_of
+from anyregion.torch_utils.devices import check_device
+from anyregion.torch_utils.weights import fingerprint
+from anyregion.vocabulary import Progress
+
+Layer: TypeAlias = Literal["early", "last"]
+Picture: TypeAlias = "tuple[Pixels, tuple[int, int]]"
+"""What the encoder is shown, `(size, size, 3)`, and height and width of the image itself."""
+
+SHORT_SIDE = 256 / 224
+"""The short side of an image over the crop's side: ImageNet's evaluations since AlexNet's."""
+
+
+@dataclass(frozen=True)
+class About:
+    """Which backbone it was, so that its figures can be made again.
+
+    Attributes:
+        backbone: as it was asked for.
+        encoder: the encoder's own name.
+        weights: `random`, `pretrained`, `saved` (with the backbone's folder), or a file.
+        seed: of random weights; None for others.
+        size: side of the square images it was shown.
+        fingerprint: a hash of every weight and buffer, the one that a saved backbone states.
+    """
+
+    backbone: str
+    encoder: str
+    weights: str
+    seed: int | None
+    size: int
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        seed = "" if self.seed is None else f" (seed {self.seed})"
+        return f"{self.backbone}, weights {self.weights}{seed}, {self.fingerprint}"
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """An encoder on its device, in evaluation mode, and which one it is."""
+
+    encoder: Encoder
+    about: About
+    device: torch.device
+
+
+def open_backbone(
+    where: str,
+    *,
+    weights: str | None = None,
+    size: int | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Backbone:
+    """Load the backbone that is to be judged.
+
+    Args:
+        where: `torchvision/resnet18`, `timm/vit_small_patch16_224`, or a saved backbone's folder.
+        weights: `random`, `pretrained` or a file; without, a folder's own, else random ones.
+        size: side of the square images it will be shown; without, what a folder states, else 224.
+        device: where it runs.
+        seed: torch's, when random weights are drawn. The caller's generators are left as they are.
+
+    Raises:
+        InputError, CheckpointError: see `load_encoder`; or a device, size or seed that cannot be.
+    """
+    if size is not None and size < 1:
+        raise InputError(f"the size must be at least 1 pixel; it is {size}")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"the seed must be from 0 to 2^63 - 1; it is {seed}")
+    chosen = check_device(device)
+    # drawn on the CPU: the same weights on every device
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        encoder = load_encoder(where, size=size, weights=weights)
+    kind = weights or ("saved" if Path(where).expanduser().is_dir() else "random")
+    return as_backbone(
+        encoder,
+        size=size or encoder.size,
+        device=chosen,
+        where=where,
+        weights=kind,
+        seed=seed if kind == "random" else None,
+    )
+
+
+def as_backbone(
+    encoder: Encoder,
+    *,
+    size: int,
+    device: str | torch.device = "cpu",
+    where: str | None = None,
+    weights: str = "given",
+    seed: int | None = None,
+) -> Backbone:
+    """An encoder that is in memory already (a training's, say), to judge it. It is put into
+    evaluation mode and moved to `device`."""
+    about = About(
+        backbone=where or encoder.name,
+        encoder=encoder.name,
+        weights=weights,
+        seed=seed,
+        size=size,
+        fingerprint=fingerprint(encoder.body.state_dict().items()),
+    )
+    chosen = check_device(device)
+    return Backbone(encoder.eval().to(device=chosen, dtype=torch.float32), about, chosen)
+
+
+def pooled_features(
+    backbone: Backbone,
+    paths: Sequence[Path],
+    *,
+    batch_size: int,
+    progress: Progress | None = None,
+    aside: list[SetAside],
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """The mean of the last feature map of each image's centre.
+
+    Geometry: the short side scaled to `size * 256 / 224`, the central square of `size`; bicubic.
+
+    Returns:
+        `(N, width)` float32 on the CPU, and `(N,)` which of `paths` the rows are. Images that
+        cannot be read are set aside.
+    """
+    rows: list[Tensor] = []
+    kept: list[int] = []
+    prepare = partial(read_centre, side=backbone.about.size)
+    for batch in _batches(paths, prepare, batch_size, progress, aside):
+        rows.append(_run(backbone, [p[1][0] for p in batch], "last").mean(dim=(2, 3)).cpu())
+        kept += [position for position, _ in batch]
+    features = torch.cat(rows) if rows else torch.zeros(0, 1)
+    return features, np.array(kept, dtype=np.int64)
+
+
+def feature_maps(
+    backbone: Backbone,
+    paths: Sequence[Path],
+    *,
+    layer: Layer,
+    batch_size: int,
+    progress: Progress | None = None,
+    aside: list[SetAside],
+) -> Iterator[tuple[int, tuple[int, int], Tensor]]:
+    """The feature map of each whole image, squashed to `size` x `size` (bicubic).
+
+    Yields:
+        Which of `paths`, the image's height and width, and `(C, h, w)` float32 on the device.
+        Images that cannot be read are set aside.
+    """
+    prepare = partial(read_squashed, side=backbone.about.size)
+    for batch in _batches(paths, prepare, batch_size, progress, aside):
+        maps = _run(backbone, [p[1][0] for p in batch], layer)
+        for (position, (_, size)), found in zip(batch, maps, strict=True):
+            yield position, size, found
+
+
+def read_centre(path: Path, *, side: int) -> Picture:
+    """An image's central square: see `pooled_features`.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    pixels = read_image(path)
+    height, width = size_of(pixels)
+    # cut and scaled in one step: an image of 1 x 10,000 would grow to 73 x 730,000 otherwise
+    extent = min(height, width) / SHORT_SIDE
+    x, y = (width - extent) / 2, (height - extent) / 2
+    return _scaled(pixels, side, (x, y, x + extent, y + extent)), (height, width)
+
+
+def read_squashed(path: Path, *, side: int) -> Picture:
+    """A whole image as a square: see `feature_maps`.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    pixels = read_image(path)
+    height, width = size_of(pixels)
+    return _scaled(pixels, side, (0, 0, width, height)), (height, width)
+
+
+def _scaled(pixels: Pixels, side: int, box: tuple[float, float, float, float]) -> Pixels:
+    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box)
+    return np.array(image)
+
+
+def _batches(
+    paths: Sequence[Path],
+    prepare: Callable[[Path], Picture],
+    batch_size: int,
+    progress: Progress | None,
+    aside: list[SetAside],
+) -> Iterator[list[tuple[int, Picture]]]:
+    """The readable images of each batch, with their positions; threads read ahead."""
+
+    def attempt(path: Path) -> Picture | InputError:
+        try:
+            return prepare(path)
+        except InputError as error:
+            return error
+
+    if batch_size < 1:
+        raise InputError(f"the batch must hold at least 1 image; it is {batch_size}")
+    if progress is not None:
+        progress(0, len(paths))
+    batch: list[tuple[int, Picture]] = []
+    for position, found in enumerate(in_threads(attempt, paths)):
+        if isinstance(found, InputError):
+            aside.append(SetAside(str(paths[position]), str(found)))
+        else:
+            batch.append((position, found))
+        if len(batch) == batch_size or (batch and position == len(paths) - 1):
+            yield batch
+            batch = []
+            if progress is not None:
+                progress(position + 1, len(paths))
+
+
+@torch.inference_mode()
+def _run(backbone: Backbone, pictures: Sequence[Pixels], layer: Layer) -> Tensor:
+    """`B` pictures to the `(B, C, h, w)` float32 map of a layer, on the device."""
+    encoder = backbone.encoder
+    images = normalised(pictures, backbone.device, mean=encoder.mean, std=encoder.std)
+    maps = (encoder.early(images) if layer == "early" else encoder(images)).float()
+    if not bool(torch.isfinite(maps).all()):
+        raise CheckpointError(
+            f"{backbone.about.backbone}: its features are not finite numbers; the weights are "
+            "broken, or a training came apart"
+        )
+    return maps

@@ -1,0 +1,267 @@
+"""Linear probe: logistic regression on a frozen backbone's features of class folders.
+
+As in Kornblith et al., "Do better ImageNet models transfer better?" (CVPR 2019, section 3.2) and
+CLIP's evaluation (Radford et al., 2021, appendix A.3): L-BFGS to convergence, no augmentation, the
+L2 strength chosen on images held out of the training folder. Nothing is chosen on `val`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anyregion.errors import InputError, SetAside
+from anyregion.evaluation.backbones.class_folders import (
+    Accuracy,
+    accuracy,
+    check_classes,
+    find_both,
+    labels_in,
+)
+from anyregion.evaluation.backbones.features import About, Backbone, pooled_features
+from anyregion.training.seeds import generator
+from anyregion.vocabulary import Progress
+
+STRENGTHS = tuple(10.0**power for power in range(1, -7, -1))
+"""L2 strengths tried, strongest first: 10 to 1e-6 times half the squared weights."""
+HELD_OUT = 0.2
+_WORSE = 2
+_PASSES = 1000
+_FLAT = 1e-6
+
+
+@dataclass(frozen=True)
+class LinearReport:
+    """How well a linear classifier on frozen features names images.
+
+    Attributes:
+        accuracy: the figures.
+        backbone: which one it was.
+        strength: the L2 strength that was chosen.
+        held_out: top-1 on the held-out images, for each strength tried.
+        converged: whether the final fit's gradient is practically zero.
+        seed: of the held-out images.
+        train_images, images: learned from, and judged.
+        classes: to choose from.
+        missing: classes that were asked and are not among those; all their images count as wrong.
+        seconds: reading, features and fits.
+        set_aside: what could not be used.
+    """
+
+    accuracy: Accuracy
+    backbone: About
+    strength: float
+    held_out: dict[str, float]
+    converged: bool
+    seed: int
+    train_images: int
+    images: int
+    classes: int
+    missing: tuple[str, ...]
+    seconds: float
+    set_aside: tuple[SetAside, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        found = asdict(self)
+        return {**found.pop("accuracy"), **found}
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A fitted linear classifier of features, which it standardises first.
+
+    Attributes:
+        mean, scale: `(D,)` of the features it was fitted on.
+        weight: `(C, D)`.
+        bias: `(C,)`.
+        slope: the largest entry of the gradient where the fit ended.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+    slope: float
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """`(N, D)` to logits `(N, C)` in float64."""
+        return ((features.to(self.mean) - self.mean) / self.scale) @ self.weight.T + self.bias
+
+
+def evaluate_linear(
+    backbone: Backbone,
+    train: str | Path,
+    val: str | Path,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> LinearReport:
+    """Fit on the features of `train`, judge on `val`.
+
+    Features: the mean of the last feature map (see `pooled_features`), standardised by `train`.
+    A fifth of each class of `train` is held out once, the strength with the best top-1 there is
+    taken (the stronger of equals), and the fit made anew on all of `train`. Strengths are tried
+    from the strongest down, until two in succession do worse than the best.
+
+    Args:
+        backbone: see `open_backbone`.
+        train: a folder of class folders.
+        val: another, whose classes are matched by name.
+        seed: of the held-out images.
+        limit: no more than the first so many images of each class.
+        batch_size: images at once.
+        progress: called with (done, total) images, for each folder.
+
+    Raises:
+        InputError: folders that cannot be used, fewer than two classes, or no class of two images.
+    """
+    if seed < 0:
+        raise InputError(f"the seed must not be negative; it is {seed}")
+    started = time.perf_counter()
+    bank, asked = find_both(train, val, limit=limit)
+    aside = [*bank.set_aside, *asked.set_aside]
+    check_classes(bank, bank.labels)
+    features, kept = pooled_features(
+        backbone, bank.paths, batch_size=batch_size, progress=progress, aside=aside
+    )
+    check_classes(bank, bank.labels[kept])
+    queries, at = pooled_features(
+        backbone, asked.paths, batch_size=batch_size, progress=progress, aside=aside
+    )
+    if not len(at):
+        raise InputError(f"{asked.root}: none of its {len(asked.paths)} images can be read")
+    # numbered anew: a class of which no image could be read is none to choose
+    present, labels = np.unique(bank.labels[kept], return_inverse=True)
+    names = [bank.names[i] for i in present]
+    truth, missing = labels_in(names, asked)
+    # MPS has no float64
+    device = torch.device("cpu") if backbone.device.type == "mps" else backbone.device
+    classifier, strength, tried = fit_choosing(
+        features.to(device), torch.from_numpy(labels).to(device), seed=seed
+    )
+    ranked = classifier(queries).argsort(dim=1, descending=True, stable=True)[:, :5].cpu()
+    groups = [asked.names[i] for i in asked.labels[at]]
+    return LinearReport(
+        accuracy=accuracy(ranked.numpy(), truth[at], groups, len(names)),
+        backbone=backbone.about,
+        strength=strength,
+        held_out={f"{s:g}": value for s, value in tried.items()},
+        converged=classifier.slope < 100 * _FLAT,
+        seed=seed,
+        train_images=len(kept),
+        images=len(at),
+        classes=len(names),
+        missing=tuple(missing),
+        seconds=time.perf_counter() - started,
+        set_aside=tuple(aside),
+    )
+
+
+def fit_choosing(
+    features: Tensor, labels: Tensor, *, seed: int
+) -> tuple[Classifier, float, dict[float, float]]:
+    """Choose the strength on held-out rows, and fit on all.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)` int64, 0 to C - 1, each at least once.
+        seed: of the held-out rows.
+
+    Returns:
+        The classifier, the strength, and the top-1 of each that was tried.
+
+    Raises:
+        InputError: no class has two rows.
+    """
+    held = torch.from_numpy(held_out(labels.cpu().numpy(), seed=seed)).to(labels.device)
+    if not bool(held.any()):
+        raise InputError("no class has two images: nothing to hold out for the choice of strength")
+    classes = int(labels.max()) + 1
+    tried: dict[float, float] = {}
+    fitted: Classifier | None = None
+    worse = 0
+    for strength in STRENGTHS:
+        # from the fit before: the strengths are a path of neighbours
+        fitted = fit(features[~held], labels[~held], classes, strength=strength, start=fitted)
+        right = fitted(features[held]).argmax(dim=1) == labels[held]
+        tried[strength] = float(right.double().mean())
+        worse = worse + 1 if tried[strength] < max(tried.values()) else 0
+        if worse == _WORSE:
+            break  # the weaker, the longer a fit takes
+    best = max(tried, key=lambda s: tried[s])  # the first of equals: the stronger
+    return fit(features, labels, classes, strength=best), best, tried
+
+
+def fit(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    strength: float,
+    start: Classifier | None = None,
+) -> Classifier:
+    """Multinomial logistic regression: mean cross-entropy + `strength / 2` x squared weights.
+
+    scikit-learn's `LogisticRegression(C=1 / (N * strength))` on standardised features is the same
+    minimum. The bias is not penalised. Full batches, float64: it is deterministic.
+
+    Args:
+        features: `(N, D)`.
+        labels: `(N,)` int64, 0 to `classes` - 1.
+        classes: how many there are; one without rows is fitted never to be chosen.
+        strength: of the penalty.
+        start: where to begin.
+    """
+    x = features.double()
+    mean, spread = x.mean(dim=0), x.std(dim=0, correction=0)
+    # a feature that never changes stays 0
+    scale = torch.where(spread > 1e-12 * mean.abs().clamp(min=1), spread, torch.ones_like(spread))
+    x = (x - mean) / scale
+    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device)
+    bias = torch.zeros(classes, dtype=x.dtype, device=x.device)
+    if start is not None:
+        weight.copy_(start.weight)
+        bias.copy_(start.bias)
+    both = [weight.requires_grad_(), bias.requires_grad_()]
+    optimizer = torch.optim.LBFGS(
+        both,
+        max_iter=_PASSES,
+        tolerance_grad=_FLAT,
+        tolerance_change=1e-12,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(x @ weight.T + bias, labels)
+        value = value + 0.5 * strength * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        loss()
+    slope = max(float(p.grad.abs().max()) for p in both if p.grad is not None)
+    return Classifier(mean, scale, weight.detach(), bias.detach(), slope)
+
+
+def held_out(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
+    """`(N,)` which rows are held out: a fifth of each class, at least one where it has two."""
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = max(int(HELD_OUT * len(rows)), 1) if len(rows) > 1 else 0
+        held[generator(seed, "held out", int(label)).permutation(rows)[:count]] = True
+    return held

@@ -1,0 +1,113 @@
+"""Partitions of an image: made by clusters or by rulers, and compared with people's segments."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+from anyregion.evaluation.backbones.segmentation_datasets import BACKGROUND, SegmentMap
+
+Match: TypeAlias = Literal["hungarian", "best"]
+Partition: TypeAlias = NDArray[np.int64]
+"""`(height, width)`: the part, from 0, that each pixel belongs to."""
+
+
+def overlaps(truth: SegmentMap, parts: Partition, *, background: bool) -> NDArray[np.float64]:
+    """Intersection over union of every segment with every part, over the pixels that are not void.
+
+    Args:
+        truth: the segments.
+        parts: of the same size.
+        background: whether the background is a segment too (the first row, where there is any).
+
+    Returns:
+        `(segments, parts)`; a part that lies in void alone has 0 everywhere.
+    """
+    judged = truth >= (BACKGROUND if background else BACKGROUND + 1)
+    numbers = np.unique(truth[judged])
+    inside = truth >= BACKGROUND
+    count = int(parts.max()) + 1
+    area = np.bincount(parts[inside], minlength=count)
+    row = np.searchsorted(numbers, truth[judged])
+    both = np.bincount(row * count + parts[judged], minlength=len(numbers) * count)
+    both = both.reshape(len(numbers), count)
+    union = both.sum(axis=1, keepdims=True) + area - both
+    found: NDArray[np.float64] = both / np.maximum(union, 1)
+    return found
+
+
+def matched(iou: NDArray[np.float64], match: Match) -> NDArray[np.float64]:
+    """`(segments,)` the overlap of each segment with the part that it is matched with.
+
+    Args:
+        iou: `(segments, parts)`.
+        match: `hungarian`: one segment a part, the largest sum (Kuhn, 1955); a segment without a
+            part has 0. `best`: each segment takes its best part, which others may take too.
+    """
+    if match == "best":
+        return np.asarray(iou.max(axis=1), dtype=np.float64)
+    found = np.zeros(len(iou))
+    rows, columns = linear_sum_assignment(iou, maximize=True)
+    found[rows] = iou[rows, columns]
+    return found
+
+
+def grid(size: tuple[int, int], k: int) -> Partition:
+    """`k` rectangles of the same area, as near to squares as rows of them allow.
+
+    The rows number about `sqrt(k * height / width)`; where `k` does not divide by them, the first
+    rows hold one rectangle more, and are as much higher.
+    """
+    height, width = size
+    rows = min(max(round((k * height / width) ** 0.5), 1), k)
+    counts = np.full(rows, k // rows)
+    counts[: k % rows] += 1
+    ends = np.cumsum(counts)
+    at = (np.arange(height) + 0.5) / height * k
+    row = np.searchsorted(ends, at, side="right")
+    across = (np.arange(width) + 0.5) / width
+    column = (across[None] * counts[row][:, None]).astype(np.int64)
+    parts: Partition = (ends - counts)[row][:, None] + column
+    return parts
+
+
+def stretched(parts: Partition, size: tuple[int, int]) -> Partition:
+    """A partition at another size: each pixel takes the part at its centre."""
+    rows = ((np.arange(size[0]) + 0.5) * parts.shape[0] / size[0]).astype(np.int64)
+    columns = ((np.arange(size[1]) + 0.5) * parts.shape[1] / size[1]).astype(np.int64)
+    found: Partition = parts[rows[:, None], columns[None]]
+    return found
+
+
+def away_from_border(parts: Partition) -> NDArray[np.bool_]:
+    """Of two parts (0 and 1) the one that holds less of the image's border; of equals the smaller,
+    and then the second."""
+    border = np.concatenate([parts[0], parts[-1], parts[1:-1, 0], parts[1:-1, -1]])
+    held = np.bincount(border, minlength=2)
+    area = np.bincount(parts.reshape(-1), minlength=2)
+    first = (held[0], area[0]) < (held[1], area[1])
+    found: NDArray[np.bool_] = parts == (0 if first else 1)
+    return found
+
+
+def centred_box(size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The box in the middle of the image that has its shape and half its area."""
+    inside = [np.abs((np.arange(n) + 0.5) / n - 0.5) < 0.5 * 0.5**0.5 for n in size]
+    found: NDArray[np.bool_] = inside[0][:, None] & inside[1][None]
+    return found
+
+
+def two_ious(truth: SegmentMap, foreground: NDArray[np.bool_]) -> tuple[float, float]:
+    """Intersection over union of the foreground (all segments together) and of the background, over
+    the pixels that are not void; 1 where neither has any."""
+    inside = truth >= BACKGROUND
+    wanted, found = (truth > BACKGROUND)[inside], foreground[inside]
+    return _iou(wanted, found), _iou(~wanted, ~found)
+
+
+def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    union = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / union if union else 1.0

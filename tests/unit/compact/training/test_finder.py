@@ -1,0 +1,136 @@
+"""The finder in torch: its cells, who answers for what, its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+pytest.importorskip("onnx")
+pytest.importorskip("lightning_fabric")
+
+import torch
+
+from anyregion.compact.grid_boxes import level_sizes
+from anyregion.compact.training.metrics import count_matched
+from anyregion.compact.training.proposal_head_module import FinderConfig, centres
+from anyregion.compact.training.proposal_losses import (
+    assign,
+    finder_losses,
+    paired_iou,
+    smallest_around,
+)
+from anyregion.compact.training.proposal_task import FinderTask, FinderTaskConfig
+from tests.unit.compact.training.toy import toy_photographs
+
+CONFIG = FinderTaskConfig(head=FinderConfig(width=16), images=3)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> FinderTask:
+    photographs = toy_photographs(tmp_path)
+    return FinderTask(photographs, config=CONFIG, held_out=photographs)
+
+
+def test_one_box_and_score_a_cell(task: FinderTask) -> None:
+    example = task.load(task.plan(0)[0])
+    with torch.no_grad():
+        ((boxes, scores, given),) = task.module([example.maps])
+    count = sum(rows * columns for rows, columns, _ in level_sizes(3, 4))
+    assert boxes.shape == (count, 4)
+    assert scores.shape == given.shape == (count,)
+    at = torch.cat([centres(*size) for size in level_sizes(3, 4)])
+    assert (boxes[:, :2] < at).all()
+    assert (at < boxes[:, 2:]).all()
+
+
+def test_cells_answer_for_the_smallest_thing_of_their_size() -> None:
+    things = torch.tensor([[0.0, 0, 60, 60], [20, 20, 44, 44], [100, 100, 102, 102]])
+    owner, share = assign(things, 4, 4)
+    fine = owner[: 16 * 16].reshape(16, 16)
+    assert fine[3, 3] == 1
+    assert fine[0, 0] == 0
+    assert fine[15, 0] == -1
+    assert fine[12, 12] == 2, "a thing smaller than a cell has one all the same"
+    assert (owner[-4:] == -1).all(), "no cell of stride 64 answers for a thing of 60 pixels"
+    for thing in range(3):
+        assert share[owner == thing].sum() == pytest.approx(1, abs=1e-5)
+    assert (share[owner < 0] == 0).all()
+
+
+def test_an_image_without_things_teaches_low_scores() -> None:
+    logits = torch.zeros(sum(r * c for r, c, _ in level_sizes(2, 2)), requires_grad=True)
+    boxes = torch.rand(len(logits), 4, requires_grad=True)
+    losses = finder_losses((boxes, logits, logits.detach()), torch.zeros(0, 4), 2, 2)
+    losses["loss"].backward()
+    assert losses["box"] == losses["point"] == 0
+    assert (logits.grad > 0).all()
+
+
+def test_perfect_answers_cost_nothing() -> None:
+    things = torch.tensor([[8.0, 8, 40, 40]])
+    owner, _ = assign(things, 4, 4)
+    boxes = torch.where((owner == 0)[:, None], things, torch.tensor([[0.0, 0, 1, 1]]))
+    logits = torch.where(owner == 0, 12.0, -12.0)
+    around = smallest_around(things, 4, 4)
+    exact = torch.zeros(len(owner))
+    exact[around >= 0] = paired_iou(boxes[around >= 0], things)
+    given = exact.clamp(1e-6, 1 - 1e-6).logit()
+    losses = finder_losses((boxes, logits, given), things, 4, 4)
+    assert losses["box"] < 1e-6
+    assert losses["score"] < 1e-4
+    # cells of other levels lie in the thing too: there the second score says how wrong they are
+    assert losses["point"] < 0.3
+
+
+def test_a_point_means_the_smallest_thing_around_it() -> None:
+    things = torch.tensor([[0.0, 0, 120, 120], [20, 20, 44, 44]])
+    around = smallest_around(things, 4, 4)
+    fine, coarse = around[: 16 * 16].reshape(16, 16), around[-4:]
+    assert fine[3, 3] == 1
+    assert fine[10, 10] == 0
+    assert fine[15, 15] == -1
+    assert coarse.tolist() == [1, 0, 0, 0]
+
+
+def test_losses_fall_and_the_task_repeats_itself(tmp_path: Path, task: FinderTask) -> None:
+    again = FinderTask(toy_photographs(tmp_path), config=CONFIG)
+    assert list(again.plan(7)) == list(task.plan(7))
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
+    history = []
+    for step in range(40):
+        examples = [task.load(item) for item in task.plan(step)]
+        losses = task.losses(task.module, examples)
+        assert {v.shape for v in losses.values()} == {(3,)}
+        if not step:
+            torch.testing.assert_close(losses, again.losses(again.module, examples))
+        optimizer.zero_grad()
+        losses["loss"].mean().backward()
+        optimizer.step()
+        history.append(losses["box"].mean().item())
+    assert np.mean(history[-3:]) < 0.6 * history[0]
+    figures = task.validate(task.module)
+    assert figures["recall50_100"] > 0.5
+    assert figures["point_box_iou"] > 0.4
+
+
+def test_recall_takes_every_box_once() -> None:
+    meant = np.array([[0.0, 0, 10, 10], [0, 0, 10, 12]])
+    assert count_matched(meant[:1], meant, 0.5) == 1
+    assert count_matched(np.repeat(meant[:1], 3, axis=0), meant, 0.5) == 2
+    assert count_matched(np.zeros((0, 4)), meant, 0.5) == 0
+    assert count_matched(meant, meant, 0.99) == 2
+
+
+def test_iou_of_pairs() -> None:
+    a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
+    b = torch.tensor([[5.0, 0, 15, 10], [20, 20, 30, 30]])
+    torch.testing.assert_close(paired_iou(a, b), torch.tensor([1 / 3, 0.0]))

@@ -1,0 +1,177 @@
+"""The mask head in torch: shapes, independence of regions, its objective, its training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+pytest.importorskip("onnx")
+pytest.importorskip("lightning_fabric")
+
+import torch
+
+from anyregion.compact.mask_head import MaskHead as Masks
+from anyregion.compact.training.mask_head_module import MaskHeadConfig, enlarged
+from anyregion.compact.training.mask_losses import jittered, mask_losses, mask_target
+from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
+from anyregion.compact.training.torch_session import MaskSession, read_mask_head, write_head
+from anyregion.errors import CheckpointError, InputError
+from tests.unit.compact.training.toy import toy_photographs
+
+SMALL = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
+CONFIG = MaskTaskConfig(head=SMALL, images=3, regions=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> MaskTask:
+    return MaskTask(toy_photographs(tmp_path), config=CONFIG, seed=3)
+
+
+def test_crowds_are_left_out_and_every_region_comes_once_an_epoch(task: MaskTask) -> None:
+    assert task.items_per_epoch == 3
+    rows = sorted(row for item in task.plan(0) for row in item.rows)
+    assert rows == [0, 1, 3, 4, 6, 7]
+    mirrored = {item.image: item.flipped for item in task.plan(0)}
+    assert {item.image: not item.flipped for item in task.plan(1)} == mirrored
+    assert task.describe(task.plan(0)[0]).split()[0].endswith(".png")
+
+
+def test_plans_and_examples_follow_from_seed_and_step_alone(tmp_path: Path, task: MaskTask) -> None:
+    again = MaskTask(toy_photographs(tmp_path), config=CONFIG, seed=3)
+    assert list(again.plan(5)) == list(task.plan(5))
+    first, second = task.load(task.plan(5)[1]), again.load(again.plan(5)[1])
+    for name in ("frame", "boxes", "targets"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    for a, b in zip(task.module.parameters(), again.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = MaskTask(toy_photographs(tmp_path), config=CONFIG, seed=4)
+    assert not torch.equal(other.load(other.plan(5)[1]).frame, first.frame)
+
+
+def test_regions_do_not_depend_on_each_other(task: MaskTask) -> None:
+    examples = [task.load(item) for item in task.plan(0)]
+    head = task.module.eval()
+    with torch.no_grad():
+        logits, quality = head(
+            [e.maps for e in examples], [e.frame for e in examples], [e.boxes for e in examples]
+        )
+        e = examples[1]
+        alone, its = head([e.maps], [e.frame], [e.boxes[1:]])
+    assert logits.shape == (6, 16, 16)
+    assert quality.shape == (6,)
+    torch.testing.assert_close(logits[3:4], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(quality[3:4], its, rtol=0, atol=1e-5)
+
+
+def test_losses_are_one_per_image_and_fall(task: MaskTask) -> None:
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
+    history = []
+    for step in range(25):
+        losses = task.losses(task.module, [task.load(item) for item in task.plan(step)])
+        assert {name: v.shape for name, v in losses.items()} == dict.fromkeys(
+            ("loss", "border", "overlap", "quality"), (3,)
+        )
+        optimizer.zero_grad()
+        losses["loss"].mean().backward()
+        optimizer.step()
+        history.append(losses["overlap"].mean().item())
+    assert np.mean(history[-3:]) < 0.7 * history[0]
+
+
+def test_mirrored_images_have_mirrored_targets(tmp_path: Path) -> None:
+    plain = MaskTaskConfig(head=SMALL, images=3, regions=2, jittered=0.0, brightness=0, tint=0)
+    task = MaskTask(toy_photographs(tmp_path), config=plain)
+    items = {(i.image, i.flipped): i for step in (0, 1) for i in task.plan(step)}
+    one, other = (task.load(items[0, flipped]) for flipped in (False, True))
+    order = np.argsort(items[0, False].rows), np.argsort(items[0, True].rows)
+    mirrored = other.targets[order[1]].flip(2)
+    torch.testing.assert_close(one.targets[order[0]], mirrored, rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.frame, other.frame.flip(3), rtol=0, atol=1e-6)
+
+
+def test_validation_measures_at_the_image_and_leaves_the_module_training(tmp_path: Path) -> None:
+    photographs = toy_photographs(tmp_path)
+    task = MaskTask(photographs, config=CONFIG, held_out=photographs)
+    task.module.train()
+    figures = task.validate(task.module)
+    assert set(figures) == {"mask_iou", "mask_score_auroc"}
+    assert 0 < figures["mask_iou"] < 1
+    assert task.module.training
+
+
+def test_no_masks_no_training(tmp_path: Path) -> None:
+    photographs = toy_photographs(tmp_path)
+    object.__setattr__(photographs.reader.annotations, "segmentations", None)
+    with pytest.raises(InputError, match="no image has a region"):
+        MaskTask(photographs, config=CONFIG)
+
+
+def test_targets_are_shares_of_cells() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:20] = True
+    target = mask_target(mask, np.array([10.0, 10, 30, 30]), side=4, margin=0.0)
+    torch.testing.assert_close(target[:, 0], torch.ones(4), rtol=0, atol=0.11)
+    torch.testing.assert_close(target[:, 3], torch.zeros(4), rtol=0, atol=1e-6)
+
+
+def test_a_right_mask_costs_little_and_a_wrong_one_much() -> None:
+    target = torch.zeros(2, 8, 8)
+    target[:, 2:6, 2:6] = 1
+    logits = torch.stack([target[0] * 20 - 10, 10 - target[1] * 20])
+    losses = mask_losses(logits, torch.tensor([5.0, -5.0]), target)
+    assert losses["loss"][0] < 0.02
+    assert losses["loss"][1] > 5
+    assert losses["overlap"][1] > 0.95
+    assert losses["quality"].max() < 0.01
+
+
+def test_jitter_moves_the_stated_share_of_boxes() -> None:
+    boxes = np.tile([10.0, 10, 50, 30], (4000, 1))
+    moved = jittered(boxes, np.random.default_rng(0), spread=0.05, share=0.5)
+    assert 0.45 < (moved != boxes).any(axis=1).mean() < 0.55
+    assert (moved[:, :2] < moved[:, 2:]).all()
+    assert abs(moved - boxes).max() <= 0.2 * 40
+
+
+def test_boxes_are_enlarged_about_their_middle() -> None:
+    assert enlarged(torch.tensor([[10.0, 10, 30, 20]]), 0.1).tolist() == [[8, 9, 32, 21]]
+
+
+def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
+    photographs = toy_photographs(tmp_path)
+    known = list(photographs.reader.annotations.segmentations or ())
+    known[1] = known[4] = None  # the bars of two images
+    object.__setattr__(photographs.reader.annotations, "segmentations", tuple(known))
+    with pytest.raises(InputError, match="need a teacher"):
+        MaskTask(photographs, config=replace(CONFIG, taught_images=2))
+    learned = MaskTask(photographs, config=CONFIG)
+    write_head(learned.module, tmp_path / "head.safetensors", asdict(SMALL))
+    teacher = read_mask_head(tmp_path / "head.safetensors")
+    task = MaskTask(
+        photographs,
+        config=replace(CONFIG, taught_images=2),
+        teacher=Masks(MaskSession(teacher)),
+    )
+    items = task.plan(0)
+    assert sorted(row for item in items[:3] for row in item.rows) == [0, 3, 6, 7]
+    assert sorted(row for item in items[3:] for row in item.rows) == [1, 4]
+    examples = [task.load(item) for item in items]
+    assert len(task.losses(task.module, examples)["loss"]) == 5
+    assert torch.equal(examples[3].targets, task.load(items[3]).targets)
+    assert 0 < examples[3].targets.mean() < 1
+
+
+def test_what_is_no_mask_head_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "head.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="not a mask head"):
+        read_mask_head(tmp_path / "head.safetensors")
