@@ -28,7 +28,7 @@ class MaskHead:
     """From boxes to masks.
 
     Args:
-        session: an `onnxruntime.InferenceSession` of the graph that `compact_training` exports. It
+        session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
             takes the maps, `frame` and `boxes` (pixels of the network's input) and gives `inside`
             `(N, side, side)`, `scores` `(N,)` and `margin` `()`.
     """

@@ -21,7 +21,7 @@ class Finder:
     """Boxes of things of any kind.
 
     Args:
-        session: an `onnxruntime.InferenceSession` of the graph that `compact_training` exports. It
+        session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
             takes the maps and gives `boxes` `(cells, 4)`, `scores` and `point_scores` `(cells,)`:
             see `CellBoxes`.
     """

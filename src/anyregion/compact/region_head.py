@@ -81,7 +81,7 @@ class NamerGraph:
     """The graph: evidence to embeddings.
 
     Args:
-        session: an `onnxruntime.InferenceSession` of what `compact_training` exported.
+        session: an `onnxruntime.InferenceSession` of what `compact.training` exported.
     """
 
     def __init__(self, session: Any) -> None:

@@ -20,7 +20,7 @@ from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write
 
 WEIGHTS = "namer_weights.safetensors"
 CONFIG = "namer.json"
-FORMAT = "anyregion.compact.region_head/1"
+FORMAT = "anyregion.compact.namer/1"
 
 
 def save_namer(
