@@ -24,7 +24,7 @@ from transformers import SamConfig, SamModel
 
 from anyregion.localizers.frame import boxes_to_frame, padded_frame
 from anyregion.localizers.sam import sam_localizer
-from anyregion.localizers.segmenter import EncodedImage, SegmenterLocalizer
+from anyregion.localizers.segmenter import LocalizedImage, SegmenterLocalizer
 from anyregion.regions import Regions
 
 IMAGE = (768, 1024)
@@ -33,7 +33,7 @@ GOAL = 4.0
 MEMORY_GOAL = 6.0
 
 
-def build(*, image_encoder: bool = False) -> tuple[SegmenterLocalizer, EncodedImage]:
+def build(*, image_encoder: bool = False) -> tuple[SegmenterLocalizer, LocalizedImage]:
     """A SAM of ViT-B's sizes, and a random embedding of a 1024-pixel image."""
     torch.manual_seed(0)
     # one block of the image encoder is enough where it is not run
@@ -45,7 +45,7 @@ def build(*, image_encoder: bool = False) -> tuple[SegmenterLocalizer, EncodedIm
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     localizer = sam_localizer(model, name="random SAM ViT-B")
     embedding = torch.randn(1, 256, 64, 64)
-    return localizer, EncodedImage(embedding, padded_frame(IMAGE, 1024))
+    return localizer, LocalizedImage(embedding, padded_frame(IMAGE, 1024))
 
 
 def random_boxes(count: int) -> Regions:
@@ -57,7 +57,7 @@ def random_boxes(count: int) -> Regions:
 
 @torch.no_grad()
 def plain(
-    localizer: SegmenterLocalizer, encoded: EncodedImage, regions: Regions, chunk: int
+    localizer: SegmenterLocalizer, encoded: LocalizedImage, regions: Regions, chunk: int
 ) -> Tensor:
     """Mask tokens the plain way: every prompt with its own copy of the image, masks and all."""
     model = localizer.family.model
