@@ -57,7 +57,7 @@ def main() -> None:
     with at_rest(encoder):
         device = torch.device(args.device)
         images = normalised(photos, device, mean=encoder.mean, std=encoder.std)
-        found = segment_features(encoder.early(images), labels.to(device))
+        found = segment_features(encoder.intermediate(images), labels.to(device))
     draws = [generator(args.seed, "regions", number) for number in range(len(photos))]
     ids = cluster_segments(found, args.regions, draws, scope="image").cpu()
     regions = ids.gather(1, labels.flatten(1)).view_as(labels)

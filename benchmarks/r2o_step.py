@@ -151,7 +151,7 @@ class Bench:
         clock.watch(networks.online.projector, "forward", "online heads, forward")
         clock.watch(networks.predictor, "forward", "online heads, forward")
         clock.watch(networks.target.encoder, "forward", "target encoder, forward")
-        clock.watch(networks.target.encoder, "early", "target's pass for clustering")
+        clock.watch(networks.target.encoder, "intermediate", "target's pass for clustering")
         clock.watch(networks.target.projector, "forward", "target head, forward")
 
     def step(self, name: str, number: int) -> Seconds:

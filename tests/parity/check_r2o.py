@@ -170,7 +170,7 @@ def refinement_arrays(fixture: Fixture, method: R2O, inputs: Inputs) -> Named:
     """From the target's features to the masks of each view."""
     outputs, count = fixture.outputs, fixture.settings["k"]
     with torch.no_grad():
-        features = method.networks.target.encoder.early(inputs.whole)
+        features = method.networks.target.encoder.intermediate(inputs.whole)
     yield "c4_features", features
     segments = count_segments(inputs.labels)
     grid = (features.shape[2], features.shape[3])

@@ -17,7 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Run: TypeAlias = Callable[[nn.Module, Tensor, bool], Tensor]
-"""`run(body, images, early)`: the feature map `(B, C, h, w)`, the earlier one if `early`."""
+"""`run(body, images, intermediate)`: `(B, C, h, w)`, the intermediate feature map or the last."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,20 @@ class Grid:
     """What a feature map is like.
 
     Attributes:
-        width: channels.
+        channels: `C` of `(B, C, h, w)`.
         height_width: rows and columns.
     """
 
-    width: int
+    channels: int
     height_width: tuple[int, int]
 
 
 class Encoder(nn.Module):
-    """A backbone: `encoder(images)` for its last feature map, `encoder.early(images)` for one
+    """A backbone: `encoder(images)` is its last feature map, `encoder.intermediate(images)` one
     before.
 
     ResNets and ConvNeXts are read behind their fourth stage (stride 32) and their third (stride
-    16). A plain ViT has one stride: both are read there, the early one two thirds up.
+    16). A plain ViT has one stride: both are read there, the intermediate one two thirds up.
 
     Args:
         name: `torchvision/resnet50`, `timm/vit_small_patch16_224`.
@@ -67,20 +67,20 @@ class Encoder(nn.Module):
         self._run = run
 
     def forward(self, images: Tensor) -> Tensor:
-        """`(B, 3, H, W)` normalised images to `(B, width, h, w)`.
+        """`(B, 3, H, W)` normalised images to `(B, C, h, w)`.
 
         Raises:
             InputError: a ViT's images whose sides are no multiple of its patch.
         """
         return self._run(self.body, images, False)
 
-    def early(self, images: Tensor) -> Tensor:
-        """`(B, 3, H, W)` to `(B, early width, h, w)`. What lies deeper is not run: it costs
-        nothing, and its BatchNorms do not see the images."""
+    def intermediate(self, images: Tensor) -> Tensor:
+        """`(B, 3, H, W)` to `(B, C, h, w)`. What lies deeper is not run: it costs nothing, and
+        its BatchNorms do not see the images."""
         return self._run(self.body, images, True)
 
-    def grid(self, size: int | tuple[int, int], *, early: bool = False) -> Grid:
-        """Width and extent of a feature map of images of `size`, found by trying.
+    def grid(self, size: int | tuple[int, int], *, intermediate: bool = False) -> Grid:
+        """Channels and extent of a feature map of images of `size`, found by trying.
 
         Its BatchNorms keep what they have counted.
         """
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
         parameter = next(self.parameters())
         blank = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
         with at_rest(self):
-            found = self._run(self.body, blank, early)
+            found = self._run(self.body, blank, intermediate)
         return Grid(found.shape[1], (found.shape[2], found.shape[3]))
 
 

@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 from anyregion.errors import InputError
 
 
-def early_depth(blocks: int) -> int:
-    """After how many of a ViT's blocks the early map is read: two thirds."""
+def intermediate_depth(blocks: int) -> int:
+    """After how many of a ViT's blocks the intermediate map is read: two thirds."""
     return max(1, blocks * 2 // 3)
 
 

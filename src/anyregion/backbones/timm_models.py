@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anyregion.backbones.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
-from anyregion.backbones.pos_embed import early_depth, patch_grid
+from anyregion.backbones.pos_embed import intermediate_depth, patch_grid
 from anyregion.errors import InputError
 
 LIBRARY = "timm"
@@ -51,7 +51,7 @@ def build(name: str, size: int, *, pretrained: bool = False) -> Encoder:
 
 
 def run_intermediates(
-    body: nn.Module, images: Tensor, early: bool, *, early_index: int, last_index: int
+    body: nn.Module, images: Tensor, intermediate: bool, *, intermediate_index: int, last_index: int
 ) -> Tensor:
     """`(B, 3, H, W)` to the map of one of timm's intermediate layers; no deeper layer is run."""
     timm_body: Any = body
@@ -59,8 +59,8 @@ def run_intermediates(
         patch_grid(images.shape[2], images.shape[3], patch)
     found: Tensor = timm_body.forward_intermediates(
         images,
-        indices=[early_index if early else last_index],
-        norm=not early and isinstance(body, timm.models.VisionTransformer),
+        indices=[intermediate_index if intermediate else last_index],
+        norm=not intermediate and isinstance(body, timm.models.VisionTransformer),
         stop_early=True,
         intermediates_only=True,
     )[0]
@@ -68,11 +68,13 @@ def run_intermediates(
 
 
 def run_efficientnet(
-    body: nn.Module, images: Tensor, early: bool, *, early_index: int, last_index: int
+    body: nn.Module, images: Tensor, intermediate: bool, *, intermediate_index: int, last_index: int
 ) -> Tensor:
     """As `run_intermediates`, but the last map is the widened one that its classifier sees."""
-    if early:
-        return run_intermediates(body, images, True, early_index=early_index, last_index=last_index)
+    if intermediate:
+        return run_intermediates(
+            body, images, True, intermediate_index=intermediate_index, last_index=last_index
+        )
     timm_body: Any = body
     found: Tensor = timm_body.forward_features(images)
     return found
@@ -95,13 +97,13 @@ def _reader(full: str, body: nn.Module) -> Any:
     last = len(strides) - 1
     finer = [i for i, stride in enumerate(strides) if 2 * stride == strides[-1]]
     if len(set(strides)) == 1 and last:
-        early = early_depth(len(strides)) - 1
+        intermediate = intermediate_depth(len(strides)) - 1
     elif finer:
-        early = finer[-1]
+        intermediate = finer[-1]
     else:
         raise _unreadable(full)
     run = run_efficientnet if isinstance(body, timm.models.EfficientNet) else run_intermediates
-    return partial(run, early_index=early, last_index=last)
+    return partial(run, intermediate_index=intermediate, last_index=last)
 
 
 def size_arguments(full: str, name: str, size: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from anyregion.backbones.encoder import Encoder, at_rest
-from anyregion.backbones.pos_embed import early_depth, patch_grid, resized_places
+from anyregion.backbones.pos_embed import intermediate_depth, patch_grid, resized_places
 from anyregion.errors import InputError
 
 LIBRARY = "torchvision"
@@ -43,15 +43,15 @@ def build(name: str, size: int) -> Encoder:
     return Encoder(full, *_stages(full, body, size), size=size)
 
 
-def run_resnet(body: nn.Module, images: Tensor, early: bool) -> Tensor:
+def run_resnet(body: nn.Module, images: Tensor, intermediate: bool) -> Tensor:
     """`(B, 3, H, W)` to `layer4`'s output, or `layer3`'s."""
     net: Any = body
     x: Tensor = net.maxpool(net.relu(net.bn1(net.conv1(images))))
     x = net.layer3(net.layer2(net.layer1(x)))
-    return x if early else net.layer4(x)
+    return x if intermediate else net.layer4(x)
 
 
-def run_vit(body: nn.Module, images: Tensor, early: bool) -> Tensor:
+def run_vit(body: nn.Module, images: Tensor, intermediate: bool) -> Tensor:
     """`(B, 3, H, W)` to the patches behind the last norm, or two thirds up without a norm."""
     vit: Any = body
     rows, columns = patch_grid(images.shape[2], images.shape[3], (vit.patch_size, vit.patch_size))
@@ -61,18 +61,20 @@ def run_vit(body: nn.Module, images: Tensor, early: bool) -> Tensor:
         x + resized_places(vit.encoder.pos_embedding, (rows, columns), prefix=1)
     )
     layers = list(vit.encoder.layers)
-    for layer in layers[: early_depth(len(layers)) if early else None]:
+    for layer in layers[: intermediate_depth(len(layers)) if intermediate else None]:
         x = layer(x)
-    if not early:
+    if not intermediate:
         x = vit.encoder.ln(x)
     return x[:, 1:].transpose(1, 2).reshape(len(x), -1, rows, columns)
 
 
-def run_features(body: nn.Module, images: Tensor, early: bool, *, early_stages: int) -> Tensor:
-    """A body whose `features` are stages in a row: behind the last, or the first `early_stages`."""
+def run_features(
+    body: nn.Module, images: Tensor, intermediate: bool, *, intermediate_stages: int
+) -> Tensor:
+    """A body whose `features` are stages in a row: behind the last, or behind some of them."""
     net: Any = body
     x = images
-    for stage in list(net.features)[: early_stages if early else None]:
+    for stage in list(net.features)[: intermediate_stages if intermediate else None]:
         x = stage(x)
     return x
 
@@ -109,7 +111,7 @@ def _stages(full: str, body: nn.Module, size: int) -> tuple[nn.Module, Any]:
     finer = [i for i, extent in enumerate(rows) if extent >= 2 * rows[-1] - 1 and extent > rows[-1]]
     if not all(rows) or rows != sorted(rows, reverse=True) or not finer:
         raise _unreadable(full)
-    return body, partial(run_features, early_stages=finer[-1] + 1)
+    return body, partial(run_features, intermediate_stages=finer[-1] + 1)
 
 
 def _unreadable(full: str) -> InputError:

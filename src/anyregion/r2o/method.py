@@ -139,7 +139,7 @@ class R2O(nn.Module):
         else:
             target = self.networks.target.encoder
             with nullcontext() if config.published else uncounted(target):
-                features = target.early(whole)
+                features = target.intermediate(whole)
         with torch.autocast(whole.device.type, enabled=False):
             return refine(
                 features,

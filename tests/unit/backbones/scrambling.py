@@ -38,7 +38,7 @@ def small_vits() -> tuple[Encoder, Encoder]:
     first = torchvision.models.VisionTransformer(64, 16, 6, 2, 64, 192)
     first.heads = nn.Identity()
     second = timm.create_model("test_vit", num_classes=0, img_size=64)
-    read = partial(run_intermediates, early_index=3, last_index=5)
+    read = partial(run_intermediates, intermediate_index=3, last_index=5)
     return (
         Encoder("torchvision/vit_small", first, run_vit, size=64),
         Encoder("timm/vit_small", second, read, size=64),
@@ -58,12 +58,15 @@ def small_convnexts() -> tuple[Encoder, Encoder]:
     second.head = nn.Identity()
     return (
         Encoder(
-            "torchvision/convnext_small", first, partial(run_features, early_stages=6), size=64
+            "torchvision/convnext_small",
+            first,
+            partial(run_features, intermediate_stages=6),
+            size=64,
         ),
         Encoder(
             "timm/convnext_small",
             second,
-            partial(run_intermediates, early_index=2, last_index=3),
+            partial(run_intermediates, intermediate_index=2, last_index=3),
             size=64,
         ),
     )

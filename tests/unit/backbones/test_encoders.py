@@ -44,7 +44,7 @@ def test_every_parameter_of_torchvisions_vit_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "last", "early"),
+    ("name", "last", "intermediate"),
     [
         ("torchvision/resnet18", (512, 3, 2), (256, 6, 4)),
         ("timm/resnet18", (512, 3, 2), (256, 6, 4)),
@@ -54,21 +54,21 @@ def test_every_parameter_of_torchvisions_vit_gets_a_gradient() -> None:
     ],
 )
 def test_maps_of_any_size(
-    name: str, last: tuple[int, int, int], early: tuple[int, int, int]
+    name: str, last: tuple[int, int, int], intermediate: tuple[int, int, int]
 ) -> None:
     encoder = build_encoder(name, size=64)
     images = torch.rand(2, 3, 96, 64)
     assert encoder(images).shape == (2, *last)
-    assert encoder.early(images).shape == (2, *early)
-    grid = encoder.grid((96, 64), early=True)
-    assert (grid.width, *grid.height_width) == early
+    assert encoder.intermediate(images).shape == (2, *intermediate)
+    grid = encoder.grid((96, 64), intermediate=True)
+    assert (grid.channels, *grid.height_width) == intermediate
     assert encoder.grid(64).height_width == ((4, 4) if "vit" in name else (2, 2))
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
-def test_early_does_not_run_layer4(name: str) -> None:
+def test_intermediate_does_not_run_layer4(name: str) -> None:
     encoder = build_encoder(name, size=64)
-    encoder.early(torch.rand(2, 3, 64, 64))
+    encoder.intermediate(torch.rand(2, 3, 64, 64))
     counted = {
         n: int(b) for n, b in encoder.body.named_buffers() if n.endswith("num_batches_tracked")
     }
@@ -92,11 +92,11 @@ def test_early_does_not_run_layer4(name: str) -> None:
         ("timm/tf_efficientnet_lite0", ("blocks.5.", "blocks.6.", "conv_head", "bn2")),
     ],
 )
-def test_early_runs_nothing_deeper(name: str, deeper: tuple[str, ...]) -> None:
+def test_intermediate_runs_nothing_deeper(name: str, deeper: tuple[str, ...]) -> None:
     encoder, run = build_encoder(name, size=64), set()
     for part, module in encoder.body.named_modules():
         module.register_forward_hook(lambda _m, _i, _o, part=part: run.add(f"{part}."))
-    encoder.early(torch.rand(1, 3, 64, 64))
+    encoder.intermediate(torch.rand(1, 3, 64, 64))
     assert [part for part in run if part.startswith(deeper)] == []
     everything = set(run)
     encoder(torch.rand(1, 3, 64, 64))
@@ -121,7 +121,7 @@ def test_maps_are_the_libraries_own() -> None:
     for part in (vit.encoder.layers[3], vit.encoder):
         part.register_forward_hook(lambda _m, _i, output: seen.append(output[:, 1:]))
     vit(images)
-    for found, wanted in zip((encoder.early(images), encoder(images)), seen, strict=True):
+    for found, wanted in zip((encoder.intermediate(images), encoder(images)), seen, strict=True):
         assert torch.allclose(found.flatten(2).transpose(1, 2), wanted, atol=1e-5)
 
     resnet = torchvision.models.resnet18().eval()
@@ -131,7 +131,7 @@ def test_maps_are_the_libraries_own() -> None:
     layers = torchvision.models.feature_extraction.create_feature_extractor(
         resnet, ["layer3", "layer4"]
     )(images)
-    assert torch.equal(encoder.early(images), layers["layer3"])
+    assert torch.equal(encoder.intermediate(images), layers["layer3"])
     assert torch.equal(encoder(images), layers["layer4"])
 
 
@@ -144,7 +144,7 @@ def test_both_libraries_give_the_same_maps() -> None:
     ours.eval()
     theirs.eval()
     assert torch.allclose(ours(images), theirs(images), atol=1e-5)
-    assert torch.allclose(ours.early(images), theirs.early(images), atol=1e-5)
+    assert torch.allclose(ours.intermediate(images), theirs.intermediate(images), atol=1e-5)
 
 
 def test_a_grid_is_found_without_a_trace() -> None:
@@ -192,7 +192,7 @@ def test_a_vits_images_of_another_extent() -> None:
     encoder = build_encoder("torchvision/vit_b_32", size=64)
     assert encoder(torch.rand(1, 3, 96, 64)).shape == (1, 768, 3, 2)
     with pytest.raises(InputError, match="64 x 50"):
-        encoder.early(torch.rand(1, 3, 64, 50))
+        encoder.intermediate(torch.rand(1, 3, 64, 50))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     for where in (tmp_path / "run" / "model", str(tmp_path / "run")):
         again = load_encoder(where).eval()
         assert torch.equal(again(images), encoder(images))
-        assert torch.equal(again.early(images), encoder.early(images))
+        assert torch.equal(again.intermediate(images), encoder.intermediate(images))
         assert (again.name, again.size, again.mean) == (name, 64, (0.4, 0.5, 0.6))
     other = load_encoder(tmp_path / "run", size=96)
     assert other(torch.rand(1, 3, 96, 96)).shape[2:] == ((6, 6) if "vit" in name else (3, 3))

@@ -134,7 +134,7 @@ def test_torchvisions_in_timm_and_back(pair: Callable[[], tuple[Encoder, Encoder
     images = torch.rand(1, 3, 64, 64)
     for found, wanted in (
         (theirs(images), ours(images)),
-        (theirs.early(images), ours.early(images)),
+        (theirs.intermediate(images), ours.intermediate(images)),
     ):
         assert torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()))
     scrambled(ours)
@@ -259,7 +259,9 @@ def test_the_built_in_eyes_weights() -> None:
     names = [output.name for output in session.get_outputs()]
     wanted = dict(zip(names, session.run(None, {"pixels": images}), strict=True))
     assert np.allclose(encoder(torch.from_numpy(images)), wanted["last"], atol=1e-3)
-    assert np.allclose(encoder.early(torch.from_numpy(images)), wanted["stride16"], atol=1e-3)
+    assert np.allclose(
+        encoder.intermediate(torch.from_numpy(images)), wanted["stride16"], atol=1e-3
+    )
 
 
 def test_random_is_none() -> None:

@@ -15,8 +15,8 @@ from anyregion.evaluation.backbones.features import Backbone, as_backbone
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 
 
-def _mean_colours(body: nn.Module, images: Tensor, early: bool) -> Tensor:
-    found: Tensor = body(F.avg_pool2d(images, 2 if early else 4))
+def _mean_colours(body: nn.Module, images: Tensor, intermediate: bool) -> Tensor:
+    found: Tensor = body(F.avg_pool2d(images, 2 if intermediate else 4))
     return found
 
 

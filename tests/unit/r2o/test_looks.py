@@ -39,7 +39,7 @@ def looks(tmp_path: Path, *, scope: str = "batch", shown: int = 2) -> tuple[Look
     store = LabelStore.open_or_fill(tmp_path / "priors", list_images(photos), 32, config.prior)
     torch.manual_seed(0)
     encoder = build_encoder("timm/test_resnet", size=32)
-    width = encoder.grid(32).width
+    width = encoder.grid(32).channels
     method = R2O(Networks(encoder, width=width, hidden=16, out=8), config.method).train()
     return Looks(store, config, seed=0), method
 

@@ -29,9 +29,9 @@ class _Body(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(8, 12, 2, 2), nn.BatchNorm2d(12), nn.ReLU())
 
 
-def _run(body: Any, images: torch.Tensor, early: bool) -> torch.Tensor:
+def _run(body: Any, images: torch.Tensor, intermediate: bool) -> torch.Tensor:
     found: torch.Tensor = body.first(images)
-    return found if early else body.second(found)
+    return found if intermediate else body.second(found)
 
 
 def _method(config: MethodConfig | None = None) -> R2O:

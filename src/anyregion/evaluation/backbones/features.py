@@ -247,7 +247,7 @@ def _run(backbone: Backbone, pictures: Sequence[Pixels], layer: Layer) -> Tensor
     """`B` pictures to the `(B, C, h, w)` float32 map of a layer, on the device."""
     encoder = backbone.encoder
     images = normalised(pictures, backbone.device, mean=encoder.mean, std=encoder.std)
-    maps = (encoder.early(images) if layer == "early" else encoder(images)).float()
+    maps = (encoder.intermediate(images) if layer == "early" else encoder(images)).float()
     if not bool(torch.isfinite(maps).all()):
         raise CheckpointError(
             f"{backbone.about.backbone}: its features are not finite numbers; the weights are "

@@ -40,7 +40,7 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     # before the label maps, which may take hours: a name or a size that will not do
     seed_torch(loop.seed, "weights")
     encoder = build_encoder(settings.backbone, size=settings.views.size, weights=settings.start)
-    width = encoder.grid(settings.views.size).width
+    width = encoder.grid(settings.views.size).channels
     _check_rows(encoder, settings, loop)
     networks = Networks(encoder, width=width, hidden=settings.heads.hidden, out=settings.heads.out)
     _freeze_idle(networks)
@@ -95,7 +95,7 @@ def _check_rows(encoder: Encoder, settings: R2OConfig, loop: LoopConfig) -> None
     blank = torch.zeros(1, 3, settings.views.size, settings.views.size)
     try:
         with torch.no_grad(), uncounted(encoder):
-            encoder.early(blank)
+            encoder.intermediate(blank)
     except ValueError as error:
         if ONE_VALUE not in str(error):
             raise

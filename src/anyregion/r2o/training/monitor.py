@@ -109,7 +109,7 @@ class Looks:
             last = networks.online.encoder(whole).float()
             # regions, as the heads' BatchNorms have counted them; whole images are another kind
             projections = networks.online.projector(_segment_rows(last, labels))
-            early = networks.target.encoder.early(whole)
+            early = networks.target.encoder.intermediate(whole)
         return _Seen(last.mean(dim=(2, 3)), projections, segment_features(early, labels))
 
     def _cluster(self, segments: Tensor, clusters: int) -> Tensor:
