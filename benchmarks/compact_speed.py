@@ -81,7 +81,7 @@ def main() -> None:
     def name(way: int, **options: bool) -> None:
         chosen, words = ways[way]
         chosen.set_image(image)
-        chosen.ask(regions, words, **options)
+        chosen.predict(regions, words, **options)
 
     def see() -> None:
         recognizer.encoder.encode_images([image])

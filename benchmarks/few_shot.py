@@ -5,7 +5,7 @@ validation annotations are named among all classes. Prints top-1, top-5 and clas
 in percent, mean and standard deviation over the seeds.
 
     python benchmarks/few_shot.py --train TRAIN.json --val VAL.json --images DIR
-        [--model compact] [--recognizer dense] [--shots 1 5 10] [--weight 0.5] [--masks]
+        [--model compact] [--method dense] [--shots 1 5 10] [--weight 0.5] [--masks]
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--val", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--model", default="compact")
-    parser.add_argument("--recognizer")
+    parser.add_argument("--method")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5, 10])
     parser.add_argument("--seeds", type=int, default=3)
@@ -91,7 +91,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     started = time.perf_counter()
-    recognizer = load_recognizer(args.model, recognizer=args.recognizer, device=args.device)
+    recognizer = load_recognizer(args.model, method=args.method, device=args.device)
     categories = load_regions(args.train).categories
     names = Vocabulary.from_names(list(categories.values()), ids=list(categories))
     words = recognizer.encode_vocabulary(names).matrix

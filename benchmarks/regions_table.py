@@ -90,11 +90,11 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     words: Sequence[str]
     for method in ("crop", "dense"):
-        words = ("--recognizer", method, "--unseen", UNSEEN)
+        words = ("--method", method, "--unseen", UNSEEN)
         print(row(method, measure(args.data, *words)), flush=True)
     # two thirds of `val` have no mask, and a masked crop without one is a crop
     for method in ("crop", "masked-crop"):
-        words = ("--recognizer", method, "--use-masks", "--unseen", UNSEEN)
+        words = ("--method", method, "--use-masks", "--unseen", UNSEEN)
         found = measure(args.data, *words, part="val_masks")
         print(row(f"{method}, regions with masks", found), flush=True)
     for name, words in TRAINED.items():

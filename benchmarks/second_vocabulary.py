@@ -48,15 +48,15 @@ def main() -> None:
     again, once = [], []
     recognizer.set_image(pixels)
     for _ in range(rounds):
-        recognizer.ask(regions, FIRST)
+        recognizer.predict(regions, FIRST)
         start = time.process_time()
-        recognizer.ask(regions, SECOND)
+        recognizer.predict(regions, SECOND)
         once.append(time.process_time() - start)
         before = encoder.encoded
-        recognizer.ask(regions, FIRST)
+        recognizer.predict(regions, FIRST)
         start = time.process_time()
         recognizer.set_image(pixels)
-        recognizer.ask(regions, SECOND)
+        recognizer.predict(regions, SECOND)
         again.append(time.process_time() - start)
         if encoder.encoded != before + 1:
             raise SystemExit("an image was encoded that nobody set")

@@ -4,7 +4,7 @@
 >>> recognizer = anyregion.load_recognizer()  # the built-in model; no download
 >>> recognizer.set_image("street.jpg")
 >>> regions = anyregion.Regions.from_boxes([[10, 20, 200, 180]])
->>> recognizer.ask(regions, ["bicycle", "bus", "dog"]).labels
+>>> recognizer.predict(regions, ["bicycle", "bus", "dog"]).labels
 """
 
 from anyregion.drawing import draw

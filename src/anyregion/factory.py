@@ -1,11 +1,11 @@
-"""Names to ready recognisers: with the two loaders, the only place that knows models by name."""
+"""Builders of recognisers, region proposers and feature extractors from the names of models."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from anyregion.baselines.crop import CropEncoder
 from anyregion.baselines.dense import DenseEncoder
@@ -15,10 +15,15 @@ from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer, RegionEncoder
 from anyregion.scoring import Score
 
+if TYPE_CHECKING:
+    from anyregion.data.features import DescribedExtractor
+
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
 METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
 Proposer: TypeAlias = Literal["own", "compact", "sam"]
 PROPOSERS: tuple[Proposer, ...] = ("own", "compact", "sam")
+# images in one pass through a frozen model on a GPU; a CPU gains nothing from more than one
+IMAGES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ _VLMS = {
 def load_recognizer(
     model: str | Path = "compact",
     *,
-    recognizer: Method | None = None,
+    method: Method | None = None,
     localizer: str | None = None,
     vlm: str | None = None,
     antialias: bool | None = None,
@@ -87,9 +92,8 @@ def load_recognizer(
             `save_pretrained` made; a full published RegionSpot checkpoint (`.pth`); or a
             vision-language model, by hub name, folder, file of OpenAI's layout, or
             `open_clip:ARCHITECTURE/TAG`.
-        recognizer: the method. `regionspot`, a trained module, for `compact` and for RegionSpot's
-            folders and checkpoints; for all else `dense` (pooled features), unless another is
-            chosen.
+        method: `regionspot`, a trained module, for `compact` and for RegionSpot's folders and
+            checkpoints; for all else `dense` (pooled features), unless another is chosen.
         localizer, vlm: for RegionSpot, where these two are taken from, if not as it states.
         antialias: for RegionSpot, whether images are squashed for the VLM with antialiasing; None
             for what the model states (True); False is the published predictor's way.
@@ -101,10 +105,10 @@ def load_recognizer(
         MissingExtraError: the model needs torch, which is not installed.
         CheckpointError: weights that cannot be used.
     """
-    if recognizer is not None and recognizer not in METHODS:
-        raise InputError(f"no recogniser {recognizer!r}: there are {', '.join(METHODS)}")
+    if method is not None and method not in METHODS:
+        raise InputError(f"no method {method!r}: there are {', '.join(METHODS)}")
     compact, trained = _is_compact(model), _is_regionspot(model)
-    method = recognizer or ("regionspot" if compact or trained else "dense")
+    method = method or ("regionspot" if compact or trained else "dense")
     if compact and vlm is not None:
         raise InputError("compact has its own words: name the vlm as the model instead")
     if method == "regionspot" and compact:
@@ -119,9 +123,9 @@ def load_recognizer(
             )
         return Recognizer(_regionspot(Path(model), localizer, vlm, antialias, device), cache=cache)
     if antialias is not None:
-        raise InputError(f"the recogniser {method} has no choice of antialiasing")
+        raise InputError(f"the method {method} has no choice of antialiasing")
     if localizer is not None:
-        raise InputError(f"the recogniser {method} uses no localizer")
+        raise InputError(f"the method {method} uses no localizer")
     embedder = _embedder(model, trained, vlm, device)
     if method == "dense":
         return Recognizer(DenseEncoder(embedder), cache=cache)
@@ -171,16 +175,91 @@ def load_proposer(
     return AutomaticMasks(found)
 
 
-def uses_localizer(model: str | Path, recognizer: Method | None = None) -> bool:
+def load_extractor(
+    model: str | Path | None = None,
+    *,
+    localizer: str | None = None,
+    vlm: str | None = None,
+    features: bool = False,
+    image_size: int | None = None,
+    antialias: bool | None = None,
+    device: str = "cpu",
+) -> DescribedExtractor:
+    """Build an extractor of frozen features, for the store and for training on the fly.
+
+    Args:
+        model: `compact`, which is the default where neither of the two below is given; or a
+            RegionSpot folder or checkpoint, whose own localizer and VLM are taken.
+        localizer: SAM's hub name, folder or file, for tokens.
+        vlm: CLIP's, for feature maps.
+        features: also the VLM's feature map; `compact` has nothing else.
+        image_size: side of the VLM's input in pixels; None for its own.
+        antialias: how images are squashed for the VLM; None for what the model states (True).
+        device: `cpu`, `cuda`, ...; for `compact` whatever ONNX Runtime here offers.
+
+    Raises:
+        InputError: a choice that makes no sense, or models that cannot be had.
+        MissingExtraError: torch is not installed.
+        CheckpointError: weights that cannot be used.
+    """
+    if str(model) == "compact" or (model is None and localizer is None and vlm is None):
+        if localizer or vlm or image_size or antialias is not None:
+            raise InputError("compact sees with its own eyes: it has no localizer and no VLM")
+        from anyregion.compact.extractor import CompactExtractor
+
+        return CompactExtractor(device=device)
+    require("torch", "torch", "torchvision", "transformers")
+    from anyregion.localizers.loading import load_localizer
+    from anyregion.regionspot.extractor import RegionSpotExtractor
+    from anyregion.vlms.loading import load_vlm
+
+    at_once = 1 if device == "cpu" else IMAGES_AT_ONCE
+    if model is not None:
+        from anyregion.regionspot.encoder import RegionSpotEncoder
+
+        if image_size:
+            raise InputError(f"{model} states the size of its images itself")
+        encoder = load_recognizer(
+            model,
+            method="regionspot",
+            localizer=localizer,
+            vlm=vlm,
+            antialias=antialias,
+            device=device,
+        ).encoder
+        if not isinstance(encoder, RegionSpotEncoder):
+            raise InputError(f"{model} is no RegionSpot model")
+        return RegionSpotExtractor(
+            encoder.localizer,
+            encoder.vlm if features else None,
+            source=encoder.source,
+            antialias=encoder.antialias,
+            images_at_once=at_once,
+        )
+    if features != (vlm is not None):
+        raise InputError(
+            "tokens need no VLM: leave it out, or ask for the feature map too (--features)"
+            if vlm
+            else "the feature map needs a VLM: name one"
+        )
+    return RegionSpotExtractor(
+        None if localizer is None else load_localizer(localizer, device=device),
+        None if vlm is None else load_vlm(vlm, device=device, image_size=image_size),
+        antialias=antialias is not False,
+        images_at_once=at_once,
+    )
+
+
+def uses_localizer(model: str | Path, method: Method | None = None) -> bool:
     """Whether `load_recognizer` would take a localizer for this model and method."""
     if _is_compact(model):
         return False
-    return recognizer == "regionspot" or (recognizer is None and _is_regionspot(model))
+    return method == "regionspot" or (method is None and _is_regionspot(model))
 
 
-def default_score(model: str | Path, recognizer: Method | None = None) -> Score:
+def default_score(model: str | Path, method: Method | None = None) -> Score:
     """How `load_recognizer` of the same would score where the caller does not choose."""
-    return "sigmoid" if _is_compact(model) and recognizer in (None, "regionspot") else "softmax"
+    return "sigmoid" if _is_compact(model) and method in (None, "regionspot") else "softmax"
 
 
 def list_models() -> list[ModelInfo]:

@@ -97,7 +97,7 @@ class RegionEncoder(Protocol):
 
 
 class Recognizer:
-    """Names regions: `set_image` once and `ask` many times, or `recognize` a batch.
+    """Names regions: `set_image` once and `predict` many times, or `recognize` a batch.
 
     `set_image` keeps one image, so threads that share a recogniser use `recognize` alone.
 
@@ -207,11 +207,11 @@ class Recognizer:
         )
 
     def set_image(self, image: ImageLike) -> None:
-        """Encode an image, to be asked about with `ask`. See `read_image` for what is accepted."""
+        """Encode an image, for `predict`. See `read_image` for what is accepted."""
         pixels = read_image(image)
         self._image = (self.encoder.encode_images([pixels])[0], size_of(pixels))
 
-    def ask(
+    def predict(
         self,
         regions: Regions,
         vocabulary: VocabularyLike,
@@ -246,6 +246,8 @@ class Recognizer:
         )
         return self._named(embedded, fitted, size, words, top_k, score)
 
+    ask = predict
+
     def recognize(
         self,
         images: Sequence[ImageLike],
@@ -262,10 +264,10 @@ class Recognizer:
         Args:
             images: paths, file bytes, PIL images or arrays.
             regions: one `Regions` an image; their numbers may differ, and be 0.
-            vocabulary, top_k, score, masks, multimask: as for `ask`.
+            vocabulary, top_k, score, masks, multimask: as for `predict`.
 
         Raises:
-            InputError: as for `ask`, naming the image.
+            InputError: as for `predict`, naming the image.
         """
         if isinstance(regions, Regions) or len(images) != len(regions):
             raise InputError("give one Regions for each image")

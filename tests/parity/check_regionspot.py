@@ -179,7 +179,7 @@ def run_scenario(
     # the face that users see gives the same: all candidates, best mask first
     recognizer = Recognizer(encoder, cache=None)
     recognizer.set_image(image)
-    answer = recognizer.ask(
+    answer = recognizer.predict(
         regions, words, top_k=len(words.vocabulary), multimask=multimask, masks=True
     )
     order = np.argsort(-found.mask_scores.numpy(), axis=1, kind="stable")

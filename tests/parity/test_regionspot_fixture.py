@@ -57,9 +57,9 @@ def test_a_converted_folder_answers_the_same(tmp_path: Path) -> None:
         load_recognizer(tmp_path, cache=None),
     ):
         recognizer.set_image(inputs["in__image"])
-        answers.append(recognizer.ask(Regions.from_boxes(inputs["in__boxes"]), words))
+        answers.append(recognizer.predict(Regions.from_boxes(inputs["in__boxes"]), words))
     assert answers[0].indices.tolist() == answers[1].indices.tolist()
     np.testing.assert_allclose(answers[0].scores, answers[1].scores, rtol=1e-4)
-    crop = load_recognizer(tmp_path, recognizer="crop", cache=None)  # its VLM alone
+    crop = load_recognizer(tmp_path, method="crop", cache=None)  # its VLM alone
     crop.set_image(inputs["in__image"])
-    assert len(crop.ask(Regions.from_boxes(inputs["in__boxes"]), words)) == 5
+    assert len(crop.predict(Regions.from_boxes(inputs["in__boxes"]), words)) == 5

@@ -19,7 +19,7 @@ def test_names() -> None:
     assert report.top1 > 0.60
     assert report.top5 > 0.85
     before = evaluate_classification(
-        load_recognizer(recognizer="dense"), VAL, COCO / "images", limit=20
+        load_recognizer(method="dense"), VAL, COCO / "images", limit=20
     )
     assert report.top1 > before.top1 + 0.2
 

@@ -30,6 +30,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="a model's name, or a folder of RegionSpot weights (default: compact, the built-in)",
     )
     group.add_argument(
+        "--method",
         "--recognizer",
         choices=["regionspot", "crop", "masked-crop", "dense"],
         help="the method, where the model leaves a choice",
@@ -57,7 +58,7 @@ def model_choice(args: argparse.Namespace) -> dict[str, Any]:
     """What `load_recognizer` is asked for, but for the device: all that changes answers."""
     return {
         "model": args.model,
-        "recognizer": args.recognizer,
+        "method": args.method,
         "localizer": args.localizer,
         "vlm": args.vlm,
         "antialias": False if args.no_antialias else None,
@@ -68,7 +69,7 @@ def one_name_is_certain(args: argparse.Namespace) -> bool:
     """Whether a vocabulary of one name would score 1 whatever is shown: softmax over it alone."""
     from anyregion.factory import default_score
 
-    return (args.score or default_score(args.model, args.recognizer)) == "softmax"
+    return (args.score or default_score(args.model, args.method)) == "softmax"
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:

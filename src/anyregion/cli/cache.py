@@ -111,7 +111,7 @@ def _images(args: argparse.Namespace, store: Store | None) -> Path:
 
 def _extractor(args: argparse.Namespace, store: Store | None) -> DescribedExtractor:
     """The models that the command names, or, where it names none, those that the store notes."""
-    from anyregion.extractors import load_extractor
+    from anyregion.factory import load_extractor
 
     given = {key: getattr(args, key, None) or None for key in MODEL_KEYS}
     given["antialias"] = False if args.no_antialias else None

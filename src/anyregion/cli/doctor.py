@@ -1,11 +1,81 @@
-"""`anyregion doctor`."""
+"""`anyregion doctor`: what this installation is made of, and whether the built-in model works."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import platform
+import re
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
+
+import anyregion
+from anyregion.cli import terminal
 from anyregion.cli.exit_codes import FAILED, FINE
+from anyregion.errors import AnyRegionError
+from anyregion.files import cache_folder
+
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([\w,-]+)\])?")
+_EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What `examine` found.
+
+    Attributes:
+        version: of anyregion.
+        python: version and where it is.
+        system: operating system and processor.
+        packages: versions of the core's and the extras' packages; None where one is missing.
+        extras: by extra, the packages it still lacks (empty: it is complete).
+        onnxruntime: its execution providers.
+        torch_devices: what torch can compute on; empty without torch.
+        cache: the cache folder.
+        cache_bytes: its size.
+        free_bytes: free space on its disk.
+        model: `ok` and the seconds it took, or what is wrong with the built-in model.
+        works: whether the core is complete and the built-in model answers.
+    """
+
+    version: str
+    python: str
+    system: str
+    packages: dict[str, str | None]
+    extras: dict[str, list[str]]
+    onnxruntime: list[str]
+    torch_devices: list[str]
+    cache: str
+    cache_bytes: int
+    free_bytes: int
+    model: str
+    works: bool
+
+    def lines(self) -> list[tuple[str, str]]:
+        """As (name, value) to print."""
+        extras = [
+            (f"extra [{name}]", "complete" if not lacks else f"lacks {', '.join(lacks)}")
+            for name, lacks in self.extras.items()
+        ]
+        return [
+            ("anyregion", self.version),
+            ("python", self.python),
+            ("system", self.system),
+            ("built-in model", self.model),
+            *((name, version or "missing") for name, version in self.packages.items()),
+            *extras,
+            ("onnxruntime providers", ", ".join(self.onnxruntime) or "none"),
+            ("torch devices", ", ".join(self.torch_devices) or "none (torch is not installed)"),
+            ("cache", f"{self.cache} ({_megabytes(self.cache_bytes)})"),
+            ("free disk", _megabytes(self.free_bytes)),
+        ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +85,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what this installation is made of; exit code 1 if the core does not work."""
-    from anyregion.cli import terminal
-    from anyregion.doctor import examine
-
-    found = examine()
+    environment = examine()
     if args.json:
-        print(json.dumps(found.to_dict()))
+        print(json.dumps(asdict(environment)))
     else:
-        terminal.fields(found.lines())
-    return FINE if found.works else FAILED
+        terminal.fields(environment.lines())
+    return FINE if environment.works else FAILED
+
+
+def examine() -> Environment:
+    """Look at packages, devices and caches, and name one region with the built-in model."""
+    core, extras = _requirements()
+    listed = dict.fromkeys([*core, *(p for needs in extras.values() for p in needs)])
+    packages = {name: _version(name) for name in listed}
+    lacking = {e: [p for p in needs if packages[p] is None] for e, needs in extras.items()}
+    whole = all(packages[name] for name in core)
+    answers, model = _try_model() if whole else (False, "not tried: the core is not complete")
+    cache = cache_folder()
+    return Environment(
+        version=anyregion.__version__,
+        python=f"{platform.python_version()} ({sys.executable})",
+        system=f"{platform.platform()}, {platform.machine()}",
+        packages=packages,
+        extras=lacking,
+        onnxruntime=_providers(),
+        torch_devices=_torch_devices(),
+        cache=str(cache),
+        cache_bytes=_size(cache),
+        free_bytes=_free(cache),
+        model=model,
+        works=whole and answers,
+    )
+
+
+def _requirements() -> tuple[list[str], dict[str, list[str]]]:
+    """Packages of the core, and of each extra (extras within extras resolved)."""
+    core: list[str] = []
+    extras: dict[str, list[str]] = {}
+    within: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires("anyregion") or []:
+        match = _REQUIREMENT.match(line)
+        if match is None:
+            continue
+        name, own_extras = match.groups()
+        marker = _EXTRA.search(line)
+        if marker is None:
+            core.append(name)
+        elif name == "anyregion":
+            within.setdefault(marker[1], []).extend((own_extras or "").split(","))
+        else:
+            extras.setdefault(marker[1], []).append(name)
+    own = {extra: list(needs) for extra, needs in extras.items()}
+    for extra, others in within.items():
+        extras[extra] = [*(p for o in others for p in own.get(o, [])), *own.get(extra, [])]
+    return core, extras
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _try_model() -> tuple[bool, str]:
+    """The assets are verified as they are loaded; one answer shows that the runtime works."""
+    started = time.perf_counter()
+    picture = np.full((64, 64, 3), 127, dtype=np.uint8)
+    try:
+        recognizer = anyregion.load_recognizer(cache=None)
+        regions = anyregion.Regions.from_boxes([[8, 8, 56, 56]])
+        recognizer.recognize([picture], [regions], ["dog", "cat"])
+    except (AnyRegionError, ImportError, OSError, RuntimeError) as error:
+        return False, f"broken: {error}"
+    return True, f"ok ({time.perf_counter() - started:.2f} s to load and answer)"
+
+
+def _providers() -> list[str]:
+    if find_spec("onnxruntime") is None:
+        return []
+    import onnxruntime
+
+    return [str(name) for name in onnxruntime.get_available_providers()]
+
+
+def _torch_devices() -> list[str]:
+    if find_spec("torch") is None:
+        return []
+    from anyregion.torch_utils.devices import available_devices
+
+    return available_devices()
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def _free(folder: Path) -> int:
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    return shutil.disk_usage(there).free
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -110,8 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Name the regions and say what was done."""
-    from anyregion import __version__
-    from anyregion import factory as models
+    from anyregion import __version__, factory
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.exemplars import PicturedVocabulary
@@ -139,20 +138,22 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(vocabulary, PicturedVocabulary):
         terminal.warn_list("exemplars left out", vocabulary.set_aside)
     choice = shared.model_choice(args)
-    settings = {**choice, "use_masks": args.use_masks, "ignore_scores": args.ignore_scores}
+    # results folders have called the method "recognizer" from the first: a run may be continued
+    settings = {"recognizer" if key == "method" else key: value for key, value in choice.items()}
+    settings |= {"use_masks": args.use_masks, "ignore_scores": args.ignore_scores}
     with_masks = {"masks": args.use_masks, "scores": not args.ignore_scores}
     if typed:
         source = same_regions(shared.prompts(args.box, args.point))
     elif not found:
         source = regions_from_file(Path(args.regions), **with_masks)
     else:
-        about: models.Proposer = args.proposer or "own"
+        about: factory.Proposer = args.proposer or "own"
         theirs = None
-        if about == "sam" and not models.uses_localizer(args.model, args.recognizer):
+        if about == "sam" and not factory.uses_localizer(args.model, args.method):
             # the recogniser has no use for it
             theirs, choice["localizer"] = choice["localizer"], None
         source = found_regions(
-            lambda recognizer: models.load_proposer(
+            lambda recognizer: factory.load_proposer(
                 about, localizer=theirs, recognizer=recognizer, device=args.device
             ),
             about=about,
@@ -166,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
                 args.paths,
                 vocabulary,
                 source,
-                lambda: models.load_recognizer(**choice, device=args.device),
+                lambda: factory.load_recognizer(**choice, device=args.device),
                 out=args.out,
                 settings=settings,
                 about={"anyregion": __version__},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anyregion import factory as models
+from anyregion import factory
 from tests.helpers.colours import colour_recognizer
 from tests.unit.runs.helpers import picture
 
@@ -21,7 +21,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         asked.append((args, options))
         return colour_recognizer()
 
-    monkeypatch.setattr(models, "load_recognizer", load)
+    monkeypatch.setattr(factory, "load_recognizer", load)
     return asked
 
 

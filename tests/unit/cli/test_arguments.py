@@ -28,7 +28,7 @@ def test_prompts_are_one_region_each() -> None:
         ["--point", "1,2;x,y"],
         ["--top-k", "0"],
         ["--score", "tanh"],
-        ["--recognizer", "magic"],
+        ["--method", "magic"],
         ["--nonsense"],
     ],
 )

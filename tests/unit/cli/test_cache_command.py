@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from anyregion import extractors
+from anyregion import factory
 from anyregion.cli.main import main
 from anyregion.data.store.store import Store
 from tests.unit.data.store_helpers import SmallExtractor
@@ -19,7 +19,7 @@ from tests.unit.runs.helpers import picture
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A data set of two photos and one that is not there; a small extractor for every model."""
-    monkeypatch.setattr(extractors, "load_extractor", lambda *_, **__: SmallExtractor())
+    monkeypatch.setattr(factory, "load_extractor", lambda *_, **__: SmallExtractor())
     monkeypatch.chdir(tmp_path)
     names = ["one.png", "two.png", "gone.png"]
     for name in names[:2]:
@@ -111,7 +111,7 @@ def test_models_are_loaded_as_noted(data: list[str], monkeypatch: pytest.MonkeyP
         asked.append((args, options))
         return SmallExtractor()
 
-    monkeypatch.setattr(extractors, "load_extractor", load)
+    monkeypatch.setattr(factory, "load_extractor", load)
     made: Callable[..., int] = cache
     models = ["--localizer", "sam", "--vlm", "clip", "--features", "--no-antialias"]
     assert made(*data, *models, "--image-size", "336") == 3

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anyregion import factory as models
+from anyregion import factory
 from anyregion.cli.main import COMMANDS, main
 from anyregion.factory import ModelInfo
 from tests.helpers.colours import colour_recognizer
@@ -17,7 +17,7 @@ from tests.unit.cli.helpers import code_of
 
 def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [ModelInfo("some/model-with-a-very-long-name" * 5, "vlm", 12.0, "MIT", "torch", False)]
-    monkeypatch.setattr(models, "list_models", lambda: rows)
+    monkeypatch.setattr(factory, "list_models", lambda: rows)
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     assert rows[0].name in printed, "a long name is not broken in a pipe"
@@ -30,7 +30,7 @@ def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("anyregion.load_recognizer", colour_recognizer)
-    monkeypatch.setattr("anyregion.doctor._torch_devices", list)
+    monkeypatch.setattr("anyregion.cli.doctor._torch_devices", list)
     assert main(["doctor"]) == 0
     assert "built-in model" in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 0
@@ -47,7 +47,7 @@ def test_doctor_says_what_is_broken(
         raise OSError("asset is not there")
 
     monkeypatch.setattr("anyregion.load_recognizer", broken)
-    monkeypatch.setattr("anyregion.doctor._torch_devices", list)
+    monkeypatch.setattr("anyregion.cli.doctor._torch_devices", list)
     assert main(["doctor"]) == 1
     assert "broken: asset is not there" in capsys.readouterr().out
 

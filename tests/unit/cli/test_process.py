@@ -72,7 +72,7 @@ def test_a_reader_that_leaves_is_no_bug() -> None:
 
 SLOW = """
 import sys, time
-from anyregion import factory as models
+from anyregion import factory
 from anyregion.cli.main import main
 from anyregion.recognizer import Recognizer
 from tests.helpers.colours import ColourEncoder
@@ -82,7 +82,7 @@ class Slow(ColourEncoder):
         time.sleep(float(sys.argv[1]))
         return super().encode_images(images)
 
-models.load_recognizer = lambda **_: Recognizer(Slow(), cache=None)
+factory.load_recognizer = lambda **_: Recognizer(Slow(), cache=None)
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from anyregion import __version__
-from anyregion import factory as models
+from anyregion import __version__, factory
 from anyregion.cli import terminal
 from anyregion.errors import MissingExtraError
 from tests.helpers.colours import ColourWords
@@ -90,10 +89,10 @@ def test_regions_from_a_file(photos: Path, colours: list[Any]) -> None:
 
 
 def test_the_model_is_what_was_asked_for(photos: Path, colours: list[Any]) -> None:
-    assert recognize("photos", *BOXES, "--model", "folder", "--recognizer", "masked-crop",
+    assert recognize("photos", *BOXES, "--model", "folder", "--method", "masked-crop",
                      "--localizer", "sam", "--vlm", "clip", "--device", "cuda:1") == 0  # fmt: skip
     assert colours == [
-        ((), {"model": "folder", "recognizer": "masked-crop", "localizer": "sam", "vlm": "clip",
+        ((), {"model": "folder", "method": "masked-crop", "localizer": "sam", "vlm": "clip",
               "antialias": None, "device": "cuda:1"})]  # fmt: skip
     assert recognize("photos", *BOXES, "--model", "folder", "--no-antialias", "--out", "o2") == 0
     assert colours[1][1]["antialias"] is False
@@ -171,12 +170,12 @@ def test_a_missing_extra_is_told(
     def load(**_: Any) -> Any:
         raise MissingExtraError("this needs torch: pip install 'anyregion[torch]'")
 
-    monkeypatch.setattr(models, "load_recognizer", load)
+    monkeypatch.setattr(factory, "load_recognizer", load)
     assert recognize("photos", *BOXES, "--model", "openai/clip-vit-base-patch16") == 1
     assert "pip install 'anyregion[torch]'" in capsys.readouterr().err
 
 
 def test_bugs_keep_their_traceback(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "load_recognizer", lambda **_: 1 // 0)
+    monkeypatch.setattr(factory, "load_recognizer", lambda **_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         recognize("photos", *BOXES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anyregion import factory as models
+from anyregion import factory
 from anyregion.cli.main import main
 from tests.unit.cli.helpers import BOXES, recognize
 from tests.unit.runs.helpers import labels, picture
@@ -25,7 +25,7 @@ def proposers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         asked.append((args, options))
         return Halves()
 
-    monkeypatch.setattr(models, "load_proposer", load)
+    monkeypatch.setattr(factory, "load_proposer", load)
     return asked
 
 
@@ -47,7 +47,7 @@ def test_a_proposer_of_its_own(photos: Path, proposers: list[Any], colours: list
     settings = json.loads((RESULTS / "run.json").read_text())["settings"]
     assert settings["localizer"] == "folder"
     proposers.clear()
-    assert recognize(*asked, "--model", "mine", "--recognizer", "regionspot", "--out", "other") == 0
+    assert recognize(*asked, "--model", "mine", "--method", "regionspot", "--out", "other") == 0
     assert proposers[0][1]["localizer"] is None, "the recogniser's own"
     assert colours[1][1]["localizer"] == "folder"
 

@@ -38,8 +38,8 @@ def embedded(
 
 def test_what_load_recognizer_gives() -> None:
     assert isinstance(load_recognizer().encoder, CompactEncoder)
-    assert isinstance(load_recognizer(recognizer="regionspot").encoder, CompactEncoder)
-    assert isinstance(load_recognizer(recognizer="dense").encoder, DenseEncoder)
+    assert isinstance(load_recognizer(method="regionspot").encoder, CompactEncoder)
+    assert isinstance(load_recognizer(method="dense").encoder, DenseEncoder)
     with pytest.raises(InputError, match="own eyes"):
         load_recognizer(localizer="facebook/sam-vit-base")
     with pytest.raises(InputError, match="own words"):
@@ -50,12 +50,12 @@ def test_names_a_real_photo(compact: CompactEncoder, photo: np.ndarray) -> None:
     recognizer = Recognizer(compact, cache=None)
     recognizer.set_image(photo)
     words = ["cup", "dog", "car", "person", "zebra", "traffic light"]
-    found = recognizer.ask(Regions.from_boxes(BOXES[:1]), words)
+    found = recognizer.predict(Regions.from_boxes(BOXES[:1]), words)
     assert found.labels == ["cup"]
     assert found.scores[0, 0] > 0.5
-    absent = recognizer.ask(Regions.from_boxes(BOXES[:1]), ["zebra", "traffic light"])
+    absent = recognizer.predict(Regions.from_boxes(BOXES[:1]), ["zebra", "traffic light"])
     assert absent.scores[0, 0] < 0.3, "none of these: sigmoid scores by default"
-    alone = recognizer.ask(Regions.from_boxes(BOXES[:1]), ["cup"])
+    alone = recognizer.predict(Regions.from_boxes(BOXES[:1]), ["cup"])
     assert alone.scores[0, 0] == pytest.approx(found.scores[0, 0], abs=1e-6)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from anyregion import factory as models
+from anyregion import factory
 from anyregion.errors import InputError
 from anyregion.recognizer import Recognizer
 from tests.helpers.colours import ColourEncoder
@@ -22,7 +22,7 @@ from tests.helpers.colours import ColourEncoder
 )
 def test_what_cannot_be_had(asked: Any, options: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        models.load_proposer(asked, **options)
+        factory.load_proposer(asked, **options)
 
 
 def test_own_is_the_localizer_of_the_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,12 +37,12 @@ def test_own_is_the_localizer_of_the_recogniser(monkeypatch: pytest.MonkeyPatch)
 
     recognizer = Recognizer(Localized(), cache=None)
     for name in ("own", "sam"):
-        found = models.load_proposer(name, recognizer=recognizer)
+        found = factory.load_proposer(name, recognizer=recognizer)
         assert isinstance(found, AutomaticMasks)
         assert found.localizer is Localized.localizer, "not loaded again"
     other = build("sam2")
     monkeypatch.setattr(loading, "load_localizer", lambda *_, **__: other)
-    found = models.load_proposer("sam", localizer="sam2", recognizer=recognizer)
+    found = factory.load_proposer("sam", localizer="sam2", recognizer=recognizer)
     assert isinstance(found, AutomaticMasks)
     assert found.localizer is other
 
@@ -50,4 +50,4 @@ def test_own_is_the_localizer_of_the_recogniser(monkeypatch: pytest.MonkeyPatch)
         localizer = object()
 
     with pytest.raises(InputError, match="makes no automatic masks"):
-        models.load_proposer("sam", recognizer=Recognizer(Strange(), cache=None))
+        factory.load_proposer("sam", recognizer=Recognizer(Strange(), cache=None))

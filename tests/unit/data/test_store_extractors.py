@@ -13,7 +13,7 @@ from anyregion.data.on_the_fly import OnTheFly, Together
 from anyregion.data.store.build_store import fill
 from anyregion.data.store.store import create_store
 from anyregion.errors import InputError
-from anyregion.extractors import load_extractor
+from anyregion.factory import load_extractor
 from tests.unit.data.store_helpers import annotations, new_store, same, write_images
 
 if TYPE_CHECKING:

@@ -78,7 +78,7 @@ def test_equals_scikit_learn(dataset: tuple[Path, Path]) -> None:
         rows = [a for a in content["annotations"] if a["image_id"] == image["id"]]
         recognizer.set_image(read_image(dataset[1] / image["file_name"]))
         boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in rows)]
-        answer = recognizer.ask(Regions.from_boxes(boxes), NAMES, top_k=len(NAMES))
+        answer = recognizer.predict(Regions.from_boxes(boxes), NAMES, top_k=len(NAMES))
         dense = np.zeros((len(rows), len(NAMES)))
         np.put_along_axis(dense, answer.indices, answer.scores.astype(float), axis=1)
         scores.append(dense)

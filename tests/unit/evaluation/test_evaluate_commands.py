@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anyregion import factory as models
+from anyregion import factory
 from anyregion.cli.main import main
 from tests.helpers.colours import colour_recognizer
 from tests.unit.evaluation.conftest import annotate
@@ -21,9 +21,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """Colours in place of every model; returns which proposers were asked for."""
     asked: list[Any] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "load_recognizer", colour_recognizer)
+    monkeypatch.setattr(factory, "load_recognizer", colour_recognizer)
     monkeypatch.setattr(
-        models, "load_proposer", lambda *a, **k: asked.append((a, k)) or Halves(), raising=False
+        factory, "load_proposer", lambda *a, **k: asked.append((a, k)) or Halves(), raising=False
     )
     annotate(tmp_path)
     return asked

@@ -44,7 +44,7 @@ def test_a_batch_equals_one_by_one(multimask: bool, attention: Any) -> None:
     single = Recognizer(toy_encoder(config), cache=None)
     for image, asked, found in zip(images, regions, together, strict=True):
         single.set_image(image)
-        alone = single.ask(asked, WORDS, multimask=multimask)
+        alone = single.predict(asked, WORDS, multimask=multimask)
         assert len(found) == len(asked) * (3 if multimask else 1)
         assert found.indices.tolist() == alone.indices.tolist()
         np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4, atol=1e-6)
@@ -55,7 +55,7 @@ def test_all_candidates_come_back_ranked() -> None:
     recognizer = Recognizer(toy_encoder(), cache=None)
     images, regions = images_and_regions()
     recognizer.set_image(images[3])
-    found = recognizer.ask(regions[3], WORDS, multimask=True, masks=True)
+    found = recognizer.predict(regions[3], WORDS, multimask=True, masks=True)
     assert found.rows.tolist() == [i for i in range(7) for _ in range(3)]
     assert found.mask_scores is not None
     assert found.masks is not None
@@ -69,13 +69,13 @@ def test_all_candidates_come_back_ranked() -> None:
 def test_no_image_no_words_no_region() -> None:
     recognizer = Recognizer(toy_encoder(), cache=None)
     with pytest.raises(InputError, match="set_image first"):
-        recognizer.ask(Regions.from_boxes([[0, 0, 1, 1]]), WORDS)
+        recognizer.predict(Regions.from_boxes([[0, 0, 1, 1]]), WORDS)
     recognizer.set_image(np.zeros((8, 8, 3), np.uint8))
-    assert len(recognizer.ask(Regions.from_boxes([]), WORDS)) == 0
+    assert len(recognizer.predict(Regions.from_boxes([]), WORDS)) == 0
     with pytest.raises(InputError, match="outside"):
-        recognizer.ask(Regions.from_boxes([[50, 50, 60, 60]]), WORDS)
+        recognizer.predict(Regions.from_boxes([[50, 50, 60, 60]]), WORDS)
     with pytest.raises(InputError, match="empty"):
-        recognizer.ask(Regions.from_boxes([[0, 0, 1, 1]]), [])
+        recognizer.predict(Regions.from_boxes([[0, 0, 1, 1]]), [])
     with pytest.raises(InputError, match="one Regions for each"):
         recognizer.recognize([np.zeros((8, 8, 3), np.uint8)], [], WORDS)
 
@@ -83,8 +83,8 @@ def test_no_image_no_words_no_region() -> None:
 def test_detector_scores_multiply() -> None:
     recognizer = Recognizer(toy_encoder(), cache=None)
     recognizer.set_image(np.zeros((8, 8, 3), np.uint8))
-    plain = recognizer.ask(Regions.from_boxes([[0, 0, 4, 4]]), WORDS)
-    scored = recognizer.ask(Regions.from_boxes([[0, 0, 4, 4]], scores=[0.25]), WORDS)
+    plain = recognizer.predict(Regions.from_boxes([[0, 0, 4, 4]]), WORDS)
+    scored = recognizer.predict(Regions.from_boxes([[0, 0, 4, 4]], scores=[0.25]), WORDS)
     np.testing.assert_allclose(scored.scores, plain.scores * 0.25, rtol=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_a_second_vocabulary_costs_no_image_encoding(monkeypatch: pytest.MonkeyP
     recognizer.set_image(np.zeros((8, 8, 3), np.uint8))
     monkeypatch.setattr(encoder, "encode_images", lambda images: pytest.fail("encoded again"))
     for words in (WORDS, ["cat", "dog"]):
-        assert recognizer.ask(Regions.from_boxes([[0, 0, 4, 4]]), words).labels[0] in words
+        assert recognizer.predict(Regions.from_boxes([[0, 0, 4, 4]]), words).labels[0] in words
 
 
 def test_attention_is_a_share() -> None:
@@ -162,6 +162,6 @@ def test_a_point_gets_the_box_of_its_mask_or_stays_inside_the_image() -> None:
     recognizer = Recognizer(toy_encoder(), cache=None)
     recognizer.set_image(np.zeros((40, 60, 3), np.uint8))
     point = Regions.from_prompts(points=[[[2, 3]]])
-    assert recognizer.ask(point, WORDS).boxes.tolist() == [[0, 0, 18, 19]]
-    masked = recognizer.ask(point, WORDS, masks=True)  # the toy's masks cover the image
+    assert recognizer.predict(point, WORDS).boxes.tolist() == [[0, 0, 18, 19]]
+    masked = recognizer.predict(point, WORDS, masks=True)  # the toy's masks cover the image
     assert masked.boxes.tolist() == [[0, 0, 60, 40]]

@@ -99,21 +99,21 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 
 def model_and_regions(args: argparse.Namespace) -> tuple[Any, Any]:
     """The recogniser (or what loads it), and the regions, as the evaluators take them."""
-    from anyregion import factory as models
+    from anyregion import factory
     from anyregion.errors import InputError
 
     choice = shared.model_choice(args)
     if args.regions != "auto":
         if args.proposer:
             raise InputError("--proposer needs --regions auto")
-        return lambda: models.load_recognizer(**choice, device=args.device), args.regions
-    proposer: models.Proposer = args.proposer or "own"
+        return lambda: factory.load_recognizer(**choice, device=args.device), args.regions
+    proposer: factory.Proposer = args.proposer or "own"
     theirs = None
-    if proposer == "sam" and not models.uses_localizer(args.model, args.recognizer):
+    if proposer == "sam" and not factory.uses_localizer(args.model, args.method):
         # the recogniser has no use for it
         theirs, choice["localizer"] = choice["localizer"], None
-    recognizer = models.load_recognizer(**choice, device=args.device)
-    return recognizer, models.load_proposer(
+    recognizer = factory.load_recognizer(**choice, device=args.device)
+    return recognizer, factory.load_proposer(
         proposer, localizer=theirs, recognizer=recognizer, device=args.device
     )
 

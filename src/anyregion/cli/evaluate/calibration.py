@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
-    from anyregion import factory as models
+    from anyregion import factory
     from anyregion.cli import terminal
     from anyregion.evaluation.regions.calibration import SIZES, evaluate_calibration
     from anyregion.io.vocabulary import load_vocabulary
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         distractors = distractors.vocabulary
     with terminal.progress() as track:
         report = evaluate_calibration(
-            lambda: models.load_recognizer(**shared.model_choice(args), device=args.device),
+            lambda: factory.load_recognizer(**shared.model_choice(args), device=args.device),
             args.annotations,
             args.images,
             absent=args.absent,
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         )
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
-        print(json.dumps({"model": args.model, "recognizer": args.recognizer, **report.to_dict()}))
+        print(json.dumps({"model": args.model, "recognizer": args.method, **report.to_dict()}))
     else:
         _print(report)
     return SET_ASIDE if report.set_aside else FINE

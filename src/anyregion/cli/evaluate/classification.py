@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
-    from anyregion import factory as models
+    from anyregion import factory
     from anyregion.cli import terminal
     from anyregion.evaluation.regions.classification import Accuracy, evaluate_classification
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         names_from = " (the annotations' categories)"
     with terminal.progress() as track:
         report = evaluate_classification(
-            lambda: models.load_recognizer(**shared.model_choice(args), device=args.device),
+            lambda: factory.load_recognizer(**shared.model_choice(args), device=args.device),
             args.annotations,
             args.images,
             **options,
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.note(shared.ONE_NAME)
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
-        print(json.dumps({"model": args.model, "recognizer": args.recognizer, **report.to_dict()}))
+        print(json.dumps({"model": args.model, "recognizer": args.method, **report.to_dict()}))
     else:
         whole = Accuracy(report.regions, report.top1, report.top5)
         by_class = report.by_class if args.per_class else {}

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         model = None if args.predictions else args.model
         # `regions` is their number
         whose = None if args.predictions else str(args.regions)
-        about = {"model": model, "recognizer": args.recognizer, "regions_from": whose}
+        about = {"model": model, "recognizer": args.method, "regions_from": whose}
         print(json.dumps({**about, **report.to_dict()}))
     else:
         _print(report, per_class=args.per_class)

@@ -30,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
-    from anyregion import factory as models
+    from anyregion import factory
     from anyregion.cli import terminal
     from anyregion.evaluation.regions.mask_quality import evaluate_masks
 
     with terminal.progress() as track:
         report = evaluate_masks(
-            lambda: models.load_recognizer(**shared.model_choice(args), device=args.device),
+            lambda: factory.load_recognizer(**shared.model_choice(args), device=args.device),
             args.annotations,
             args.images,
             prompt=args.prompt,
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         )
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
-        print(json.dumps({"model": args.model, "recognizer": args.recognizer, **report.to_dict()}))
+        print(json.dumps({"model": args.model, "recognizer": args.method, **report.to_dict()}))
         return SET_ASIDE if report.set_aside else FINE
     lines: list[tuple[str, object]] = [
         ("mean IoU", f"{report.mean_iou:.3f}"),

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     aside = [*report.set_aside, *(a for r in report.sets.values() for a in r.set_aside)]
     terminal.warn_list("set aside", aside)
     if args.json:
-        print(json.dumps({"model": args.model, "recognizer": args.recognizer, **report.to_dict()}))
+        print(json.dumps({"model": args.model, "recognizer": args.method, **report.to_dict()}))
     else:
         points, percent = evaluation.points, evaluation.percent
         rows = [

@@ -190,7 +190,7 @@ def evaluate_calibration(
             truth.append(np.array([asked.positions[categories[i]] for i in known]))
             recognizer.set_image(photo.pixels)
             for i, encoded in enumerate(words):
-                answer = recognizer.ask(regions, encoded, top_k=1, score=score)
+                answer = recognizer.predict(regions, encoded, top_k=1, score=score)
                 best[i].append(answer.indices[:, 0])
                 scores[i].append(answer.scores[:, 0])
     seconds = time.perf_counter() - started

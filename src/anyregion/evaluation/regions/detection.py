@@ -81,7 +81,7 @@ def evaluate_detection(
         use_masks: give the regions' masks as prompts too, where they bring any.
         vocabulary: names to choose from; the annotations' categories unless given.
         templates, cleaning: of the vocabulary that is made of the categories.
-        score: see `Recognizer.ask`.
+        score: see `Recognizer.predict`.
         style: by whose rules; `auto` is LVIS's for annotations that are federated, else COCO's.
         pairs: (region, name) pairs an image.
         unseen: which classes training never saw: ids, or as `unseen_categories` reads them.
