@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from anyregion.errors import InputError, SetAside
+from anyregion.evaluation.metrics.calibration import auroc, ece, score_bins
 from anyregion.evaluation.regions.calibration import CalibrationReport, evaluate_calibration
-from anyregion.evaluation.regions.calibration_figures import auroc, calibration_error
 from anyregion.evaluation.regions.vocabulary_subsets import sub_vocabularies
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
@@ -38,8 +38,10 @@ def test_auroc_at_its_ends() -> None:
 def test_calibration_error_by_hand() -> None:
     scores = np.array([0.0, 0.05, 0.95, 0.96, 1.0])
     right = np.array([False, True, True, False, True])
-    error, bins = calibration_error(scores, right, bins=10)
-    assert error == pytest.approx((2 * abs(0.025 - 0.5) + 3 * abs(0.97 - 2 / 3)) / 5)
+    bins = score_bins(scores, right, bins=10)
+    assert ece(scores, right, bins=10) == pytest.approx(
+        (2 * abs(0.025 - 0.5) + 3 * abs(0.97 - 2 / 3)) / 5
+    )
     assert [b.regions for b in bins] == [2, *[0] * 8, 3]
     assert (bins[3].mean_score, bins[3].accuracy) == (None, None)
     assert bins[9].accuracy == pytest.approx(2 / 3)
@@ -49,10 +51,10 @@ def test_calibrated_scores_have_little_error() -> None:
     rng = np.random.default_rng(0)
     scores = rng.random(20_000)
     right = rng.random(20_000) < scores
-    assert calibration_error(scores, right)[0] < 0.02
-    assert calibration_error(scores**3, right)[0] > 0.2
+    assert ece(scores, right) < 0.02
+    assert ece(scores**3, right) > 0.2
     edges = np.linspace(0, 1, 16)  # bins hold their upper ends
-    assert [b.regions for b in calibration_error(edges, edges > 0)[1]] == [2, *[1] * 14]
+    assert [b.regions for b in score_bins(edges, edges > 0)] == [2, *[1] * 14]
 
 
 WHOLE = Vocabulary.from_names(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from anyregion.errors import InputError
-from anyregion.evaluation.regions.calibration_figures import calibration_error
+from anyregion.evaluation.metrics.calibration import ece
 
 
 def fit_scores(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
@@ -57,4 +57,4 @@ def held_out_error(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     for fitted, scored in (halves, halves[::-1]):
         scale, bias = fit_scores(cosines[fitted], labels[fitted])
         scores[scored] = 1 / (1 + np.exp(-(scale * cosines[scored].max(axis=1) + bias)))
-    return calibration_error(scores, cosines.argmax(axis=1) == labels)[0]
+    return ece(scores, cosines.argmax(axis=1) == labels)

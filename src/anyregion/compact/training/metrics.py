@@ -9,11 +9,10 @@ from anyregion.compact.grid_boxes import overlaps
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.proposal_head import Finder
 from anyregion.compact.training.photographs import Photographs
-from anyregion.evaluation.regions.calibration_figures import auroc
+from anyregion.evaluation.metrics.calibration import auroc
+from anyregion.evaluation.metrics.overlap import AR_THRESHOLDS, count_matched
 from anyregion.masks import RLE, decode_mask, mask_iou
-from anyregion.regions import Boxes
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
 LIMITS = (10, 100, 300)
 
 
@@ -50,7 +49,7 @@ def proposal_figures(finder: Finder, photographs: Photographs) -> dict[str, floa
     Returns:
         `ar_K` for 10, 100 and 300 proposals an image, over IoU 0.5 to 0.95, and `recall50_K`.
     """
-    matched = np.zeros((len(LIMITS), len(THRESHOLDS)))
+    matched = np.zeros((len(LIMITS), len(AR_THRESHOLDS)))
     total = 0
     for image in range(len(photographs)):
         rows = photographs.rows(image)
@@ -62,7 +61,7 @@ def proposal_figures(finder: Finder, photographs: Photographs) -> dict[str, floa
         meant = photographs.boxes(image, rows)
         total += len(meant)
         for i, limit in enumerate(LIMITS):
-            matched[i] += [count_matched(boxes[:limit], meant, t) for t in THRESHOLDS]
+            matched[i] += [count_matched(boxes[:limit], meant, t) for t in AR_THRESHOLDS]
     recall = matched / max(total, 1)
     named = {f"ar_{limit}": float(recall[i].mean()) for i, limit in enumerate(LIMITS)}
     return named | {f"recall50_{limit}": float(recall[i, 0]) for i, limit in enumerate(LIMITS)}
@@ -102,20 +101,6 @@ def point_figures(
         "point_auroc": _told_apart(scores, good),
     }
     return figures | ({"point_mask_iou": float(np.mean(mask_reached))} if head else {})
-
-
-def count_matched(boxes: Boxes, meant: Boxes, threshold: float) -> int:
-    """How many of `meant` are found: each box, best first, takes the one it overlaps most of those
-    not yet taken, if by `threshold` or more."""
-    free = np.ones(len(meant), dtype=bool)
-    for box in boxes:
-        if not free.any():
-            break
-        share = np.where(free, overlaps(box, meant), -1.0)
-        best = int(np.argmax(share))
-        if share[best] >= threshold:
-            free[best] = False
-    return int((~free).sum())
 
 
 def _any_pixel(rle: RLE, draw: np.random.Generator) -> NDArray[np.float64]:

@@ -12,12 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.regions.calibration_figures import (
-    BINS,
-    ScoreBin,
-    auroc,
-    calibration_error,
-)
+from anyregion.evaluation.metrics.calibration import ScoreBin, auroc, ece, score_bins
 from anyregion.evaluation.regions.names import ask_names
 from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categories
 from anyregion.evaluation.regions.vocabulary_subsets import SubVocabulary, sub_vocabularies
@@ -206,10 +201,9 @@ def evaluate_calibration(
         for label in dict.fromkeys(trial.label for trial in trials)
     )
     whole = answers[0]
-    error, bins = calibration_error(whole.scores, whole.right, bins=BINS)
     return CalibrationReport(
-        ece=error,
-        bins=bins,
+        ece=ece(whole.scores, whole.right),
+        bins=score_bins(whole.scores, whole.right),
         top1=float(whole.right.mean()),
         mean_score=float(whole.scores.mean()),
         auroc=refusals[1].auroc,
@@ -262,7 +256,7 @@ def _refusal(label: str, answers: list[_Answers], threshold: float) -> Refusal:
         absent=len(outside),
         trials=len(answers),
         top1=float(right.mean()) if known else None,
-        ece=calibration_error(inside, right)[0] if known else None,
+        ece=ece(inside, right) if known else None,
         auroc=auroc(1 - outside, 1 - inside),
         refused_present=float((inside < threshold).mean()) if known else None,
         refused_absent=float((outside < threshold).mean()) if len(outside) else None,
@@ -279,7 +273,7 @@ def _split(
     for which in (~is_unseen, is_unseen):
         there = bool(which.any())
         right = whole.right[which]
-        errors.append(calibration_error(whole.scores[which], right)[0] if there else None)
+        errors.append(ece(whole.scores[which], right) if there else None)
         tops.append(float(right.mean()) if there else None)
     unseen = tuple(names[i] for i in sorted(hidden))
     return SplitCalibration(

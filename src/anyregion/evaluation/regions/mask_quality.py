@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.regions.calibration_figures import auroc
+from anyregion.evaluation.metrics.calibration import auroc
 from anyregion.evaluation.regions.walk import Photo, find_files, nothing, walk
 from anyregion.images import size_of
 from anyregion.io.regions import load_regions

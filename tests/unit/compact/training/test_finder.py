@@ -15,7 +15,6 @@ pytest.importorskip("lightning_fabric")
 import torch
 
 from anyregion.compact.grid_boxes import level_sizes
-from anyregion.compact.training.metrics import count_matched
 from anyregion.compact.training.proposal_head_module import FinderConfig, centres
 from anyregion.compact.training.proposal_losses import (
     assign,
@@ -24,6 +23,7 @@ from anyregion.compact.training.proposal_losses import (
     smallest_around,
 )
 from anyregion.compact.training.proposal_task import FinderTask, FinderTaskConfig
+from anyregion.evaluation.metrics.overlap import count_matched
 from tests.unit.compact.training.toy import toy_photographs
 
 CONFIG = FinderTaskConfig(head=FinderConfig(width=16), images=3)

@@ -1,0 +1,58 @@
+"""Accuracies of named regions: top-1, top-5, and top-1 averaged over the classes.
+
+All are computed from ranks: the position (from 0) at which each region's right name was listed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ranks = NDArray[np.int64]
+"""`(N,)`: 0 where the right name came first, 1 where it came second, and so on."""
+
+
+def ranks_of(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Ranks:
+    """The rank of each region's right name among the names listed for it.
+
+    Args:
+        indices: `(N, K)` names, best first.
+        labels: `(N,)` the right names.
+
+    Returns:
+        `(N,)`; `K` where the right name is not listed.
+    """
+    hits = indices == labels[:, None]  # (N, K)
+    ranks: Ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), indices.shape[1])
+    return ranks
+
+
+def ranks_in_scores(scores: NDArray[Any], labels: NDArray[np.int64]) -> Ranks:
+    """The rank of each region's right name, from scores or logits `(N, C)` of every name.
+
+    Of equal scores the wrong one counts as better, so a model that says nothing gets 0.
+    """
+    right = np.take_along_axis(scores, labels[:, None], axis=1)  # (N, 1)
+    ranks: Ranks = (scores >= right).sum(axis=1) - 1
+    return ranks
+
+
+def top_k(ranks: Ranks, k: int) -> float:
+    """Fraction of the regions whose right name is among the `k` best; NaN of no regions."""
+    return float((ranks < k).mean()) if len(ranks) else float("nan")
+
+
+def mean_class_accuracy(ranks: Ranks, labels: NDArray[np.int64]) -> float:
+    """Top-1 of each class that occurs in `labels`, averaged over those classes."""
+    return float(np.mean([top_k(ranks[labels == label], 1) for label in np.unique(labels)]))
+
+
+def accuracies(ranks: Ranks, labels: NDArray[np.int64]) -> dict[str, float]:
+    """`top1`, `top5` and `mean_class_accuracy`, fractions from 0 to 1, of at least one region."""
+    return {
+        "top1": top_k(ranks, 1),
+        "top5": top_k(ranks, 5),
+        "mean_class_accuracy": mean_class_accuracy(ranks, labels),
+    }
