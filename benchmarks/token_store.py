@@ -26,7 +26,7 @@ from PIL import Image
 
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
-from anyregion.data.store.build_store import fill
+from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.shards import hash_features
 from anyregion.data.store.store import Store, create_store
 from anyregion.images import Pixels
@@ -101,7 +101,7 @@ def small_store(folder: Path, *, images: int, each: int, maps: bool, mirrored: b
     store = create_store(
         folder / "store", annotations, extractor, mirrored=mirrored, images_per_shard=32
     )
-    fill(store, extractor, folder)
+    fill_store(store, extractor, folder)
     return store
 
 
@@ -133,8 +133,8 @@ def measure_size(each: int, *, maps: bool, mirrored: bool) -> None:
     """Bytes on disk, beside the arrays themselves; and the time to read an image."""
     with tempfile.TemporaryDirectory() as name:
         store = small_store(Path(name), images=128, each=each, maps=maps, mirrored=mirrored)
-        regions = store.about.regions
-        shards = [store.shard_path(n) for n in range(store.about.shards)]
+        regions = store.info.regions
+        shards = [store.shard_path(n) for n in range(store.info.shards)]
         size = sum(path.stat().st_size for path in shards)
         sides = 1 + mirrored
         bare = sides * (regions * TOKEN_BYTES + maps * len(store) * 197 * 768 * 2)

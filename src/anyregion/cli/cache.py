@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 def _images(args: argparse.Namespace, store: Store | None) -> Path:
     from anyregion.errors import InputError
 
-    stated = None if store is None else store.about.made_with.get("images")
+    stated = None if store is None else store.info.made_with.get("images")
     folder = args.images or (Path(stated) if isinstance(stated, str) else None)
     if folder is None:
         raise InputError("give the folder of the images with --images")
@@ -116,7 +116,7 @@ def _extractor(args: argparse.Namespace, store: Store | None) -> DescribedExtrac
     given = {key: getattr(args, key, None) or None for key in MODEL_KEYS}
     given["antialias"] = False if args.no_antialias else None
     if store is not None and not any(value is not None for value in given.values()):
-        noted = store.about.made_with.get("models")
+        noted = store.info.made_with.get("models")
         if isinstance(noted, dict):
             given = {key: noted.get(key) for key in MODEL_KEYS}
     given["features"] = bool(given["features"])
@@ -174,7 +174,7 @@ def _verify(store: Store, images: Path) -> list[Problem]:
     for problem in problems:
         print(str(problem).encode(errors="backslashreplace").decode())
     wrong = len({problem.shard for problem in problems})
-    terminal.note(f"{store.about.shards} shards, {wrong} with problems")
+    terminal.note(f"{store.info.shards} shards, {wrong} with problems")
     return problems
 
 
@@ -182,10 +182,10 @@ def _fill(
     args: argparse.Namespace, store: Store, extractor: DescribedExtractor, images: Path
 ) -> int:
     from anyregion.cli import terminal
-    from anyregion.data.store.build_store import fill
+    from anyregion.data.store.build_store import fill_store
 
     with terminal.progress() as track:
-        report = fill(
+        report = fill_store(
             store,
             extractor,
             images,
@@ -194,16 +194,16 @@ def _fill(
             progress=track("computing features", "images"),
         )
     terminal.warn_list("set aside", report.set_aside)
-    regions = store.about.regions
+    regions = store.info.regions
     rate = report.computed / report.seconds if report.computed else 0
     terminal.fields(
         [
             ("store", store.folder),
-            ("features", "; ".join(store.about.extractor.values())),
+            ("features", "; ".join(store.info.extractor.values())),
             ("images", f"{len(store)}, {report.computed} computed now"),
-            ("mirror images", "yes" if store.about.mirrored else "no"),
+            ("mirror images", "yes" if store.info.mirrored else "no"),
             ("regions", regions),
-            ("size", f"{report.bytes / 1e6:.1f} MB in {store.about.shards} shards"),
+            ("size", f"{report.bytes / 1e6:.1f} MB in {store.info.shards} shards"),
             ("bytes a region", f"{report.bytes / regions:.0f}" if regions else "no regions"),
             ("images a second", f"{rate:.2f}" if report.computed else "none computed"),
             ("set aside", len(report.set_aside)),

@@ -48,7 +48,7 @@ class OnTheFly:
             raise InputError(f"{path}: {error}") from None
 
 
-class Together:
+class CombinedReader:
     """Several readers as one: tokens from the store, feature maps on the fly, for instance.
 
     Args:

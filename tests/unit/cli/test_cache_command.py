@@ -71,7 +71,7 @@ def test_a_store_that_is_there_needs_no_data(data: list[str]) -> None:
     shard.unlink()
     assert cache() == 3
     assert shard.is_file()
-    assert not Store("store").about.mirrored
+    assert not Store("store").info.mirrored
 
 
 def test_an_image_that_changed(data: list[str], capsys: pytest.CaptureFixture[str]) -> None:

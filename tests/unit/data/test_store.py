@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.on_the_fly import OnTheFly, Together
-from anyregion.data.store.build_store import fill
+from anyregion.data.on_the_fly import CombinedReader, OnTheFly
+from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import Store, create_store
 from anyregion.errors import InputError
 from tests.unit.data.store_helpers import (
@@ -61,7 +61,7 @@ def test_what_is_changed_in_memory_stays_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flipped", [False, True])
 def test_the_same_as_on_the_fly(tmp_path: Path, flipped: bool) -> None:
     store, extractor = new_store(tmp_path), SmallExtractor()
-    report = fill(store, extractor, tmp_path / "images", batch_size=2)
+    report = fill_store(store, extractor, tmp_path / "images", batch_size=2)
     assert (report.computed, report.set_aside, extractor.seen) == (5, (), 10)
     direct = OnTheFly(SmallExtractor(), store.annotations, tmp_path / "images")
     assert direct.fingerprint == store.fingerprint
@@ -74,7 +74,7 @@ def test_the_same_as_on_the_fly(tmp_path: Path, flipped: bool) -> None:
 
 def test_mirror_images_are_seen_with_mirrored_boxes(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    fill(store, SmallExtractor(), tmp_path / "images")
+    fill_store(store, SmallExtractor(), tmp_path / "images")
     plain, mirrored = (store.read(0, flipped=f) for f in (False, True))
     x0, x1 = plain["tokens"][:, 0].astype(float), plain["tokens"][:, 1].astype(float)
     np.testing.assert_allclose(mirrored["tokens"][:, 0], 24 - x1, atol=0.02)
@@ -88,7 +88,7 @@ def test_mirror_images_are_seen_with_mirrored_boxes(tmp_path: Path) -> None:
 def test_a_store_without_mirror_images(tmp_path: Path) -> None:
     store = new_store(tmp_path, mirrored=False)
     extractor = SmallExtractor()
-    fill(store, extractor, tmp_path / "images")
+    fill_store(store, extractor, tmp_path / "images")
     assert extractor.seen == 5
     store.read(2)
     with pytest.raises(InputError, match="without mirror images"):
@@ -103,7 +103,7 @@ def test_images_that_cannot_be_used_are_set_aside(tmp_path: Path) -> None:
     images = [tmp_path / "images" / name for name in given.file_names]
     images[1].unlink()
     images[2].write_bytes(b"no image")
-    report = fill(store, SmallExtractor(), tmp_path / "images", batch_size=3)
+    report = fill_store(store, SmallExtractor(), tmp_path / "images", batch_size=3)
     reasons = ["outside the 24 x 16", "no such file", "not an image", "annotations say 99 x 99"]
     assert [a.item for a in report.set_aside] == list(given.file_names[:4])
     for aside, reason in zip(report.set_aside, reasons, strict=True):
@@ -126,14 +126,14 @@ def test_one_image_that_the_extractor_refuses_costs_no_other(tmp_path: Path) -> 
             raise InputError("odd")
 
     store = Store(tmp_path / "store")
-    report = fill(store, SmallExtractor(before=refuse), tmp_path / "images", batch_size=5)
+    report = fill_store(store, SmallExtractor(before=refuse), tmp_path / "images", batch_size=5)
     assert [(a.item, a.reason) for a in report.set_aside] == [("sub/bild ä1.png", "odd")]
     assert store.usable().tolist() == [0, 2, 3, 4]
 
 
 def test_threads_read_what_one_reads(tmp_path: Path) -> None:
     store = new_store(tmp_path, images_per_shard=1)
-    fill(store, SmallExtractor(), tmp_path / "images")
+    fill_store(store, SmallExtractor(), tmp_path / "images")
     small = Store(store.folder, open_shards=1)
     wanted = [(i, f) for i in range(5) for f in (False, True)] * 20
     with ThreadPoolExecutor(8) as pool:
@@ -143,7 +143,7 @@ def test_threads_read_what_one_reads(tmp_path: Path) -> None:
 
 def test_a_store_can_be_sent_to_another_process(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    fill(store, SmallExtractor(), tmp_path / "images")
+    fill_store(store, SmallExtractor(), tmp_path / "images")
     assert same(pickle.loads(pickle.dumps(store)).read(2), store.read(2))
 
 
@@ -170,24 +170,24 @@ def test_the_same_again_goes_on(tmp_path: Path) -> None:
     first = new_store(tmp_path, full_annotations())
     # the store may have masks that this time were not read
     again = new_store(tmp_path, replace(full_annotations(), segmentations=None, set_aside=()))
-    assert again.about == first.about
+    assert again.info == first.info
 
 
 def test_another_extractor_cannot_fill(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="eyes: small there, other here"):
-        fill(new_store(tmp_path), SmallExtractor("other"), tmp_path / "images")
+        fill_store(new_store(tmp_path), SmallExtractor("other"), tmp_path / "images")
 
 
 def test_readers_together(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    fill(store, SmallExtractor(), tmp_path / "images")
-    both = Together(
+    fill_store(store, SmallExtractor(), tmp_path / "images")
+    both = CombinedReader(
         [store, OnTheFly(SmallExtractor("second"), store.annotations, tmp_path / "images")]
     )
     assert both.fingerprint == "small-1 + second-1"
     assert same(both.read(2), store.read(2))
     with pytest.raises(InputError, match="differ"):
-        Together([store, OnTheFly(SmallExtractor(), annotations([1, 1]), tmp_path)])
+        CombinedReader([store, OnTheFly(SmallExtractor(), annotations([1, 1]), tmp_path)])
 
 
 def test_no_store(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import Features, to_half
-from anyregion.data.store.build_store import fill
+from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import Store
 from anyregion.data.store.verify import discard, verify
 from anyregion.errors import InputError
@@ -21,7 +21,7 @@ from tests.unit.data.store_helpers import SmallExtractor, annotations, new_store
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = new_store(tmp_path)
-    fill(made, SmallExtractor(), tmp_path / "images")
+    fill_store(made, SmallExtractor(), tmp_path / "images")
     assert verify(made, tmp_path / "images") == []
     return made
 
@@ -84,7 +84,7 @@ def test_a_bad_shard_is_named_and_rebuilt(store: Store, tmp_path: Path, how: str
     assert [(p.shard, p.item) for p in problems] == [(1, str(path))]
     discard(store, problems)
     extractor = SmallExtractor()
-    assert fill(store, extractor, tmp_path / "images").computed == 2
+    assert fill_store(store, extractor, tmp_path / "images").computed == 2
     assert extractor.seen == 4, "the whole shards were left alone"
     assert verify(store) == []
     assert same(Store(store.folder).read(3), right)
@@ -106,13 +106,13 @@ def test_an_image_that_came_later_is_found(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     late = tmp_path / "images" / store.annotations.file_names[2]
     late.unlink()
-    fill(store, SmallExtractor(), tmp_path / "images")
+    fill_store(store, SmallExtractor(), tmp_path / "images")
     assert verify(store, tmp_path / "images") == [], "known, and set aside"
     write_images(tmp_path / "images", store.annotations)
     (problem,) = verify(store, tmp_path / "images")
     assert "can be now" in problem.reason
     discard(store, [problem])
-    assert not fill(store, SmallExtractor(), tmp_path / "images").set_aside
+    assert not fill_store(store, SmallExtractor(), tmp_path / "images").set_aside
 
 
 def test_a_damaged_index_is_found_and_written_anew(store: Store, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_numbers_beyond_half_precision_are_set_aside(tmp_path: Path) -> None:
                 to_half("tokens", [1e6])
             return found
 
-    report = fill(store, Huge(), tmp_path / "images", batch_size=1)
+    report = fill_store(store, Huge(), tmp_path / "images", batch_size=1)
     assert [(a.item, a.reason) for a in report.set_aside] == [
         (given.file_names[0], "tokens: holds NaN or numbers that half precision cannot hold")
     ]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from anyregion.data.features import to_half
-from anyregion.data.on_the_fly import OnTheFly, Together
-from anyregion.data.store.build_store import fill
+from anyregion.data.on_the_fly import CombinedReader, OnTheFly
+from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import create_store
 from anyregion.errors import InputError
 from anyregion.factory import load_extractor
@@ -41,7 +41,7 @@ def compact() -> DescribedExtractor:
 
 def filled(tmp_path: Path, extractor: DescribedExtractor) -> Store:
     store = new_store(tmp_path, annotations([3, 0, 2]), extractor=extractor)
-    assert not fill(store, extractor, tmp_path / "images", batch_size=2).set_aside
+    assert not fill_store(store, extractor, tmp_path / "images", batch_size=2).set_aside
     return store
 
 
@@ -80,7 +80,7 @@ def test_tokens_and_features_of_the_mirror_image_are_those_of_a_mirrored_file(
 def test_compact_is_the_same_on_the_fly(tmp_path: Path) -> None:
     extractor = compact()
     store = new_store(tmp_path, annotations([1]), extractor=extractor)
-    fill(store, extractor, tmp_path / "images")
+    fill_store(store, extractor, tmp_path / "images")
     direct = OnTheFly(compact(), store.annotations, tmp_path / "images")
     for flipped in (False, True):
         found = store.read(0, flipped=flipped)
@@ -101,9 +101,9 @@ def test_tokens_from_the_store_with_features_on_the_fly(tmp_path: Path) -> None:
     tokens, maps = regionspot(), regionspot()
     tokens.vlm = maps.localizer = None  # type: ignore[attr-defined]
     store = create_store(tmp_path / "tokens", whole.annotations, tokens)
-    fill(store, tokens, tmp_path / "images")
+    fill_store(store, tokens, tmp_path / "images")
     assert set(store.read(0)) == {"tokens"}
-    both = Together([store, OnTheFly(maps, whole.annotations, tmp_path / "images")])
+    both = CombinedReader([store, OnTheFly(maps, whole.annotations, tmp_path / "images")])
     assert all(
         same(both.read(i, flipped=f), whole.read(i, flipped=f))
         for i in range(3)

@@ -18,7 +18,7 @@ import pytest
 
 from anyregion.data.on_the_fly import OnTheFly
 from anyregion.data.store import build_store as filling
-from anyregion.data.store.build_store import fill
+from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.locks import claimed
 from anyregion.data.store.shards import ShardError
 from anyregion.data.store.store import Store, create_store
@@ -39,7 +39,7 @@ COUNTS = [1, 2, 0, 3, 1, 2, 1, 1]
 FILLER = """
 import sys, time
 from pathlib import Path
-from anyregion.data.store.build_store import fill
+from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import Store
 from tests.unit.data.store_helpers import SmallExtractor
 
@@ -49,7 +49,7 @@ def slowly(pixels):
     print("image", flush=True)
     time.sleep(seconds)
 
-report = fill(Store(folder / "store"), SmallExtractor(before=slowly), folder / "images")
+report = fill_store(Store(folder / "store"), SmallExtractor(before=slowly), folder / "images")
 print("computed", report.computed, flush=True)
 """
 
@@ -70,7 +70,7 @@ def start(folder: Path, seconds: float) -> subprocess.Popen[str]:
 
 def finished(store: Store) -> list[int]:
     found = []
-    for number in range(store.about.shards):
+    for number in range(store.info.shards):
         try:
             store.open_shard(number)
         except ShardError:
@@ -82,7 +82,7 @@ def finished(store: Store) -> list[int]:
 def expected(tmp_path: Path, store: Store) -> list[Any]:
     """What an undisturbed filling gives."""
     other = new_store(tmp_path / "undisturbed", store.annotations)
-    fill(other, SmallExtractor(), tmp_path / "undisturbed" / "images")
+    fill_store(other, SmallExtractor(), tmp_path / "undisturbed" / "images")
     return [other.read(i, flipped=f) for i in range(len(other)) for f in (False, True)]
 
 
@@ -106,10 +106,10 @@ def test_an_interruption_keeps_what_is_finished(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fill(store, SmallExtractor(before=interrupted), tmp_path / "images", batch_size=1)
+        fill_store(store, SmallExtractor(before=interrupted), tmp_path / "images", batch_size=1)
     assert finished(store) == [0, 1]
     extractor, told = SmallExtractor(), []
-    report = fill(
+    report = fill_store(
         store, extractor, tmp_path / "images", progress=lambda done, total: told.append(done)
     )
     assert (report.computed, extractor.seen) == (4, 8)
@@ -118,7 +118,7 @@ def test_an_interruption_keeps_what_is_finished(tmp_path: Path) -> None:
     assert told[-1] == len(store)
     assert_whole(store, expected(tmp_path, store))
     again = SmallExtractor()
-    assert fill(store, again, tmp_path / "images").computed == again.seen == 0
+    assert fill_store(store, again, tmp_path / "images").computed == again.seen == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
@@ -146,7 +146,7 @@ def test_a_shard_that_another_machine_is_at_is_left_to_it(tmp_path: Path) -> Non
     lock = folder / "000001.lock"
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "id": "x"}))
     extractor = SmallExtractor()
-    worker = threading.Thread(target=fill, args=(store, extractor, tmp_path / "images"))
+    worker = threading.Thread(target=fill_store, args=(store, extractor, tmp_path / "images"))
     worker.start()
     deadline = time.monotonic() + 30
     while finished(store) != [0, 2, 3] and time.monotonic() < deadline:
@@ -166,7 +166,7 @@ def test_files_are_found_as_the_check_finds_them(tmp_path: Path) -> None:
     names = ("a.png", "b.png", "../secret.png")
     write_images(tmp_path / "images", replace(given, file_names=names))
     store = create_store(tmp_path / "store", given, SmallExtractor(), images_per_shard=2)
-    report = fill(store, SmallExtractor(), tmp_path / "images")
+    report = fill_store(store, SmallExtractor(), tmp_path / "images")
     assert [str(a) for a in report.set_aside] == ["../secret.png: there is no such file"]
     assert verify(store, tmp_path / "images") == []
     computed = OnTheFly(SmallExtractor(), given, tmp_path / "images")
@@ -179,7 +179,7 @@ def test_names_of_half_characters_cost_only_themselves(tmp_path: Path) -> None:
     given = annotations([1, 1], file_names=("a\ud800.png", "x" * 300 + ".png"))
     store = create_store(tmp_path / "store", given, SmallExtractor())
     (tmp_path / "images").mkdir()
-    report = fill(store, SmallExtractor(), tmp_path / "images")
+    report = fill_store(store, SmallExtractor(), tmp_path / "images")
     assert [a.item for a in report.set_aside] == list(given.file_names)
     assert Store(store.folder).annotations.file_names == given.file_names
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from anyregion import Regions, load_recognizer
 from anyregion.cli.main import main
 from anyregion.data.annotations.reading import read_annotations
-from anyregion.data.store.build_store import fill
+from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import create_store
 from anyregion.errors import InputError
 from anyregion.localizers.loading import load_localizer
@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "regions.json").write_text(json.dumps(content))
     extractor = RegionSpotExtractor(load_localizer(str(root / "sam")), load_vlm(str(root / "clip")))
     store = create_store(root / "store", read_annotations(root / "regions.json"), extractor)
-    fill(store, extractor, root / "images", workers=1)
+    fill_store(store, extractor, root / "images", workers=1)
     settings: dict[str, Any] = {
         "task": "regionspot",
         "optimizer": {"lr": 0.001},

@@ -102,6 +102,6 @@ def build_finder(settings: FinderSettings, *, loop: LoopConfig) -> FinderTask:
 def _stores(train: str, validation: str) -> tuple[Store, Store]:
     found = Store(train, masks=True), Store(validation, masks=True)
     check_features(found, found[0])
-    if not found[0].about.mirrored:
+    if not found[0].info.mirrored:
         raise InputError(f"{train}: made without mirror images; make it anew")
     return found

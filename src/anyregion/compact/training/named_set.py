@@ -112,7 +112,7 @@ def check_features(stores: Sequence[Store], like: Store) -> None:
         InputError: naming the store.
     """
     for store in stores:
-        if store.fingerprint != like.fingerprint or "eyes" not in store.about.extractor:
+        if store.fingerprint != like.fingerprint or "eyes" not in store.info.extractor:
             raise InputError(
                 f"{store.folder}: not the features that compact is trained on; make the store with "
                 "`anyregion cache --model compact`"

@@ -52,7 +52,7 @@ def build(settings: CompactConfig, *, loop: LoopConfig) -> NamerTask:
     validation = Store(settings.validation)
     check_features([*stores, validation], validation)
     for store in stores:
-        if settings.flip and not store.about.mirrored:
+        if settings.flip and not store.info.mirrored:
             raise InputError(
                 f"{store.folder}: made without mirror images: set compact.flip to 0, or make it "
                 "anew"

@@ -53,7 +53,7 @@ class _Read:
     reason: str = ""
 
 
-def fill(
+def fill_store(
     store: Store,
     extractor: DescribedExtractor,
     images_folder: str | Path,
@@ -86,7 +86,7 @@ def fill(
     """
     folder = Path(images_folder)
     if extractor.fingerprint != store.fingerprint:
-        other = other_models(store.about.extractor, extractor.describe())
+        other = other_models(store.info.extractor, extractor.describe())
         raise InputError(f"{store.folder}: made by other models ({'; '.join(other)})")
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of images")
@@ -112,7 +112,7 @@ def fill(
         return found
 
     for number, found in shared_work(
-        range(store.about.shards),
+        range(store.info.shards),
         lock=partial(_lock, store),
         finished=partial(_finished, store),
         make=make,
@@ -128,7 +128,7 @@ def fill(
         computed=computed,
         seconds=time.monotonic() - started,
         set_aside=tuple(SetAside(names[i], aside[i]) for i in sorted(aside)),
-        bytes=sum(store.shard_path(n).stat().st_size for n in range(store.about.shards)),
+        bytes=sum(store.shard_path(n).stat().st_size for n in range(store.info.shards)),
     )
 
 
@@ -149,7 +149,7 @@ def _fill_shard(
     entries: list[Entry] = []
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="anyregion-read") as pool:
         for batch in _read_ahead(pool, store, folder, number, batch_size):
-            entries += _compute(extractor, batch, store.about.mirrored)
+            entries += _compute(extractor, batch, store.info.mirrored)
             progress(len(entries))
     key = store.shard_key(number)
     write_shard(store.shard_path(number), key, entries)

@@ -34,7 +34,7 @@ _TYPES = {"F64": np.float64, "I64": np.int64, "U8": np.uint8, "BOOL": np.bool_}
 
 
 @dataclass(frozen=True)
-class StoreAbout:
+class StoreInfo:
     """What `store.json` states beside the categories.
 
     Attributes:
@@ -68,7 +68,7 @@ class StoreAbout:
         return short_hash(repr(parts).encode()).hex()
 
 
-def differences(ours: StoreAbout, theirs: StoreAbout) -> list[str]:
+def differences(ours: StoreInfo, theirs: StoreInfo) -> list[str]:
     """What keeps `theirs` from going on in a store of `ours`, each in words; none if nothing."""
     found = []
     if ours.fingerprint != theirs.fingerprint:
@@ -111,10 +111,10 @@ def make_index(
     mirrored: bool,
     images_per_shard: int,
     made_with: Mapping[str, Any],
-) -> tuple[StoreAbout, dict[str, NDArray[Any]]]:
+) -> tuple[StoreInfo, dict[str, NDArray[Any]]]:
     """What would be written for these annotations: the statement, and the columns."""
     columns = to_columns(annotations)
-    about = StoreAbout(
+    about = StoreInfo(
         fingerprint=fingerprint,
         extractor=dict(extractor),
         mirrored=mirrored,
@@ -128,7 +128,7 @@ def make_index(
 
 
 def write_index(
-    folder: Path, about: StoreAbout, columns: Mapping[str, NDArray[Any]], annotations: Annotations
+    folder: Path, about: StoreInfo, columns: Mapping[str, NDArray[Any]], annotations: Annotations
 ) -> None:
     """Write both files; `store.json` last, for what it states must be there."""
     with writing(folder / INDEX), atomic_path(folder / INDEX) as temporary:
@@ -141,7 +141,7 @@ def write_index(
             write_json(folder / ABOUT, content, indent=1)
 
 
-def read_about(folder: Path) -> tuple[StoreAbout, Any]:
+def read_info(folder: Path) -> tuple[StoreInfo, Any]:
     """`store.json`, and the categories as they stand in it.
 
     Raises:
@@ -156,7 +156,7 @@ def read_about(folder: Path) -> tuple[StoreAbout, Any]:
         if (found := fields.pop("format")) != FORMAT:
             raise InputError(f"{path}: format {found!r}, expected {FORMAT!r}")
         categories = fields.pop("categories")
-        about = StoreAbout(**fields)
+        about = StoreInfo(**fields)
         if about.images_per_shard < 1 or about.images < 0:
             raise ValueError("sizes below 1")
         return about, categories
@@ -166,7 +166,7 @@ def read_about(folder: Path) -> tuple[StoreAbout, Any]:
         raise InputError(f"{path}: malformed ({error})") from None
 
 
-def read_index(folder: Path, *, masks: bool) -> tuple[StoreAbout, Annotations]:
+def read_index(folder: Path, *, masks: bool) -> tuple[StoreInfo, Annotations]:
     """The statement and the annotations; the numbers stay in the file, mapped into memory.
 
     Every column is held against its hash: a wrong label would be learned from without a word.
@@ -174,7 +174,7 @@ def read_index(folder: Path, *, masks: bool) -> tuple[StoreAbout, Annotations]:
     Raises:
         InputError: a file that is missing, damaged, or not of this store.
     """
-    about, stated = read_about(folder)
+    about, stated = read_info(folder)
     path = folder / INDEX
     try:
         categories = categories_from_json(stated)

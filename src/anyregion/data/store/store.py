@@ -17,8 +17,8 @@ from anyregion.data.store.index import (
     ABOUT,
     differences,
     make_index,
-    read_about,
     read_index,
+    read_info,
     write_index,
 )
 from anyregion.data.store.shards import Shard, ShardKey
@@ -37,7 +37,7 @@ class Store:
 
     Attributes:
         folder: where it lies.
-        about: what it was made of.
+        info: what it was made of.
         annotations, fingerprint: see `FeatureReader`.
 
     Args:
@@ -53,14 +53,14 @@ class Store:
         self, folder: str | Path, *, masks: bool = False, open_shards: int = OPEN_SHARDS
     ) -> None:
         self.folder = Path(folder)
-        self.about, self.annotations = read_index(self.folder, masks=masks)
-        self.fingerprint = self.about.fingerprint
+        self.info, self.annotations = read_index(self.folder, masks=masks)
+        self.fingerprint = self.info.fingerprint
         self._options = (masks, open_shards)
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return self.about.images
+        return self.info.images
 
     def __reduce__(self) -> Any:
         masks, open_shards = self._options
@@ -75,9 +75,9 @@ class Store:
         """
         if not 0 <= image < len(self):
             raise InputError(f"{self.folder}: there is no image {image} of {len(self)}")
-        if flipped and not self.about.mirrored:
+        if flipped and not self.info.mirrored:
             raise InputError(f"{self.folder}: made without mirror images")
-        shard = self._shard(image // self.about.images_per_shard)
+        shard = self._shard(image // self.info.images_per_shard)
         if (reason := shard.set_aside.get(image)) is not None:
             name = self.annotations.file_names[image]
             raise InputError(f"{name}: set aside when the store was filled: {reason}")
@@ -90,7 +90,7 @@ class Store:
             InputError: a shard is missing or damaged.
         """
         found: dict[int, str] = {}
-        for number in range(self.about.shards):
+        for number in range(self.info.shards):
             found |= self.open_shard(number).set_aside
         return found
 
@@ -108,12 +108,12 @@ class Store:
 
     def shard_key(self, number: int) -> ShardKey:
         """Which images belong to shard `number`."""
-        first = number * self.about.images_per_shard
+        first = number * self.info.images_per_shard
         return ShardKey(
-            identity=self.about.identity,
+            identity=self.info.identity,
             first=first,
-            images=min(self.about.images_per_shard, len(self) - first),
-            mirrored=self.about.mirrored,
+            images=min(self.info.images_per_shard, len(self) - first),
+            mirrored=self.info.mirrored,
         )
 
     def open_shard(self, number: int) -> Shard:
@@ -174,7 +174,7 @@ def create_store(
     )
     if not (folder / ABOUT).exists():
         write_index(folder, wanted, columns, annotations)
-    about, _ = read_about(folder)  # another process may have been first
+    about, _ = read_info(folder)  # another process may have been first
     if found := differences(about, wanted):
         raise InputError(
             f"{folder}: holds a store of something else ({'; '.join(found)}); use another folder"

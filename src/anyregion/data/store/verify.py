@@ -47,9 +47,9 @@ def verify(
         The problems, shard by shard; none if all is well.
     """
     found: list[Problem] = []
-    for number in range(store.about.shards):
+    for number in range(store.info.shards):
         if progress is not None:
-            progress(number, store.about.shards)
+            progress(number, store.info.shards)
         try:
             shard = store.open_shard(number)
             shard.check()
@@ -61,7 +61,7 @@ def verify(
         if images_folder is not None:
             found += _changed(store, shard, number, Path(images_folder))
     if progress is not None:
-        progress(store.about.shards, store.about.shards)
+        progress(store.info.shards, store.info.shards)
     return found
 
 

@@ -13,7 +13,7 @@ from anyregion import __version__
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.features import FeatureExtractor, FeatureReader
-from anyregion.data.on_the_fly import OnTheFly, Together
+from anyregion.data.on_the_fly import CombinedReader, OnTheFly
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.io.vocabulary import load_vocabulary
@@ -126,7 +126,7 @@ def _reader(
         _check_store(store, models, flip)
         readers.append(store)
         usable = store.usable()
-        wanted -= store.about.extractor.keys()
+        wanted -= store.info.extractor.keys()
         annotations = store.annotations
     else:
         annotations = read_annotations(str(data.annotations), images=data.images)
@@ -148,7 +148,7 @@ def _reader(
             "images to compute them (slower), or make the store with them"
         )
     readers += [OnTheFly(e, annotations, str(data.images)) for e in extractors]
-    return (readers[0] if len(readers) == 1 else Together(readers)), usable
+    return (readers[0] if len(readers) == 1 else CombinedReader(readers)), usable
 
 
 def _check_best(settings: RegionSpotConfig, loop: LoopConfig) -> None:
@@ -163,8 +163,8 @@ def _check_best(settings: RegionSpotConfig, loop: LoopConfig) -> None:
 
 def _check_store(store: Store, models: _Models, flip: bool) -> None:
     """What is learned states these models and sizes: it must have been trained on theirs."""
-    settings, made_of = models.settings, store.about.extractor
-    if flip and not store.about.mirrored:
+    settings, made_of = models.settings, store.info.extractor
+    if flip and not store.info.mirrored:
         raise InputError(
             f"{store.folder}: made without mirror images: set regionspot.flip to 0, or make it anew"
         )
