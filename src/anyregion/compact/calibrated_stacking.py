@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.compact.text_encoder import Words
+from anyregion.compact.text_encoder import CompactTextEncoder
 
 Floats = NDArray[np.float32]
 
@@ -34,12 +34,12 @@ ANCHOR = 0.5
 are compared with each other (exemplars); large enough for its product with what names gain."""
 
 LENGTH = float(np.hypot(1, ANCHOR))
-"""Of an anchored region: cosines with names are those of the first 384 numbers, over this."""
+"""Of an stack_regions region: cosines with names are those of the first 384 numbers, over this."""
 
 
 @dataclass(frozen=True, eq=False)
-class FamiliarWords:
-    """A `TextEncoder` over `Words` that knows which names were trained.
+class CalibratedTextEncoder:
+    """A `TextEncoder` over `CompactTextEncoder` that knows which names were trained.
 
     Attributes:
         words: the text model, in the centred space.
@@ -47,13 +47,13 @@ class FamiliarWords:
         novelty: what a wholly new name gains, in cosine, with a region of no trained class.
     """
 
-    words: Words
+    words: CompactTextEncoder
     trained: Floats
     novelty: float
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """As `Words`."""
+        """As `CompactTextEncoder`."""
         return self.words.templates
 
     @cached_property
@@ -64,15 +64,15 @@ class FamiliarWords:
         return f"compact-{digest.hexdigest()[:16]}"
 
     def encode_text(self, texts: Sequence[str]) -> Floats:
-        """Embed each text, `(len(texts), 386)` float32, length 1; see `biased`."""
-        return biased(self.words.encode_text(texts), self.trained, self.novelty)
+        """Embed each text, `(len(texts), 386)` float32, length 1; see `stack_names`."""
+        return stack_names(self.words.encode_text(texts), self.trained, self.novelty)
 
     def unreadable(self, texts: Sequence[str]) -> list[bool]:
-        """As `Words`."""
+        """As `CompactTextEncoder`."""
         return self.words.unreadable(texts)
 
 
-def biased(embeddings: Floats, trained: Floats, novelty: float) -> Floats:
+def stack_names(embeddings: Floats, trained: Floats, novelty: float) -> Floats:
     """Names `(n, 384)` of length 1 to `(n, 386)` of length 1: with what new ones gain."""
     new = 1 - _ramp(embeddings, trained, NEW, KNOWN)
     gain = (novelty / ANCHOR * new)[:, None]
@@ -82,7 +82,7 @@ def biased(embeddings: Floats, trained: Floats, novelty: float) -> Floats:
     return out
 
 
-def anchored(embeddings: Floats, trained: Floats) -> Floats:
+def stack_regions(embeddings: Floats, trained: Floats) -> Floats:
     """Regions `(n, 384)` of length 1 to `(n, 386)` of length `LENGTH`: how doubtful they are."""
     doubt = 1 - _ramp(embeddings, trained, DOUBTFUL, SURE)[:, None]
     # the second number is there for the length alone: that of names is 0

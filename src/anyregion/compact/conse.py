@@ -27,7 +27,7 @@ _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Bridge:
+class Conse:
     """The numbers of the bridge.
 
     Attributes:
@@ -35,14 +35,14 @@ class Bridge:
         bias: `(1000,)`.
         classes: `(1000, 384)`, the classes among the words, centred, length 1.
         mean: `(384,)`, mean of the classes' embeddings before centring.
-        evening: `(384, 384)`, what narrows the widest directions.
+        whitening: `(384, 384)`, what narrows the widest directions.
     """
 
     weight: Floats
     bias: Floats
     classes: Floats
     mean: Floats
-    evening: Floats
+    whitening: Floats
 
     def centre(self, embeddings: Floats) -> Floats:
         """Embeddings of the text model, `(n, 384)`, any length, into the words' space, length 1.
@@ -50,7 +50,7 @@ class Bridge:
         Length 1, minus the classes' mean, times a matrix that divides each principal direction
         of the classes by the root of its variance (plus a tenth of the largest), length 1 again.
         """
-        return _unit((_unit(embeddings) - self.mean) @ self.evening)
+        return _unit((_unit(embeddings) - self.mean) @ self.whitening)
 
     def project(self, pooled: Floats) -> Floats:
         """ConSE: means of the last convolution `(n, 1280)` into the words' space `(n, 384)`."""
@@ -74,7 +74,7 @@ def best_classes(
     return probabilities, best
 
 
-def load_bridge() -> Bridge:
+def load_conse() -> Conse:
     """Read the numbers (int8 rows with a scale each, and float16) into float32.
 
     Raises:
@@ -86,12 +86,12 @@ def load_bridge() -> Bridge:
         restored: Floats = numbers[name].astype(np.float32) * numbers[scale][:, None]
         return restored
 
-    return Bridge(
+    return Conse(
         weight=rows("classifier.weight", "classifier.scale"),
         bias=numbers["classifier.bias"],
         classes=rows("classes.embeddings", "classes.scale"),
         mean=numbers["words.mean"],
-        evening=numbers["words.evening"].astype(np.float32),
+        whitening=numbers["words.evening"].astype(np.float32),
     )
 
 

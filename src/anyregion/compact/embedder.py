@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import pool
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.conse import BEST_CLASSES, NUMBERS, TEMPERATURE, load_bridge
-from anyregion.compact.image_encoder import LONG_SIDE, Eyes
-from anyregion.compact.text_encoder import WIDTH, Words
+from anyregion.compact.conse import BEST_CLASSES, NUMBERS, TEMPERATURE, load_conse
+from anyregion.compact.image_encoder import LONG_SIDE, ImageEncoder
+from anyregion.compact.text_encoder import WIDTH, CompactTextEncoder
 from anyregion.images import Pixels
 from anyregion.regions import Regions
 
@@ -40,9 +40,9 @@ class CompactEmbedder:
 
     def __init__(self, *, threads: int | None = None, device: str = "cpu") -> None:
         self.name = "compact"
-        self.eyes = Eyes(threads=threads, device=device)
-        self.bridge = load_bridge()
-        self.text = Words(self.bridge, threads=threads, device=device)
+        self.eyes = ImageEncoder(threads=threads, device=device)
+        self.bridge = load_conse()
+        self.text = CompactTextEncoder(self.bridge, threads=threads, device=device)
         self.logit_scale = LOGIT_SCALE
         self.logit_bias = LOGIT_BIAS
 

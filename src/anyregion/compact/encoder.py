@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.calibrated_stacking import LENGTH, FamiliarWords, anchored
+from anyregion.compact.calibrated_stacking import LENGTH, CalibratedTextEncoder, stack_regions
 from anyregion.compact.conse import NUMBERS as BRIDGE
-from anyregion.compact.conse import load_bridge
-from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, Eyes, EyesMaps
+from anyregion.compact.conse import load_conse
+from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, FeaturePyramid, ImageEncoder
 from anyregion.compact.mask_head import MaskHead, load_mask_head
-from anyregion.compact.proposal_head import Finder, load_finder
-from anyregion.compact.region_features import gather
-from anyregion.compact.region_head import load_namer
-from anyregion.compact.text_encoder import Words
+from anyregion.compact.proposal_head import ProposalHead, load_proposal_head
+from anyregion.compact.region_features import extract_region_features
+from anyregion.compact.region_head import load_region_head
+from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.images import Pixels, size_of
 from anyregion.masks import RLE
 from anyregion.recognizer import RegionEmbeddings
@@ -33,7 +33,7 @@ class SeenImage:
     """An image and what the eyes see of it."""
 
     pixels: Pixels
-    maps: EyesMaps
+    maps: FeaturePyramid
 
 
 class CompactEncoder:
@@ -56,11 +56,15 @@ class CompactEncoder:
         self, namer: Path | None = None, *, threads: int | None = None, device: str = "cpu"
     ) -> None:
         self._options = {"threads": threads, "device": device}
-        self.eyes = Eyes(threads=threads, device=device)
-        self.bridge = load_bridge()
-        self.namer, numbers, self._identity = load_namer(namer, threads=threads, device=device)
-        self.text = FamiliarWords(
-            Words(self.bridge, threads=threads, device=device), numbers.trained, numbers.novelty
+        self.eyes = ImageEncoder(threads=threads, device=device)
+        self.bridge = load_conse()
+        self.namer, numbers, self._identity = load_region_head(
+            namer, threads=threads, device=device
+        )
+        self.text = CalibratedTextEncoder(
+            CompactTextEncoder(self.bridge, threads=threads, device=device),
+            numbers.trained,
+            numbers.novelty,
         )
         self.logit_scale = numbers.scale * LENGTH
         self.logit_bias = numbers.bias
@@ -101,7 +105,7 @@ class CompactEncoder:
     def _embed(self, seen: SeenImage, regions: Regions, masks: bool) -> RegionEmbeddings:
         size = size_of(seen.pixels)
         placed, sure = self._placed(seen, regions)
-        evidence = gather(seen.maps, size, placed, self.bridge)
+        evidence = extract_region_features(seen.maps, size, placed, self.bridge)
         boxes = placed.extents(size)
         found: tuple[RLE, ...] | None = None
         scores: NDArray[np.float32] | None = None
@@ -109,7 +113,7 @@ class CompactEncoder:
             found, quality = self._masks(seen, placed, boxes)
             scores = np.minimum(quality, sure).astype(np.float32)
         return RegionEmbeddings(
-            embeddings=anchored(self.namer.embed(evidence), self.text.trained),
+            embeddings=stack_regions(self.namer.embed(evidence), self.text.trained),
             boxes=boxes,
             masks=found,
             mask_scores=scores,
@@ -143,9 +147,9 @@ class CompactEncoder:
         return tuple(m or grown[i] for i, m in enumerate(regions.masks)), scores
 
     @cached_property
-    def finder(self) -> Finder:
+    def finder(self) -> ProposalHead:
         """What finds regions, loaded when the first is looked for."""
-        return load_finder(**self._options)  # type: ignore[arg-type]
+        return load_proposal_head(**self._options)  # type: ignore[arg-type]
 
     @cached_property
     def mask_head(self) -> MaskHead:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, Eyes, EyesMaps
+from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, FeaturePyramid, ImageEncoder
 from anyregion.data.features import Features, to_half
 from anyregion.images import Pixels
 from anyregion.regions import Regions
@@ -30,7 +30,7 @@ class CompactExtractor:
     """
 
     def __init__(self, *, threads: int | None = None, device: str = "cpu") -> None:
-        self._eyes = Eyes(threads=threads, device=device)
+        self._eyes = ImageEncoder(threads=threads, device=device)
 
     @property
     def fingerprint(self) -> str:
@@ -52,11 +52,11 @@ class CompactExtractor:
         return {**maps, "span": np.array(found.span, dtype=np.float32)}
 
 
-def stored_maps(features: Features) -> EyesMaps:
+def stored_maps(features: Features) -> FeaturePyramid:
     """What `CompactExtractor` gave of one image, as the eyes would give it: float32 again."""
     height, width = (float(v) for v in np.asarray(features["span"]).reshape(-1))
     maps = {name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS}
-    return EyesMaps(maps, (height, width))
+    return FeaturePyramid(maps, (height, width))
 
 
 def _hash_of_eyes() -> str:

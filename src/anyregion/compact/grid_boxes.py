@@ -20,7 +20,7 @@ _CONSIDERED = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class CellBoxes:
+class GridBoxes:
     """A box and a score for each cell: level by level, row by row.
 
     Attributes:
@@ -46,7 +46,7 @@ def level_sizes(rows: int, columns: int) -> list[tuple[int, int, int]]:
 
 
 def best_proposals(
-    cells: CellBoxes, *, limit: int, min_score: float = 0.0, overlap: float = OVERLAP
+    cells: GridBoxes, *, limit: int, min_score: float = 0.0, overlap: float = OVERLAP
 ) -> tuple[Boxes, NDArray[np.float64]]:
     """The best boxes that overlap little, best first: `(n, 4)` and their scores `(n,)`.
 
@@ -63,7 +63,7 @@ def best_proposals(
 
 
 def box_of_points(
-    cells: CellBoxes, points: NDArray[np.float64], labels: NDArray[np.int64]
+    cells: GridBoxes, points: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], float]:
     """The box of the thing that lies at some points, `(4,)`, and its score.
 
@@ -98,7 +98,7 @@ def overlaps(box: NDArray[np.float64], boxes: Boxes) -> NDArray[np.float64]:
     return share
 
 
-def _cells_at(cells: CellBoxes, point: NDArray[np.float64]) -> NDArray[np.int64]:
+def _cells_at(cells: GridBoxes, point: NDArray[np.float64]) -> NDArray[np.int64]:
     x, y = (point + 0.5) * cells.factors[:2]  # a point is the position of a pixel
     found, start = [], 0
     for rows, columns, stride in level_sizes(cells.rows, cells.columns):
@@ -117,7 +117,7 @@ def _held(boxes: Boxes, points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray((low & high).all(axis=2))
 
 
-def as_cell_boxes(
+def as_grid_boxes(
     boxes: NDArray[np.float32],
     scores: NDArray[np.float32],
     point_scores: NDArray[np.float32],
@@ -125,19 +125,19 @@ def as_cell_boxes(
     grid: Sequence[int],
     factors: NDArray[np.float64],
     size: tuple[int, int],
-) -> CellBoxes:
+) -> GridBoxes:
     """What the finder's network gave, in pixels of the image and clipped to it.
 
     Args:
         boxes: `(cells, 4)` in pixels of the network's input.
         scores, point_scores: `(cells,)` each.
         grid: rows and columns at stride 32.
-        factors: see `CellBoxes`.
+        factors: see `GridBoxes`.
         size: height and width of the image.
     """
     height, width = size
     clipped = np.clip(boxes / factors, 0, np.array([width, height] * 2, dtype=np.float64))
-    return CellBoxes(
+    return GridBoxes(
         boxes=clipped,
         scores=scores.astype(np.float64),
         point_scores=point_scores.astype(np.float64),

@@ -22,7 +22,7 @@ STRIDE = 32
 
 
 @dataclass(frozen=True, eq=False)
-class EyesMaps:
+class FeaturePyramid:
     """What the eyes see of one image.
 
     Attributes:
@@ -34,7 +34,7 @@ class EyesMaps:
     span: tuple[float, float]
 
 
-class Eyes:
+class ImageEncoder:
     """The image side: any RGB image, at any size, to feature maps.
 
     Args:
@@ -55,7 +55,7 @@ class Eyes:
         *,
         outputs: Sequence[MapName] = ("last",),
         long_side: int = LONG_SIDE,
-    ) -> EyesMaps:
+    ) -> FeaturePyramid:
         """See one image, enlarged or shrunk to `long_side`; only `outputs` are computed.
 
         Args:
@@ -70,7 +70,7 @@ class Eyes:
             name: np.ascontiguousarray(array[0].transpose(1, 2, 0))
             for name, array in zip(outputs, found, strict=True)
         }
-        return EyesMaps(maps, span)
+        return FeaturePyramid(maps, span)
 
 
 def prepare(pixels: Pixels, *, long_side: int) -> tuple[NDArray[np.float32], tuple[float, float]]:

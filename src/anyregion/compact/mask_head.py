@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.framing import frame_factors, frame_of
-from anyregion.compact.image_encoder import CHANNELS, EyesMaps
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.onnx_session import load_graph
 from anyregion.compact.paste_masks import paste
 from anyregion.images import Pixels
@@ -37,7 +37,7 @@ class MaskHead:
         self._session = session
 
     def masks_from_boxes(
-        self, maps: EyesMaps, pixels: Pixels, boxes: Boxes
+        self, maps: FeaturePyramid, pixels: Pixels, boxes: Boxes
     ) -> tuple[tuple[RLE, ...], NDArray[np.float64]]:
         """Masks of boxes, and how good each probably is.
 

@@ -9,28 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.framing import frame_factors
-from anyregion.compact.grid_boxes import CellBoxes, as_cell_boxes, best_proposals, box_of_points
-from anyregion.compact.image_encoder import CHANNELS, EyesMaps
+from anyregion.compact.grid_boxes import GridBoxes, as_grid_boxes, best_proposals, box_of_points
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.onnx_session import load_graph
 from anyregion.regions import Boxes
 
 GRAPH = "finder.onnx"
 
 
-class Finder:
+class ProposalHead:
     """Boxes of things of any kind.
 
     Args:
         session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
             takes the maps and gives `boxes` `(cells, 4)`, `scores` and `point_scores` `(cells,)`:
-            see `CellBoxes`.
+            see `GridBoxes`.
     """
 
     def __init__(self, session: Any) -> None:
         self._session = session
 
     def propose(
-        self, maps: EyesMaps, size: tuple[int, int], *, limit: int = 100, min_score: float = 0.0
+        self,
+        maps: FeaturePyramid,
+        size: tuple[int, int],
+        *,
+        limit: int = 100,
+        min_score: float = 0.0,
     ) -> tuple[Boxes, NDArray[np.float64]]:
         """The most probable things of an image, best first.
 
@@ -48,7 +53,7 @@ class Finder:
 
     def boxes_from_points(
         self,
-        maps: EyesMaps,
+        maps: FeaturePyramid,
         size: tuple[int, int],
         points: Sequence[NDArray[np.float64]],
         labels: Sequence[NDArray[np.int64]],
@@ -71,18 +76,18 @@ class Finder:
         found = [box_of_points(cells, *region) for region in zip(points, labels, strict=True)]
         return np.stack([box for box, _ in found]), np.array([score for _, score in found])
 
-    def _look(self, maps: EyesMaps, size: tuple[int, int]) -> CellBoxes:
+    def _look(self, maps: FeaturePyramid, size: tuple[int, int]) -> GridBoxes:
         feed = {str(name): maps.maps[name] for name in CHANNELS}
         answer = self._session.run(["boxes", "scores", "point_scores"], feed)
         grid = maps.maps["stride32"].shape[:2]
-        return as_cell_boxes(*answer, grid=grid, factors=frame_factors(maps), size=size)
+        return as_grid_boxes(*answer, grid=grid, factors=frame_factors(maps), size=size)
 
 
-def load_finder(*, threads: int | None = None, device: str = "cpu") -> Finder:
+def load_proposal_head(*, threads: int | None = None, device: str = "cpu") -> ProposalHead:
     """The shipped head.
 
     Raises:
         InputError: ONNX Runtime cannot use the device.
         CheckpointError: the graph is missing or altered.
     """
-    return Finder(load_graph(GRAPH, threads=threads, device=device))
+    return ProposalHead(load_graph(GRAPH, threads=threads, device=device))

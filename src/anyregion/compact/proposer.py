@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from anyregion.compact.assets import read_manifest
-from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, Eyes
-from anyregion.compact.proposal_head import load_finder
+from anyregion.compact.image_encoder import CHANNELS, LONG_SIDE, ImageEncoder
+from anyregion.compact.proposal_head import load_proposal_head
 from anyregion.images import Pixels, size_of
 from anyregion.regions import Regions
 
@@ -36,8 +36,8 @@ class CompactProposer:
         device: str = "cpu",
     ) -> None:
         self.limit, self.min_score = limit, min_score
-        self._eyes = Eyes(threads=threads, device=device)
-        self._finder = load_finder(threads=threads, device=device)
+        self._eyes = ImageEncoder(threads=threads, device=device)
+        self._finder = load_proposal_head(threads=threads, device=device)
 
     @property
     def fingerprint(self) -> str:

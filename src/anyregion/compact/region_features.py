@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import pool
-from anyregion.compact.conse import Bridge
-from anyregion.compact.image_encoder import CHANNELS, EyesMaps, MapName
+from anyregion.compact.conse import Conse
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, MapName
 from anyregion.masks import encode_mask
 from anyregion.regions import Regions
 
@@ -25,7 +25,7 @@ MEMORY = CHANNELS["stride32"] + CHANNELS["last"]
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class RegionFeatures:
     """The regions of one image, and the image.
 
     Attributes:
@@ -47,7 +47,9 @@ class Evidence:
     shape: Floats
 
 
-def gather(maps: EyesMaps, size: tuple[int, int], regions: Regions, bridge: Bridge) -> Evidence:
+def extract_region_features(
+    maps: FeaturePyramid, size: tuple[int, int], regions: Regions, bridge: Conse
+) -> RegionFeatures:
     """Collect the evidence.
 
     Args:
@@ -68,7 +70,7 @@ def gather(maps: EyesMaps, size: tuple[int, int], regions: Regions, bridge: Brid
     down, across = last.shape[:2]
     y = (np.arange(down) + 0.5) * maps.span[0] / down / height
     x = (np.arange(across) + 0.5) * maps.span[1] / across / width
-    return Evidence(
+    return RegionFeatures(
         pooled=np.concatenate(means, axis=1),
         conse=conse / lengths,
         boxes=(regions.extents(size) / [width, height, width, height]).astype(np.float32),
@@ -115,5 +117,5 @@ def _cut(mask: NDArray[np.bool_], box: NDArray[np.float64]) -> NDArray[np.bool_]
     return part if part.any() else mask
 
 
-def _pool(maps: EyesMaps, name: MapName, regions: Regions) -> Floats:
+def _pool(maps: FeaturePyramid, name: MapName, regions: Regions) -> Floats:
     return pool(DenseMap(maps.maps[name], maps.span), regions)

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from anyregion.compact.assets import read_asset
 from anyregion.compact.onnx_session import start_session
-from anyregion.compact.region_features import Evidence
+from anyregion.compact.region_features import RegionFeatures
 from anyregion.errors import CheckpointError
 
 Floats = NDArray[np.float32]
@@ -27,13 +27,13 @@ AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
-class NamerNumbers:
+class Calibration:
     """What the module needs beside its graph.
 
     Attributes:
         trained: `(K, 384)` embeddings of the names it was trained on, of length 1.
         names: those names.
-        novelty: see `FamiliarWords`.
+        novelty: see `CalibratedTextEncoder`.
         scale, bias: from a cosine to a logit whose sigmoid is the probability that the best name
             is right, fitted on photographs not trained on.
     """
@@ -55,7 +55,7 @@ class NamerNumbers:
         return save({"trained": self.trained.astype(np.float16)}, {"about": json.dumps(about)})
 
     @staticmethod
-    def from_bytes(content: bytes) -> NamerNumbers:
+    def from_bytes(content: bytes) -> Calibration:
         """Read what `to_bytes` gave.
 
         Raises:
@@ -66,7 +66,7 @@ class NamerNumbers:
             length = int.from_bytes(content[:8], "little")
             header = json.loads(content[8 : 8 + length])
             about = json.loads(header["__metadata__"]["about"])
-            return NamerNumbers(
+            return Calibration(
                 trained=trained,
                 names=tuple(str(name) for name in about["names"]),
                 novelty=float(about["novelty"]),
@@ -77,7 +77,7 @@ class NamerNumbers:
             raise CheckpointError(f"{NUMBERS}: damaged ({error})") from None
 
 
-class NamerGraph:
+class RegionHead:
     """The graph: evidence to embeddings.
 
     Args:
@@ -87,7 +87,7 @@ class NamerGraph:
     def __init__(self, session: Any) -> None:
         self._session = session
 
-    def embed(self, evidence: Evidence) -> Floats:
+    def embed(self, evidence: RegionFeatures) -> Floats:
         """Embeddings of one image's regions, `(N, 384)`, length 1."""
         count = len(evidence.pooled)
         rows = [np.zeros((0, evidence.conse.shape[1]), dtype=np.float32)]
@@ -102,9 +102,9 @@ class NamerGraph:
         return unit
 
 
-def load_namer(
+def load_region_head(
     folder: Path | None = None, *, threads: int | None = None, device: str = "cpu"
-) -> tuple[NamerGraph, NamerNumbers, str]:
+) -> tuple[RegionHead, Calibration, str]:
     """The graph, its numbers, and a hash of both.
 
     Args:
@@ -121,7 +121,7 @@ def load_namer(
         graph, numbers = (_read(folder / name) for name in (GRAPH, NUMBERS))
     session = start_session(graph, threads=threads, device=device)
     digest = hashlib.sha256(graph + numbers).hexdigest()
-    return NamerGraph(session), NamerNumbers.from_bytes(numbers), digest
+    return RegionHead(session), Calibration.from_bytes(numbers), digest
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.assets import read_asset, read_manifest
-from anyregion.compact.conse import NUMBERS, Bridge
+from anyregion.compact.conse import NUMBERS, Conse
 from anyregion.compact.onnx_session import load_graph
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _PIECES_AT_ONCE = 4096
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Words:
+class CompactTextEncoder:
     """The text side: a `TextEncoder` whose embeddings lie in the bridge's centred space.
 
     The graph and the tokeniser are loaded when the first text comes: a vocabulary from the cache
@@ -41,7 +41,7 @@ class Words:
         CheckpointError: an asset is missing or altered; for graph and tokeniser at first use.
     """
 
-    def __init__(self, bridge: Bridge, *, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(self, bridge: Conse, *, threads: int | None = None, device: str = "cpu") -> None:
         self._bridge = bridge
         self._threads = threads
         self._device = device

@@ -51,16 +51,16 @@ TASKS = {
         ("cache", "workers", "shown", "terms", "checkpoint_epochs", "max_broken"),
     ),
     "compact": TaskKind(
-        "anyregion.compact.training.region_config:CompactConfig",
+        "anyregion.compact.training.region_config:RegionTaskConfig",
         "anyregion.compact.training.region_task:build",
     ),
     "compact_masks": TaskKind(
-        "anyregion.compact.training.head_builders:MaskSettings",
-        "anyregion.compact.training.head_builders:build_masks",
+        "anyregion.compact.training.head_builders:MaskTrainingConfig",
+        "anyregion.compact.training.head_builders:build_mask_task",
     ),
     "compact_finder": TaskKind(
-        "anyregion.compact.training.head_builders:FinderSettings",
-        "anyregion.compact.training.head_builders:build_finder",
+        "anyregion.compact.training.head_builders:ProposalTrainingConfig",
+        "anyregion.compact.training.head_builders:build_proposal_task",
     ),
 }
 

@@ -7,25 +7,25 @@ import pytest
 
 from anyregion.compact.framing import frame_factors, frame_of
 from anyregion.compact.grid_boxes import (
-    CellBoxes,
-    as_cell_boxes,
+    GridBoxes,
+    as_grid_boxes,
     best_proposals,
     box_of_points,
     level_sizes,
     overlaps,
 )
-from anyregion.compact.image_encoder import CHANNELS, EyesMaps, prepare
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, prepare
 
 ROWS, COLUMNS = 2, 3
 CELLS = sum(rows * columns for rows, columns, _ in level_sizes(ROWS, COLUMNS))
 
 
-def cells(answers: dict[int, tuple[list[float], float]]) -> CellBoxes:
+def cells(answers: dict[int, tuple[list[float], float]]) -> GridBoxes:
     """Cells that say nothing but for the given ones, of an image of 64 x 96 pixels."""
     boxes, scores = np.zeros((CELLS, 4)), np.zeros(CELLS)
     for cell, (box, score) in answers.items():
         boxes[cell], scores[cell] = box, score
-    return CellBoxes(boxes, scores, scores, ROWS, COLUMNS, np.ones(4))
+    return GridBoxes(boxes, scores, scores, ROWS, COLUMNS, np.ones(4))
 
 
 def at(level: int, row: int, column: int) -> int:
@@ -34,7 +34,7 @@ def at(level: int, row: int, column: int) -> int:
 
 
 def ask(
-    found: CellBoxes, points: list[list[float]], labels: list[int]
+    found: GridBoxes, points: list[list[float]], labels: list[int]
 ) -> tuple[list[float], float]:
     box, score = box_of_points(found, np.array(points, dtype=np.float64), np.array(labels))
     return box.tolist(), score
@@ -103,7 +103,7 @@ def test_overlaps_of_boxes() -> None:
 def test_cell_boxes_are_clipped_to_the_image() -> None:
     boxes = np.array([[-8.0, 4, 400, 16]], dtype=np.float32)
     one, factors = np.ones(1, np.float32), np.array([2.0, 2, 2, 2])
-    found = as_cell_boxes(boxes, one, one / 2, grid=(1, 1), factors=factors, size=(50, 60))
+    found = as_grid_boxes(boxes, one, one / 2, grid=(1, 1), factors=factors, size=(50, 60))
     assert found.boxes.tolist() == [[0, 2, 60, 8]]
     assert found.point_scores.tolist() == [0.5]
 
@@ -118,7 +118,7 @@ def test_the_frame_is_what_the_eyes_saw(size: tuple[int, int], long_side: int) -
         name: np.zeros((rows * f, columns * f, width), np.float32)
         for (name, width), f in zip(CHANNELS.items(), (4, 2, 1, 1), strict=True)
     }
-    seen = EyesMaps(maps, span)
+    seen = FeaturePyramid(maps, span)
     np.testing.assert_array_equal(frame_of(seen, pixels), frame)
     whole = np.array([0, 0, size[1], size[0]]) * frame_factors(seen)
     assert whole[2:].max() == pytest.approx(long_side)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from anyregion.compact.region_features import MEMORY, POOLED
-from anyregion.compact.region_head import GRAPH, INPUTS, NUMBERS, NamerNumbers
+from anyregion.compact.region_head import GRAPH, INPUTS, NUMBERS, Calibration
 from anyregion.compact.text_encoder import WIDTH
 from anyregion.compact.training.onnx_export import export, rounded
-from anyregion.compact.training.region_head_module import Namer, NamerConfig
+from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, read_json, write_json, writing
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
@@ -23,8 +23,13 @@ CONFIG = "namer.json"
 FORMAT = "anyregion.compact.namer/1"
 
 
-def save_namer(
-    module: Namer, folder: Path, numbers: NamerNumbers, *, licence: str, figures: dict[str, float]
+def save_region_head(
+    module: RegionHeadModule,
+    folder: Path,
+    numbers: Calibration,
+    *,
+    licence: str,
+    figures: dict[str, float],
 ) -> None:
     """Write the module, ready for `compact` (graph and numbers), and for going on (weights).
 
@@ -35,7 +40,7 @@ def save_namer(
     weights = {name: t.half().contiguous() for name, t in rounded(module).state_dict().items()}
     write_tensors(folder / WEIGHTS, weights, {"format": FORMAT, "licence": licence})
     with writing(folder):
-        export_namer(module, folder / GRAPH)
+        export_region_head(module, folder / GRAPH)
         with atomic_path(folder / NUMBERS) as temporary:
             temporary.write_bytes(numbers.to_bytes())
         about = {
@@ -48,8 +53,8 @@ def save_namer(
         write_json(folder / CONFIG, about, indent=2)
 
 
-def load_namer(folder: Path) -> Namer:
-    """The module of a folder that `save_namer` made, as its graph is (rounded to float16).
+def load_region_head_module(folder: Path) -> RegionHeadModule:
+    """The module of a folder that `save_region_head` made, as its graph is (rounded to float16).
 
     Raises:
         CheckpointError: missing, broken, or not fitting its configuration.
@@ -58,7 +63,7 @@ def load_namer(folder: Path) -> Namer:
         raise CheckpointError(f"{folder}: no {CONFIG}: not a folder made by training compact")
     about = read_json(folder / CONFIG)
     try:
-        module = Namer(NamerConfig(**about["module"]))
+        module = RegionHeadModule(RegionHeadConfig(**about["module"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG}: malformed ({error})") from None
     weights = read_state_dict(folder / WEIGHTS)
@@ -68,8 +73,8 @@ def load_namer(folder: Path) -> Namer:
     return module.eval()
 
 
-def export_namer(module: Namer, path: Path) -> None:
-    """Write the graph that `anyregion.compact.region_head.NamerGraph` runs.
+def export_region_head(module: RegionHeadModule, path: Path) -> None:
+    """Write the graph that `anyregion.compact.region_head.RegionHead` runs.
 
     How many regions there are, and how many cells, is said when it runs.
     """
@@ -92,7 +97,7 @@ def export_namer(module: Namer, path: Path) -> None:
 
 
 class _OneImage(nn.Module):
-    def __init__(self, module: Namer) -> None:
+    def __init__(self, module: RegionHeadModule) -> None:
         super().__init__()
         self.module = module
 

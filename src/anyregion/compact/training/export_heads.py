@@ -12,9 +12,9 @@ from torch.export import Dim
 
 from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.training.frozen_maps import Projection
-from anyregion.compact.training.mask_head_module import MaskHead
+from anyregion.compact.training.mask_head_module import MaskHeadModule
 from anyregion.compact.training.onnx_export import export, rounded
-from anyregion.compact.training.proposal_head_module import Finder
+from anyregion.compact.training.proposal_head_module import ProposalHeadModule
 
 _EXAMPLE = (4, 6)  # rows and columns at stride 32 of the maps that are traced
 
@@ -38,7 +38,7 @@ def rounded_head(module: M) -> M:
     return rounded(folded)
 
 
-def export_mask_head(head: MaskHead, path: Path) -> None:
+def export_mask_head(head: MaskHeadModule, path: Path) -> None:
     """Write the graph that `anyregion.compact.mask_head.MaskHead` runs."""
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     tall, wide = _EXAMPLE[0] * 32, _EXAMPLE[1] * 32
@@ -61,8 +61,8 @@ def export_mask_head(head: MaskHead, path: Path) -> None:
     )
 
 
-def export_finder(finder: Finder, path: Path) -> None:
-    """Write the graph that `anyregion.compact.proposal_head.Finder` runs."""
+def export_proposal_head(finder: ProposalHeadModule, path: Path) -> None:
+    """Write the graph that `anyregion.compact.proposal_head.ProposalHead` runs."""
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     export(
         _OneImageFinder(rounded_head(finder)),
@@ -75,7 +75,7 @@ def export_finder(finder: Finder, path: Path) -> None:
 
 
 class _OneImageMasks(nn.Module):
-    def __init__(self, head: MaskHead) -> None:
+    def __init__(self, head: MaskHeadModule) -> None:
         super().__init__()
         self.head = head
 
@@ -89,7 +89,7 @@ class _OneImageMasks(nn.Module):
 
 
 class _OneImageFinder(nn.Module):
-    def __init__(self, finder: Finder) -> None:
+    def __init__(self, finder: ProposalHeadModule) -> None:
         super().__init__()
         self.finder = finder
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anyregion.compact.mask_head import MaskHead as Masks
+from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
 from anyregion.compact.training.named_set import check_features
 from anyregion.compact.training.photographs import Photographs
-from anyregion.compact.training.proposal_task import FinderTask, FinderTaskConfig
-from anyregion.compact.training.torch_session import MaskSession, read_mask_head
+from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
+from anyregion.compact.training.torch_session import MaskHeadSession, read_mask_head
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.training.config import LoopConfig
 
 
 @dataclass(frozen=True)
-class MaskSettings:
+class MaskTrainingConfig:
     """Training `compact`'s mask head: from boxes to masks.
 
     Attributes:
@@ -42,7 +42,7 @@ class MaskSettings:
 
 
 @dataclass(frozen=True)
-class FinderSettings:
+class ProposalTrainingConfig:
     """Training `compact`'s finder: proposals without a prompt, and boxes at points.
 
     Attributes:
@@ -55,12 +55,12 @@ class FinderSettings:
 
     store: str
     validation: str
-    task: FinderTaskConfig = field(default_factory=FinderTaskConfig)
+    task: ProposalTaskConfig = field(default_factory=ProposalTaskConfig)
     licence: str = "unstated"
     terms: str = "unstated"
 
 
-def build_masks(settings: MaskSettings, *, loop: LoopConfig) -> MaskTask:
+def build_mask_task(settings: MaskTrainingConfig, *, loop: LoopConfig) -> MaskTask:
     """Make the mask head's task.
 
     Raises:
@@ -70,7 +70,7 @@ def build_masks(settings: MaskSettings, *, loop: LoopConfig) -> MaskTask:
     held_out = settings.validation_images or settings.images
     teacher = None
     if settings.teacher is not None:
-        teacher = Masks(MaskSession(read_mask_head(Path(settings.teacher))))
+        teacher = MaskHead(MaskHeadSession(read_mask_head(Path(settings.teacher))))
     return MaskTask(
         Photographs(store, Path(settings.images)),
         config=settings.task,
@@ -82,14 +82,14 @@ def build_masks(settings: MaskSettings, *, loop: LoopConfig) -> MaskTask:
     )
 
 
-def build_finder(settings: FinderSettings, *, loop: LoopConfig) -> FinderTask:
+def build_proposal_task(settings: ProposalTrainingConfig, *, loop: LoopConfig) -> ProposalTask:
     """Make the finder's task.
 
     Raises:
         InputError: stores that cannot be had, or were made by other eyes.
     """
     store, validation = _stores(settings.store, settings.validation)
-    return FinderTask(
+    return ProposalTask(
         Photographs(store),
         config=settings.task,
         held_out=Photographs(validation),

@@ -15,7 +15,7 @@ from anyregion.compact.training.frozen_maps import Projection, block
 
 @dataclass(frozen=True)
 class MaskHeadConfig:
-    """Sizes of a `MaskHead`.
+    """Sizes of a `MaskHeadModule`.
 
     Attributes:
         coarse, fine: channels at half of the side, and at the full side.
@@ -42,7 +42,7 @@ class MaskHeadConfig:
     dropout: float = 0.1
 
 
-class MaskHead(nn.Module):
+class MaskHeadModule(nn.Module):
     """Boxes of frozen maps to mask logits, and how good each mask is.
 
     Coarse cells say what the thing is, fine cells and the pixels where it ends. A mask of 28 x 28

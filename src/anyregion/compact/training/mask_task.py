@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from anyregion.compact.framing import frame_factors, frame_of
-from anyregion.compact.image_encoder import EyesMaps
-from anyregion.compact.mask_head import MaskHead as Masks
+from anyregion.compact.image_encoder import FeaturePyramid
+from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.export_heads import export_mask_head
 from anyregion.compact.training.frozen_maps import as_maps, prepared
-from anyregion.compact.training.mask_head_module import MaskHead, MaskHeadConfig
+from anyregion.compact.training.mask_head_module import MaskHeadConfig, MaskHeadModule
 from anyregion.compact.training.mask_losses import jittered, mask_losses, mask_target
 from anyregion.compact.training.metrics import mask_figures
 from anyregion.compact.training.photographs import Photographs
-from anyregion.compact.training.region_sampler import RowEpochs, RowsItem
-from anyregion.compact.training.torch_session import MaskSession, bare, write_head
+from anyregion.compact.training.region_sampler import RegionSampler, SampledRegions
+from anyregion.compact.training.torch_session import MaskHeadSession, bare, write_head
 from anyregion.errors import InputError
 from anyregion.masks import RLE, decode_mask
 from anyregion.training.seeds import generator, seed_torch
@@ -88,7 +88,7 @@ class MaskTask:
         *,
         config: MaskTaskConfig | None = None,
         held_out: Photographs | None = None,
-        teacher: Masks | None = None,
+        teacher: MaskHead | None = None,
         seed: int = 0,
         terms: str = "unstated",
         licence: str = "unstated",
@@ -99,32 +99,36 @@ class MaskTask:
         self._about = {"data": terms, "licence": licence}
         self._seed = seed
         rows = [photographs.rows(i, with_mask=True) for i in range(len(photographs))]
-        self._epochs = RowEpochs(rows, at_most=self.config.regions, seed=seed, kind="masks")
+        self._epochs = RegionSampler(rows, at_most=self.config.regions, seed=seed, kind="masks")
         self._teacher = teacher
-        self._taught: RowEpochs | None = None
+        self._taught: RegionSampler | None = None
         self._teachings: dict[int, dict[int, RLE]] = {}
         if self.config.taught_images:
             if teacher is None:
                 raise InputError("taught_images need a teacher")
             without = [photographs.rows(i, with_mask=False) for i in range(len(photographs))]
-            self._taught = RowEpochs(without, at_most=self.config.regions, seed=seed, kind="taught")
+            self._taught = RegionSampler(
+                without, at_most=self.config.regions, seed=seed, kind="taught"
+            )
         seed_torch(seed, "mask head")
         used = [i for i, found in enumerate(rows) if len(found)]
-        self.module: nn.Module = prepared(MaskHead(self.config.head), photographs.reader, used)
+        self.module: nn.Module = prepared(
+            MaskHeadModule(self.config.head), photographs.reader, used
+        )
 
     @property
     def items_per_epoch(self) -> int:
         """Items in which every region comes once."""
         return self._epochs.items
 
-    def plan(self, step: int) -> Sequence[RowsItem]:
+    def plan(self, step: int) -> Sequence[SampledRegions]:
         first, more = step * self.config.images, step * self.config.taught_images
         items = [self._epochs.item(first + i) for i in range(self.config.images)]
         if self._taught is not None:
             items += [self._taught.item(more + i) for i in range(self.config.taught_images)]
         return items
 
-    def load(self, item: RowsItem) -> MaskExample:
+    def load(self, item: SampledRegions) -> MaskExample:
         config, photographs = self.config, self._photographs
         draw = generator(self._seed, item.kind, item.position, "example")
         maps = photographs.maps(item.image, flipped=item.flipped)
@@ -165,18 +169,18 @@ class MaskTask:
         """Lines of the card."""
         return {**self._about, "eyes": self._photographs.reader.fingerprint}
 
-    def describe(self, item: RowsItem) -> str:
+    def describe(self, item: SampledRegions) -> str:
         return self._photographs.describe(item.image, item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Mean intersection over union of held-out regions at the image's resolution, box given."""
         if self._held_out is None:
             return {}
-        return mask_figures(Masks(MaskSession(bare(module, MaskHead))), self._held_out)
+        return mask_figures(MaskHead(MaskHeadSession(bare(module, MaskHeadModule))), self._held_out)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write `mask_head.safetensors` and `mask_head.onnx`."""
-        head = bare(module, MaskHead)
+        head = bare(module, MaskHeadModule)
         write_head(head, folder / "mask_head.safetensors", asdict(self.config.head))
         export_mask_head(head, folder / "mask_head.onnx")
 
@@ -196,7 +200,9 @@ class MaskTask:
             self._teachings[image] = dict(zip(rows.tolist(), found, strict=True))
         return self._teachings[image][row]
 
-    def _frame(self, maps: EyesMaps, item: RowsItem, draw: np.random.Generator) -> Tensor:
+    def _frame(
+        self, maps: FeaturePyramid, item: SampledRegions, draw: np.random.Generator
+    ) -> Tensor:
         pixels = self._photographs.pixels(item.image, flipped=item.flipped)
         contrast = 1 + draw.uniform(-1, 1) * self.config.brightness
         tint = draw.uniform(-1, 1, (1, 3, 1, 1)) * self.config.tint

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from anyregion.compact.grid_boxes import overlaps
 from anyregion.compact.mask_head import MaskHead
-from anyregion.compact.proposal_head import Finder
+from anyregion.compact.proposal_head import ProposalHead
 from anyregion.compact.training.photographs import Photographs
 from anyregion.evaluation.metrics.calibration import auroc
 from anyregion.evaluation.metrics.overlap import AR_THRESHOLDS, count_matched
@@ -43,7 +43,7 @@ def mask_figures(head: MaskHead, photographs: Photographs) -> dict[str, float]:
     }
 
 
-def proposal_figures(finder: Finder, photographs: Photographs) -> dict[str, float]:
+def proposal_figures(finder: ProposalHead, photographs: Photographs) -> dict[str, float]:
     """Average recall of the annotated boxes, of any class, that COCO's evaluation defines.
 
     Returns:
@@ -68,7 +68,7 @@ def proposal_figures(finder: Finder, photographs: Photographs) -> dict[str, floa
 
 
 def point_figures(
-    finder: Finder, head: MaskHead | None, photographs: Photographs, *, seed: int = 0
+    finder: ProposalHead, head: MaskHead | None, photographs: Photographs, *, seed: int = 0
 ) -> dict[str, float]:
     """Regions grown from one point, drawn evenly from the pixels of each annotated mask.
 

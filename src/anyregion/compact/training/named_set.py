@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.extractor import stored_maps
-from anyregion.compact.image_encoder import EyesMaps
-from anyregion.compact.text_encoder import Words
+from anyregion.compact.image_encoder import FeaturePyramid
+from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.data.features import FeatureReader
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
@@ -55,21 +55,21 @@ class NamedSet:
         height, width = annotations.sizes[image].tolist()
         return annotations.boxes[rows].copy(), labels, (height, width)
 
-    def maps(self, image: int, *, flipped: bool = False) -> EyesMaps:
+    def maps(self, image: int, *, flipped: bool = False) -> FeaturePyramid:
         """The stored maps of one image, or of its mirror image."""
         return stored_maps(self.reader.read(image, flipped=flipped))
 
 
 def named_set(
-    store: Store, words: Words, *, unseen: str = "", class_power: float = 0.0
+    store: Store, words: CompactTextEncoder, *, unseen: str = "", class_power: float = 0.0
 ) -> NamedSet:
     """Open a data set.
 
     Args:
         store: its features, with mirror images where these are to be used.
         words: the text side.
-        unseen: classes that take no part; see `CompactConfig`.
-        class_power: see `NamerObjective`.
+        unseen: classes that take no part; see `RegionTaskConfig`.
+        class_power: see `RegionObjective`.
 
     Raises:
         InputError: images of unknown size, names that repeat, or nothing to learn from.

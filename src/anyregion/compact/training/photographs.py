@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.extractor import stored_maps
-from anyregion.compact.image_encoder import EyesMaps
+from anyregion.compact.image_encoder import FeaturePyramid
 from anyregion.data.features import FeatureReader
 from anyregion.data.image_files import find_image
 from anyregion.data.mirror import mirror_boxes, mirror_pixels
@@ -34,7 +34,7 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.reader.annotations)
 
-    def maps(self, image: int, *, flipped: bool = False) -> EyesMaps:
+    def maps(self, image: int, *, flipped: bool = False) -> FeaturePyramid:
         """The frozen maps of an image or of its mirror image."""
         return stored_maps(self.reader.read(image, flipped=flipped))
 

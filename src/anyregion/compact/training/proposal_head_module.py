@@ -19,8 +19,8 @@ from anyregion.compact.training.frozen_maps import Projection, block
 
 
 @dataclass(frozen=True)
-class FinderConfig:
-    """Sizes of a `Finder`.
+class ProposalHeadConfig:
+    """Sizes of a `ProposalHeadModule`.
 
     Attributes:
         width: channels everywhere.
@@ -31,12 +31,12 @@ class FinderConfig:
     depth: int = 1
 
 
-class Finder(nn.Module):
+class ProposalHeadModule(nn.Module):
     """Frozen maps of one image to a box and a score for each cell of four strides."""
 
-    def __init__(self, config: FinderConfig | None = None) -> None:
+    def __init__(self, config: ProposalHeadConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or FinderConfig()
+        self.config = config = config or ProposalHeadConfig()
         width = config.width
         self.from_last = Projection(("stride32", "last"), width)
         self.from_16 = Projection(("stride16",), width)

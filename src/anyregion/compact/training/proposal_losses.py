@@ -67,7 +67,7 @@ def smallest_around(things: Tensor, rows: int, columns: int) -> Tensor:
     return torch.where(inside.any(dim=1), smallest, -1)
 
 
-def finder_losses(
+def proposal_losses(
     answer: tuple[Tensor, Tensor, Tensor], things: Tensor, rows: int, columns: int
 ) -> dict[str, Tensor]:
     """Losses of one image, scalars, and `loss`, their weighted sum.
@@ -77,7 +77,7 @@ def finder_losses(
     thing, of every level, whether or not it is the one to answer.
 
     Args:
-        answer: what `Finder` gave for the image.
+        answer: what `ProposalHeadModule` gave for the image.
         things: boxes `(n, 4)`, xyxy in pixels of the network's input.
         rows, columns: of the map at stride 32.
     """

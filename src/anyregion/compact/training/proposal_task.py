@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from anyregion.compact.framing import frame_factors
-from anyregion.compact.proposal_head import Finder as Finding
-from anyregion.compact.training.export_heads import export_finder
+from anyregion.compact.proposal_head import ProposalHead
+from anyregion.compact.training.export_heads import export_proposal_head
 from anyregion.compact.training.frozen_maps import as_maps, prepared
 from anyregion.compact.training.metrics import point_figures, proposal_figures
 from anyregion.compact.training.photographs import Photographs
-from anyregion.compact.training.proposal_head_module import Finder, FinderConfig
-from anyregion.compact.training.proposal_losses import finder_losses
-from anyregion.compact.training.region_sampler import RowEpochs, RowsItem
-from anyregion.compact.training.torch_session import FinderSession, bare, write_head
+from anyregion.compact.training.proposal_head_module import ProposalHeadConfig, ProposalHeadModule
+from anyregion.compact.training.proposal_losses import proposal_losses
+from anyregion.compact.training.region_sampler import RegionSampler, SampledRegions
+from anyregion.compact.training.torch_session import ProposalHeadSession, bare, write_head
 from anyregion.training.seeds import seed_torch
 
 
 @dataclass(frozen=True)
-class FinderTaskConfig:
+class ProposalTaskConfig:
     """How the finder is trained.
 
     Attributes:
@@ -32,19 +32,19 @@ class FinderTaskConfig:
         images: of a step.
     """
 
-    head: FinderConfig = field(default_factory=FinderConfig)
+    head: ProposalHeadConfig = field(default_factory=ProposalHeadConfig)
     images: int = 6
 
 
 @dataclass(frozen=True, eq=False)
-class FinderExample:
+class ProposalExample:
     """One image: its maps (see `as_maps`) and its things `(n, 4)` in the network's pixels."""
 
     maps: dict[str, Tensor]
     things: Tensor
 
 
-class FinderTask:
+class ProposalTask:
     """A `Task`: from the maps of the training images to all their boxes, whatever their class.
 
     Args:
@@ -61,43 +61,45 @@ class FinderTask:
         self,
         photographs: Photographs,
         *,
-        config: FinderTaskConfig | None = None,
+        config: ProposalTaskConfig | None = None,
         held_out: Photographs | None = None,
         seed: int = 0,
         terms: str = "unstated",
         licence: str = "unstated",
     ) -> None:
-        self.config = config or FinderTaskConfig()
+        self.config = config or ProposalTaskConfig()
         self._photographs = photographs
         self._held_out = held_out
         self._about = {"data": terms, "licence": licence}
         rows = [photographs.rows(i) for i in range(len(photographs))]
-        self._epochs = RowEpochs(rows, at_most=None, seed=seed)
+        self._epochs = RegionSampler(rows, at_most=None, seed=seed)
         seed_torch(seed, "finder")
         used = [i for i, found in enumerate(rows) if len(found)]
-        self.module: nn.Module = prepared(Finder(self.config.head), photographs.reader, used)
+        self.module: nn.Module = prepared(
+            ProposalHeadModule(self.config.head), photographs.reader, used
+        )
 
     @property
     def items_per_epoch(self) -> int:
         """Items in which every image comes once."""
         return self._epochs.items
 
-    def plan(self, step: int) -> Sequence[RowsItem]:
+    def plan(self, step: int) -> Sequence[SampledRegions]:
         first = step * self.config.images
         return [self._epochs.item(first + i) for i in range(self.config.images)]
 
-    def load(self, item: RowsItem) -> FinderExample:
+    def load(self, item: SampledRegions) -> ProposalExample:
         maps = self._photographs.maps(item.image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
         boxes = self._photographs.boxes(item.image, rows, flipped=item.flipped)
         framed = torch.from_numpy(boxes * frame_factors(maps)).float()
-        return FinderExample(as_maps(maps.maps), framed)
+        return ProposalExample(as_maps(maps.maps), framed)
 
-    def losses(self, module: nn.Module, examples: Sequence[FinderExample]) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, examples: Sequence[ProposalExample]) -> dict[str, Tensor]:
         device = next(module.parameters()).device
         images = [{name: cells.to(device) for name, cells in e.maps.items()} for e in examples]
         found = [
-            finder_losses(answer, example.things.to(device), *example.maps["stride32"].shape[:2])
+            proposal_losses(answer, example.things.to(device), *example.maps["stride32"].shape[:2])
             for answer, example in zip(module(images), examples, strict=True)
         ]
         return {name: torch.stack([losses[name] for losses in found]) for name in found[0]}
@@ -106,14 +108,14 @@ class FinderTask:
         """Lines of the card."""
         return {**self._about, "eyes": self._photographs.reader.fingerprint}
 
-    def describe(self, item: RowsItem) -> str:
+    def describe(self, item: SampledRegions) -> str:
         return self._photographs.describe(item.image, item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Recall of held-out boxes, and what one point in each held-out mask finds."""
         if self._held_out is None:
             return {}
-        finder = Finding(FinderSession(bare(module, Finder)))
+        finder = ProposalHead(ProposalHeadSession(bare(module, ProposalHeadModule)))
         figures = proposal_figures(finder, self._held_out)
         if self._held_out.reader.annotations.segmentations is not None:
             figures |= point_figures(finder, None, self._held_out)
@@ -121,6 +123,6 @@ class FinderTask:
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write `finder.safetensors` and `finder.onnx`."""
-        head = bare(module, Finder)
+        head = bare(module, ProposalHeadModule)
         write_head(head, folder / "finder.safetensors", asdict(self.config.head))
-        export_finder(head, folder / "finder.onnx")
+        export_proposal_head(head, folder / "finder.onnx")

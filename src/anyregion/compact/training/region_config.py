@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from anyregion.compact.training.region_head_module import NamerConfig
+from anyregion.compact.training.region_head_module import RegionHeadConfig
 from anyregion.errors import InputError
 
 
 @dataclass(frozen=True)
-class NamerObjective:
+class RegionObjective:
     """What the module is trained for.
 
     Attributes:
@@ -35,7 +35,7 @@ class NamerObjective:
 
 
 @dataclass(frozen=True)
-class CompactConfig:
+class RegionTaskConfig:
     """Training `compact`'s module on frozen features.
 
     Attributes:
@@ -63,8 +63,8 @@ class CompactConfig:
     flip: float = 0.5
     jitter: float = 0.1
     novelty: float = 0.24
-    module: NamerConfig = field(default_factory=NamerConfig)
-    objective: NamerObjective = field(default_factory=NamerObjective)
+    module: RegionHeadConfig = field(default_factory=RegionHeadConfig)
+    objective: RegionObjective = field(default_factory=RegionObjective)
     licence: str = "unstated"
     terms: str = "unstated"
 

@@ -27,7 +27,7 @@ _RELATION = 8
 
 
 @dataclass(frozen=True)
-class NamerConfig:
+class RegionHeadConfig:
     """Sizes of the module.
 
     Attributes:
@@ -55,10 +55,10 @@ class NamerConfig:
             raise InputError(f"the decoder has 0 to 6 layers, not {self.layers}")
 
 
-class Namer(nn.Module):
-    """See the module's text; sizes in `NamerConfig`."""
+class RegionHeadModule(nn.Module):
+    """See the module's text; sizes in `RegionHeadConfig`."""
 
-    def __init__(self, config: NamerConfig) -> None:
+    def __init__(self, config: RegionHeadConfig) -> None:
         super().__init__()
         self.config = config
         width, deep = config.width, config.width * config.expansion
@@ -67,7 +67,7 @@ class Namer(nn.Module):
         if config.layers:
             self.around = nn.LayerNorm(MEMORY)
             self.memory = nn.Linear(MEMORY, width)
-        self.layers = nn.ModuleList(NamerLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(RegionHeadLayer(config) for _ in range(config.layers))
         self.norm1 = nn.LayerNorm(width)
         self.linear1 = nn.Linear(width, deep)
         self.linear2 = nn.Linear(deep, width)
@@ -112,10 +112,10 @@ class Namer(nn.Module):
         return conse * self.gain + learned if self.config.residual else learned
 
 
-class NamerLayer(nn.Module):
+class RegionHeadLayer(nn.Module):
     """Pre-norm cross-attention to the image, biased by where each cell lies, and feed-forward."""
 
-    def __init__(self, config: NamerConfig) -> None:
+    def __init__(self, config: RegionHeadConfig) -> None:
         super().__init__()
         width, deep = config.width, config.width * config.expansion
         self.heads = config.heads

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def naming_loss(
+def classification_loss(
     embedded: Tensor, labels: Tensor, matrix: Tensor, weights: Tensor, *, scale: float
 ) -> Tensor:
     """Cross-entropy of one image's regions over the vocabulary, weighted by class, a scalar.
@@ -24,14 +24,16 @@ def naming_loss(
     return (each * weights[labels]).sum() / max(1, len(labels))
 
 
-def drift(embedded: Tensor, conse: Tensor, labelled: int, *, labelled_share: float) -> Tensor:
+def distillation_loss(
+    embedded: Tensor, conse: Tensor, labelled: int, *, labelled_share: float
+) -> Tensor:
     """How far random regions have moved from the training-free answer, `1 - cosine`, a scalar.
 
     Args:
         embedded: `(N, E)`: first the labelled regions, then the random ones.
         conse: `(N, E)`, the training-free answers.
         labelled: how many are labelled.
-        labelled_share: weight of the labelled regions' own drift.
+        labelled_share: weight of the labelled regions' own distillation_loss.
     """
     away = 1 - F.cosine_similarity(embedded, conse, dim=-1)
     random = away[labelled:].mean() if labelled < len(away) else away.new_zeros(())

@@ -14,7 +14,7 @@ from anyregion.training.seeds import generator
 
 
 @dataclass(frozen=True)
-class RowsItem:
+class SampledRegions:
     """Some regions of one image, at one place of a training.
 
     Attributes:
@@ -33,7 +33,7 @@ class RowsItem:
     rows: tuple[int, ...]
 
 
-class RowEpochs:
+class RegionSampler:
     """Every region once an epoch, in an order of its own, the image mirrored in every other epoch.
 
     Args:
@@ -64,11 +64,13 @@ class RowEpochs:
             raise InputError("no image has a region to train on")
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
-    def item(self, position: int) -> RowsItem:
+    def item(self, position: int) -> SampledRegions:
         """The item that comes after `position` others."""
         epoch, place = divmod(position, self.items)
         image, rows = self._epoch(epoch)[place]
-        return RowsItem(self._kind, position, image, bool((epoch + image + self._seed) % 2), rows)
+        return SampledRegions(
+            self._kind, position, image, bool((epoch + image + self._seed) % 2), rows
+        )
 
     def _shuffled(self, epoch: int) -> list[tuple[int, tuple[int, ...]]]:
         draw = generator(self._seed, self._kind, epoch)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anyregion.compact.conse import load_bridge
-from anyregion.compact.region_features import Evidence, gather
-from anyregion.compact.region_head import INPUTS, NamerNumbers
-from anyregion.compact.text_encoder import Words
+from anyregion.compact.conse import load_conse
+from anyregion.compact.region_features import RegionFeatures, extract_region_features
+from anyregion.compact.region_head import INPUTS, Calibration
+from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.calibration import fit_scores, held_out_error
-from anyregion.compact.training.checkpoint import save_namer
+from anyregion.compact.training.checkpoint import save_region_head
 from anyregion.compact.training.named_set import (
     NamedSet,
     check_features,
@@ -25,9 +25,13 @@ from anyregion.compact.training.named_set import (
     named_set,
     random_boxes,
 )
-from anyregion.compact.training.region_config import CompactConfig
-from anyregion.compact.training.region_head_module import Namer
-from anyregion.compact.training.region_losses import accuracies, drift, naming_loss
+from anyregion.compact.training.region_config import RegionTaskConfig
+from anyregion.compact.training.region_head_module import RegionHeadModule
+from anyregion.compact.training.region_losses import (
+    accuracies,
+    classification_loss,
+    distillation_loss,
+)
 from anyregion.data.mirror import mirror_boxes
 from anyregion.data.samplers import EpochSampler
 from anyregion.data.store.store import Store
@@ -38,16 +42,16 @@ from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator, seed_torch
 
 
-def build(settings: CompactConfig, *, loop: LoopConfig) -> NamerTask:
+def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
     """Make the task: open the stores, read the names.
 
     Raises:
         InputError: stores that cannot be had, or were made by other eyes.
     """
-    bridge = load_bridge()
-    words = Words(bridge)
+    bridge = load_conse()
+    words = CompactTextEncoder(bridge)
     seed_torch(loop.seed, "weights")
-    module = Namer(settings.module)
+    module = RegionHeadModule(settings.module)
     stores = [Store(folder) for folder in settings.stores]
     validation = Store(settings.validation)
     check_features([*stores, validation], validation)
@@ -59,11 +63,11 @@ def build(settings: CompactConfig, *, loop: LoopConfig) -> NamerTask:
             )
     power = settings.objective.class_power
     sets = [named_set(s, words, unseen=settings.unseen, class_power=power) for s in stores]
-    return NamerTask(module, sets, named_set(validation, words), settings, seed=loop.seed)
+    return RegionTask(module, sets, named_set(validation, words), settings, seed=loop.seed)
 
 
 @dataclass(frozen=True)
-class NamerItem:
+class RegionItem:
     """One image of a step: of which data set, mirrored or not, and its place."""
 
     data: int
@@ -74,55 +78,55 @@ class NamerItem:
 
 
 @dataclass(frozen=True, eq=False)
-class NamerExample:
+class RegionExample:
     """The evidence of labelled regions and then of random ones; rows of the former's names."""
 
     data: int
-    evidence: Evidence
+    evidence: RegionFeatures
     labels: Tensor
 
 
-class NamerTask:
-    """Trains a `Namer`. See `training.task.Task`.
+class RegionTask:
+    """Trains a `RegionHeadModule`. See `training.task.Task`.
 
     Args:
         module: what learns.
         sets: the data sets.
         validation: not trained on; scores are calibrated on it too.
-        settings: see `CompactConfig`.
+        settings: see `RegionTaskConfig`.
         seed: of what is drawn.
     """
 
     def __init__(
         self,
-        module: Namer,
+        module: RegionHeadModule,
         sets: Sequence[NamedSet],
         validation: NamedSet,
-        settings: CompactConfig,
+        settings: RegionTaskConfig,
         *,
         seed: int,
     ) -> None:
         self.module: nn.Module = module
         self.sets, self.validation = tuple(sets), validation
         self.settings, self.seed = settings, seed
-        self.bridge = load_bridge()
+        self.bridge = load_conse()
         self._measured: tuple[str, NDArray[np.float32], NDArray[np.int64]] | None = None
         self._images = [(number, int(i)) for number, s in enumerate(sets) for i in s.images]
         self._sampler = EpochSampler(np.ones(len(self._images)), seed)
         self._matrices = [torch.from_numpy(s.matrix) for s in sets]
         self._weights = [torch.from_numpy(s.weights) for s in sets]
 
-    def plan(self, step: int) -> list[NamerItem]:
+    def plan(self, step: int) -> list[RegionItem]:
         """See `Task`."""
         batch = self.settings.batch
         items = []
         for place, drawn in enumerate(self._sampler.draw(step * batch, batch)):
             number, image = self._images[drawn]
             flipped = bool(generator(self.seed, "flip", step, place).random() < self.settings.flip)
-            items.append(NamerItem(number, image, flipped, step, place))
+            items.append(RegionItem(number, image, flipped, step, place))
         return items
 
-    def load(self, item: NamerItem) -> NamerExample:
+    def load(self, item: RegionItem) -> RegionExample:
         """See `Task`."""
         data, objective = self.sets[item.data], self.settings.objective
         boxes, labels, size = data.labelled(item.image)
@@ -133,10 +137,10 @@ class NamerTask:
         if objective.distillation:
             boxes = np.concatenate([boxes, random_boxes(objective.random_boxes, size, draw)])
         maps = data.maps(item.image, flipped=item.flipped)
-        evidence = gather(maps, size, Regions.from_boxes(boxes), self.bridge)
-        return NamerExample(item.data, evidence, torch.from_numpy(labels))
+        evidence = extract_region_features(maps, size, Regions.from_boxes(boxes), self.bridge)
+        return RegionExample(item.data, evidence, torch.from_numpy(labels))
 
-    def losses(self, module: nn.Module, examples: Sequence[NamerExample]) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, examples: Sequence[RegionExample]) -> dict[str, Tensor]:
         """See `Task`; `naming` and `distillation` are the parts of `loss`."""
         objective = self.settings.objective
         device = next(self.module.parameters()).device
@@ -145,7 +149,7 @@ class NamerTask:
         for found, seen, example in zip(module(evidence), evidence, examples, strict=True):
             found, count = found.float(), len(example.labels)
             naming.append(
-                naming_loss(
+                classification_loss(
                     found[:count],
                     example.labels.to(device),
                     self._matrices[example.data].to(device),
@@ -154,12 +158,14 @@ class NamerTask:
                 )
             )
             conse = seen[INPUTS.index("conse")]
-            pull.append(drift(found, conse, count, labelled_share=objective.labelled_share))
+            pull.append(
+                distillation_loss(found, conse, count, labelled_share=objective.labelled_share)
+            )
         named, pulled = torch.stack(naming), torch.stack(pull)
         loss = named + objective.distillation * pulled
         return {"loss": loss, "naming": named.detach(), "distillation": pulled.detach()}
 
-    def describe(self, item: NamerItem) -> str:
+    def describe(self, item: RegionItem) -> str:
         """See `Task`."""
         name = self.sets[item.data].reader.annotations.file_names[item.image]
         return f"{name}{' (mirrored)' if item.flipped else ''}"
@@ -171,12 +177,12 @@ class NamerTask:
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """The graph, the numbers that belong to it, the weights. See `Task`."""
-        if not isinstance(module, Namer):
-            raise TypeError(f"not a Namer: {type(module).__name__}")
+        if not isinstance(module, RegionHeadModule):
+            raise TypeError(f"not a RegionHeadModule: {type(module).__name__}")
         cosines, labels = self._measure(module)
         scale, bias = fit_scores(cosines, labels)
         names = [name for s in self.sets for name in s.taking_part]
-        numbers = NamerNumbers(
+        numbers = Calibration(
             trained=np.concatenate([s.matrix for s in self.sets]),
             names=tuple(names),
             novelty=self.settings.novelty,
@@ -185,7 +191,7 @@ class NamerTask:
         )
         figures = accuracies(torch.from_numpy(cosines), torch.from_numpy(labels))
         figures["calibration_error"] = held_out_error(cosines, labels)
-        save_namer(module, folder, numbers, licence=self.settings.licence, figures=figures)
+        save_region_head(module, folder, numbers, licence=self.settings.licence, figures=figures)
 
     def about(self) -> Mapping[str, str]:
         """See `training.task.About`."""
@@ -213,7 +219,9 @@ class NamerTask:
         with torch.inference_mode():
             for image in data.images.tolist():
                 boxes, right, size = data.labelled(image)
-                evidence = gather(data.maps(image), size, Regions.from_boxes(boxes), self.bridge)
+                evidence = extract_region_features(
+                    data.maps(image), size, Regions.from_boxes(boxes), self.bridge
+                )
                 (rows,) = module([_tensors(evidence, device)])
                 found.append(F.normalize(rows.float(), dim=-1).cpu())
                 labels.append(right)
@@ -222,6 +230,6 @@ class NamerTask:
         return self._measured[1:]
 
 
-def _tensors(evidence: Evidence, device: torch.device) -> list[Tensor]:
-    """The arguments of `Namer.embed`."""
+def _tensors(evidence: RegionFeatures, device: torch.device) -> list[Tensor]:
+    """The arguments of `RegionHeadModule.embed`."""
     return [torch.from_numpy(getattr(evidence, name)).to(device) for name in INPUTS]

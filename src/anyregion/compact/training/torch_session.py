@@ -16,8 +16,8 @@ from torch import nn
 
 from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.training.frozen_maps import as_maps
-from anyregion.compact.training.mask_head_module import MaskHead, MaskHeadConfig
-from anyregion.compact.training.proposal_head_module import Finder
+from anyregion.compact.training.mask_head_module import MaskHeadConfig, MaskHeadModule
+from anyregion.compact.training.proposal_head_module import ProposalHeadModule
 from anyregion.errors import CheckpointError
 from anyregion.torch_utils.weights import read_state_dict, write_tensors
 
@@ -25,10 +25,10 @@ M = TypeVar("M", bound=nn.Module)
 Feed = Mapping[str, NDArray[np.float32]]
 
 
-class MaskSession:
-    """Runs a `MaskHead` as its exported graph would be: validation is inference."""
+class MaskHeadSession:
+    """Runs a `MaskHeadModule` as its exported graph would be: validation is inference."""
 
-    def __init__(self, head: MaskHead) -> None:
+    def __init__(self, head: MaskHeadModule) -> None:
         self._head = head
 
     def run(self, outputs: Sequence[str], feed: Feed) -> list[NDArray[np.float32]]:
@@ -42,14 +42,14 @@ class MaskSession:
         return [found[name] for name in outputs]
 
 
-class FinderSession:
-    """Runs a `Finder` as its exported graph would be."""
+class ProposalHeadSession:
+    """Runs a `ProposalHeadModule` as its exported graph would be."""
 
-    def __init__(self, finder: Finder) -> None:
+    def __init__(self, finder: ProposalHeadModule) -> None:
         self._finder = finder
 
     def run(self, outputs: Sequence[str], feed: Feed) -> list[NDArray[np.float32]]:
-        """See `anyregion.compact.proposal_head.Finder`."""
+        """See `anyregion.compact.proposal_head.ProposalHead`."""
         with _answering(self._finder) as device:
             maps = {name: cells.to(device) for name, cells in as_maps(feed).items()}
             boxes, scores, given = self._finder([maps])[0]
@@ -78,14 +78,14 @@ def bare(module: nn.Module, kind: type[M]) -> M:
 def write_head(head: nn.Module, path: Path, config: Mapping[str, Any]) -> None:
     """Write a head's weights, its configuration in the metadata."""
     about = {
-        "head": type(head).__name__,
+        "head": "MaskHead" if isinstance(head, MaskHeadModule) else "Finder",
         "config": json.dumps(config),
         "maps": json.dumps(CHANNELS),
     }
     write_tensors(path, {k: v.contiguous() for k, v in head.state_dict().items()}, about)
 
 
-def read_mask_head(path: Path) -> MaskHead:
+def read_mask_head(path: Path) -> MaskHeadModule:
     """A mask head that was written before.
 
     Raises:
@@ -95,7 +95,7 @@ def read_mask_head(path: Path) -> MaskHead:
         with safe_open(path, framework="pt") as opened:
             about = opened.metadata() or {}
         config = MaskHeadConfig(**json.loads(about["config"]))
-        head = MaskHead(config)
+        head = MaskHeadModule(config)
         head.load_state_dict(read_state_dict(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a mask head ({error})") from None

@@ -16,16 +16,15 @@ pytest.importorskip("lightning_fabric")
 import onnxruntime as ort
 import torch
 
-from anyregion.compact.image_encoder import CHANNELS, EyesMaps
-from anyregion.compact.mask_head import AT_ONCE
-from anyregion.compact.mask_head import MaskHead as Masks
-from anyregion.compact.proposal_head import Finder as Finding
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
+from anyregion.compact.mask_head import AT_ONCE, MaskHead
+from anyregion.compact.proposal_head import ProposalHead
 from anyregion.compact.training.export_heads import rounded_head
 from anyregion.compact.training.mask_head_module import MaskHeadConfig
 from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
-from anyregion.compact.training.proposal_head_module import FinderConfig
-from anyregion.compact.training.proposal_task import FinderTask, FinderTaskConfig
-from anyregion.compact.training.torch_session import FinderSession, MaskSession
+from anyregion.compact.training.proposal_head_module import ProposalHeadConfig
+from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
+from anyregion.compact.training.torch_session import MaskHeadSession, ProposalHeadSession
 from anyregion.masks import mask_area, mask_box
 from anyregion.torch_utils.weights import read_state_dict
 from tests.unit.compact.training.toy import toy_maps, toy_photographs
@@ -58,18 +57,18 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[MaskTask, Path]:
 
 
 @pytest.fixture(scope="module")
-def finder(tmp_path_factory: pytest.TempPathFactory) -> tuple[FinderTask, Path]:
+def finder(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProposalTask, Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finder")
-    config = FinderTaskConfig(head=FinderConfig(width=16))
-    task = FinderTask(toy_photographs(folder), config=config)
+    config = ProposalTaskConfig(head=ProposalHeadConfig(width=16))
+    task = ProposalTask(toy_photographs(folder), config=config)
     task.save(task.module, folder)
     return task, folder
 
 
 def test_the_mask_graph_equals_torch(masks: tuple[MaskTask, Path]) -> None:
     task, folder = masks
-    graph, head = session(folder / "mask_head.onnx"), MaskSession(rounded_head(task.module))
+    graph, head = session(folder / "mask_head.onnx"), MaskHeadSession(rounded_head(task.module))
     for rows, columns, count in SIZES:
         draw = np.random.default_rng(count)
         corners = draw.uniform(-0.1, 0.6, (count, 2))
@@ -83,9 +82,9 @@ def test_the_mask_graph_equals_torch(masks: tuple[MaskTask, Path]) -> None:
             np.testing.assert_allclose(found, meant, rtol=0, atol=1e-4)
 
 
-def test_the_finder_graph_equals_torch(finder: tuple[FinderTask, Path]) -> None:
+def test_the_finder_graph_equals_torch(finder: tuple[ProposalTask, Path]) -> None:
     task, folder = finder
-    graph, head = session(folder / "finder.onnx"), FinderSession(rounded_head(task.module))
+    graph, head = session(folder / "finder.onnx"), ProposalHeadSession(rounded_head(task.module))
     for rows, columns, _ in SIZES:
         feed = some_maps(rows, columns)
         names = ["boxes", "scores", "point_scores"]
@@ -95,7 +94,7 @@ def test_the_finder_graph_equals_torch(finder: tuple[FinderTask, Path]) -> None:
 
 
 def test_graphs_hold_half_precision_and_no_trace_of_where_they_were_made(
-    masks: tuple[MaskTask, Path], finder: tuple[FinderTask, Path]
+    masks: tuple[MaskTask, Path], finder: tuple[ProposalTask, Path]
 ) -> None:
     for task, path in (
         (masks[0], masks[1] / "mask_head.onnx"),
@@ -109,10 +108,10 @@ def test_graphs_hold_half_precision_and_no_trace_of_where_they_were_made(
 
 
 def test_masks_do_not_depend_on_how_many_are_asked_for(masks: tuple[MaskTask, Path]) -> None:
-    head = Masks(session(masks[1] / "mask_head.onnx"))
+    head = MaskHead(session(masks[1] / "mask_head.onnx"))
     pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     features = toy_maps(pixels)
-    maps = EyesMaps({n: features[n].astype(np.float32) for n in CHANNELS}, (96.0, 128.0))
+    maps = FeaturePyramid({n: features[n].astype(np.float32) for n in CHANNELS}, (96.0, 128.0))
     x, y = np.meshgrid(np.arange(0, 100, 10.0), np.arange(0, 70, 10.0))
     boxes = np.stack([x, y, x + 25.5, y + 20.25], axis=2).reshape(-1, 4)
     assert len(boxes) > AT_ONCE
@@ -129,11 +128,11 @@ def test_masks_do_not_depend_on_how_many_are_asked_for(masks: tuple[MaskTask, Pa
     assert head.masks_from_boxes(maps, pixels, np.zeros((0, 4)))[0] == ()
 
 
-def test_the_finder_proposes_and_answers_points(finder: tuple[FinderTask, Path]) -> None:
-    found = Finding(session(finder[1] / "finder.onnx"))
+def test_the_finder_proposes_and_answers_points(finder: tuple[ProposalTask, Path]) -> None:
+    found = ProposalHead(session(finder[1] / "finder.onnx"))
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     features = toy_maps(pixels)  # the eyes see it at twice its size
-    maps = EyesMaps({n: features[n].astype(np.float32) for n in CHANNELS}, (48.0, 64.0))
+    maps = FeaturePyramid({n: features[n].astype(np.float32) for n in CHANNELS}, (48.0, 64.0))
     boxes, scores = found.propose(maps, (48, 64), limit=7)
     assert len(boxes) == len(scores) <= 7
     assert (np.diff(scores) <= 0).all()

@@ -15,18 +15,18 @@ pytest.importorskip("lightning_fabric")
 import torch
 
 from anyregion.compact.grid_boxes import level_sizes
-from anyregion.compact.training.proposal_head_module import FinderConfig, centres
+from anyregion.compact.training.proposal_head_module import ProposalHeadConfig, centres
 from anyregion.compact.training.proposal_losses import (
     assign,
-    finder_losses,
     paired_iou,
+    proposal_losses,
     smallest_around,
 )
-from anyregion.compact.training.proposal_task import FinderTask, FinderTaskConfig
+from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
 from anyregion.evaluation.metrics.overlap import count_matched
 from tests.unit.compact.training.toy import toy_photographs
 
-CONFIG = FinderTaskConfig(head=FinderConfig(width=16), images=3)
+CONFIG = ProposalTaskConfig(head=ProposalHeadConfig(width=16), images=3)
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +35,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> FinderTask:
+def task(tmp_path: Path) -> ProposalTask:
     photographs = toy_photographs(tmp_path)
-    return FinderTask(photographs, config=CONFIG, held_out=photographs)
+    return ProposalTask(photographs, config=CONFIG, held_out=photographs)
 
 
-def test_one_box_and_score_a_cell(task: FinderTask) -> None:
+def test_one_box_and_score_a_cell(task: ProposalTask) -> None:
     example = task.load(task.plan(0)[0])
     with torch.no_grad():
         ((boxes, scores, given),) = task.module([example.maps])
@@ -69,7 +69,7 @@ def test_cells_answer_for_the_smallest_thing_of_their_size() -> None:
 def test_an_image_without_things_teaches_low_scores() -> None:
     logits = torch.zeros(sum(r * c for r, c, _ in level_sizes(2, 2)), requires_grad=True)
     boxes = torch.rand(len(logits), 4, requires_grad=True)
-    losses = finder_losses((boxes, logits, logits.detach()), torch.zeros(0, 4), 2, 2)
+    losses = proposal_losses((boxes, logits, logits.detach()), torch.zeros(0, 4), 2, 2)
     losses["loss"].backward()
     assert losses["box"] == losses["point"] == 0
     assert (logits.grad > 0).all()
@@ -84,7 +84,7 @@ def test_perfect_answers_cost_nothing() -> None:
     exact = torch.zeros(len(owner))
     exact[around >= 0] = paired_iou(boxes[around >= 0], things)
     given = exact.clamp(1e-6, 1 - 1e-6).logit()
-    losses = finder_losses((boxes, logits, given), things, 4, 4)
+    losses = proposal_losses((boxes, logits, given), things, 4, 4)
     assert losses["box"] < 1e-6
     assert losses["score"] < 1e-4
     # cells of other levels lie in the thing too: there the second score says how wrong they are
@@ -101,8 +101,8 @@ def test_a_point_means_the_smallest_thing_around_it() -> None:
     assert coarse.tolist() == [1, 0, 0, 0]
 
 
-def test_losses_fall_and_the_task_repeats_itself(tmp_path: Path, task: FinderTask) -> None:
-    again = FinderTask(toy_photographs(tmp_path), config=CONFIG)
+def test_losses_fall_and_the_task_repeats_itself(tmp_path: Path, task: ProposalTask) -> None:
+    again = ProposalTask(toy_photographs(tmp_path), config=CONFIG)
     assert list(again.plan(7)) == list(task.plan(7))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
     history = []

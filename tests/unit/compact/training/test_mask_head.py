@@ -15,11 +15,11 @@ pytest.importorskip("lightning_fabric")
 
 import torch
 
-from anyregion.compact.mask_head import MaskHead as Masks
+from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.mask_head_module import MaskHeadConfig, enlarged
 from anyregion.compact.training.mask_losses import jittered, mask_losses, mask_target
 from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
-from anyregion.compact.training.torch_session import MaskSession, read_mask_head, write_head
+from anyregion.compact.training.torch_session import MaskHeadSession, read_mask_head, write_head
 from anyregion.errors import CheckpointError, InputError
 from tests.unit.compact.training.toy import toy_photographs
 
@@ -160,7 +160,7 @@ def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
     task = MaskTask(
         photographs,
         config=replace(CONFIG, taught_images=2),
-        teacher=Masks(MaskSession(teacher)),
+        teacher=MaskHead(MaskHeadSession(teacher)),
     )
     items = task.plan(0)
     assert sorted(row for item in items[:3] for row in item.rows) == [0, 3, 6, 7]

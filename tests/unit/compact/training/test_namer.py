@@ -15,22 +15,32 @@ pytest.importorskip("lightning_fabric")
 import torch
 
 from anyregion.compact.assets import read_asset
-from anyregion.compact.calibrated_stacking import ANCHOR, LENGTH, anchored, biased
-from anyregion.compact.conse import load_bridge
-from anyregion.compact.image_encoder import CHANNELS, EyesMaps
+from anyregion.compact.calibrated_stacking import ANCHOR, LENGTH, stack_names, stack_regions
+from anyregion.compact.conse import load_conse
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.onnx_session import start_session
-from anyregion.compact.region_features import MEMORY, POOLED, Evidence, gather, quarters
-from anyregion.compact.region_head import INPUTS, NamerGraph, NamerNumbers, load_namer
-from anyregion.compact.text_encoder import Words
+from anyregion.compact.region_features import (
+    MEMORY,
+    POOLED,
+    RegionFeatures,
+    extract_region_features,
+    quarters,
+)
+from anyregion.compact.region_head import INPUTS, Calibration, RegionHead, load_region_head
+from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.calibration import fit_scores, held_out_error
-from anyregion.compact.training.checkpoint import export_namer, save_namer
-from anyregion.compact.training.checkpoint import load_namer as load_module
+from anyregion.compact.training.checkpoint import export_region_head, save_region_head
+from anyregion.compact.training.checkpoint import load_region_head_module as load_module
 from anyregion.compact.training.named_set import jittered, named_set, random_boxes
 from anyregion.compact.training.onnx_export import rounded
-from anyregion.compact.training.region_config import CompactConfig, NamerObjective
-from anyregion.compact.training.region_head_module import Namer, NamerConfig
-from anyregion.compact.training.region_losses import accuracies, drift, naming_loss
-from anyregion.compact.training.region_task import NamerTask
+from anyregion.compact.training.region_config import RegionObjective, RegionTaskConfig
+from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
+from anyregion.compact.training.region_losses import (
+    accuracies,
+    classification_loss,
+    distillation_loss,
+)
+from anyregion.compact.training.region_task import RegionTask
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.mirror import mirror_boxes
 from anyregion.errors import CheckpointError, InputError
@@ -40,10 +50,10 @@ from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
 
 SIZE = (96, 128)
-SMALL = NamerConfig(width=16, layers=1, heads=2, dropout=0.0)
+SMALL = RegionHeadConfig(width=16, layers=1, heads=2, dropout=0.0)
 
 
-def maps(seed: int, size: tuple[int, int] = SIZE) -> EyesMaps:
+def maps(seed: int, size: tuple[int, int] = SIZE) -> FeaturePyramid:
     """Random maps of an image whose long side is 128 and that is padded to 32."""
     draw = np.random.default_rng(seed)
     shape = {"stride8": 8, "stride16": 16, "stride32": 32, "last": 32}
@@ -51,23 +61,23 @@ def maps(seed: int, size: tuple[int, int] = SIZE) -> EyesMaps:
         name: draw.normal(size=(size[0] // s, size[1] // s, CHANNELS[name])).astype(np.float32)  # type: ignore[index]
         for name, s in shape.items()
     }
-    return EyesMaps(found, (float(size[0]), float(size[1])))  # type: ignore[arg-type]
+    return FeaturePyramid(found, (float(size[0]), float(size[1])))  # type: ignore[arg-type]
 
 
-def evidence(count: int, seed: int = 0) -> Evidence:
+def evidence(count: int, seed: int = 0) -> RegionFeatures:
     draw = np.random.default_rng(seed)
     low = draw.uniform(0, 0.5, (count, 2)) * [SIZE[1], SIZE[0]]
     boxes = np.concatenate([low, low + draw.uniform(8, 40, (count, 2))], axis=1)
-    return gather(maps(seed), SIZE, Regions.from_boxes(boxes), load_bridge())
+    return extract_region_features(maps(seed), SIZE, Regions.from_boxes(boxes), load_conse())
 
 
-def tensors(found: Evidence) -> list[torch.Tensor]:
+def tensors(found: RegionFeatures) -> list[torch.Tensor]:
     return [torch.from_numpy(getattr(found, name)) for name in INPUTS]
 
 
-def module(seed: int = 0) -> Namer:
+def module(seed: int = 0) -> RegionHeadModule:
     torch.manual_seed(seed)
-    made = Namer(SMALL).eval()
+    made = RegionHeadModule(SMALL).eval()
     with torch.no_grad():  # as after some training: the learned part counts
         made.projector.weight.mul_(300)
     return made
@@ -82,7 +92,9 @@ def test_quarters_make_up_their_box() -> None:
         [10, 20, 30, 50], [30, 20, 50, 50], [10, 50, 30, 80], [30, 50, 50, 80],
     ]  # fmt: skip
     whole = evidence(5)
-    seen = gather(maps(3), SIZE, Regions.from_boxes([[10, 20, 50, 80]]), load_bridge())
+    seen = extract_region_features(
+        maps(3), SIZE, Regions.from_boxes([[10, 20, 50, 80]]), load_conse()
+    )
     fine = maps(3).maps["stride8"]
     assert seen.pooled.shape == (1, POOLED)
     # the mean of the quarters is the mean over the box, here by cells of 8 pixels, partly covered
@@ -110,11 +122,15 @@ def test_a_mask_is_cut_into_quarters() -> None:
 
 def test_evidence_moves_with_the_image() -> None:
     """Boxes and cells are fractions of the image: twice the pixels say the same."""
-    small = gather(maps(1), SIZE, Regions.from_boxes([[16, 16, 64, 48]]), load_bridge())
+    small = extract_region_features(
+        maps(1), SIZE, Regions.from_boxes([[16, 16, 64, 48]]), load_conse()
+    )
     seen = maps(1)
-    large = EyesMaps(seen.maps, (seen.span[0] * 2, seen.span[1] * 2))
+    large = FeaturePyramid(seen.maps, (seen.span[0] * 2, seen.span[1] * 2))
     double = (SIZE[0] * 2, SIZE[1] * 2)
-    other = gather(large, double, Regions.from_boxes([[32, 32, 128, 96]]), load_bridge())
+    other = extract_region_features(
+        large, double, Regions.from_boxes([[32, 32, 128, 96]]), load_conse()
+    )
     for name in INPUTS:
         assert np.allclose(getattr(small, name), getattr(other, name), atol=1e-5), name
 
@@ -125,7 +141,7 @@ def test_evidence_moves_with_the_image() -> None:
 def test_training_begins_at_the_training_free_answer() -> None:
     found = evidence(6)
     torch.manual_seed(0)
-    (made,) = Namer(replace(SMALL, width=32)).eval()([tensors(found)])
+    (made,) = RegionHeadModule(replace(SMALL, width=32)).eval()([tensors(found)])
     cosine = torch.nn.functional.cosine_similarity(made, torch.from_numpy(found.conse))
     assert cosine.min() > 0.99
 
@@ -150,8 +166,8 @@ def test_the_image_around_counts() -> None:
 @pytest.mark.parametrize("count", [1, 2, 600])
 def test_graph_equals_torch(tmp_path: Path, count: int) -> None:
     net = module()
-    export_namer(net, tmp_path / "namer.onnx")
-    graph = NamerGraph(
+    export_region_head(net, tmp_path / "namer.onnx")
+    graph = RegionHead(
         start_session((tmp_path / "namer.onnx").read_bytes(), threads=1, device="cpu")
     )
     found = evidence(count, seed=4)
@@ -162,33 +178,35 @@ def test_graph_equals_torch(tmp_path: Path, count: int) -> None:
 
 
 def test_graph_of_no_region(tmp_path: Path) -> None:
-    export_namer(module(), tmp_path / "namer.onnx")
+    export_region_head(module(), tmp_path / "namer.onnx")
     content = (tmp_path / "namer.onnx").read_bytes()
     found = evidence(2)
     none = replace(found, pooled=found.pooled[:0], conse=found.conse[:0], boxes=found.boxes[:0])
-    graph = NamerGraph(start_session(content, threads=1, device="cpu"))
+    graph = RegionHead(start_session(content, threads=1, device="cpu"))
     assert graph.embed(none).shape == (0, 384)
 
 
 def test_bad_sizes() -> None:
     with pytest.raises(InputError, match="does not divide"):
-        NamerConfig(width=190, heads=4)
+        RegionHeadConfig(width=190, heads=4)
     with pytest.raises(InputError, match="layers"):
-        NamerConfig(layers=9)
+        RegionHeadConfig(layers=9)
 
 
 # files
 
 
-def numbers() -> NamerNumbers:
-    words = Words(load_bridge(), threads=1)
-    return NamerNumbers(words.encode_text(["a dog", "a cat"]), ("dog", "cat"), 0.13, 14.0, -6.0)
+def numbers() -> Calibration:
+    words = CompactTextEncoder(load_conse(), threads=1)
+    return Calibration(words.encode_text(["a dog", "a cat"]), ("dog", "cat"), 0.13, 14.0, -6.0)
 
 
 def test_save_and_load(tmp_path: Path) -> None:
     net = module()
-    save_namer(net, tmp_path / "model", numbers(), licence="Apache-2.0", figures={"top1": 0.5})
-    graph, read, digest = load_namer(tmp_path / "model", threads=1)
+    save_region_head(
+        net, tmp_path / "model", numbers(), licence="Apache-2.0", figures={"top1": 0.5}
+    )
+    graph, read, digest = load_region_head(tmp_path / "model", threads=1)
     assert read.names == ("dog", "cat")
     assert (read.novelty, read.scale, read.bias) == (0.13, 14.0, -6.0)
     assert np.allclose(read.trained, numbers().trained, atol=1e-3)
@@ -200,12 +218,12 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert np.abs(graph.embed(found) - expected.numpy()).max() < 1e-4
     (tmp_path / "model" / "namer.safetensors").write_bytes(numbers().to_bytes()[:100])
     with pytest.raises(CheckpointError, match="damaged"):
-        load_namer(tmp_path / "model", threads=1)
+        load_region_head(tmp_path / "model", threads=1)
     with pytest.raises(CheckpointError, match="missing"):
-        load_namer(tmp_path / "nothing", threads=1)
+        load_region_head(tmp_path / "nothing", threads=1)
     (tmp_path / "model" / "namer.onnx").write_bytes(read_asset("classes.json"))
     with pytest.raises(CheckpointError, match="not a graph"):
-        load_namer(tmp_path / "model", threads=1)
+        load_region_head(tmp_path / "model", threads=1)
     assert len(digest) == 64
 
 
@@ -213,12 +231,12 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_new_names_gain_where_a_region_is_doubtful() -> None:
-    words = Words(load_bridge(), threads=1)
+    words = CompactTextEncoder(load_conse(), threads=1)
     trained = words.encode_text(["a couch", "a dog"])
     names = words.encode_text(["a couch", "a sofa", "a wine glass"])
-    told = biased(names, trained, 0.2)
+    told = stack_names(names, trained, 0.2)
     assert np.allclose(np.linalg.norm(told, axis=1), 1, atol=1e-5)
-    doubtful, sure = anchored(names[2:3], trained), anchored(names[0:1], trained)
+    doubtful, sure = stack_regions(names[2:3], trained), stack_regions(names[0:1], trained)
     assert np.allclose(np.linalg.norm([doubtful, sure], axis=2), LENGTH, atol=1e-5)
     gain = (doubtful @ told.T)[0] - (names[2:3] @ names.T)[0]
     assert gain[0] == pytest.approx(0, abs=1e-6)
@@ -235,12 +253,16 @@ def test_new_names_gain_where_a_region_is_doubtful() -> None:
 def test_losses_against_plain_numbers() -> None:
     embedded = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
     matrix = torch.eye(2)
-    loss = naming_loss(embedded, torch.tensor([0, 0]), matrix, torch.tensor([2.0, 1.0]), scale=1.0)
+    loss = classification_loss(
+        embedded, torch.tensor([0, 0]), matrix, torch.tensor([2.0, 1.0]), scale=1.0
+    )
     expected = 2 * (np.log(1 + np.exp(-1)) + np.log(1 + np.exp(1))) / 2
     assert float(loss) == pytest.approx(expected, rel=1e-6)
-    away = drift(embedded, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), 1, labelled_share=0.1)
+    away = distillation_loss(
+        embedded, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), 1, labelled_share=0.1
+    )
     assert float(away) == pytest.approx(1.0, abs=1e-6)
-    nothing = naming_loss(
+    nothing = classification_loss(
         embedded[:0], torch.zeros(0, dtype=torch.long), matrix, torch.ones(2), scale=1.0
     )
     assert float(nothing) == 0
@@ -331,22 +353,22 @@ class FakeStore:
         return {**arrays, "span": np.array(found.span, dtype=np.float32)}
 
 
-def task(seed: int = 0, **changes: object) -> NamerTask:
-    words = Words(load_bridge(), threads=1)
-    settings = CompactConfig(
+def task(seed: int = 0, **changes: object) -> RegionTask:
+    words = CompactTextEncoder(load_conse(), threads=1)
+    settings = RegionTaskConfig(
         stores=("fake",),
         validation="fake",
         batch=3,
         module=replace(SMALL, dropout=0.1),
-        objective=NamerObjective(random_boxes=2),
+        objective=RegionObjective(random_boxes=2),
         licence="test",
         **changes,  # type: ignore[arg-type]
     )
     store = FakeStore()
     data = named_set(store, words, unseen=settings.unseen, class_power=0.4)  # type: ignore[arg-type]
     torch.manual_seed(seed)
-    return NamerTask(
-        Namer(settings.module),
+    return RegionTask(
+        RegionHeadModule(settings.module),
         [data],
         named_set(store, words),  # type: ignore[arg-type]
         settings,
@@ -390,6 +412,6 @@ def test_it_learns_and_saves(tmp_path: Path) -> None:
     )
     report = fit(made, loop, tmp_path)
     assert report.validation["top1"] > before["top1"] + 0.2
-    graph, read, _ = load_namer(tmp_path / "model", threads=1)
+    graph, read, _ = load_region_head(tmp_path / "model", threads=1)
     assert sorted(read.names) == ["bus", "cat", "dog", "tree"]
     assert graph.embed(evidence(3)).shape == (3, 384)
