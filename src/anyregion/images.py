@@ -7,7 +7,8 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -65,6 +66,34 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         source = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
         with Image.open(source) as opened:
             return _to_rgb(opened, name, max_pixels)
+
+
+def read_ahead(
+    images: Sequence[ImageLike], *, batch_size: int
+) -> Iterator[list[Pixels | InputError]]:
+    """Yield batches of images in order; in the place of one that cannot be read stands its error.
+
+    One batch is read in a thread while the caller works on the one before it: at most two are in
+    memory.
+    """
+    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    with ThreadPoolExecutor(1, thread_name_prefix="anyregion-read") as reader:
+        upcoming: Future[list[Pixels | InputError]] | None = None
+        for batch in [*batches, None]:
+            current = upcoming
+            upcoming = None if batch is None else reader.submit(_read_batch, batch)
+            if current is not None:
+                yield current.result()
+
+
+def _read_batch(images: Sequence[ImageLike]) -> list[Pixels | InputError]:
+    batch: list[Pixels | InputError] = []
+    for image in images:
+        try:
+            batch.append(read_image(image))
+        except InputError as error:
+            batch.append(error)
+    return batch
 
 
 def read_numbers(path: Path, *, first_channel: bool = False) -> NDArray[np.int64]:

@@ -36,6 +36,23 @@ class RegionProposer(Protocol):
         ...
 
 
+class EncodedProposer(RegionProposer, Protocol):
+    """A proposer on top of a recogniser's image encoder, so that an image is encoded only once.
+
+    Where `encoder` is the encoder of the recogniser that names the regions, the pipeline hands over
+    what that made of the image, in place of the image.
+
+    Attributes:
+        encoder: the `RegionEncoder` whose `encode_images` it builds on.
+    """
+
+    encoder: object
+
+    def propose_encoded(self, encoded: Any) -> Regions:
+        """As `propose`, from one image's `encode_images`."""
+        ...
+
+
 def nms(
     boxes: ArrayLike, scores: ArrayLike, iou: float, *, limit: int | None = None
 ) -> NDArray[np.int64]:

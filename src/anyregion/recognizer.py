@@ -239,12 +239,12 @@ class Recognizer:
         if self._image is None:
             raise InputError("no image yet: call set_image first")
         encoded, size = self._image
-        words = self.encode_vocabulary(vocabulary)
         fitted = _fitted(regions, size, "the image")
-        (embedded,) = self.encoder.embed_regions(
-            [encoded], [fitted], masks=masks, multimask=multimask
-        )
-        return self._named(embedded, fitted, size, words, top_k, score)
+        (predictions,) = self.predict_encoded(
+            [encoded], [fitted], [size], self.encode_vocabulary(vocabulary),
+            top_k=top_k, score=score, masks=masks, multimask=multimask,
+        )  # fmt: skip
+        return predictions
 
     ask = predict
 
@@ -271,17 +271,42 @@ class Recognizer:
         """
         if isinstance(regions, Regions) or len(images) != len(regions):
             raise InputError("give one Regions for each image")
-        words = self.encode_vocabulary(vocabulary)
+        encoded_vocabulary = self.encode_vocabulary(vocabulary)
         pixels = [read_image(image) for image in images]
         sizes = [size_of(p) for p in pixels]
         fitted = [
             _fitted(r, s, f"image {i}") for i, (r, s) in enumerate(zip(regions, sizes, strict=True))
         ]
-        encoded = self.encoder.encode_images(pixels)
-        embedded = self.encoder.embed_regions(encoded, fitted, masks=masks, multimask=multimask)
+        return self.predict_encoded(
+            self.encoder.encode_images(pixels), fitted, sizes, encoded_vocabulary,
+            top_k=top_k, score=score, masks=masks, multimask=multimask,
+        )  # fmt: skip
+
+    def predict_encoded(
+        self,
+        encoded: Sequence[Any],
+        regions: Sequence[Regions],
+        sizes: Sequence[tuple[int, int]],
+        vocabulary: EncodedVocabulary,
+        *,
+        top_k: int = 5,
+        score: Score | None = None,
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[Predictions]:
+        """Name regions of images that are encoded already: nothing is read or checked again.
+
+        Args:
+            encoded: what `encoder.encode_images` returned, image by image.
+            regions: regions that fit their images (`Regions.fit`).
+            sizes: `(height, width)` of each image.
+            vocabulary: as `encode_vocabulary` returned it.
+            top_k, score, masks, multimask: as for `predict`.
+        """
+        embedded = self.encoder.embed_regions(encoded, regions, masks=masks, multimask=multimask)
         return [
-            self._named(e, r, s, words, top_k, score)
-            for e, r, s in zip(embedded, fitted, sizes, strict=True)
+            self._named(e, r, s, vocabulary, top_k, score)
+            for e, r, s in zip(embedded, regions, sizes, strict=True)
         ]
 
     def _named(

@@ -20,8 +20,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from anyregion.data.annotations.reading import read_annotations
-from anyregion.evaluation.metrics.ap_table import Kind, PrecisionTable
-from anyregion.evaluation.metrics.average_precision import average_precision, style_of
+from anyregion.evaluation.metrics.average_precision import (
+    PrecisionTable,
+    average_precision,
+    style_of,
+)
+from anyregion.evaluation.metrics.coco_eval import Kind
 from anyregion.evaluation.regions.detections import read_results
 from anyregion.masks import decode_mask, encode_mask, segmentation_to_rle
 from tests.helpers.shared import SHARED, needs_shared

@@ -10,7 +10,7 @@ import pytest
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.average_precision import average_precision, style_of
-from anyregion.evaluation.regions.detections import Detections
+from anyregion.evaluation.metrics.coco_eval import Detections
 
 BOX = [10.0, 10.0, 60.0, 60.0]
 FAR = [70.0, 70.0, 90.0, 90.0]

@@ -1,4 +1,4 @@
-"""Average precision by COCO's and LVIS's rules, computed class by class by pycocotools.
+"""Average precision (AP) by COCO's and LVIS's rules, computed class by class by pycocotools.
 
 Why pycocotools: it is COCO's own evaluator, it is alive, and the core has it already, so no extra
 is needed. LVIS's own package is not kept (it fails with numpy 1.24 and later), but its rules can be
@@ -20,21 +20,79 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.errors import InputError
-from anyregion.evaluation.metrics.ap_table import Kind, PrecisionTable, Style
-from anyregion.evaluation.metrics.coco_eval import OUTSIDE_ALL, Rows, one_class
-from anyregion.evaluation.regions.detections import Detections
+from anyregion.evaluation.metrics.coco_eval import (
+    OUTSIDE_ALL,
+    Detections,
+    Kind,
+    Rows,
+    evaluate_class,
+)
 from anyregion.masks import RLE, segmentation_to_rle
 from anyregion.vocabulary import Progress
 
+Style: TypeAlias = Literal["coco", "lvis"]
+
 LVIS_DETECTIONS = 300
 COCO_DETECTIONS = (1, 10, 100)
+FREQUENCIES = ("r", "c", "f")
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionTable:
+    """Precision and recall of every class, which all figures are means of.
+
+    NaN where a class has no region (of that size).
+
+    Attributes:
+        style, kind: by whose rules, and of what.
+        precision: `(10, C, 4)`: IoU thresholds 0.50 to 0.95, classes, sizes (all, small, medium,
+            large); mean over 101 recalls.
+        recall: `(10, C, 4, M)`: the last axis is the number of detections allowed.
+        detections: the `M` numbers: of a class and an image in COCO, of an image in LVIS.
+        frequency: per class `r`, `c` or `f`, or an empty text.
+    """
+
+    style: Style
+    kind: Kind
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    detections: tuple[int, ...]
+    frequency: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float | None]:
+        """AP, AP50, AP75, APs, APm, APl, in LVIS APr, APc, APf; AR@n, ARs, ARm, ARl.
+
+        Fractions from 0 to 1; None where there is nothing to average.
+        """
+        precision, recall = self.precision, self.recall
+        figures = {
+            "AP": _mean(precision[:, :, 0]),
+            "AP50": _mean(precision[0, :, 0]),
+            "AP75": _mean(precision[5, :, 0]),
+            **{f"AP{s}": _mean(precision[:, :, i]) for i, s in enumerate("sml", 1)},
+        }
+        if self.style == "lvis":
+            frequency = np.array(self.frequency)
+            figures |= {f"AP{f}": _mean(precision[:, frequency == f, 0]) for f in FREQUENCIES}
+        figures |= {f"AR@{n}": _mean(recall[..., 0, i]) for i, n in enumerate(self.detections)}
+        return figures | {f"AR{s}": _mean(recall[:, :, i, -1]) for i, s in enumerate("sml", 1)}
+
+    def by_class(self) -> NDArray[np.float64]:
+        """`(C,)` AP of each class; NaN where it has no region."""
+        ap: NDArray[np.float64] = self.precision[:, :, 0].mean(axis=0)
+        return ap
+
+    def mean_over(self, labels: list[int]) -> float | None:
+        """AP over some classes."""
+        return _mean(self.precision[:, labels, 0])
 
 
 def style_of(annotations: Annotations) -> Style:
@@ -49,30 +107,29 @@ def true_masks(annotations: Annotations) -> tuple[RLE, ...]:
     Raises:
         InputError: a region without a mask, or with one that is malformed or of another size.
     """
-    masks, count = annotations.segmentations, len(annotations.boxes)
-    missing = count if masks is None else sum(1 for mask in masks if not mask)
-    if masks is None or missing:
+    segmentations, count = annotations.segmentations, len(annotations.boxes)
+    missing = count if segmentations is None else sum(1 for s in segmentations if not s)
+    if segmentations is None or missing:
         raise InputError(
             f"mask AP needs the mask of every region; {missing} of {count} in the annotations "
             "have none"
         )
-    images = np.repeat(np.arange(len(annotations)), np.diff(annotations.starts)).tolist()
     sizes = annotations.sizes.tolist()
-    found: list[RLE] = []
-    for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
+    masks: list[RLE] = []
+    for row, (image, mask) in enumerate(zip(_image_of(annotations), segmentations, strict=True)):
         try:
-            found.append(segmentation_to_rle(mask, *sizes[image]))
+            masks.append(segmentation_to_rle(mask, *sizes[image]))
         except InputError as error:
             name, region = annotations.file_names[image], annotations.region_ids[row]
             raise InputError(
                 f"mask AP needs the mask of every region; {name}, region {region}: {error}"
             ) from None
-    return tuple(found)
+    return tuple(masks)
 
 
 def average_precision(
     annotations: Annotations,
-    found: Detections,
+    detections: Detections,
     *,
     style: Style = "coco",
     kind: Kind = "box",
@@ -87,10 +144,10 @@ def average_precision(
 
     Args:
         annotations: with segmentations, for mask AP.
-        found: detections, with masks for mask AP.
+        detections: with masks, for mask AP.
         style: whose rules.
         kind: `box` or `mask`.
-        images: positions of the images that were looked at; all unless given.
+        images: positions of the images that count; all unless given.
         limit: detections an image, over all classes; in LVIS 300, in COCO all, unless given.
         progress: called with (done, total) classes.
 
@@ -100,33 +157,36 @@ def average_precision(
     if limit is None and style == "lvis":
         limit = LVIS_DETECTIONS
     if limit is not None:
-        found = found.best(limit)
-    looked = np.arange(len(annotations)) if images is None else np.unique(images)
+        detections = detections.best(limit)
+    counted = np.arange(len(annotations)) if images is None else np.unique(images)
     truth = _truth(annotations, style, kind)
-    truth = truth.take(np.flatnonzero(np.isin(truth.images, looked)))
-    answer = Rows(
-        found.images, found.labels, found.boxes, found.boxes[:, 2:].prod(axis=1),
-        scores=found.scores, masks=found.masks if kind == "mask" else None,
+    truth = truth.take(np.flatnonzero(np.isin(truth.images, counted)))
+    answers = Rows(
+        detections.images, detections.labels, detections.boxes,
+        detections.boxes[:, 2:].prod(axis=1),
+        scores=detections.scores, masks=detections.masks if kind == "mask" else None,
     )  # fmt: skip
-    if kind == "mask" and found.masks is None:
+    if kind == "mask" and detections.masks is None:
         raise InputError("mask AP needs detections with masks")
-    answer = answer.take(np.flatnonzero(np.isin(answer.images, looked)))
+    answers = answers.take(np.flatnonzero(np.isin(answers.images, counted)))
     if style == "lvis":
-        answer = _federated(annotations, truth, answer)
+        answers = _federated(annotations, truth, answers)
     # by id, as the references walk: it decides between equal scores of different images
     rank = _rank(annotations.image_ids)
-    truth, answer = (replace(r, images=rank[r.images]) for r in (truth, answer))
+    truth, answers = (replace(rows, images=rank[rows.images]) for rows in (truth, answers))
     sizes = annotations.sizes[np.argsort(rank)]
     allowed = COCO_DETECTIONS if style == "coco" else (limit or LVIS_DETECTIONS,)
     count = len(annotations.categories)
     precision = np.full((10, count, 4), np.nan)
     recall = np.full((10, count, 4, len(allowed)), np.nan)
-    pairs = zip(_by_class(truth, count), _by_class(answer, count), strict=True)
+    pairs = zip(_by_class(truth, count), _by_class(answers, count), strict=True)
     if progress is not None:
         progress(0, count)
-    for label, (right, mine) in enumerate(pairs):
-        if len(right):
-            precision[:, label], recall[:, label] = one_class(right, mine, sizes, kind, allowed)
+    for label, (true_rows, answer_rows) in enumerate(pairs):
+        if len(true_rows):
+            precision[:, label], recall[:, label] = evaluate_class(
+                true_rows, answer_rows, sizes, kind, allowed
+            )
         if progress is not None:
             progress(label + 1, count)
     return PrecisionTable(
@@ -135,34 +195,40 @@ def average_precision(
 
 
 def _truth(annotations: Annotations, style: Style, kind: Kind) -> Rows:
-    masks = true_masks(annotations) if kind == "mask" else None
     boxes = annotations.boxes
     return Rows(
-        np.repeat(np.arange(len(annotations)), np.diff(annotations.starts)),
+        _image_of(annotations),
         annotations.labels,
-        np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+        np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),  # xyxy to xywh
         annotations.areas,
         crowd=annotations.crowd if style == "coco" else np.zeros(len(boxes), dtype=bool),
-        masks=masks,
+        masks=true_masks(annotations) if kind == "mask" else None,
     )
 
 
-def _federated(annotations: Annotations, truth: Rows, answer: Rows) -> Rows:
-    """LVIS's rules, as pycocotools understands them; see the module."""
+def _image_of(annotations: Annotations) -> NDArray[np.int64]:
+    """`(R,)` the position of each region's image."""
+    return np.repeat(np.arange(len(annotations)), np.diff(annotations.starts))
+
+
+def _federated(annotations: Annotations, truth: Rows, answers: Rows) -> Rows:
+    """The detections that LVIS's rules count, in pycocotools' terms; see the module."""
     count = len(annotations.categories)
 
     def keys(listed: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
+        """One number for each (image, class) that is listed."""
         parts = [image * count + labels for image, labels in enumerate(listed)]
         return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
-    own = answer.images * count + answer.labels
-    known = np.concatenate([truth.images * count + truth.labels, keys(annotations.negatives)])
-    partly = np.isin(own, keys(annotations.not_exhaustive))
-    answer = replace(answer, areas=np.where(partly, OUTSIDE_ALL, answer.areas))
-    return answer.take(np.flatnonzero(np.isin(own, known)))
+    pairs = answers.images * count + answers.labels
+    judged = np.concatenate([truth.images * count + truth.labels, keys(annotations.negatives)])
+    partly = np.isin(pairs, keys(annotations.not_exhaustive))
+    answers = replace(answers, areas=np.where(partly, OUTSIDE_ALL, answers.areas))
+    return answers.take(np.flatnonzero(np.isin(pairs, judged)))
 
 
 def _rank(image_ids: tuple[str, ...]) -> NDArray[np.int64]:
+    """The position of each image in the order of their ids."""
     numbers = all(key.isdigit() for key in image_ids)
     order = sorted(
         range(len(image_ids)), key=lambda i: int(image_ids[i]) if numbers else image_ids[i]
@@ -177,3 +243,8 @@ def _by_class(rows: Rows, count: int) -> Iterator[Rows]:
     bounds = np.searchsorted(rows.labels[order], np.arange(count + 1))
     for start, stop in itertools.pairwise(bounds):
         yield rows.take(order[start:stop])
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None

@@ -13,11 +13,10 @@ import numpy as np
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.errors import InputError
-from anyregion.evaluation.metrics.ap_table import Style
-from anyregion.evaluation.metrics.average_precision import true_masks
+from anyregion.evaluation.metrics.average_precision import Style, true_masks
+from anyregion.evaluation.metrics.coco_eval import Detections
 from anyregion.evaluation.regions.detection_report import DetectionReport, judge
 from anyregion.evaluation.regions.detections import (
-    Detections,
     from_predictions,
     read_results,
     to_results,

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.errors import SetAside
-from anyregion.evaluation.metrics.ap_table import Kind, PrecisionTable, Style
-from anyregion.evaluation.metrics.average_precision import average_precision, style_of
-from anyregion.evaluation.regions.detections import Detections
+from anyregion.evaluation.metrics.average_precision import (
+    PrecisionTable,
+    Style,
+    average_precision,
+    style_of,
+)
+from anyregion.evaluation.metrics.coco_eval import Detections, Kind
 from anyregion.evaluation.regions.seen_unseen import harmonic_mean
 from anyregion.vocabulary import Progress
 

@@ -4,81 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.errors import InputError, SetAside
+from anyregion.evaluation.metrics.coco_eval import Detections
 from anyregion.files import read_json
 from anyregion.masks import RLE, mask_area, mask_box, segmentation_to_rle
 from anyregion.predictions import Predictions
 from anyregion.vocabulary import name_key
 
 MALFORMED_SHOWN = 20
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """Regions with one class each; a region that may be several things has several rows.
-
-    Attributes:
-        images: `(D,)` int64, positions in the annotations' images.
-        labels: `(D,)` int64, positions in the annotations' categories.
-        scores: `(D,)` float64.
-        boxes: `(D, 4)` float64, xywh in pixels, as COCO's evaluators compute with them.
-        masks: per row its mask, of its image's size; None without any.
-    """
-
-    images: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    boxes: NDArray[np.float64]
-    masks: tuple[RLE, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Detections:
-        """The rows at `rows` (positions or a boolean choice)."""
-        at = np.arange(len(self))[rows]
-        return Detections(
-            self.images[at],
-            self.labels[at],
-            self.scores[at],
-            self.boxes[at],
-            None if self.masks is None else tuple(self.masks[i] for i in at.tolist()),
-        )
-
-    def best(self, limit: int) -> Detections:
-        """No more than the `limit` best of each image; of equal scores the earlier row stays."""
-        order = np.lexsort((-self.scores, self.images))
-        images = self.images[order]
-        rank = np.arange(len(order)) - np.searchsorted(images, images)
-        return self.take(np.sort(order[rank < limit]))
-
-    @classmethod
-    def join(cls, parts: Sequence[Detections]) -> Detections:
-        """One after the other; without masks if any part is."""
-        if not parts:
-            return cls.empty()
-        masks = [part.masks for part in parts]
-        return cls(
-            np.concatenate([part.images for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.boxes for part in parts]),
-            None if None in masks else tuple(m for column in masks for m in column or ()),
-        )
-
-    @classmethod
-    def empty(cls) -> Detections:
-        """Nothing found."""
-        whole = np.zeros(0, dtype=np.int64)
-        return cls(whole, whole, np.zeros(0), np.zeros((0, 4)), ())
 
 
 def from_predictions(
