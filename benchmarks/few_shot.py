@@ -40,7 +40,7 @@ def embedded(
         regions, outside = entry.regions.fit(*pixels.shape[:2])
         aside += outside
         known = [i for i, c in enumerate(regions.categories.tolist()) if c in place]
-        rows += recognizer.embed([pixels], [regions.take(known)])
+        rows += recognizer.embed([pixels], [regions[known]])
         labels += [place[regions.categories[i]] for i in known]
     print(f"{annotations.name}: {len(labels)} regions, {len(aside)} set aside")
     stacked = np.concatenate(rows)

@@ -1,19 +1,19 @@
-"""What the regions of one image were named, and the forms people use it in."""
+"""The names and scores of one image's regions, and their forms: records, COCO, CSV, supervision."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.masks import RLE, decode_mask, mask_area
-from anyregion.regions import Boxes, Regions
+from anyregion.regions import Boxes, Regions, selected_rows
 from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -23,22 +23,48 @@ CSV_COLUMNS = ("image", "id", "x0", "y0", "x1", "y1", "label", "score")
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions:
-    """The names of one image's regions. `M` rows, in the order of the regions that were asked.
-
-    There is one row a region, or three where three candidate masks were asked for: then the rows
-    of a region follow each other, the one whose mask the localizer ranks highest first.
+class Prediction:
+    """What one region was named: one row of `Predictions`.
 
     Attributes:
-        vocabulary: the names that were asked about.
-        regions: the regions that were asked about (`N`).
+        id: the region's id.
+        box: `(4,)` float64, xyxy in pixels.
+        label, score: the best name and its score.
+        labels, scores: the best `K` names and their scores, best first.
+        mask: COCO RLE (`masks.decode_mask` makes an array of it), or None.
+        mask_score: the localizer's own estimate of the mask's IoU, or None.
+    """
+
+    id: int | str
+    box: NDArray[np.float64]
+    label: str
+    score: float
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+    mask: RLE | None = None
+    mask_score: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The names of one image's regions: `M` rows, in the order of the regions.
+
+    There is one row a region, or three of its candidate masks (`multimask`): then the rows of a
+    region follow each other, the one whose mask the localizer ranks highest first.
+
+    A sequence: `len(predictions)`, `predictions[0]` and iteration give each `Prediction`; a slice,
+    positions or a boolean array give the `Predictions` of those rows.
+
+    Attributes:
+        vocabulary: the names that the regions were compared with.
+        regions: the regions that were named (`N`).
         size: the image's `(height, width)`.
         rows: `(M,)` int64, the region that each row answers.
         indices: `(M, K)` int64, the best names as positions in the vocabulary, best first.
         scores: `(M, K)` float32, their scores.
         boxes: `(M, 4)` float64, xyxy in pixels; of a region without a box, its mask's or points'.
         embeddings: `(M, E)` float32, the regions in the space of the words, not normalised.
-        masks: per row the mask as COCO RLE, or None where masks were not asked for.
+        masks: per row the mask as COCO RLE, or None where none were decoded.
         mask_scores: `(M,)` float32, the localizer's own estimate of each mask's IoU, or None.
         mask_logits: `(M, h, w)` float32, low-resolution logits to refine from, or None.
     """
@@ -58,6 +84,41 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> Predictions: ...
+
+    def __getitem__(self, index: Any) -> Prediction | Predictions:
+        if isinstance(index, (int, np.integer)):
+            labels = tuple(self.vocabulary.names[i] for i in self.indices[index])
+            scores = tuple(self.scores[index].tolist())
+            return Prediction(
+                id=self.regions.ids[self.rows[index]],
+                box=self.boxes[index],
+                label=labels[0],
+                score=scores[0],
+                labels=labels,
+                scores=scores,
+                mask=None if self.masks is None else self.masks[index],
+                mask_score=None if self.mask_scores is None else float(self.mask_scores[index]),
+            )
+        rows = selected_rows(index, len(self.rows))
+        return replace(
+            self,
+            rows=self.rows[rows],
+            indices=self.indices[rows],
+            scores=self.scores[rows],
+            boxes=self.boxes[rows],
+            embeddings=self.embeddings[rows],
+            masks=None if self.masks is None else tuple(self.masks[i] for i in rows),
+            mask_scores=None if self.mask_scores is None else self.mask_scores[rows],
+            mask_logits=None if self.mask_logits is None else self.mask_logits[rows],
+        )
+
     def __str__(self) -> str:
         best = zip(self.labels, self.scores[:, 0], strict=True)
         return "\n".join(f"{label} {score:.3f}" for label, score in best)
@@ -67,30 +128,13 @@ class Predictions:
         """The best name of each row."""
         return [self.vocabulary.names[i] for i in self.indices[:, 0]]
 
-    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Predictions:
-        """The predictions at `rows` (positions or a boolean choice)."""
-        at = np.arange(len(self))[rows]
-        return Predictions(
-            vocabulary=self.vocabulary,
-            regions=self.regions,
-            size=self.size,
-            rows=self.rows[at],
-            indices=self.indices[at],
-            scores=self.scores[at],
-            boxes=self.boxes[at],
-            embeddings=self.embeddings[at],
-            masks=None if self.masks is None else tuple(self.masks[i] for i in at),
-            mask_scores=None if self.mask_scores is None else self.mask_scores[at],
-            mask_logits=None if self.mask_logits is None else self.mask_logits[at],
-        )
-
     def above(self, score: float) -> Predictions:
         """The rows whose best score is at least `score`."""
-        return self.take(self.scores[:, 0] >= score)
+        return self[self.scores[:, 0] >= score]
 
     def best_candidates(self) -> Predictions:
         """One row a region: of several candidate masks, the one the localizer ranks highest."""
-        return self.take(np.unique(self.rows, return_index=True)[1])
+        return self[np.unique(self.rows, return_index=True)[1]]
 
     def top_pairs(self, limit: int) -> Iterator[tuple[int, int, float]]:
         """The `limit` best (row, name, score) of the image, best first, as LVIS is scored.
@@ -104,24 +148,23 @@ class Predictions:
 
     def to_records(self) -> list[dict[str, Any]]:
         """One JSON-ready record a row: id, box (xyxy), labels and scores best first, mask."""
-        names = self.vocabulary.names
         records: list[dict[str, Any]] = []
-        for i, row in enumerate(self.rows):
+        for region, prediction in zip(self.rows, self, strict=True):
             record: dict[str, Any] = {
-                "id": self.regions.ids[row],
-                "box": [round(float(v), 3) for v in self.boxes[i]],
-                "label": names[self.indices[i, 0]],
-                "score": _rounded(self.scores[i, 0]),
-                "labels": [names[j] for j in self.indices[i]],
-                "scores": [_rounded(s) for s in self.scores[i]],
+                "id": prediction.id,
+                "box": [round(v, 3) for v in prediction.box.tolist()],
+                "label": prediction.label,
+                "score": _rounded(prediction.score),
+                "labels": list(prediction.labels),
+                "scores": [_rounded(s) for s in prediction.scores],
             }
-            if len(self.regions.points[row]):
-                record["points"] = self.regions.points[row].tolist()
-                record["point_labels"] = self.regions.point_labels[row].tolist()
-            if self.masks is not None:
-                record["mask"] = self.masks[i]
-            if self.mask_scores is not None:
-                record["mask_score"] = _rounded(self.mask_scores[i])
+            if len(self.regions.points[region]):
+                record["points"] = self.regions.points[region].tolist()
+                record["point_labels"] = self.regions.point_labels[region].tolist()
+            if prediction.mask is not None:
+                record["mask"] = prediction.mask
+            if prediction.mask_score is not None:
+                record["mask_score"] = _rounded(prediction.mask_score)
             records.append(record)
         return records
 
@@ -189,5 +232,6 @@ def record_to_csv(record: dict[str, Any], image: str) -> list[Any]:
     return [image, record["id"], *record["box"], record["label"], record["score"]]
 
 
-def _rounded(value: np.float32) -> float:
-    return float(f"{float(value):.6g}")
+def _rounded(value: float) -> float:
+    # float32 holds some seven digits; the eighth would differ from machine to machine
+    return float(f"{value:.6g}")

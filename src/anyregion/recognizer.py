@@ -269,7 +269,7 @@ class Recognizer:
         Raises:
             InputError: as for `predict`, naming the image.
         """
-        if isinstance(regions, Regions) or len(images) != len(regions):
+        if len(images) != len(regions) or not all(isinstance(r, Regions) for r in regions):
             raise InputError("give one Regions for each image")
         encoded_vocabulary = self.encode_vocabulary(vocabulary)
         pixels = [read_image(image) for image in images]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,10 +18,39 @@ if TYPE_CHECKING:
 Boxes: TypeAlias = NDArray[np.float64]
 """Boxes `(N, 4)`: x0, y0, x1, y1 in absolute pixels of the upright image."""
 
+# what of a box lies in the image has to be wider and higher than this, in pixels: less than any
+# annotation means, more than rounding leaves of a box that only touches the border
+MIN_SIDE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One of `Regions`: the prompt of one region.
+
+    Attributes:
+        id: the caller's id, or the position.
+        box: `(4,)` xyxy in pixels, or None.
+        points, point_labels: `(P, 2)` x and y, and `(P,)` of 1 (foreground) and 0; `P` may be 0.
+        mask, mask_logits: see `Regions`; None where the region has none.
+        score, category: the detector's score and the source's category id, or None.
+    """
+
+    id: int | str
+    box: NDArray[np.float64] | None
+    points: NDArray[np.float64]
+    point_labels: NDArray[np.int64]
+    mask: RLE | None
+    mask_logits: NDArray[np.float32] | None
+    score: float | None
+    category: int | None
+
 
 @dataclass(frozen=True, eq=False)
 class Regions:
     """The regions of one image, in the caller's order. Build them with `from_prompts` or a friend.
+
+    A sequence: `len(regions)`, `regions[0]` and iteration give each `Region`; a slice, positions or
+    a boolean array give the `Regions` there, in that order.
 
     Attributes:
         boxes: `(N, 4)` float64, xyxy in absolute pixels; a row of NaN where a region has no box.
@@ -45,12 +74,70 @@ class Regions:
     categories: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if problems := self._problems():
-            listed = "; ".join(f"region {self.ids[i]}: {why}" for i, why in problems.items())
-            raise InputError(listed)
+        # whole columns at once: a detector's thousand boxes are checked several times on their way
+        no_box = np.all(np.isnan(self.boxes), axis=1)  # (N,)
+        finite = np.all(np.isfinite(self.boxes), axis=1)
+        ordered = np.all(self.boxes[:, :2] < self.boxes[:, 2:], axis=1)
+        problems: dict[int, str] = {}
+        for i, box in enumerate(self.boxes):
+            points, labels, rle = self.points[i], self.point_labels[i], self.masks[i]
+            if not (finite[i] or no_box[i]):
+                problems[i] = f"box {box.tolist()} is not finite"
+            elif not (no_box[i] or ordered[i]):
+                problems[i] = (
+                    f"box {box.tolist()} is empty or inverted: expected x0 < x1 and y0 < y1"
+                )
+            elif len(points) != len(labels):
+                problems[i] = f"{len(points)} points but {len(labels)} point labels"
+            elif len(points) and not np.isfinite(points).all():
+                problems[i] = "a point is not finite"
+            elif len(labels) and not np.isin(labels, (0, 1)).all():
+                problems[i] = "a point label is neither 1 (foreground) nor 0 (background)"
+            elif rle is not None and mask_area(rle) == 0:
+                problems[i] = "the mask is empty"
+            elif no_box[i] and rle is None and not (labels == 1).any():
+                problems[i] = "neither a box, nor a mask, nor a foreground point"
+        if self.scores is not None:
+            for i in np.flatnonzero(~np.isfinite(self.scores)).tolist():
+                problems.setdefault(i, f"score {self.scores[i]} is not finite")
+        if problems:
+            raise InputError("; ".join(f"region {self.ids[i]}: {p}" for i, p in problems.items()))
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __iter__(self) -> Iterator[Region]:
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> Region: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> Regions: ...
+
+    def __getitem__(self, index: Any) -> Region | Regions:
+        if isinstance(index, (int, np.integer)):
+            box = self.boxes[index]
+            return Region(
+                id=self.ids[index],
+                box=None if np.isnan(box).all() else box,
+                points=self.points[index],
+                point_labels=self.point_labels[index],
+                mask=self.masks[index],
+                mask_logits=self.mask_logits[index],
+                score=None if self.scores is None else float(self.scores[index]),
+                category=None if self.categories is None else int(self.categories[index]),
+            )
+        rows = selected_rows(index, len(self.boxes)).tolist()
+        return Regions(
+            boxes=self.boxes[rows].reshape(-1, 4),
+            points=tuple(self.points[i] for i in rows),
+            point_labels=tuple(self.point_labels[i] for i in rows),
+            masks=tuple(self.masks[i] for i in rows),
+            mask_logits=tuple(self.mask_logits[i] for i in rows),
+            ids=tuple(self.ids[i] for i in rows),
+            scores=None if self.scores is None else self.scores[rows],
+            categories=None if self.categories is None else self.categories[rows],
+        )
 
     @classmethod
     def from_boxes(
@@ -96,22 +183,26 @@ class Regions:
         Raises:
             InputError: lengths that differ, or regions that are not usable, naming each.
         """
-        given = (boxes, points, masks, mask_logits)
-        rows = next((v for v in given if v is not None), None)
-        if rows is None:
+        prompts = next((v for v in (points, masks, mask_logits) if v is not None), None)
+        if boxes is not None:
+            corners = _as_boxes(boxes)
+        elif prompts is not None:
+            corners = np.full((len(prompts), 4), np.nan)
+        else:
             raise InputError("regions need boxes, points or masks")
-        count = len(_as_boxes(boxes)) if boxes is not None else len(rows)  # type: ignore[arg-type]
-        pts = [_as_points(p) for p in _column("points", points, count)]
+        count = len(corners)
+        positions = [_as_points(p) for p in _column("points", points, count)]
         labels = [
-            np.ones(len(p), np.int64) if label is None else np.atleast_1d(_ints(label))
-            for p, label in zip(pts, _column("point_labels", point_labels, count), strict=True)
+            np.ones(len(p), np.int64) if label is None else _as_labels(label)
+            for p, label in zip(
+                positions, _column("point_labels", point_labels, count), strict=True
+            )
         ]
-        coded = [_as_rle(m) for m in _column("masks", masks, count)]
         return cls(
-            boxes=np.full((count, 4), np.nan) if boxes is None else _as_boxes(boxes),
-            points=tuple(pts),
+            boxes=corners,
+            points=tuple(positions),
             point_labels=tuple(labels),
-            masks=tuple(coded),
+            masks=tuple(_as_rle(m) for m in _column("masks", masks, count)),
             mask_logits=tuple(_column("mask_logits", mask_logits, count)),
             ids=tuple(range(count)) if ids is None else _as_ids(_column("ids", ids, count)),
             scores=None if scores is None else _vector("scores", scores, count, np.float64),
@@ -131,20 +222,6 @@ class Regions:
             categories=detections.class_id,
         )
 
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Regions:
-        """The regions at `rows`, in that order."""
-        at = [int(i) for i in rows]
-        return Regions(
-            boxes=self.boxes[at].reshape(-1, 4),
-            points=tuple(self.points[i] for i in at),
-            point_labels=tuple(self.point_labels[i] for i in at),
-            masks=tuple(self.masks[i] for i in at),
-            mask_logits=tuple(self.mask_logits[i] for i in at),
-            ids=tuple(self.ids[i] for i in at),
-            scores=None if self.scores is None else self.scores[at],
-            categories=None if self.categories is None else self.categories[at],
-        )
-
     def mask(self, row: int) -> NDArray[np.bool_] | None:
         """The mask of one region, `(H, W)` bool, or None where it has none."""
         rle = self.masks[row]
@@ -158,81 +235,62 @@ class Regions:
         """A box for every region, `(N, 4)`: its own; else its mask's; else around its points.
 
         The last is the tight box of the foreground points, widened to `point_side` pixels where it
-        is smaller: a crude stand-in, for recognisers that have no localizer.
+        is smaller: a crude stand-in, for methods that have no localizer.
 
         Args:
             size: `(height, width)` of the image, to clip to it.
         """
-        boxes = self.boxes.copy()
-        for i in np.flatnonzero(~self.has_box()):
+        boxes = self.boxes.copy()  # (N, 4)
+        for i in np.flatnonzero(np.isnan(boxes).any(axis=1)):
             rle = self.masks[i]
             if rle is not None:
                 boxes[i] = mask_box(rle)
             elif len(self.points[i]):
-                inside = self.points[i][self.point_labels[i] == 1]
+                inside = self.points[i][self.point_labels[i] == 1]  # (P, 2)
                 low, high = inside.min(axis=0), inside.max(axis=0)
-                grow = np.maximum(0, (point_side - (high - low)) / 2)
-                boxes[i] = np.concatenate([low - grow, high + grow])
-        return boxes if size is None else _clipped(boxes, size)
+                margin = np.maximum(0, (point_side - (high - low)) / 2)
+                boxes[i] = np.concatenate([low - margin, high + margin])
+        if size is None:
+            return boxes
+        clipped: Boxes = np.clip(boxes, 0, [size[1], size[0]] * 2)
+        return clipped
 
     def fit(self, height: int, width: int) -> tuple[Regions, list[SetAside]]:
         """Clip boxes to an image; set aside what cannot belong to it.
 
-        A box that reaches over the border is clipped. Set aside are boxes with less than 1e-3
-        pixels left, points outside the image, and masks of another size.
+        A box that reaches over the border is clipped. Set aside are boxes of which no more than a
+        sliver (`MIN_SIDE`) is left, points outside the image, and masks of another size.
         """
-        clipped = _clipped(self.boxes, (height, width))
-        small = np.any(clipped[:, 2:] - clipped[:, :2] < 1e-3, axis=1)
-        keep: list[int] = []
-        aside: list[SetAside] = []
-        for i in range(len(self)):
-            rle, points = self.masks[i], self.points[i]
+        clipped: Boxes = np.clip(self.boxes, 0, [width, height, width, height])  # (N, 4)
+        outside = np.any(clipped[:, 2:] - clipped[:, :2] < MIN_SIDE, axis=1)  # no box, no
+        inside: list[int] = []
+        set_aside: list[SetAside] = []
+        for i, (points, rle) in enumerate(zip(self.points, self.masks, strict=True)):
             reason = None
-            if small[i]:
+            if outside[i]:
                 reason = f"box {self.boxes[i].tolist()} lies outside the {width} x {height} image"
             elif len(points) and ((points < 0).any() or (points >= [width, height]).any()):
                 reason = f"a point lies outside the {width} x {height} image"
             elif rle is not None and rle["size"] != [height, width]:
                 reason = f"mask of size {rle['size']}, but the image is {[height, width]}"
             if reason is None:
-                keep.append(i)
+                inside.append(i)
             else:
-                aside.append(SetAside(f"region {self.ids[i]}", reason))
-        kept = self if len(keep) == len(self) else self.take(keep)
-        return replace(kept, boxes=clipped[keep].reshape(-1, 4)), aside
-
-    def _problems(self) -> dict[int, str]:
-        # columns at once: a detector's thousand boxes are checked several times on their way
-        missing = np.asarray(np.isnan(self.boxes).all(axis=1))
-        infinite = ~missing & ~self.has_box()
-        ordered = np.asarray((self.boxes[:, :2] < self.boxes[:, 2:]).all(axis=1))
-        found: dict[int, str] = {}
-        for i, box in enumerate(self.boxes):
-            points, labels, rle = self.points[i], self.point_labels[i], self.masks[i]
-            if infinite[i]:
-                found[i] = f"box {box.tolist()} is not finite"
-            elif not (missing[i] or ordered[i]):
-                found[i] = f"box {box.tolist()} is empty or inverted: expected x0 < x1 and y0 < y1"
-            elif len(points) != len(labels):
-                found[i] = f"{len(points)} points but {len(labels)} point labels"
-            elif len(points) and not np.isfinite(points).all():
-                found[i] = "a point is not finite"
-            elif len(labels) and not np.isin(labels, (0, 1)).all():
-                found[i] = "a point label is neither 1 (foreground) nor 0 (background)"
-            elif rle is not None and mask_area(rle) == 0:
-                found[i] = "the mask is empty"
-            elif missing[i] and rle is None and not (labels == 1).any():
-                found[i] = "neither a box, nor a mask, nor a foreground point"
-        if self.scores is not None:
-            for row in np.flatnonzero(~np.isfinite(self.scores)).tolist():
-                found.setdefault(row, f"score {self.scores[row]} is not finite")
-        return found
+                set_aside.append(SetAside(f"region {self.ids[i]}", reason))
+        regions = self[inside] if set_aside else self
+        if np.array_equal(clipped[inside], regions.boxes, equal_nan=True):
+            return regions, set_aside  # as it mostly is: nothing to check a second time
+        return replace(regions, boxes=clipped[inside]), set_aside
 
 
-def _clipped(boxes: Boxes, size: tuple[int, int]) -> Boxes:
-    height, width = size
-    inside: Boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
-    return inside
+def selected_rows(index: Any, count: int) -> NDArray[np.int64]:
+    """The positions among `count` that a slice, positions or a boolean array select."""
+    if not isinstance(index, slice):
+        index = np.asarray(index)
+        if not index.size:
+            index = index.astype(np.int64)  # numpy reads an empty list as floats
+    rows: NDArray[np.int64] = np.arange(count)[index]
+    return rows
 
 
 def _column(name: str, values: Sequence[Any] | None, count: int) -> list[Any]:
@@ -298,8 +356,8 @@ def _as_ids(ids: list[Any]) -> tuple[int | str, ...]:
     return plain
 
 
-def _ints(values: ArrayLike) -> NDArray[np.int64]:
+def _as_labels(labels: ArrayLike) -> NDArray[np.int64]:
     try:
-        return np.asarray(values, dtype=np.int64)
+        return np.atleast_1d(np.asarray(labels, dtype=np.int64))
     except (TypeError, ValueError) as error:
         raise InputError(f"point labels are not whole numbers: {error}") from None

@@ -105,7 +105,7 @@ def _from_coco(
         if not image.is_file() and (folder / Path(entry.file_name).name).is_file():
             image = folder / Path(entry.file_name).name
         for row, category in enumerate(entry.regions.categories.tolist()):
-            by_category[category].append(Exemplar(image, entry.regions.take([row])))
+            by_category[category].append(Exemplar(image, entry.regions[[row]]))
     found: Classes = {name: [] for name in file.categories.values()}
     for category, name in file.categories.items():
         found[name] += by_category[category]

@@ -113,7 +113,7 @@ def test_no_region_and_many(compact: CompactEncoder, photo: np.ndarray) -> None:
     low = draw.uniform(0, 300, (400, 2))
     many = Regions.from_boxes(np.concatenate([low, low + draw.uniform(1, 90, (400, 2))], axis=1))
     (found,) = embedded(compact, [photo], [many])
-    (part,) = embedded(compact, [photo], [many.take([7, 300])])
+    (part,) = embedded(compact, [photo], [many[[7, 300]]])
     assert np.allclose(found[[7, 300]], part, atol=1e-5)
 
 

@@ -35,7 +35,7 @@ def test_mixed_prompts() -> None:
     assert regions.has_box().tolist() == [True, False, False]
     # a box is its own extent; points are widened to 4 pixels here; a mask gives its tight box
     assert regions.extents(point_side=4).tolist() == [[1, 2, 5, 6], [9, 4, 13, 8], [3, 1, 9, 4]]
-    assert regions.take([2, 0]).ids == (2, 0)
+    assert regions[[2, 0]].ids == (2, 0)
     mask = regions.mask(2)
     assert mask is not None
     assert (mask == square(3, 1, 9, 4)).all()
@@ -151,6 +151,71 @@ def test_prediction_forms() -> None:
         "image": "a,b.jpg", "id": "a", "x0": "1.0", "y0": "2.0", "x1": "5.0", "y1": "6.0",
         "label": "pen", "score": "0.75",
     }  # fmt: skip
+
+
+def test_regions_are_a_sequence() -> None:
+    regions = Regions.from_prompts(
+        boxes=[[1, 2, 5, 6], [np.nan] * 4, [3, 1, 9, 4]],
+        points=[None, [[10, 4]], None],
+        ids=["a", "b", "c"],
+        scores=[0.5, 0.25, 1],
+        categories=[7, 8, 9],
+    )
+    a, b, c = regions
+    assert [r.id for r in (a, b, c)] == ["a", "b", "c"] == [regions[i].id for i in range(3)]
+    assert a.box is not None
+    assert (a.box.tolist(), a.score, a.category, a.mask) == ([1, 2, 5, 6], 0.5, 7, None)
+    assert b.box is None
+    assert (b.points.tolist(), b.point_labels.tolist()) == ([[10, 4]], [1])
+    assert regions[-1].id == "c"
+    with pytest.raises(IndexError):
+        regions[3]
+    for index, ids in [
+        (slice(1, None), ("b", "c")),
+        (slice(None, None, -1), ("c", "b", "a")),
+        ([2, 0], ("c", "a")),
+        (np.array([2, 2]), ("c", "c")),
+        (regions.boxes[:, 0] == 1, ("a",)),
+        ([True, False, True], ("a", "c")),
+        ([], ()),
+    ]:
+        part = regions[index]
+        assert isinstance(part, Regions)
+        assert part.ids == ids
+        assert part.scores is not None
+        assert len(part) == len(part.boxes) == len(part.points) == len(part.scores) == len(ids)
+    with pytest.raises(IndexError):
+        regions[[True, False]]
+
+
+def test_regions_that_fit_are_not_checked_again() -> None:
+    regions = Regions.from_boxes([[1, 2, 5, 6], [3, 1, 9, 4]])
+    assert regions.fit(10, 20) == (regions, [])
+    clipped, outside = Regions.from_boxes([[1, 2, 50, 6], [30, 1, 39, 4]]).fit(10, 20)
+    assert clipped.boxes.tolist() == [[1, 2, 20, 6]]
+    assert [str(o) for o in outside] == [
+        "region 1: box [30.0, 1.0, 39.0, 4.0] lies outside the 20 x 10 image"
+    ]
+
+
+def test_predictions_are_a_sequence() -> None:
+    both = predictions()
+    first, second = both
+    assert (first.id, first.label, first.score) == ("a", "pen", 0.75)
+    assert (second.labels, second.scores) == (("cup", "key"), (0.5, 0.25))
+    assert second.box.tolist() == [2, 2, 8, 9]
+    assert second.mask == both[-1].mask == encode_mask(square(2, 2, 8, 9))
+    with pytest.raises(IndexError):
+        both[2]
+    for index in (slice(1, 2), [1], np.array([False, True]), np.array([1])):
+        part = both[index]
+        assert isinstance(part, Predictions)
+        assert part.labels == ["cup"]
+        assert part.regions is both.regions, "rows still say which region they answer"
+        assert [p.id for p in part] == ["b"]
+        assert part.masks == (second.mask,)
+    assert len(both[:0]) == 0
+    assert str(both[::-1]) == "cup 0.500\npen 0.750"
 
 
 def test_atomic_write_keeps_the_old_file(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def mixed_regions(low_side: int) -> Regions:
         masks=[m for p in parts for m in p.masks],
         mask_logits=[m for p in parts for m in p.mask_logits],
     )
-    return together.take(order)
+    return together[order]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -151,7 +151,7 @@ def test_chunks_and_company_change_nothing_and_order_is_kept(
     regions = mixed_regions(localizer.low_side)
     together = localizer.tokens(encoded, regions, masks=True)
     for row in range(len(regions)):
-        alone = localizer.tokens(encoded, regions.take([row]), masks=True)
+        alone = localizer.tokens(encoded, regions[[row]], masks=True)
         close(together.tokens[row], alone.tokens[0])
         close(together.mask_logits[row], alone.mask_logits[0], 1e-4)
         close(together.mask_scores[row], alone.mask_scores[0])

@@ -181,7 +181,7 @@ def evaluate_calibration(
             known = [i for i, c in enumerate(categories) if c in asked.positions]
             if not known:
                 continue
-            regions = regions.take(known)
+            regions = regions[known]
             truth.append(np.array([asked.positions[categories[i]] for i in known]))
             recognizer.set_image(photo.pixels)
             for i, encoded in enumerate(words):

@@ -154,7 +154,7 @@ def evaluate_classification(
         regions = photo.entry.regions
         known = [i for i, c in enumerate(_categories(regions)) if c in asked.positions]
         outside += len(regions) - len(known)
-        return regions.take(known)
+        return regions[known]
 
     started = time.perf_counter()
     batches = walk(found, batch_size=batch_size, progress=progress, aside=aside)

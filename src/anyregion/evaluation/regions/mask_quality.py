@@ -142,7 +142,7 @@ def _with_masks(photo: Photo, aside: list[SetAside]) -> Regions:
     """The regions of one image that have a mask and lie in it."""
     regions = photo.entry.regions
     masked = [i for i, mask in enumerate(regions.masks) if mask is not None]
-    kept, outside = regions.take(masked).fit(*size_of(photo.pixels))
+    kept, outside = regions[masked].fit(*size_of(photo.pixels))
     aside += [SetAside(f"{photo.path}, {a.item}", a.reason) for a in outside]
     return kept
 
