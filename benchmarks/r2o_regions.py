@@ -18,7 +18,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from anyregion.backbones.encoder import at_rest, normalised
+from anyregion.backbones.encoder import eval_mode, normalize
 from anyregion.backbones.loading import load_encoder
 from anyregion.images import Pixels, read_image
 from anyregion.r2o.augmentations import spanning_view
@@ -54,9 +54,9 @@ def main() -> None:
     photos = photographs(args.photos, encoder.size)
     prior = PriorConfig(segments=args.segments)
     labels = torch.from_numpy(np.stack([segment(p, prior).astype(np.int64) for p in photos]))
-    with at_rest(encoder):
+    with eval_mode(encoder):
         device = torch.device(args.device)
-        images = normalised(photos, device, mean=encoder.mean, std=encoder.std)
+        images = normalize(photos, device, mean=encoder.mean, std=encoder.std)
         found = segment_features(encoder.intermediate(images), labels.to(device))
     draws = [generator(args.seed, "regions", number) for number in range(len(photos))]
     ids = cluster_segments(found, args.regions, draws, scope="image").cpu()

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anyregion.backbones.encoder import normalised
+from anyregion.backbones.encoder import normalize
 from anyregion.backbones.loading import build_encoder
 from anyregion.r2o import color_augmentations as colours
 from anyregion.r2o.augmentations import cut, spanning_view
@@ -118,8 +118,8 @@ class Inputs:
         rois = torch.from_numpy(data["roi_transforms"])
         pixels = [*data["view1_uint8"], *data["view2_uint8"]]
         return Inputs(
-            views=normalised(pixels, CPU),
-            whole=normalised(list(data["raw_uint8"]), CPU),
+            views=normalize(pixels, CPU),
+            whole=normalize(list(data["raw_uint8"]), CPU),
             labels=torch.from_numpy(data["slic_labels"]),
             boxes=torch.cat([rois[:, 0, :4], rois[:, 1, :4]]),
             flipped=torch.cat([rois[:, 0, 4], rois[:, 1, 4]]) > 0,

@@ -77,7 +77,7 @@ def save_encoder(
         )
 
 
-def saved_folder(where: str | Path) -> Path | None:
+def find_saved(where: str | Path) -> Path | None:
     """The folder with `backbone.json`: `where` itself, or `model/` of a run; else None."""
     folder = Path(where).expanduser()
     return next((f for f in (folder, folder / "model") if (f / ABOUT).is_file()), None)

@@ -87,13 +87,13 @@ class Encoder(nn.Module):
         height, width = (size, size) if isinstance(size, int) else size
         parameter = next(self.parameters())
         blank = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
-        with at_rest(self):
+        with eval_mode(self):
             found = self._run(self.body, blank, intermediate)
         return Grid(found.shape[1], (found.shape[2], found.shape[3]))
 
 
 @contextmanager
-def at_rest(*modules: nn.Module) -> Iterator[None]:
+def eval_mode(*modules: nn.Module) -> Iterator[None]:
     """In evaluation mode and without gradients; every module is as before afterwards."""
     training = [part for module in modules for part in module.modules() if part.training]
     for module in modules:
@@ -106,7 +106,7 @@ def at_rest(*modules: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def normalised(
+def normalize(
     pixels: Sequence[Pixels],
     device: torch.device,
     *,

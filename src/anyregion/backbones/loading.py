@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from anyregion.backbones.checkpoint import read_saved, save_encoder, saved_folder
-from anyregion.backbones.encoder import Encoder, at_rest
-from anyregion.backbones.key_maps.key_maps import family_of
+from anyregion.backbones.checkpoint import find_saved, read_saved, save_encoder
+from anyregion.backbones.encoder import Encoder, eval_mode
+from anyregion.backbones.key_maps import family_of
 from anyregion.backbones.weights import fit_state, load_weights
 from anyregion.errors import AnyRegionError, CheckpointError, InputError, require
 
@@ -47,9 +47,9 @@ def build_encoder(name: str, *, size: int = 224, weights: str | Path | None = No
         raise InputError(f"images of {size} pixels: a side is 1 or more")
     pretrained = weights == "pretrained"
     if library == "torchvision":
-        from anyregion.backbones import torchvision_models
+        from anyregion.backbones import torchvision as torchvision_encoders
 
-        encoder = torchvision_models.build(model, size)
+        encoder = torchvision_encoders.build(model, size)
         if pretrained:
             _download_torchvision(encoder, model)
     else:
@@ -76,7 +76,7 @@ def load_encoder(
         InputError: as `build_encoder`; or `weights` for a folder, which has its own.
         CheckpointError: files of the folder are missing, malformed, or not of one another.
     """
-    folder = saved_folder(where)
+    folder = find_saved(where)
     if folder is None:
         if Path(where).expanduser().is_dir():
             raise CheckpointError(f"{where}: a folder without backbone.json, here or in model/")
@@ -99,14 +99,14 @@ def _parted(name: str) -> tuple[str, str]:
     library, _, model = name.partition("/")
     if library == "torchvision":
         require("torch", "torch", "torchvision")
-        from anyregion.backbones import torchvision_models
+        from anyregion.backbones import torchvision as torchvision_encoders
 
-        known = torchvision_models.names()
+        known = torchvision_encoders.names()
     elif library == "timm":
         require("train", "torch", "timm")
-        from anyregion.backbones import timm_models
+        from anyregion.backbones import timm as timm_encoders
 
-        known = timm_models.names()
+        known = timm_encoders.names()
     else:
         model = name.rpartition("/")[2]
         raise InputError(
@@ -121,16 +121,16 @@ def _parted(name: str) -> tuple[str, str]:
 
 
 def _build_timm(name: str, model: str, size: int, pretrained: bool) -> Encoder:
-    from anyregion.backbones import timm_models
+    from anyregion.backbones import timm as timm_encoders
 
     if not pretrained:
-        return timm_models.build(model, size)
+        return timm_encoders.build(model, size)
     import timm
 
     if not timm.get_pretrained_cfg(model) or not timm.is_model_pretrained(model):
         raise InputError(f"{name}: timm publishes no weights of it")
     try:
-        return timm_models.build(model, size, pretrained=True)
+        return timm_encoders.build(model, size, pretrained=True)
     except AnyRegionError:
         raise
     except Exception as error:  # hub clients raise what their HTTP library raises
@@ -160,7 +160,7 @@ def _no_download(name: str, error: Exception) -> AnyRegionError:
 
 def _freeze_unused(encoder: Encoder) -> None:
     """What the last map does not depend on (a head of its own kind) needs no gradient."""
-    with at_rest(encoder), torch.enable_grad():
+    with eval_mode(encoder), torch.enable_grad():
         found = encoder(torch.zeros(1, 3, encoder.size, encoder.size)).sum()
     parameters = list(encoder.parameters())
     gradients = torch.autograd.grad(found, parameters, allow_unused=True)

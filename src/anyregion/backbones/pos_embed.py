@@ -32,7 +32,7 @@ def patch_grid(height: int, width: int, patch: tuple[int, int]) -> tuple[int, in
     return rows, columns
 
 
-def resized_places(places: Tensor, grid: tuple[int, int], *, prefix: int) -> Tensor:
+def resize_pos_embed(places: Tensor, grid: tuple[int, int], *, prefix: int) -> Tensor:
     """`(1, prefix + n, D)` for a square grid to `(1, prefix + rows * columns, D)`.
 
     Bicubic with antialiasing; the first `prefix` (class token, registers) stay.

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from anyregion.backbones.checkpoint import read_normalisation, read_saved, saved_folder
+from anyregion.backbones.checkpoint import find_saved, read_normalisation, read_saved
 from anyregion.backbones.encoder import Encoder
-from anyregion.backbones.key_maps.key_maps import PARTS, QKV, other_names
-from anyregion.backbones.pos_embed import resized_places
+from anyregion.backbones.key_maps import PARTS, QKV, key_maps
+from anyregion.backbones.pos_embed import resize_pos_embed
 from anyregion.errors import CheckpointError
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict
 
@@ -63,7 +63,7 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     """
     stated = None
     if path.is_dir():
-        folder = saved_folder(path)
+        folder = find_saved(path)
         if folder is not None:
             about, state = read_saved(folder)
             fit_state(encoder, state, str(folder))
@@ -97,7 +97,7 @@ def fit_state(encoder: Encoder, state: Mapping[str, Tensor], where: str) -> None
     """
     own = encoder.body.state_dict()
     library = encoder.name.partition("/")[0]
-    layouts = other_names(library, own)
+    layouts = key_maps(library, own)
     place = _place(layouts, state, f"{where}, for {encoder.name}")
     names = layouts[place.layout]
     found: dict[str, Tensor] = {}
@@ -180,6 +180,6 @@ def _shaped(body: nn.Module, name: str, tensor: Tensor, ours: Tensor, where: str
         prefix = 0
     side = math.isqrt(ours.shape[1] - prefix)
     try:
-        return resized_places(tensor, (side, side), prefix=prefix)
+        return resize_pos_embed(tensor, (side, side), prefix=prefix)
     except ValueError as error:
         raise CheckpointError(f"{where}: {name} cannot be resized: {error}") from None

@@ -23,8 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anyregion.backbones.key_maps.key_maps import family_of
-from anyregion.backbones.key_maps.resnet import count_blocks, depth_of
+from anyregion.backbones.key_maps import count_blocks, family_of, resnet_depth
 from anyregion.backbones.loading import build_encoder
 from anyregion.errors import CheckpointError
 from anyregion.r2o.model import Networks
@@ -120,7 +119,7 @@ def sizes_of(state: Mapping[str, Tensor]) -> R2OSizes:
         raise CheckpointError("holds no ResNet as the online network's encoder")
     bottleneck = "layer1.0.conv3.weight" in trunk
     blocks = count_blocks(trunk, ("layer1", "layer2", "layer3", "layer4"))
-    depth = depth_of(blocks, bottleneck=bottleneck)
+    depth = resnet_depth(blocks, bottleneck=bottleneck)
     heads = ("online.projector.hidden.weight", "online.projector.output.weight")
     if depth is None or any(name not in state or state[name].ndim != 2 for name in heads):
         raise CheckpointError(

@@ -14,8 +14,8 @@ from torch import nn
 from torchvision.models.convnext import CNBlockConfig
 
 from anyregion.backbones.encoder import Encoder
-from anyregion.backbones.timm_models import run_intermediates
-from anyregion.backbones.torchvision_models import run_features, run_vit
+from anyregion.backbones.timm import run_intermediates
+from anyregion.backbones.torchvision import run_features, run_vit
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anyregion.backbones.encoder import Encoder
 from anyregion.backbones.loading import build_encoder
-from anyregion.backbones.pos_embed import resized_places
+from anyregion.backbones.pos_embed import resize_pos_embed
 from anyregion.backbones.weights import fit_state
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from tests.unit.backbones.scrambling import scrambled, small_convnexts, small_vits
@@ -173,7 +173,7 @@ def test_position_embeddings_are_resized(tmp_path: Path) -> None:
 
 def test_positions_that_are_no_grid(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="7 positions"):
-        resized_places(torch.rand(1, 8, 4), (2, 2), prefix=1)
+        resize_pos_embed(torch.rand(1, 8, 4), (2, 2), prefix=1)
     state = dict(timm.create_model("vit_tiny_patch16_224", img_size=64).state_dict())
     state["pos_embed"] = torch.rand(1, 8, 192)
     torch.save(state, tmp_path / "vit.pth")

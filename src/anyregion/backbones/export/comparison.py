@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anyregion.backbones.encoder import Encoder, at_rest
+from anyregion.backbones.encoder import Encoder, eval_mode
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from anyregion.files import atomic_path, writing
 
@@ -64,7 +64,7 @@ def features(encoder: Encoder, images: Tensor) -> Tensor:
     parameter = next(encoder.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         encoder = copy.deepcopy(encoder).cpu().float()
-    with at_rest(encoder):
+    with eval_mode(encoder):
         found: Tensor = encoder(images)
     return found
 

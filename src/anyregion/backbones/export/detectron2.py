@@ -26,7 +26,7 @@ from anyregion.backbones.export.detectron2_layout import (
     settings_yaml,
 )
 from anyregion.backbones.export.libraries import renamed
-from anyregion.backbones.key_maps.key_maps import family_of
+from anyregion.backbones.key_maps import family_of
 from anyregion.errors import CheckpointError, InputError
 from anyregion.files import atomic_path, writing
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict

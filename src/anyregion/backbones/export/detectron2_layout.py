@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anyregion.backbones.key_maps.resnet import BASIC, DEPTHS, count_blocks, depth_of
+from anyregion.backbones.key_maps import BASIC_DEPTHS, RESNET_DEPTHS, count_blocks, resnet_depth
 from anyregion.errors import InputError
 
 NORM_EPS = 1e-5
@@ -31,10 +31,10 @@ def settings_of(state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     """
     blocks = count_blocks(state, ("res2", "res3", "res4", "res5"))
     bottleneck = "res2.0.conv3.weight" in state
-    depth = depth_of(blocks, bottleneck=bottleneck)
+    depth = resnet_depth(blocks, bottleneck=bottleneck)
     if depth is None:
         raise InputError(
-            f"{where}: {blocks} blocks; detectron2 has ResNets {', '.join(map(str, DEPTHS))}"
+            f"{where}: {blocks} blocks; detectron2 has ResNets {', '.join(map(str, RESNET_DEPTHS))}"
         )
     middle = state["res2.0.conv2.weight"]
     groups = middle.shape[0] // middle.shape[1] if bottleneck else 1
@@ -78,8 +78,8 @@ def run(state: Mapping[str, Tensor], settings: Settings, images: Tensor) -> Tens
 
     x = functional.relu(convolution(images, "stem.conv1"))
     x = functional.max_pool2d(x, 3, stride=2, padding=1)
-    last = 2 if settings["MODEL.RESNETS.DEPTH"] in BASIC else 3
-    for stage, count in enumerate(DEPTHS[settings["MODEL.RESNETS.DEPTH"]], start=2):
+    last = 2 if settings["MODEL.RESNETS.DEPTH"] in BASIC_DEPTHS else 3
+    for stage, count in enumerate(RESNET_DEPTHS[settings["MODEL.RESNETS.DEPTH"]], start=2):
         for block in range(count):
             name = f"res{stage}.{block}"
             rest = convolution(x, f"{name}.shortcut") if f"{name}.shortcut" in strides else x
@@ -108,14 +108,14 @@ def _convolutions(settings: Settings) -> Iterator[tuple[str, tuple[int, int, int
     out = settings["MODEL.RESNETS.RES2_OUT_CHANNELS"]
     yield "stem.conv1", (64, 3, 7, 7), 2
     before = 64
-    for stage, count in enumerate(DEPTHS[depth]):
+    for stage, count in enumerate(RESNET_DEPTHS[depth]):
         wide, inner = out * 2**stage, middle * 2**stage
         for block in range(count):
             name = f"res{stage + 2}.{block}"
             stride = 2 if stage and not block else 1
             if not block and before != wide:
                 yield f"{name}.shortcut", (wide, before, 1, 1), stride
-            if depth in BASIC:
+            if depth in BASIC_DEPTHS:
                 yield f"{name}.conv1", (wide, before, 3, 3), stride
                 yield f"{name}.conv2", (wide, wide, 3, 3), 1
             else:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyregion.backbones.encoder import Encoder, at_rest
+from anyregion.backbones.encoder import Encoder, eval_mode
 from anyregion.backbones.export.comparison import (
     Export,
     difference,
@@ -33,7 +33,7 @@ from anyregion.backbones.export.libraries import (
     timm_model,
     timm_name,
 )
-from anyregion.backbones.key_maps.key_maps import PARTS, QKV, family_of
+from anyregion.backbones.key_maps import PARTS, QKV, family_of
 from anyregion.errors import CheckpointError, InputError
 from anyregion.files import write_json, writing
 from anyregion.torch_utils.weights import write_tensors
@@ -230,7 +230,7 @@ def _checked(encoder: Encoder, folder: Path, out: Path, kind: str) -> float:
     image = noise(encoder)
     wrapped = kind == "TimmWrapperModel"
     ours = timm_features(encoder, image) if wrapped else features(encoder, image)
-    with at_rest(model):
+    with eval_mode(model):
         theirs = model(pixel_values=image).last_hidden_state
     return difference(
         ours, as_map(theirs, ours, model.timm_model if wrapped else model), f"{out}: {kind}"

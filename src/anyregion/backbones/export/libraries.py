@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyregion.backbones.encoder import Encoder, at_rest
+from anyregion.backbones.encoder import Encoder, eval_mode
 from anyregion.backbones.export.comparison import (
     Export,
     difference,
@@ -19,7 +19,7 @@ from anyregion.backbones.export.comparison import (
     plain_copy,
     written_file,
 )
-from anyregion.backbones.key_maps.key_maps import family_of, other_names
+from anyregion.backbones.key_maps import family_of, key_maps
 from anyregion.backbones.weights import CLASSIFIER
 from anyregion.errors import CheckpointError, InputError
 from anyregion.torch_utils.weights import read_state_dict
@@ -70,7 +70,7 @@ def export_timm(encoder: Encoder, out: Path) -> Export:
         missing, unexpected = _load(model, read_state_dict(temporary), out)
         if missing or unexpected:
             raise CheckpointError(f"{out}: timm's {architecture} lacks {(missing + unexpected)[0]}")
-        with at_rest(model):
+        with eval_mode(model):
             theirs = as_map(model.forward_features(image), ours, model)
         share = difference(ours, theirs, f"{out}: timm's {architecture}")
     arguments = "".join(f", {key}={value}" for key, value in sized.items())
@@ -137,7 +137,7 @@ def renamed(encoder: Encoder, layout: str) -> dict[str, Tensor]:
         InputError: it has none.
     """
     own = plain_copy(encoder)
-    names = other_names(encoder.name.partition("/")[0], own).get(layout)
+    names = key_maps(encoder.name.partition("/")[0], own).get(layout)
     if names is None:
         raise InputError(f"{encoder.name}: its weights have no names in {layout}")
     return {theirs: _layer_scale(theirs, own[mine]) for mine, theirs in names.items()}
@@ -163,7 +163,7 @@ def completed(state: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -
 
 def timm_arguments(encoder: Encoder, architecture: str) -> dict[str, Any]:
     """How timm's model is told the size it was trained at; nothing for convolutional ones."""
-    from anyregion.backbones.timm_models import size_arguments
+    from anyregion.backbones.timm import size_arguments
 
     return size_arguments(f"timm/{architecture}", architecture, encoder.size)
 
@@ -183,7 +183,7 @@ def timm_features(encoder: Encoder, image: Tensor) -> Tensor:
     if family_of(library, encoder.body.state_dict()) or library != "timm":
         return features(encoder, image)
     body: Any = copy.deepcopy(encoder.body).cpu().float()
-    with at_rest(body):
+    with eval_mode(body):
         found: Tensor = body.forward_features(image)
     return found
 
@@ -208,7 +208,7 @@ def _torchvision_map(model: Any, image: Tensor) -> Tensor:
     """The last map as torchvision's own forward pass computes it; its classifier has no weights."""
     seen: list[Tensor] = []
     if hasattr(model, "features"):
-        with at_rest(model):
+        with eval_mode(model):
             found: Tensor = model.features(image)
         return found
     last = model.encoder if hasattr(model, "encoder") else model.layer4
@@ -216,7 +216,7 @@ def _torchvision_map(model: Any, image: Tensor) -> Tensor:
     for part in ("fc", "heads"):
         if hasattr(model, part):
             setattr(model, part, nn.Identity())
-    with at_rest(model):
+    with eval_mode(model):
         model(image)
     handle.remove()
     if seen[0].ndim == 4:

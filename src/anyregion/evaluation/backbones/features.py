@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from anyregion.backbones.encoder import Encoder, normalised
+from anyregion.backbones.encoder import Encoder, normalize
 from anyregion.backbones.loading import load_encoder
 from anyregion.data.image_files import in_threads
 from anyregion.errors import CheckpointError, InputError, SetAside
@@ -246,7 +246,7 @@ def _batches(
 def _run(backbone: Backbone, pictures: Sequence[Pixels], layer: Layer) -> Tensor:
     """`B` pictures to the `(B, C, h, w)` float32 map of a layer, on the device."""
     encoder = backbone.encoder
-    images = normalised(pictures, backbone.device, mean=encoder.mean, std=encoder.std)
+    images = normalize(pictures, backbone.device, mean=encoder.mean, std=encoder.std)
     maps = (encoder.intermediate(images) if layer == "early" else encoder(images)).float()
     if not bool(torch.isfinite(maps).all()):
         raise CheckpointError(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anyregion.backbones.encoder import at_rest, normalised
+from anyregion.backbones.encoder import eval_mode, normalize
 from anyregion.images import Pixels
 from anyregion.r2o.augmentations import spanning_view
 from anyregion.r2o.label_store.store import LabelStore
@@ -97,7 +97,7 @@ class Looks:
     def _see(self, module: R2O, images: NDArray[np.int64]) -> _Seen:
         networks = module.networks
         device = next(module.parameters()).device
-        whole = normalised(
+        whole = normalize(
             [self._whole(i) for i in images],
             device,
             mean=networks.online.encoder.mean,
@@ -105,7 +105,7 @@ class Looks:
             channels_last=self.config.channels_last,
         )
         labels = self._labels(images).to(device)
-        with at_rest(module):
+        with eval_mode(module):
             last = networks.online.encoder(whole).float()
             # regions, as the heads' BatchNorms have counted them; whole images are another kind
             projections = networks.online.projector(_segment_rows(last, labels))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anyregion.backbones.encoder import normalised
+from anyregion.backbones.encoder import normalize
 from anyregion.backbones.loading import save_encoder
 from anyregion.data.samplers import EpochSampler
 from anyregion.errors import InputError
@@ -210,7 +210,7 @@ class R2OTask:
 
     def _images(self, pixels: Sequence[Pixels], device: torch.device) -> Tensor:
         encoder = self.r2o.networks.online.encoder
-        return normalised(
+        return normalize(
             pixels,
             device,
             mean=encoder.mean,

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from anyregion.backbones.encoder import Encoder, at_rest
-from anyregion.backbones.pos_embed import intermediate_depth, patch_grid, resized_places
+from anyregion.backbones.encoder import Encoder, eval_mode
+from anyregion.backbones.pos_embed import intermediate_depth, patch_grid, resize_pos_embed
 from anyregion.errors import InputError
 
 LIBRARY = "torchvision"
@@ -58,7 +58,7 @@ def run_vit(body: nn.Module, images: Tensor, intermediate: bool) -> Tensor:
     x: Tensor = vit.conv_proj(images).flatten(2).transpose(1, 2)
     x = torch.cat([vit.class_token.expand(len(x), -1, -1), x], dim=1)
     x = vit.encoder.dropout(
-        x + resized_places(vit.encoder.pos_embedding, (rows, columns), prefix=1)
+        x + resize_pos_embed(vit.encoder.pos_embedding, (rows, columns), prefix=1)
     )
     layers = list(vit.encoder.layers)
     for layer in layers[: intermediate_depth(len(layers)) if intermediate else None]:
@@ -104,7 +104,7 @@ def _stages(full: str, body: nn.Module, size: int) -> tuple[nn.Module, Any]:
         if hasattr(body, part):
             setattr(body, part, nn.Identity())
     x, rows = torch.zeros(1, 3, size, size), []
-    with at_rest(body):
+    with eval_mode(body):
         for stage in stages:
             x = stage(x)
             rows.append(x.shape[2] if x.ndim == 4 else 0)
