@@ -27,7 +27,7 @@ from PIL import Image
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
 from anyregion.data.store.build_store import fill_store
-from anyregion.data.store.shards import hash_features
+from anyregion.data.store.feature_codec import hash_features
 from anyregion.data.store.store import Store, create_store
 from anyregion.images import Pixels
 from anyregion.regions import Regions
@@ -134,7 +134,7 @@ def measure_size(each: int, *, maps: bool, mirrored: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         store = small_store(Path(name), images=128, each=each, maps=maps, mirrored=mirrored)
         regions = store.info.regions
-        shards = [store.shard_path(n) for n in range(store.info.shards)]
+        shards = [spec.path for spec in store.shards.specs]
         size = sum(path.stat().st_size for path in shards)
         sides = 1 + mirrored
         bare = sides * (regions * TOKEN_BYTES + maps * len(store) * 197 * 768 * 2)

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 def _images(args: argparse.Namespace, store: Store | None) -> Path:
     from anyregion.errors import InputError
 
-    stated = None if store is None else store.info.made_with.get("images")
+    stated = None if store is None else store.info.notes.get("images")
     folder = args.images or (Path(stated) if isinstance(stated, str) else None)
     if folder is None:
         raise InputError("give the folder of the images with --images")
@@ -116,7 +116,7 @@ def _extractor(args: argparse.Namespace, store: Store | None) -> DescribedExtrac
     given = {key: getattr(args, key, None) or None for key in MODEL_KEYS}
     given["antialias"] = False if args.no_antialias else None
     if store is not None and not any(value is not None for value in given.values()):
-        noted = store.info.made_with.get("models")
+        noted = store.info.notes.get("models")
         if isinstance(noted, dict):
             given = {key: noted.get(key) for key in MODEL_KEYS}
     given["features"] = bool(given["features"])
@@ -138,7 +138,7 @@ def _create(args: argparse.Namespace, extractor: DescribedExtractor) -> Store:
         extractor,
         mirrored=not args.no_mirror,
         images_per_shard=args.images_per_shard or (32 if maps else 64),
-        made_with={
+        notes={
             "annotations": str(args.annotations.resolve()),
             "images": str(args.images.resolve()) if args.images else None,
             "models": {
@@ -174,7 +174,7 @@ def _verify(store: Store, images: Path) -> list[Problem]:
     for problem in problems:
         print(str(problem).encode(errors="backslashreplace").decode())
     wrong = len({problem.shard for problem in problems})
-    terminal.note(f"{store.info.shards} shards, {wrong} with problems")
+    terminal.note(f"{len(store.shards)} shards, {wrong} with problems")
     return problems
 
 
@@ -203,7 +203,7 @@ def _fill(
             ("images", f"{len(store)}, {report.computed} computed now"),
             ("mirror images", "yes" if store.info.mirrored else "no"),
             ("regions", regions),
-            ("size", f"{report.bytes / 1e6:.1f} MB in {store.info.shards} shards"),
+            ("size", f"{report.bytes / 1e6:.1f} MB in {len(store.shards)} shards"),
             ("bytes a region", f"{report.bytes / regions:.0f}" if regions else "no regions"),
             ("images a second", f"{rate:.2f}" if report.computed else "none computed"),
             ("set aside", len(report.set_aside)),

@@ -65,6 +65,16 @@ def image_path(folder: Path, name: str) -> Path:
     return find_image(folder, name) or folder.joinpath(*_parts(name))
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file; `InputError` names it."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ValueError):  # `ValueError`: a name that no file can have
+        raise InputError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
 def _is_file(path: Path) -> bool:
     """Also False for a name that no file can have, and in a folder that may not be entered."""
     try:

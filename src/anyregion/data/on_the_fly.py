@@ -7,8 +7,8 @@ from pathlib import Path
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import FeatureExtractor, FeatureReader, Features
-from anyregion.data.image_files import image_path
-from anyregion.data.store.load_sample import decode_input, mirrored_input, read_file
+from anyregion.data.image_files import image_path, read_file
+from anyregion.data.store.load_sample import decode_sample, mirror_sample
 from anyregion.errors import InputError
 
 
@@ -39,9 +39,9 @@ class OnTheFly:
             InputError: the image cannot be used; says which, and why. `fill` sets the same aside.
         """
         path = image_path(self._folder, self.annotations.file_names[image])
-        pixels, regions = decode_input(read_file(path), path, self.annotations, image)
+        pixels, regions = decode_sample(read_file(path), path, self.annotations, image)
         if flipped:
-            pixels, regions = mirrored_input(pixels, regions)
+            pixels, regions = mirror_sample(pixels, regions)
         try:
             return self._extractor.extract([pixels], [regions])[0]
         except InputError as error:

@@ -52,7 +52,7 @@ def test_fill_go_on_verify_repair(data: list[str], capsys: pytest.CaptureFixture
     assert cache(*data, "--images-per-shard", "1") == 3
     assert "3, 0 computed now" in capsys.readouterr().out
     assert cache("--verify") == 0
-    shard = Store("store").shard_path(1)
+    shard = Store("store").shards.specs[1].path
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     capsys.readouterr()
@@ -67,7 +67,7 @@ def test_fill_go_on_verify_repair(data: list[str], capsys: pytest.CaptureFixture
 
 def test_a_store_that_is_there_needs_no_data(data: list[str]) -> None:
     assert cache(*data, "--no-mirror") == 3
-    shard = Store("store").shard_path(0)
+    shard = Store("store").shards.specs[0].path
     shard.unlink()
     assert cache() == 3
     assert shard.is_file()

@@ -38,7 +38,7 @@ def read_all(store: Store) -> list[Features]:
 
 
 def test_no_flipped_bit_gives_wrong_features(store: Store) -> None:
-    path = store.shard_path(1)
+    path = store.shards.specs[1].path
     right = read_all(store)
     whole = path.read_bytes()
     unnoticed = 0
@@ -63,7 +63,7 @@ def test_no_flipped_bit_gives_wrong_features(store: Store) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty", "gone", "foreign", "exchanged", "wrong"])
 def test_a_bad_shard_is_named_and_rebuilt(store: Store, tmp_path: Path, how: str) -> None:
-    path, right = store.shard_path(1), store.read(3)
+    path, right = store.shards.specs[1].path, store.read(3)
     content = path.read_bytes()
     if how == "cut":
         path.write_bytes(content[: len(content) // 2])
@@ -74,7 +74,7 @@ def test_a_bad_shard_is_named_and_rebuilt(store: Store, tmp_path: Path, how: str
     elif how == "foreign":
         path.write_bytes(b"no shard at all, but a text" * 20)
     elif how == "exchanged":
-        shutil.copy(store.shard_path(0), path)
+        shutil.copy(store.shards.specs[0].path, path)
     else:
         damage(path, len(content) - 40)
     with pytest.raises(InputError, match=r"anyregion cache --out .* --verify --repair") as error:

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from anyregion.data.on_the_fly import OnTheFly
-from anyregion.data.store import build_store as filling
+from anyregion.data.store import fill as filling
 from anyregion.data.store.build_store import fill_store
-from anyregion.data.store.locks import claimed
+from anyregion.data.store.locks import try_lock
 from anyregion.data.store.shards import ShardError
 from anyregion.data.store.store import Store, create_store
 from anyregion.data.store.verify import verify
@@ -70,9 +70,9 @@ def start(folder: Path, seconds: float) -> subprocess.Popen[str]:
 
 def finished(store: Store) -> list[int]:
     found = []
-    for number in range(store.info.shards):
+    for number in range(len(store.shards)):
         try:
-            store.open_shard(number)
+            store.shards.open(number)
         except ShardError:
             continue
         found.append(number)
@@ -186,8 +186,8 @@ def test_names_of_half_characters_cost_only_themselves(tmp_path: Path) -> None:
 
 def test_claims(tmp_path: Path) -> None:
     lock = tmp_path / "a.lock"
-    with claimed(lock) as first:
-        with claimed(lock) as second:
+    with try_lock(lock) as first:
+        with try_lock(lock) as second:
             assert (first, second) == (True, False)
         here = json.loads(lock.read_text())["host"]
         assert lock.exists(), "who has no claim ends none"
@@ -196,7 +196,7 @@ def test_claims(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     lock.write_text(json.dumps({"host": here, "pid": gone.pid, "id": "x"}))
-    with claimed(lock) as ours:
+    with try_lock(lock) as ours:
         assert ours
     # another machine's, and a lock that was cut off by a full disk: age decides
     # another container's that has this machine's name, too: its processes have other numbers
@@ -204,17 +204,17 @@ def test_claims(tmp_path: Path) -> None:
     owners = [json.dumps({"host": name, "pid": gone.pid, "id": "x"}) for name in names]
     for content in (*owners, ""):
         lock.write_text(content)
-        with claimed(lock) as ours:
+        with try_lock(lock) as ours:
             assert not ours
         os.utime(lock, (time.time() - 500, time.time() - 500))
-        with claimed(lock) as ours:
+        with try_lock(lock) as ours:
             assert ours
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_claim_shows_signs_of_life_and_leaves_what_was_taken_over(tmp_path: Path) -> None:
     lock = tmp_path / "a.lock"
-    with claimed(lock, heartbeat=0.02):
+    with try_lock(lock, heartbeat=0.02):
         os.utime(lock, (1, 1))
         deadline = time.monotonic() + 5
         while lock.stat().st_mtime < 100 and time.monotonic() < deadline:
@@ -232,7 +232,7 @@ def test_many_claim_one(tmp_path: Path) -> None:
 
     def take() -> None:
         ready.wait()
-        with claimed(lock) as ours:
+        with try_lock(lock) as ours:
             taken.append(ours)
             ready.wait()
 

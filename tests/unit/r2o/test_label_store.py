@@ -19,13 +19,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anyregion.data.store import fill
+from anyregion.data.store.verify import discard, verify
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.images import read_image
 from anyregion.r2o.augmentations import spanning_view
+from anyregion.r2o.label_store import store as label_store
+from anyregion.r2o.label_store.codec import checksum
 from anyregion.r2o.label_store.image_list import list_images
-from anyregion.r2o.label_store.store import ABOUT, LabelStore
-from anyregion.r2o.label_store.store import fill as label_filling
-from anyregion.r2o.label_store.store import shards as map_shards
+from anyregion.r2o.label_store.store import INFO, LabelStore
 from anyregion.r2o.superpixels import PriorConfig, segment
 
 pytest.importorskip("skimage")
@@ -53,21 +55,21 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_filling, "IMAGES_PER_SHARD", 2)
-    monkeypatch.setattr(label_filling, "WAIT", 0.01)
+    monkeypatch.setattr(label_store, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(fill, "WAIT", 0.01)
 
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images whose maps are computed."""
     names: list[str] = []
-    compute = label_filling.compute_labels
+    compute = label_store.compute_labels
 
     def noted(images: Any, image: int, **settings: Any) -> Any:
         names.append(images.name(image))
         return compute(images, image, **settings)
 
-    monkeypatch.setattr(label_filling, "compute_labels", noted)
+    monkeypatch.setattr(label_store, "compute_labels", noted)
     return names
 
 
@@ -168,7 +170,7 @@ def test_a_file_that_cannot_be_reached_is_looked_at_again(folder: Path) -> None:
 def test_a_failing_disk_is_no_verdict_on_an_image(
     folder: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch, computed: list[str]
 ) -> None:
-    read = label_filling.read_file
+    read = label_store.read_file
 
     def failing(path: Path) -> bytes:
         if path.name in ("0.png", "2.png", "3.png"):
@@ -176,7 +178,7 @@ def test_a_failing_disk_is_no_verdict_on_an_image(
         return read(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(label_filling, "read_file", failing)
+        patch.setattr(label_store, "read_file", failing)
         store = opened(folder)
     assert [aside.item for aside in store.set_aside] == ["0.png", "2.png", "sub/3.png"]
     assert_right(store)
@@ -243,7 +245,7 @@ def test_alike_files_of_two_folders_are_two_images(folder: Path) -> None:
 def test_what_is_finished_stays_after_ctrl_c(
     folder: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch, computed: list[str]
 ) -> None:
-    whole = label_filling.compute_labels
+    whole = label_store.compute_labels
 
     def stopped(images: Any, image: int, **settings: Any) -> Any:
         if image == 5:
@@ -251,7 +253,7 @@ def test_what_is_finished_stays_after_ctrl_c(
         return whole(images, image, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(label_filling, "compute_labels", stopped)
+        patch.setattr(label_store, "compute_labels", stopped)
         with pytest.raises(KeyboardInterrupt):
             opened(folder)
     computed.clear()
@@ -283,13 +285,13 @@ def test_a_full_disk_says_so_and_keeps_what_is_there(
 
 KILLED = """
 import sys, time
-from anyregion.r2o.label_store.store import fill as label_filling
+from anyregion.r2o.label_store import store as label_store
 from anyregion.r2o.label_store.image_list import list_images
 from anyregion.r2o.label_store.store import LabelStore
 from anyregion.r2o.superpixels import PriorConfig
 
-label_filling.IMAGES_PER_SHARD = 2
-whole = label_filling.compute_labels
+label_store.IMAGES_PER_SHARD = 2
+whole = label_store.compute_labels
 
 def slow(images, image, **settings):
     if image == 5:
@@ -297,7 +299,7 @@ def slow(images, image, **settings):
         time.sleep(60)
     return whole(images, image, **settings)
 
-label_filling.compute_labels = slow
+label_store.compute_labels = slow
 images = list_images(sys.argv[1])
 LabelStore.open_or_fill(sys.argv[2], images, 24, PriorConfig(segments=12), 1)
 """
@@ -323,13 +325,13 @@ def test_a_killed_process_leaves_what_it_finished(
 def test_two_that_fill_at_once_share_the_work(
     folder: Path, small_shards: None, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = label_filling.compute_labels
+    slow = label_store.compute_labels
 
     def compute(*given: Any, **settings: Any) -> Any:
         time.sleep(0.02)
         return slow(*given, **settings)
 
-    monkeypatch.setattr(label_filling, "compute_labels", compute)
+    monkeypatch.setattr(label_store, "compute_labels", compute)
     start = threading.Barrier(2)
 
     def work(_: int) -> LabelStore:
@@ -380,6 +382,24 @@ def test_a_damaged_shard_is_filled_again(folder: Path, harm: str, computed: list
     assert_right(store)
 
 
+def test_damage_is_found_by_verify_and_repaired(folder: Path, small_shards: None) -> None:
+    store = opened(folder)
+    assert verify(store) == []
+    paths = shards(store)
+    content = bytearray(paths[2].read_bytes())
+    content[-3] ^= 1
+    paths[2].write_bytes(content)
+    paths[0].unlink()
+    problems = verify(store)
+    assert [(p.shard, p.item) for p in problems] == [(0, str(paths[0])), (2, str(paths[2]))]
+    assert "missing" in problems[0].reason
+    assert "does not have its checksum" in problems[1].reason
+    assert discard(store, problems) == [0, 2]
+    store = opened(folder)
+    assert verify(store) == []
+    assert_right(store)
+
+
 def test_a_shard_that_goes_while_it_is_needed_is_no_end(folder: Path) -> None:
     store = opened(folder)
     wanted = store.read(3)
@@ -391,7 +411,7 @@ def test_a_shard_that_goes_while_it_is_needed_is_no_end(folder: Path) -> None:
 
 def test_records_are_told_apart() -> None:
     content = b"the same bytes"
-    assert map_shards.check_of(1, content) != map_shards.check_of(2, content)
+    assert checksum(1, content) != checksum(2, content)
 
 
 def test_stores_of_other_settings_lie_beside_each_other(folder: Path) -> None:
@@ -404,7 +424,7 @@ def test_stores_of_other_settings_lie_beside_each_other(folder: Path) -> None:
     assert len({store.folder for store in stores}) == 4
     for store in stores:
         assert_right(store)
-    about = stores[0].folder / ABOUT
+    about = stores[0].folder / INFO
     about.write_text(about.read_text().replace("12", "13"))
     with pytest.raises(InputError, match=r"13.*12.*another cache"):
         opened(folder)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations, Categories
-from anyregion.data.store.load_sample import short_hash
+from anyregion.data.store.hashing import hash_array, short_hash
+from anyregion.data.store.shards import Columns
 from anyregion.errors import SetAside
-
-Columns: TypeAlias = Mapping[str, NDArray[Any]]
 
 _PLAIN: dict[str, type[np.generic]] = {
     "sizes": np.int64,
@@ -99,20 +98,9 @@ def categories_from_json(content: Any) -> Categories:
 
 def hash_columns(columns: Columns, categories: Categories) -> dict[str, str]:
     """Per column a hash of its type, shape and every number; the categories are one more."""
-    found = {name: hash_array(array).hex() for name, array in columns.items()}
+    hashes = {name: hash_array(array).hex() for name, array in columns.items()}
     text = json.dumps(categories_to_json(categories), ensure_ascii=True)
-    return {**found, "categories": short_hash(text.encode()).hex()}
-
-
-def hash_array(array: NDArray[Any]) -> bytes:
-    """16 bytes that differ where type, shape or a number does."""
-    plain = np.ascontiguousarray(array)
-    return short_hash(f"{plain.dtype.str} {plain.shape};".encode(), as_bytes(plain))
-
-
-def as_bytes(array: NDArray[Any]) -> memoryview:
-    """The memory of a contiguous array, not copied."""
-    return array.reshape(-1).view(np.uint8).data
+    return {**hashes, "categories": short_hash(text.encode()).hex()}
 
 
 def _pack(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""`store.json` and `index.safetensors`: what a store of features was made of, and for what."""
+"""The index of a store of features: its statement (`store.json`) and its annotations."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.store.columns import (
     SEGMENTATIONS,
     categories_from_json,
     categories_to_json,
     from_columns,
-    hash_array,
     hash_columns,
-    to_columns,
 )
-from anyregion.data.store.load_sample import short_hash
+from anyregion.data.store.hashing import short_hash
 from anyregion.errors import InputError
 from anyregion.files import atomic_path, read_json, write_json, writing
 
 FORMAT = "anyregion.store/1"
-ABOUT = "store.json"
+INFO = "store.json"
 INDEX = "index.safetensors"
 _TYPES = {"F64": np.float64, "I64": np.int64, "U8": np.uint8, "BOOL": np.bool_}
+_NOTES = "made_with"  # what `store.json` calls `StoreInfo.notes`
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class StoreInfo:
         images_per_shard: image `i` lies in shard `i // images_per_shard`.
         images, regions: how many; crowds are counted, although nothing is stored for them.
         columns: per column of the annotations its hash.
-        made_with: the caller's own notes: where the images lie, how to load the models again.
+        notes: the caller's own: where the images lie, how to load the models again.
     """
 
     fingerprint: str
@@ -54,12 +53,7 @@ class StoreInfo:
     images: int
     regions: int
     columns: Mapping[str, str]
-    made_with: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def shards(self) -> int:
-        """How many there are."""
-        return -(-self.images // self.images_per_shard)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -68,77 +62,58 @@ class StoreInfo:
         return short_hash(repr(parts).encode()).hex()
 
 
-def differences(ours: StoreInfo, theirs: StoreInfo) -> list[str]:
-    """What keeps `theirs` from going on in a store of `ours`, each in words; none if nothing."""
-    found = []
-    if ours.fingerprint != theirs.fingerprint:
-        found += other_models(ours.extractor, theirs.extractor)
-    if ours.mirrored != theirs.mirrored:
-        with_, without = ("there", "here") if ours.mirrored else ("here", "there")
-        found.append(f"mirror images: {with_}, not {without}")
-    if ours.images_per_shard != theirs.images_per_shard:
-        found.append(
-            f"images a shard: {ours.images_per_shard} there, {theirs.images_per_shard} here"
+def differences(stored: StoreInfo, new: StoreInfo) -> list[str]:
+    """What keeps `new` from going on in the store of `stored`, each in words; none if nothing."""
+    reasons = []
+    if stored.fingerprint != new.fingerprint:
+        reasons += other_models(stored.extractor, new.extractor)
+    if stored.mirrored != new.mirrored:
+        with_, without = ("there", "here") if stored.mirrored else ("here", "there")
+        reasons.append(f"mirror images: {with_}, not {without}")
+    if stored.images_per_shard != new.images_per_shard:
+        reasons.append(
+            f"images a shard: {stored.images_per_shard} there, {new.images_per_shard} here"
         )
-    if ours.images != theirs.images or ours.regions != theirs.regions:
-        found.append(
-            f"annotations: {ours.images} images with {ours.regions} regions there, "
-            f"{theirs.images} with {theirs.regions} here"
+    if stored.images != new.images or stored.regions != new.regions:
+        reasons.append(
+            f"annotations: {stored.images} images with {stored.regions} regions there, "
+            f"{new.images} with {new.regions} here"
         )
-    mine, yours = dict(_compared(ours.columns)), dict(_compared(theirs.columns))
-    if columns := sorted({n.split(".")[0] for n, _ in set(mine.items()) ^ set(yours.items())}):
-        found.append(f"annotations of other {', '.join(columns)}")
-    masks = [n for n in theirs.columns if n.startswith(SEGMENTATIONS)]
-    if any(ours.columns.get(name) != theirs.columns[name] for name in masks):
-        found.append("masks: other ones there, or none")
-    return found
+    unequal = set(_compared(stored.columns)) ^ set(_compared(new.columns))
+    if columns := sorted({name.split(".")[0] for name, _ in unequal}):
+        reasons.append(f"annotations of other {', '.join(columns)}")
+    # a store may hold masks that were not read this time, but not other ones
+    masks = [name for name in new.columns if name.startswith(SEGMENTATIONS)]
+    if any(stored.columns.get(name) != new.columns[name] for name in masks):
+        reasons.append("masks: other ones there, or none")
+    return reasons
 
 
-def other_models(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+def other_models(stored: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """The parts of two extractors that differ, in words."""
     return [
-        f"{part}: {ours.get(part, 'none')} there, {theirs.get(part, 'none')} here"
-        for part in dict.fromkeys([*ours, *theirs])
-        if ours.get(part) != theirs.get(part)
+        f"{part}: {stored.get(part, 'none')} there, {new.get(part, 'none')} here"
+        for part in dict.fromkeys([*stored, *new])
+        if stored.get(part) != new.get(part)
     ] or ["models: the same by name, but not in their numbers"]
 
 
-def make_index(
-    annotations: Annotations,
-    *,
-    fingerprint: str,
-    extractor: Mapping[str, str],
-    mirrored: bool,
-    images_per_shard: int,
-    made_with: Mapping[str, Any],
-) -> tuple[StoreInfo, dict[str, NDArray[Any]]]:
-    """What would be written for these annotations: the statement, and the columns."""
-    columns = to_columns(annotations)
-    about = StoreInfo(
-        fingerprint=fingerprint,
-        extractor=dict(extractor),
-        mirrored=mirrored,
-        images_per_shard=images_per_shard,
-        images=len(annotations),
-        regions=len(annotations.boxes),
-        columns=hash_columns(columns, annotations.categories),
-        made_with=dict(made_with),
-    )
-    return about, columns
-
-
 def write_index(
-    folder: Path, about: StoreInfo, columns: Mapping[str, NDArray[Any]], annotations: Annotations
+    folder: Path,
+    info: StoreInfo,
+    columns: Mapping[str, NDArray[Any]],
+    categories: Categories,
 ) -> None:
     """Write both files; `store.json` last, for what it states must be there."""
     with writing(folder / INDEX), atomic_path(folder / INDEX) as temporary:
         # the library keeps metadata in no order; without, equal annotations are equal files
         save_file(dict(columns), temporary)
-    if not (folder / ABOUT).is_file():
-        content = {"format": FORMAT, **asdict(about)}
-        content["categories"] = categories_to_json(annotations.categories)
-        with writing(folder / ABOUT):
-            write_json(folder / ABOUT, content, indent=1)
+    if not (folder / INFO).is_file():
+        stated = asdict(info)
+        stated[_NOTES] = stated.pop("notes")
+        content = {"format": FORMAT, **stated, "categories": categories_to_json(categories)}
+        with writing(folder / INFO):
+            write_json(folder / INFO, content, indent=1)
 
 
 def read_info(folder: Path) -> tuple[StoreInfo, Any]:
@@ -147,19 +122,20 @@ def read_info(folder: Path) -> tuple[StoreInfo, Any]:
     Raises:
         InputError: no store there, or one of another format.
     """
-    path = folder / ABOUT
+    path = folder / INFO
     if not path.is_file():
-        raise InputError(f"{folder}: no {ABOUT}: not a store of features (`anyregion cache`)")
+        raise InputError(f"{folder}: no {INFO}: not a store of features (`anyregion cache`)")
     content = read_json(path)
     try:
-        fields = dict(content)
-        if (found := fields.pop("format")) != FORMAT:
-            raise InputError(f"{path}: format {found!r}, expected {FORMAT!r}")
-        categories = fields.pop("categories")
-        about = StoreInfo(**fields)
-        if about.images_per_shard < 1 or about.images < 0:
+        stated = dict(content)
+        if (version := stated.pop("format")) != FORMAT:
+            raise InputError(f"{path}: format {version!r}, expected {FORMAT!r}")
+        categories = stated.pop("categories")
+        notes = stated.pop(_NOTES, {})
+        info = StoreInfo(**stated, notes=notes)
+        if info.images_per_shard < 1 or info.images < 0:
             raise ValueError("sizes below 1")
-        return about, categories
+        return info, categories
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
@@ -174,16 +150,15 @@ def read_index(folder: Path, *, masks: bool) -> tuple[StoreInfo, Annotations]:
     Raises:
         InputError: a file that is missing, damaged, or not of this store.
     """
-    about, stated = read_info(folder)
+    info, stated_categories = read_info(folder)
     path = folder / INDEX
     try:
-        categories = categories_from_json(stated)
-        columns = map_safetensors(path)
-        found = {name: hash_array(array).hex() for name, array in columns.items()}
-        found["categories"] = hash_columns({}, categories)["categories"]
-        if wrong := sorted(n for n, v in about.columns.items() if found.get(n) != v):
-            raise ValueError(f"{wrong[0]} is not what {ABOUT} states")
-        return about, from_columns(columns, categories, masks=masks)
+        categories = categories_from_json(stated_categories)
+        columns = _map_safetensors(path)
+        hashes = hash_columns(columns, categories)
+        if wrong := sorted(n for n, v in info.columns.items() if hashes.get(n) != v):
+            raise ValueError(f"{wrong[0]} is not what {INFO} states")
+        return info, from_columns(columns, categories, masks=masks)
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
@@ -192,15 +167,16 @@ def read_index(folder: Path, *, masks: bool) -> tuple[StoreInfo, Annotations]:
         ) from None
 
 
-def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+def _map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file, mapped: nothing is read until it is looked at.
 
-    The library copies what it reads. Here several processes share one copy of the file's pages;
-    what a caller changes in an array stays its own.
+    What a caller changes in an array stays its own.
 
     Raises:
         OSError, ValueError, KeyError: no such file, or not of this format.
     """
+    # by hand: the library copies what it reads, while several processes that train on one store
+    # share the pages of a mapped file (62 MB for a million regions)
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     start = 8 + int.from_bytes(content[:8], "little")

@@ -1,8 +1,7 @@
-"""One annotated image, read and checked: what the extractors are given, by both readers alike."""
+"""One annotated image, decoded and checked: the input of the extractors, for every reader."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from anyregion.data.annotations.annotations import Annotations
@@ -11,35 +10,20 @@ from anyregion.errors import InputError
 from anyregion.images import Pixels, read_image, size_of
 from anyregion.regions import Regions
 
-HASH_BYTES = 16
 
-
-def short_hash(*parts: bytes | memoryview) -> bytes:
-    """The first 16 bytes of SHA-256: processors have instructions for it, as for no other hash."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.digest()[:HASH_BYTES]
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a file; `InputError` names it."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, ValueError):  # `ValueError`: a name that no file can have
-        raise InputError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def decode_input(
+def decode_sample(
     content: bytes, path: Path, annotations: Annotations, image: int
 ) -> tuple[Pixels, Regions]:
     """The upright pixels and the regions that are no crowd, clipped to the image.
 
+    Args:
+        content: of the image file.
+        path: of the image file, for messages.
+        annotations, image: of which data set, and its position there.
+
     Raises:
         InputError: the image is broken or of another size than annotated, or one of its regions
-            does not lie in it: tokens of other places than meant would be learned from.
+            does not lie in it: tokens of other places than annotated would be learned from.
     """
     try:
         pixels = read_image(content)
@@ -60,6 +44,6 @@ def decode_input(
     return pixels, regions
 
 
-def mirrored_input(pixels: Pixels, regions: Regions) -> tuple[Pixels, Regions]:
+def mirror_sample(pixels: Pixels, regions: Regions) -> tuple[Pixels, Regions]:
     """The mirror image with its regions."""
     return mirror_pixels(pixels), mirror_regions(regions, pixels.shape[1])

@@ -1,4 +1,4 @@
-"""Claims on files that several processes or machines could make: lock files with a heartbeat."""
+"""Lock files with a heartbeat, for files that several processes or machines could write."""
 
 from __future__ import annotations
 
@@ -6,76 +6,26 @@ import json
 import os
 import socket
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from anyregion.files import read_json, writing
 
 HEARTBEAT = 15.0
 STALE = 120.0
-"""Seconds between signs of life, and how long after the last one a claim counts for nothing.
+"""Seconds between signs of life, and how long after the last one a lock counts for nothing.
 
-On the machine that made it, a claim ends at once with its process."""
-
-Part = TypeVar("Part")
-Made = TypeVar("Made")
-
-
-def shared_work(
-    parts: Iterable[Part],
-    *,
-    lock: Callable[[Part], Path],
-    finished: Callable[[Part], Made | None],
-    make: Callable[[Part], Made],
-    wait: float,
-    heartbeat: float = HEARTBEAT,
-    stale: float = STALE,
-) -> Iterator[tuple[Part, Made]]:
-    """Each part is made once, by whichever process comes first; ends when all are made.
-
-    Args:
-        parts: the same in all processes that share them.
-        lock: the part's lock file.
-        finished: what was made of a part; None if it has to be made.
-        make: called under the claim.
-        wait: seconds between looks at the parts that others are at.
-        heartbeat, stale: see `STALE`.
-
-    Yields:
-        Each part, with what was made of it here or elsewhere, as soon as that is known.
-
-    Raises:
-        AnyRegionError: a lock file cannot be written.
-    """
-    todo = list(parts)
-    while todo:
-        others: list[Part] = []
-        for part in todo:
-            made = finished(part)
-            if made is None:
-                with claimed(lock(part), heartbeat=heartbeat, stale=stale) as ours:
-                    made = finished(part)  # by another process, between the two looks
-                    if ours and made is None:
-                        made = make(part)
-            if made is None:
-                others.append(part)
-            else:
-                yield part, made
-        if others:  # other processes are at them, or were
-            time.sleep(wait)
-        todo = others
+On the machine that made it, a lock ends at once with its process."""
 
 
 @contextmanager
-def claimed(path: Path, *, heartbeat: float = HEARTBEAT, stale: float = STALE) -> Iterator[bool]:
-    """Whether this process may make what `path` locks; the claim ends with the block.
+def try_lock(path: Path, *, heartbeat: float = HEARTBEAT, stale: float = STALE) -> Iterator[bool]:
+    """Whether this process has the lock `path`; the lock ends with the block.
 
     The worst that can happen, on file systems with odd clocks or a process that slept for minutes,
-    is that two processes make the same file with the same content.
+    is that two processes write the same file with the same content.
 
     Args:
         path: the lock file; its folder must be there.
@@ -85,7 +35,7 @@ def claimed(path: Path, *, heartbeat: float = HEARTBEAT, stale: float = STALE) -
         AnyRegionError: the lock file cannot be written.
     """
     token = uuid.uuid4().hex
-    if not _take(path, token, stale):
+    if not _acquire(path, token, stale):
         yield False
         return
     ended = threading.Event()
@@ -96,21 +46,21 @@ def claimed(path: Path, *, heartbeat: float = HEARTBEAT, stale: float = STALE) -
     finally:
         ended.set()
         beating.join()
-        if _token(path) == token:  # else another process has taken it over
+        if _read_token(path) == token:  # else another process has taken it over
             path.unlink(missing_ok=True)
 
 
-def _take(path: Path, token: str, stale: float) -> bool:
+def _acquire(path: Path, token: str, stale: float) -> bool:
     if _create(path, token):
         return True
     if not _is_stale(path, stale):
         return False
-    # who looked before another took over must not take that one's new claim away: one at a time,
+    # who looked before another took over must not take that one's new lock away: one at a time,
     # and each looks again
     guard = path.with_name(f"{path.name}.guard")
     if not _create(guard, token):
         with suppress(OSError):
-            if _now(path) - guard.stat().st_mtime > stale:  # killed within this very moment
+            if _server_time(path) - guard.stat().st_mtime > stale:  # killed within this very moment
                 guard.unlink()
         return False
     try:
@@ -125,6 +75,7 @@ def _create(path: Path, token: str) -> bool:
     """Make the file, unless it is there."""
     with writing(path):
         try:
+            # mode x is atomic on local disks and on NFS since version 3
             with path.open("x", encoding="utf-8") as file:
                 json.dump({"host": _machine(), "pid": os.getpid(), "id": token}, file)
         except FileExistsError:
@@ -134,7 +85,7 @@ def _create(path: Path, token: str) -> bool:
 
 def _is_stale(path: Path, stale: float) -> bool:
     try:
-        age = _now(path) - path.stat().st_mtime
+        age = _server_time(path) - path.stat().st_mtime
     except FileNotFoundError:
         return False  # it has just ended; whoever comes next finds the place free
     if age > stale:
@@ -154,7 +105,7 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _now(path: Path) -> float:
+def _server_time(path: Path) -> float:
     """The time by the clock that dates the lock files: a file server's may differ from ours."""
     probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -166,7 +117,7 @@ def _now(path: Path) -> float:
 
 
 def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # where asking would be a signal that ends it: age decides
+    if os.name == "nt":  # where signal 0 would end it: age decides
         return True
     try:
         os.kill(pid, 0)
@@ -177,7 +128,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _token(path: Path) -> str | None:
+def _read_token(path: Path) -> str | None:
     try:
         return str(read_json(path)["id"])
     except (ValueError, KeyError, TypeError):

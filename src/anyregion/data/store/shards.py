@@ -1,152 +1,204 @@
-"""One shard of a store: the features of some images in one safetensors file."""
+"""The shards of a store: safetensors files of records that are checked whenever they are read.
+
+Stores of features and of label maps are both folders of shards. What they share is here: a header
+with its hash, which store and which records a file belongs to, and which records are set aside.
+How records lie in a file's arrays is up to a `Codec`. A shard is written once and never changed, so
+that who reads it is not disturbed by who fills the store.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from anyregion.data.features import Features
-from anyregion.data.store.columns import as_bytes
-from anyregion.data.store.load_sample import HASH_BYTES, short_hash
-from anyregion.errors import AnyRegionError, InputError
+from anyregion.data.store.hashing import NO_HASH, short_hash
+from anyregion.errors import InputError
 from anyregion.files import atomic_path, writing
 
-FORMAT = "anyregion.shard/1"
-FLIPPED = ".flipped"
-_FILES, _RECORDS = "hashes.files", "hashes.records"
+Content = TypeVar("Content", covariant=True)
+Columns: TypeAlias = Mapping[str, NDArray[Any]]
+
 # what a file with wrong bytes in its header may raise, here and in the library
 _BROKEN = (
     SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError,
 )  # fmt: skip
-NO_HASH = bytes(HASH_BYTES)
-"""Stands for the hash of a file that could not be read, and of features that are not there."""
+NOWHERE = -1
+"""Stands for the shard and the row of a record that no shard has."""
 
 
 class ShardError(InputError):
-    """A shard is missing, truncated or damaged."""
-
-
-@dataclass(frozen=True)
-class ShardKey:
-    """Which shard of which store.
+    """A shard is missing, truncated, damaged, or of another store.
 
     Attributes:
-        identity: of the store (annotations, extractor, mirror images).
-        first: the first image in it.
-        images: how many follow each other.
-        mirrored: whether there are records of mirror images.
+        reason: the error's text without the file and the cure.
     """
 
-    identity: str
-    first: int
-    images: int
-    mirrored: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
-    """What a shard holds of one image.
+class ShardSpec:
+    """Which shard of which store.
 
     Attributes:
-        file_hash: of the image file's bytes, or `NO_HASH`.
-        features: of the image, and of its mirror image if the store has them; none if set aside.
-        reason: why the image was set aside, or None.
+        path: its file, there or to be written.
+        identity: of the store; every shard repeats it.
+        keys: `(n,)` uint64, the records that belong into it; None where the file alone knows.
     """
 
-    file_hash: bytes
-    features: tuple[Features, ...] = ()
+    path: Path
+    identity: str
+    keys: NDArray[np.uint64] | None = None
+
+    @property
+    def lock(self) -> Path:
+        """The lock file of the process that computes it."""
+        return self.path.with_suffix(".lock")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is stored of one image.
+
+    Attributes:
+        parts: contents, as the codec's `encode` takes them; none if the image is set aside.
+        reason: why it is set aside, or None.
+        file_hash: of the image file's bytes, for codecs that keep it.
+    """
+
+    parts: tuple[Any, ...] = ()
     reason: str | None = None
+    file_hash: bytes = NO_HASH
 
 
-def write_shard(path: Path, key: ShardKey, entries: Sequence[Entry]) -> None:
-    """Write the entries of `key`'s images, in their order, whole or not at all.
+class OpenRecords(Protocol[Content]):
+    """The records of an open shard.
+
+    Attributes:
+        keys: `(n,)` uint64, of the rows.
+        skipped: keys of the records without contents, and why.
+        parts: contents of one record.
+    """
+
+    keys: NDArray[np.uint64]
+    skipped: dict[int, str]
+    parts: int
+
+    def read(self, row: int, part: int) -> Content:
+        """One content, the caller's own copy; ValueError where it is not what was written."""
+        ...
+
+
+class Codec(Protocol[Content]):
+    """How records lie in the arrays and the header of a shard.
+
+    Attributes:
+        format: name and version, stated in every shard.
+        columns: the small arrays that a shard reads when it is opened; the header's hash covers
+            them.
+        header_entry: the entry of the file's metadata with the header as one JSON text. None: each
+            statement of the header is an entry of its own.
+    """
+
+    format: str
+    columns: tuple[str, ...]
+    header_entry: str | None
+
+    def header(self, keys: NDArray[np.uint64], records: Sequence[Record]) -> dict[str, Any]:
+        """What the header states beside format and identity: which records are set aside."""
+        ...
+
+    def encode(
+        self, keys: NDArray[np.uint64], records: Sequence[Record]
+    ) -> dict[str, NDArray[Any]]:
+        """The arrays of a shard, `columns` among them."""
+        ...
+
+    def open(self, file: Any, header: Mapping[str, Any], columns: Columns) -> OpenRecords[Content]:
+        """The records of an open safetensors file; ValueError where they are malformed."""
+        ...
+
+    def cure(self, path: Path) -> str:
+        """What to do about a damaged shard, for error messages."""
+        ...
+
+
+def write_shard(spec: ShardSpec, codec: Codec[Any], records: Sequence[Record]) -> None:
+    """Write the records of `spec.keys`, in their order, whole or not at all.
 
     Raises:
         AnyRegionError: it cannot be written.
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    hashes = np.zeros((key.images, 1 + key.mirrored, HASH_BYTES), dtype=np.uint8)
-    for i, entry in enumerate(entries):
-        for flipped, features in enumerate(entry.features):
-            hashes[i, flipped] = np.frombuffer(hash_features(features), dtype=np.uint8)
-            for name, values in features.items():
-                arrays[_name(key.first + i, name, bool(flipped))] = np.ascontiguousarray(values)
-    files = np.frombuffer(b"".join(e.file_hash for e in entries), dtype=np.uint8)
-    arrays[_FILES], arrays[_RECORDS] = files.reshape(key.images, HASH_BYTES), hashes
-    aside = {str(key.first + i): e.reason for i, e in enumerate(entries) if e.reason is not None}
-    metadata = {
-        "format": FORMAT,
-        "identity": key.identity,
-        "first": str(key.first),
-        "set_aside": json.dumps(aside),
-    }
-    metadata["hash"] = _hash_header(metadata, arrays)
-    with writing(path), atomic_path(path) as temporary:
-        try:
-            save_file(arrays, temporary, metadata=metadata)
-        except SafetensorError as error:  # what the library makes of an `OSError`
-            raise AnyRegionError(f"{path}: cannot be written ({error})") from None
+    if spec.keys is None:
+        raise ValueError(f"{spec.path}: written without keys")
+    arrays = codec.encode(spec.keys, records)
+    header = {"format": codec.format, "identity": spec.identity, **codec.header(spec.keys, records)}
+    header["hash"] = _hash_header(header, arrays, codec)
+    # the library keeps several entries in no order; in one, equal shards are equal files
+    entries = header if codec.header_entry is None else {codec.header_entry: json.dumps(header)}
+    content = save(arrays, metadata=entries)
+    # written here, not by the library, whose errors do not tell a full disk from others
+    with writing(spec.path), atomic_path(spec.path) as temporary:
+        temporary.write_bytes(content)
 
 
-class Shard:
-    """An open shard. What is read of it is held against its hash, every time.
+class Shard(Generic[Content]):
+    """An open shard. Its header and columns are checked when it opens, a record when it is read.
 
-    That costs about half a millisecond for a megabyte; checking whole shards when they are opened
-    would make the first steps of a training wait, and not notice what breaks later.
+    Checking whole shards would make the first steps of a training wait, and not notice what breaks
+    later; a record's check costs about half a millisecond for a megabyte. The file is mapped into
+    memory: an open shard keeps no file handle. Safe in several threads.
 
     Attributes:
-        set_aside: images that have no features, and why.
-        file_hashes: `(images, 16)` uint8, of the image files as they were read.
+        spec: which one.
+        records: see `OpenRecords`.
 
     Raises:
         ShardError: missing, truncated, damaged, or of another store.
     """
 
-    def __init__(self, path: Path, key: ShardKey) -> None:
-        self.path, self.key = path, key
-        if not path.is_file():
-            raise ShardError(f"{path}: missing; {self._cure()}")
+    def __init__(self, spec: ShardSpec, codec: Codec[Content]) -> None:
+        self.spec, self._codec = spec, codec
+        if not spec.path.is_file():
+            raise self._error("missing")
         try:
-            self._file = _open(path)
-            metadata: dict[str, str] = self._file.metadata() or {}
-            hashes = {name: self._file.get_tensor(name) for name in (_FILES, _RECORDS)}
-            stated = metadata.pop("hash", "")
-            if stated != _hash_header(metadata, hashes):
+            file: Any = safe_open(spec.path, framework="numpy")
+            metadata: dict[str, str] = file.metadata() or {}
+            header: dict[str, Any] = (
+                metadata if codec.header_entry is None else json.loads(metadata[codec.header_entry])
+            )
+            columns = {name: file.get_tensor(name) for name in codec.columns}
+            if header.pop("hash", "") != _hash_header(header, columns, codec):
                 raise ValueError("its header does not have its hash")
-            found = (metadata["identity"], int(metadata["first"]), len(hashes[_FILES]))
-            if metadata["format"] != FORMAT or found != (key.identity, key.first, key.images):
-                raise ValueError("it belongs to another store, or to another place in it")
-            aside: Mapping[str, str] = json.loads(metadata["set_aside"])
-            self._names = _records(self._file.keys())
+            if (header["format"], header["identity"]) != (codec.format, spec.identity):
+                raise ValueError("it belongs to another store")
+            self.records: OpenRecords[Content] = codec.open(file, header, columns)
+            # fewer than the spec's: an image that could not be read just now has no record yet
+            if spec.keys is not None and not np.isin(self.records.keys, spec.keys).all():
+                raise ValueError("it belongs to another place in its store")
         except _BROKEN as error:
-            raise self._damaged(str(error)) from None
-        self.set_aside = {int(image): reason for image, reason in aside.items()}
-        self.file_hashes: NDArray[np.uint8] = hashes[_FILES]
-        self._hashes: NDArray[np.uint8] = hashes[_RECORDS]
+            raise self._error(f"damaged ({error})") from None
 
-    def read(self, image: int, *, flipped: bool) -> Features:
-        """The arrays of one image that was not set aside; they are the caller's own copies.
+    def read(self, row: int, part: int = 0) -> Content:
+        """One content of a record that is not set aside, the caller's own copy.
 
         Raises:
-            ShardError: they are not what was written.
+            ShardError: it is not what was written.
         """
-        names = self._names.get((image, flipped), ())
         try:
-            found = {name: self._file.get_tensor(_name(image, name, flipped)) for name in names}
+            return self.records.read(row, part)
         except _BROKEN as error:
-            raise self._damaged(str(error)) from None
-        if hash_features(found) != self._hashes[image - self.key.first, int(flipped)].tobytes():
-            which = f"the mirror image of image {image}" if flipped else f"image {image}"
-            raise self._damaged(f"the features of {which} do not have their hash")
-        return found
+            raise self._error(f"damaged ({error})") from None
 
     def check(self) -> None:
         """Read everything once.
@@ -154,46 +206,112 @@ class Shard:
         Raises:
             ShardError: something is not what was written.
         """
-        for image in range(self.key.first, self.key.first + self.key.images):
-            if image not in self.set_aside:
-                for flipped in range(self._hashes.shape[1]):
-                    self.read(image, flipped=bool(flipped))
+        for row, key in enumerate(self.records.keys.tolist()):
+            if key not in self.records.skipped:
+                for part in range(self.records.parts):
+                    self.read(row, part)
 
-    def _damaged(self, reason: str) -> ShardError:
-        return ShardError(f"{self.path}: damaged ({reason}); {self._cure()}")
-
-    def _cure(self) -> str:
-        return f"`anyregion cache --out {self.path.parent.parent} --verify --repair` computes it"
-
-
-def _open(path: Path) -> Any:
-    return safe_open(path, framework="numpy")
+    def _error(self, reason: str) -> ShardError:
+        path = self.spec.path
+        error = ShardError(f"{path}: {reason}; {self._codec.cure(path)}")
+        error.reason = reason
+        return error
 
 
-def _records(stored: Iterable[str]) -> dict[tuple[int, bool], list[str]]:
-    """Names in the file to the names of the arrays of each image and mirror image."""
-    found: dict[tuple[int, bool], list[str]] = {}
-    for text in stored:
-        image, _, name = text.partition("/")
-        if name:
-            record = (int(image), name.endswith(FLIPPED))
-            found.setdefault(record, []).append(name.removesuffix(FLIPPED))
-    return found
+class Shards(Generic[Content]):
+    """All shards of one store, opened when they are needed and then kept open.
+
+    Safe in several threads, and in processes that are forked or that it is sent to.
+
+    Attributes:
+        specs: of each shard.
+        codec: of their records.
+
+    Args:
+        specs, codec: see above.
+        open_at_most: those used longest ago are closed; None keeps all open.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ShardSpec],
+        codec: Codec[Content],
+        open_at_most: int | None = None,
+    ) -> None:
+        self.specs, self.codec = specs, codec
+        self._limit = open_at_most
+        self._open: OrderedDict[int, Shard[Content]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __reduce__(self) -> Any:
+        # neither mapped files nor locks can be sent to another process
+        return Shards, (self.specs, self.codec, self._limit)
+
+    def open(self, number: int) -> Shard[Content]:
+        """Open a shard anew, whatever is open already.
+
+        Raises:
+            ShardError: missing, truncated, damaged, or of another store.
+        """
+        return Shard(self.specs[number], self.codec)
+
+    def read(self, number: int, row: int, part: int = 0) -> Content:
+        """One content of a record of shard `number`; see `Shard.read`."""
+        return self.get(number).read(row, part)
+
+    def get(self, number: int) -> Shard[Content]:
+        """The open shard `number`; opened where it is not. Raises as `open` does."""
+        with self._lock:
+            if (shard := self._open.get(number)) is not None:
+                self._open.move_to_end(number)
+                return shard
+        shard = self.open(number)  # not under the lock: other threads read on
+        with self._lock:
+            self._open[number] = shard
+            while self._limit is not None and len(self._open) > max(1, self._limit):
+                self._open.popitem(last=False)
+        return shard
+
+    def locate(
+        self, keys: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], dict[int, str]]:
+        """Where the records of `keys`, `(N,)`, lie. Opens every shard; damaged ones count as empty.
+
+        Returns:
+            Shard and row of each, `(N,)`, `NOWHERE` where there is none; the keys of all records
+            that are set aside, and why.
+        """
+        stored: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
+        shard_of: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+        row_of: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+        skipped: dict[int, str] = {}
+        for number in range(len(self)):
+            try:
+                records = self.open(number).records
+            except ShardError:
+                continue  # its images have no record then, and are computed anew
+            stored.append(records.keys)
+            shard_of.append(np.full(len(records.keys), number, dtype=np.int32))
+            row_of.append(np.arange(len(records.keys), dtype=np.int32))
+            skipped |= records.skipped
+        all_keys = np.concatenate(stored)  # (K,) of all shards, in no order
+        if not len(all_keys):
+            nowhere = np.full(len(keys), NOWHERE, dtype=np.int32)
+            return nowhere, nowhere, {}
+        order = np.argsort(all_keys, kind="stable")
+        place = np.searchsorted(all_keys, keys, sorter=order).clip(max=len(all_keys) - 1)
+        position = order[place]  # (N,) where each key would lie in `all_keys`
+        is_stored = all_keys[position] == keys
+        return (
+            np.where(is_stored, np.concatenate(shard_of)[position], np.int32(NOWHERE)),
+            np.where(is_stored, np.concatenate(row_of)[position], np.int32(NOWHERE)),
+            skipped,
+        )
 
 
-def hash_features(features: Features) -> bytes:
-    """16 bytes that differ where a name, a type, a shape or a number does."""
-    parts: list[bytes | memoryview] = []
-    for name in sorted(features):
-        array = np.ascontiguousarray(features[name])
-        parts += [f"{name} {array.dtype.str} {array.shape};".encode(), as_bytes(array)]
-    return short_hash(*parts)
-
-
-def _hash_header(metadata: Mapping[str, str], hashes: Mapping[str, NDArray[Any]]) -> str:
-    text = json.dumps(dict(metadata), sort_keys=True)
-    return short_hash(text.encode(), hashes[_FILES].tobytes(), hashes[_RECORDS].tobytes()).hex()
-
-
-def _name(image: int, name: str, flipped: bool) -> str:
-    return f"{image}/{name}{FLIPPED if flipped else ''}"
+def _hash_header(header: Mapping[str, Any], arrays: Columns, codec: Codec[Any]) -> str:
+    text = json.dumps(dict(header), sort_keys=True)
+    return short_hash(text.encode(), *(arrays[name].tobytes() for name in codec.columns)).hex()

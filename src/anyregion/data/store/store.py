@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,25 +11,27 @@ from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import DescribedExtractor, Features
+from anyregion.data.store.columns import hash_columns, to_columns
+from anyregion.data.store.feature_codec import FeatureCodec
 from anyregion.data.store.index import (
-    ABOUT,
+    INFO,
+    StoreInfo,
     differences,
-    make_index,
     read_index,
     read_info,
     write_index,
 )
-from anyregion.data.store.shards import Shard, ShardKey
+from anyregion.data.store.shards import Shards, ShardSpec
 from anyregion.errors import InputError
 
-SHARDS = "shards"
+# each keeps its file mapped, and a dictionary of its arrays' names
 OPEN_SHARDS = 64
 
 
 class Store:
     """Features of the images of one data set, computed before: a `FeatureReader`.
 
-    Opening reads the annotations alone. Shards open when they are asked for; what is read is held
+    Opening reads the annotations alone. Shards open when they are needed; what is read is held
     against its hash (see `Shard`). Safe in several threads, and in processes that are forked or
     that it is sent to.
 
@@ -39,6 +39,7 @@ class Store:
         folder: where it lies.
         info: what it was made of.
         annotations, fingerprint: see `FeatureReader`.
+        shards: image `i` is row `i % info.images_per_shard` of shard `i // info.images_per_shard`.
 
     Args:
         folder: as `create_store` or `anyregion cache` made it.
@@ -55,16 +56,19 @@ class Store:
         self.folder = Path(folder)
         self.info, self.annotations = read_index(self.folder, masks=masks)
         self.fingerprint = self.info.fingerprint
+        self.shards: Shards[Features] = Shards(
+            _shard_specs(self.folder, self.info),
+            FeatureCodec(mirrored=self.info.mirrored),
+            open_shards,
+        )
         self._options = (masks, open_shards)
-        self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.info.images
 
     def __reduce__(self) -> Any:
-        masks, open_shards = self._options
-        return _reopen, (self.folder, masks, open_shards)
+        # the annotations are mapped from their file, and a copy would be as large as they
+        return _reopen, (self.folder, *self._options)
 
     def read(self, image: int, *, flipped: bool = False) -> Features:
         """The features of one image, or of its mirror image. See `FeatureReader`.
@@ -77,11 +81,12 @@ class Store:
             raise InputError(f"{self.folder}: there is no image {image} of {len(self)}")
         if flipped and not self.info.mirrored:
             raise InputError(f"{self.folder}: made without mirror images")
-        shard = self._shard(image // self.info.images_per_shard)
-        if (reason := shard.set_aside.get(image)) is not None:
+        number, row = divmod(image, self.info.images_per_shard)
+        shard = self.shards.get(number)
+        if (reason := shard.records.skipped.get(image)) is not None:
             name = self.annotations.file_names[image]
             raise InputError(f"{name}: set aside when the store was filled: {reason}")
-        return shard.read(image, flipped=flipped)
+        return shard.read(row, int(flipped))
 
     def set_aside(self) -> dict[int, str]:
         """The images that have no features, and why. Looks into every shard's header.
@@ -89,10 +94,10 @@ class Store:
         Raises:
             InputError: a shard is missing or damaged.
         """
-        found: dict[int, str] = {}
-        for number in range(self.info.shards):
-            found |= self.open_shard(number).set_aside
-        return found
+        skipped: dict[int, str] = {}
+        for number in range(len(self.shards)):
+            skipped |= self.shards.open(number).records.skipped
+        return skipped
 
     def usable(self) -> NDArray[np.int64]:
         """The images that have features: all that were not set aside, in order.
@@ -102,40 +107,6 @@ class Store:
         """
         return np.setdiff1d(np.arange(len(self)), np.array(list(self.set_aside()), dtype=np.int64))
 
-    def shard_path(self, number: int) -> Path:
-        """Where shard `number` lies, or will."""
-        return self.folder / SHARDS / f"{number:06d}.safetensors"
-
-    def shard_key(self, number: int) -> ShardKey:
-        """Which images belong to shard `number`."""
-        first = number * self.info.images_per_shard
-        return ShardKey(
-            identity=self.info.identity,
-            first=first,
-            images=min(self.info.images_per_shard, len(self) - first),
-            mirrored=self.info.mirrored,
-        )
-
-    def open_shard(self, number: int) -> Shard:
-        """Open shard `number` anew; its header is checked.
-
-        Raises:
-            ShardError: missing, truncated, damaged, or of another store.
-        """
-        return Shard(self.shard_path(number), self.shard_key(number))
-
-    def _shard(self, number: int) -> Shard:
-        with self._lock:
-            if (shard := self._open.get(number)) is not None:
-                self._open.move_to_end(number)
-                return shard
-        shard = self.open_shard(number)  # not under the lock: other threads read on
-        with self._lock:
-            self._open[number] = shard
-            while len(self._open) > max(1, self._options[1]):
-                self._open.popitem(last=False)
-        return shard
-
 
 def create_store(
     folder: str | Path,
@@ -144,7 +115,7 @@ def create_store(
     *,
     mirrored: bool = True,
     images_per_shard: int = 64,
-    made_with: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Store:
     """Write the index of a new store, or open one that is there and would be the same.
 
@@ -155,7 +126,7 @@ def create_store(
         mirrored: also hold every image's mirror image.
         images_per_shard: a shard is what is lost when a filling process is killed, and is held in
             memory until it is written.
-        made_with: notes for `store.json`.
+        notes: the caller's own, for `store.json`.
 
     Raises:
         InputError: a store is there that was made of something else; says what differs.
@@ -164,26 +135,42 @@ def create_store(
     folder = Path(folder)
     if images_per_shard < 1:
         raise InputError("images_per_shard must be at least 1")
-    wanted, columns = make_index(
-        annotations,
+    columns = to_columns(annotations)
+    new = StoreInfo(
         fingerprint=extractor.fingerprint,
-        extractor=extractor.describe(),
+        extractor=dict(extractor.describe()),
         mirrored=mirrored,
         images_per_shard=images_per_shard,
-        made_with=made_with or {},
+        images=len(annotations),
+        regions=len(annotations.boxes),
+        columns=hash_columns(columns, annotations.categories),
+        notes=dict(notes or {}),
     )
-    if not (folder / ABOUT).exists():
-        write_index(folder, wanted, columns, annotations)
-    about, _ = read_info(folder)  # another process may have been first
-    if found := differences(about, wanted):
+    if not (folder / INFO).exists():
+        write_index(folder, new, columns, annotations.categories)
+    info, _ = read_info(folder)  # another process may have been first
+    if reasons := differences(info, new):
         raise InputError(
-            f"{folder}: holds a store of something else ({'; '.join(found)}); use another folder"
+            f"{folder}: holds a store of something else ({'; '.join(reasons)}); use another folder"
         )
     try:
         return Store(folder)
     except InputError:  # the index is lost, and can be had again
-        write_index(folder, wanted, columns, annotations)
+        write_index(folder, new, columns, annotations.categories)
         return Store(folder)
+
+
+def _shard_specs(folder: Path, info: StoreInfo) -> list[ShardSpec]:
+    identity = info.identity  # a hash, computed once for all
+    firsts = range(0, info.images, info.images_per_shard)
+    return [
+        ShardSpec(
+            path=folder / "shards" / f"{number:06d}.safetensors",
+            identity=identity,
+            keys=np.arange(first, min(first + info.images_per_shard, info.images), dtype=np.uint64),
+        )
+        for number, first in enumerate(firsts)
+    ]
 
 
 def _reopen(folder: Path, masks: bool, open_shards: int) -> Store:

@@ -1,18 +1,26 @@
-"""Looking a store through: shards that are missing or damaged, images that changed since."""
+"""Checks of a whole store: shards that are missing or damaged, images that changed since."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from anyregion.data.image_files import image_path
-from anyregion.data.store.load_sample import read_file, short_hash
-from anyregion.data.store.shards import NO_HASH, Shard, ShardError
+from anyregion.data.image_files import image_path, read_file
+from anyregion.data.store.feature_codec import FeatureRecords
+from anyregion.data.store.hashing import NO_HASH, short_hash
+from anyregion.data.store.shards import Shard, ShardError, Shards
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.files import writing
 from anyregion.vocabulary import Progress
+
+
+class ShardedStore(Protocol):
+    """A store of features or of label maps."""
+
+    shards: Shards[Any]
 
 
 @dataclass(frozen=True)
@@ -34,55 +42,61 @@ class Problem:
 
 
 def verify(
-    store: Store, images_folder: str | Path | None = None, *, progress: Progress | None = None
+    store: ShardedStore,
+    images_folder: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> list[Problem]:
-    """Read every byte of every shard, and, if asked, of every image file.
+    """Read every byte of every shard, and of every image file where their folder is named.
 
     Args:
-        store: the index was checked when it was opened.
-        images_folder: also look there for files that are not what the features were computed of.
+        store: its index was checked when it was opened.
+        images_folder: of a store of features: also look there for files that are not what the
+            features were computed of.
         progress: called with the shards that were read, and all.
 
     Returns:
         The problems, shard by shard; none if all is well.
     """
-    found: list[Problem] = []
-    for number in range(store.info.shards):
+    problems: list[Problem] = []
+    count = len(store.shards)
+    for number, spec in enumerate(store.shards.specs):
         if progress is not None:
-            progress(number, store.info.shards)
+            progress(number, count)
         try:
-            shard = store.open_shard(number)
+            shard = store.shards.open(number)
             shard.check()
         except ShardError as error:
-            path = str(store.shard_path(number))
-            reason = str(error).removeprefix(f"{path}: ").rpartition("; ")[0]
-            found.append(Problem(number, path, reason))
+            problems.append(Problem(number, str(spec.path), error.reason))
             continue
-        if images_folder is not None:
-            found += _changed(store, shard, number, Path(images_folder))
+        if images_folder is not None and isinstance(store, Store):
+            problems += _changed_images(store, shard, number, Path(images_folder))
     if progress is not None:
-        progress(store.info.shards, store.info.shards)
-    return found
+        progress(count, count)
+    return problems
 
 
-def discard(store: Store, problems: Iterable[Problem]) -> list[int]:
-    """Remove the shards that have problems, for `fill` to compute them anew; their numbers.
+def discard(store: ShardedStore, problems: Iterable[Problem]) -> list[int]:
+    """Remove the shards that have problems, for them to be computed anew; their numbers.
 
     Raises:
         AnyRegionError: one cannot be removed.
     """
     numbers = sorted({problem.shard for problem in problems})
     for number in numbers:
-        path = store.shard_path(number)
+        path = store.shards.specs[number].path
         with writing(path):
             path.unlink(missing_ok=True)
     return numbers
 
 
-def _changed(store: Store, shard: Shard, number: int, folder: Path) -> list[Problem]:
-    found = []
-    for i, stored in enumerate(shard.file_hashes):
-        path = image_path(folder, store.annotations.file_names[shard.key.first + i])
+def _changed_images(store: Store, shard: Shard[Any], number: int, folder: Path) -> list[Problem]:
+    problems: list[Problem] = []
+    records = shard.records
+    if not isinstance(records, FeatureRecords):
+        return problems
+    for image, stored in zip(records.keys.tolist(), records.file_hashes, strict=True):
+        path = image_path(folder, store.annotations.file_names[image])
         before = stored.tobytes()
         try:
             now, reason = short_hash(read_file(path)), ""
@@ -92,5 +106,5 @@ def _changed(store: Store, shard: Shard, number: int, folder: Path) -> list[Prob
             continue
         if before == NO_HASH:
             reason = "could not be read when the store was filled, and can be now"
-        found.append(Problem(number, str(path), reason or "changed since the store was filled"))
-    return found
+        problems.append(Problem(number, str(path), reason or "changed since the store was filled"))
+    return problems
