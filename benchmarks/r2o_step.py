@@ -130,7 +130,7 @@ class Bench:
         task = _built(first)
         networks = task.r2o.networks
         fabric, scaler = start(first.loop)
-        loop = task.pace(first.loop)
+        loop = task.on_fit_start(first.loop)
         optimizer: Any = fabric.setup_optimizers(build_optimizer(task.module, loop.optimizer))
         self.steppers: dict[str, Stepper] = {}
         for name, training in trainings.items():

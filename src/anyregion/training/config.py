@@ -108,8 +108,8 @@ class LoopConfig:
         ema_decay: also keep a running mean of the weights, which is what is validated and saved;
             None for none.
         validate_every: steps between validations; 0 for one at the end. One always comes last.
-        best: the figure of validation by which the best weights are kept; None for no such copy.
-        best_is: whether more of it is better.
+        best: the metric of validation by which the best weights are kept; None for no such copy.
+        best_is: whether more of it is better; None for what is usual for the metric.
         checkpoint_every: steps between checkpoints; one is always written last.
         log_every: steps between lines of the log, each the mean of the steps since the last.
         samples_every: steps between pictures, where the task draws any; 0 for none.
@@ -129,7 +129,7 @@ class LoopConfig:
     ema_decay: float | None = None
     validate_every: int = 0
     best: str | None = None
-    best_is: Literal["highest", "lowest"] = "highest"
+    best_is: Literal["highest", "lowest"] | None = None
     checkpoint_every: int = 1000
     log_every: int = 20
     samples_every: int = 0
@@ -150,7 +150,7 @@ class LoopConfig:
             raise InputError(f"precision: {self.precision!r} is not fp32, bf16 or fp16")
         if self.over_images not in ("mean", "sum"):
             raise InputError(f"over_images: {self.over_images!r} is not mean or sum")
-        if self.best_is not in ("highest", "lowest"):
+        if self.best_is not in (None, "highest", "lowest"):
             raise InputError(f"best_is: {self.best_is!r} is not highest or lowest")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InputError(f"micro_batch must be at least 1, not {self.micro_batch}")
@@ -169,5 +169,7 @@ MAY_CHANGE = frozenset(
         "readers",
         "ahead",
         "tensorboard",
+        "best",
+        "best_is",
     }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -14,7 +15,6 @@ from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from anyregion.errors import InputError
 from anyregion.files import atomic_path, writing
 from anyregion.training.card import write_card
 from anyregion.training.checkpoint import Record, restore, write_checkpoint
@@ -28,7 +28,7 @@ from anyregion.training.report import TrainingReport
 from anyregion.training.run_folder import RunFolder, last_checkpoint
 from anyregion.training.signals import listening
 from anyregion.training.step import Stepper, StepResult
-from anyregion.training.task import About, Advising, Paced, Pictured, Task
+from anyregion.training.task import RENAMED_METRICS, Task, check_best
 from anyregion.vocabulary import Progress
 
 
@@ -70,6 +70,7 @@ class _State:
     images: int = 0
     seconds: float = 0.0
     best: float | None = None
+    best_metric: str | None = None
     losses: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     window: _Window = field(default_factory=_Window)
@@ -115,8 +116,8 @@ def fit(
         AnyRegionError: a loss or gradient that is not finite; a full disk.
     """
     out = Path(out)
-    if isinstance(task, Paced):
-        config = task.pace(config)
+    config = task.on_fit_start(config)
+    check_best(config, task.metrics)
     fabric, scaler = start(config)
     optimizer = build_optimizer(task.module, config.optimizer)
     module, wrapped = fabric.setup(task.module, optimizer)
@@ -128,10 +129,12 @@ def fit(
         folder = RunFolder(out, everything, overwrite=overwrite, may_change=may_change)
     try:
         fabric.barrier()
-        state = _State()
+        state = _State(best_metric=config.best)
         if last_checkpoint(out).is_file():
             record = restore(last_checkpoint(out), task.module, optimizer, mean)
             state = _State.of(record)
+            if folder is not None:
+                _forget_other_best(state, config, folder.previous, warn or _warn)
             if scaler is not None and record["scaler"]:
                 scaler.load_state_dict(record["scaler"])
         fabric.barrier()
@@ -139,6 +142,26 @@ def fit(
     finally:
         if folder is not None:
             folder.close()
+
+
+def _forget_other_best(
+    state: _State,
+    config: LoopConfig,
+    previous: Mapping[str, Any] | None,
+    warn: Callable[[str], None],
+) -> None:
+    """Drop the best value so far where it is of another metric than the one that is asked for."""
+    before = state.best_metric
+    if before is None and previous is not None:  # a checkpoint of before the metric was kept in it
+        before = previous.get("best")
+        before = RENAMED_METRICS.get(str(before), before)
+    if state.best is not None and before != config.best:
+        warn(
+            f"best was {before} and is {config.best} now: the best value so far is forgotten; "
+            "`best` is written anew at the next validation"
+        )
+        state.best = None
+    state.best_metric = config.best
 
 
 class _Run:
@@ -192,8 +215,8 @@ class _Run:
             if self.first:
                 if not interrupted:
                     self.task.save(self._learned(), self.out / "model")
-                about = self.task.about() if isinstance(self.task, About) else {}
-                write_card(report, about, device=config.device, processes=self.fabric.world_size)
+                card = self.task.card()
+                write_card(report, card, device=config.device, processes=self.fabric.world_size)
             self.fabric.barrier()
             return report
         finally:
@@ -256,26 +279,24 @@ class _Run:
         state.validation = figures
         if figures and self.log is not None:
             self.log.write(state.step, figures, group="validation")
-        if isinstance(self.task, Advising):
-            for text in self.task.advise(figures):
-                self.warn(f"step {state.step}: {text}")
-                if self.log is not None:
-                    self.log.warn(state.step, text)
+        for text in self.task.advise(figures):
+            self.warn(f"step {state.step}: {text}")
+            if self.log is not None:
+                self.log.warn(state.step, text)
         if config.best is None:
             return
-        if config.best not in figures:
-            there = ", ".join(figures) or "none"
-            raise InputError(f"best: no figure {config.best!r} in the validation ({there})")
-        value = figures[config.best]
-        sign = 1 if config.best_is == "highest" else -1
-        if state.best is None or sign * value > sign * state.best:
+        value = figures.get(config.best, float("nan"))
+        if not math.isfinite(value):  # a metric that these images leave undefined is no best
+            return
+        higher = self.task.metrics[config.best].higher_is_better
+        if config.best_is is not None:
+            higher = config.best_is == "highest"
+        if state.best is None or (value > state.best if higher else value < state.best):
             state.best = value
             self.task.save(self._learned(), self.out / "best")
 
     @torch.no_grad()
     def _draw(self) -> None:
-        if not isinstance(self.task, Pictured):
-            return
         for name, picture in self.task.pictures(self._learned()).items():
             step = self.state.step
             path = self.out / "samples" / f"{step:07d}" / f"{name}.jpg"

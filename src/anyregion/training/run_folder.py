@@ -44,6 +44,9 @@ class RunFolder:
         overwrite: drop what an earlier run left.
         may_change: settings of the task that may differ when a run goes on, as `task.name`.
 
+    Attributes:
+        previous: what `config.yaml` of an earlier run there says, or None.
+
     Raises:
         InputError: another configuration was trained there (names the keys), or files of something
             else lie there.
@@ -59,6 +62,7 @@ class RunFolder:
         may_change: Collection[str] = (),
     ) -> None:
         self.path = path
+        self.previous = None if overwrite else read_settings(path)
         self._lock: IO[bytes] | None = None
         with writing(path):
             _check(path, settings, overwrite, may_change)

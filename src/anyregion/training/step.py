@@ -18,7 +18,7 @@ from anyregion.training.optimizers import set_rate
 from anyregion.training.prefetch import StepExamples
 from anyregion.training.schedules import rate_factor
 from anyregion.training.seeds import seed_torch
-from anyregion.training.task import Stepwise, Task
+from anyregion.training.task import Task
 
 DESCENDED = "loss"
 
@@ -68,7 +68,7 @@ class Stepper:
         """
         config = self.config
         seed_torch(config.seed, "step", read.step, self.fabric.global_rank)
-        scale = self.task.begin(read.step) if isinstance(self.task, Stepwise) else 1.0
+        scale = self.task.on_step_start(read.step)
         names, table, stopped = self._descend(read, stop)
         broken = ~table.isfinite()
         if bool(broken.any()):

@@ -1,100 +1,128 @@
-"""What a training has to supply to the loop: RegionSpot, `compact`'s modules, R2O."""
+"""The contract between a training and the loop: what a task supplies, and the hooks it may use."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor, nn
 
+from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.training.config import LoopConfig
 
+RENAMED_METRICS = {
+    "class_averaged": "mean_class_accuracy",
+    "mean_class": "mean_class_accuracy",
+    "mask_iou": "mean_iou",
+    "mask_score_auroc": "auroc",
+}
+"""Names that metrics had before, in configurations and in folders of runs."""
 
-class Task(Protocol):
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number that `validate` returns is.
+
+    Attributes:
+        description: one line.
+        higher_is_better: False where less of it is better.
+    """
+
+    description: str
+    higher_is_better: bool = True
+
+
+ACCURACY_METRICS = {
+    "top1": Metric("share of the regions whose best name is the annotated one"),
+    "top5": Metric("share whose annotated name is among the five best"),
+    "mean_class_accuracy": Metric("top1 of each class that occurs, averaged over the classes"),
+}
+"""What `evaluation.metrics.accuracy.accuracies` returns."""
+
+
+class Task(ABC):
     """A module, the images of every step, and their losses.
 
     Everything random follows from the seed and the step alone (and, within a step, from the
     item's position in it): a run that was killed goes on as if it had not been, and several
     processes see what one would.
 
+    The methods down to `save` are a task's own; the hooks below them do nothing unless overridden.
+
     Attributes:
         module: what learns, and nothing that does not.
+        metrics: what `validate` returns, by name; `best` is one of them. Empty without validation.
     """
 
     module: nn.Module
+    metrics: Mapping[str, Metric] = {}
 
+    @abstractmethod
     def plan(self, step: int) -> Sequence[Any]:
         """The items of step `step` (from 0), of all processes together. Cheap."""
-        ...
 
+    @abstractmethod
     def load(self, item: Any) -> Any:
         """Read one item; called in reader threads, ahead of time."""
-        ...
 
+    @abstractmethod
     def losses(self, module: nn.Module, examples: Sequence[Any]) -> dict[str, Tensor]:
-        """Losses of each example, `(len(examples),)` each; `loss` is the one that is descended.
+        """Losses of each example, `(len(examples),)` each; `loss` is the one that is minimised.
 
         Args:
             module: `self.module`, perhaps wrapped for several processes: call it, no attribute.
             examples: what `load` returned.
         """
-        ...
 
+    @abstractmethod
     def describe(self, item: Any) -> str:
         """The item in words, for messages: the image's file, and whether it is mirrored."""
-        ...
 
+    @abstractmethod
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Figures on data not trained on; empty where there is none."""
-        ...
+        """The values of `metrics` on data not trained on."""
 
+    @abstractmethod
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write what was learned, ready for use, into `folder`."""
-        ...
 
+    def on_fit_start(self, config: LoopConfig) -> LoopConfig:
+        """The loop's settings, completed by what the task decides (it may count in epochs)."""
+        return config
 
-@runtime_checkable
-class About(Protocol):
-    """A task that says, for the run's card, what it learns from and under which terms."""
+    def on_step_start(self, step: int) -> float:
+        """Called before the losses of `step`; the learning rate is multiplied by the result."""
+        return 1.0
 
-    def about(self) -> Mapping[str, str]:
-        """Lines of the card: data sets, their terms, frozen models."""
-        ...
-
-
-@runtime_checkable
-class Pictured(Protocol):
-    """A task that can show what it has learned."""
+    def advise(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        """What is wrong by the values that `validate` returned, and what may help."""
+        return ()
 
     def pictures(self, module: nn.Module) -> Mapping[str, Pixels]:
-        """A few pictures by name, always of the same images."""
-        ...
+        """A few pictures of what was learned by name, always of the same images."""
+        return {}
+
+    def card(self) -> Mapping[str, str]:
+        """Lines of the run's card: data sets, their terms, frozen models."""
+        return {}
 
 
-@runtime_checkable
-class Paced(Protocol):
-    """A task that counts in epochs, where the loop counts steps."""
+def check_best(config: LoopConfig, metrics: Mapping[str, Metric]) -> None:
+    """Refuse a `best` that is not measured, before anything is computed.
 
-    def pace(self, config: LoopConfig) -> LoopConfig:
-        """The loop's settings, with what the task decides filled in."""
-        ...
-
-
-@runtime_checkable
-class Stepwise(Protocol):
-    """A task whose losses depend on where the training stands."""
-
-    def begin(self, step: int) -> float:
-        """Called before the losses of `step`; returns what the learning rate is multiplied by."""
-        ...
-
-
-@runtime_checkable
-class Advising(Protocol):
-    """A task that can tell from its figures that a training goes wrong."""
-
-    def advise(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """What is wrong by the figures of `validate`, and what may help; empty if nothing is."""
-        ...
+    Raises:
+        InputError: naming the metrics that are.
+    """
+    if config.best is None or config.best in metrics:
+        return
+    if not metrics:
+        raise InputError(f"best: {config.best} is measured on validation data: name that set")
+    names = ", ".join(metrics)
+    renamed = RENAMED_METRICS.get(config.best)
+    if renamed in metrics:
+        raise InputError(f"best: {config.best!r} is called {renamed} now; the metrics are {names}")
+    raise InputError(f"best: no metric {config.best!r}: there are {names}")

@@ -93,7 +93,8 @@ def test_stopped_and_continued(tmp_path: Path, stop: signal.Signals) -> None:
     for i in range(12):
         picture(tmp_path / "photos" / f"{i:02d}.png", "red", "blue")
     command = ["recognize", "photos", "--vocabulary", NAMES, *BOXES, "--batch-size", "1"]
-    where = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    where = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
     def start(seconds: float, out: str) -> subprocess.Popen[str]:
         words = [sys.executable, "-c", SLOW, str(seconds), *command, "--out", out]

@@ -67,13 +67,13 @@ def pretrain(images: Path | str, out: Path, **changes: Any) -> int:
 
 
 def _remember(tasks: list[R2OTask]) -> None:
-    begin = R2OTask.begin
+    begin = R2OTask.on_step_start
 
     def remembered(self: R2OTask, step: int) -> float:
         tasks[:] = [self]
         return begin(self, step)
 
-    R2OTask.begin = remembered  # type: ignore[method-assign]
+    R2OTask.on_step_start = remembered  # type: ignore[method-assign]
 
 
 def _check_alike(task: R2OTask) -> None:

@@ -221,7 +221,7 @@ def test_a_larger_batch_than_the_folder_and_more_clusters_than_segments(
 def test_an_image_that_is_lost_on_the_way(
     photos: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, begin = tmp_path / "run", R2OTask.begin
+    run, begin = tmp_path / "run", R2OTask.on_step_start
     settings = QUICK | {"r2o__epochs": 3, "r2o__checkpoint_epochs": 0.5, "ahead": 1}
 
     def lose(self: R2OTask, step: int) -> float:
@@ -229,7 +229,7 @@ def test_an_image_that_is_lost_on_the_way(
             (photos / "photo3.png").unlink(missing_ok=True)
         return begin(self, step)
 
-    monkeypatch.setattr(R2OTask, "begin", lose)
+    monkeypatch.setattr(R2OTask, "on_step_start", lose)
     assert pretrain(photos, run, **settings) == 1
     refused(capsys, r"photo3\.png: .*label maps were made.*goes on from the last checkpoint")
     assert pretrain(photos, run, **settings) == 0
@@ -272,7 +272,7 @@ def test_a_full_disk_during_a_checkpoint(
 def test_interrupted_refused_with_other_settings_and_begun_anew(
     photos: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, begin = tmp_path / "run", R2OTask.begin
+    run, begin = tmp_path / "run", R2OTask.on_step_start
     settings = QUICK | {"r2o__epochs": 2}
 
     def interrupt(self: R2OTask, step: int) -> float:
@@ -281,7 +281,7 @@ def test_interrupted_refused_with_other_settings_and_begun_anew(
         return begin(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(R2OTask, "begin", interrupt)
+        patch.setattr(R2OTask, "on_step_start", interrupt)
         assert pretrain(photos, run, **settings) == 130
     refused(capsys, "interrupted after 2 of 4 steps.*The same command goes on")
 

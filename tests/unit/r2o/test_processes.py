@@ -23,6 +23,7 @@ from tests.unit.r2o.pretraining import command, pretrain, write_photos  # noqa: 
 from tests.unit.r2o.test_killed import lines  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
+PATHS = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMMON: dict[str, Any] = {
     "precision": "fp32",
@@ -70,7 +71,7 @@ def two(place: Path) -> Path:
             *("-m", "tests.unit.r2o.pretraining", json.dumps({"commands": commands})),
         ],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)},
         capture_output=True,
         text=True,
         timeout=300,

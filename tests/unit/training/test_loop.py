@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from anyregion.torch_utils import weights as weight_files
@@ -18,6 +18,7 @@ from anyregion.training.logs import read_log
 from anyregion.training.loop import fit
 from anyregion.training.run_folder import RunFolder, last_checkpoint
 from anyregion.training.schedules import rate_factor
+from anyregion.training.task import Metric
 from tests.unit.training.toy import ToyTask
 from tests.unit.training.worker import config
 
@@ -144,8 +145,90 @@ def test_best_and_validation(tmp_path: Path) -> None:
     best = ToyTask()
     best.module.load_state_dict(torch.load(tmp_path / "run/best/weights.pt", weights_only=True))
     assert best.validate(best.module.eval())["top1"] == report.best
-    with pytest.raises(InputError, match="no figure 'ap'"):
-        fit(ToyTask(), config(steps=2, best="ap"), tmp_path / "other")
+
+
+def test_best_is_checked_before_the_first_step(tmp_path: Path) -> None:
+    class Renamed(ToyTask):
+        metrics: ClassVar = {"mean_class_accuracy": Metric("by class")}
+
+    class Unmeasured(ToyTask):
+        metrics: ClassVar = {}
+
+    for task, best, message in (
+        (ToyTask(), "ap", "no metric 'ap': there are top1, error"),
+        (Renamed(), "class_averaged", "'class_averaged' is called mean_class_accuracy now"),
+        (Unmeasured(), "top1", "top1 is measured on validation data: name that set"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit(task, config(steps=2, best=best), tmp_path / "run")
+        assert not task.loaded
+        assert not (tmp_path / "run").exists()
+
+
+def test_best_follows_the_declared_direction_and_may_change(tmp_path: Path) -> None:
+    values = {4: 0.5, 8: 0.2, 12: 0.9, 16: float("nan"), 20: 0.3, 24: 0.1}
+
+    class Scripted(ToyTask):
+        def on_step_start(self, step: int) -> float:
+            self.step = step + 1
+            return 1.0
+
+        def validate(self, module: Any) -> dict[str, float]:
+            return {"top1": values[self.step], "error": values[self.step]}
+
+        def save(self, module: Any, folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "step").write_text(str(self.step))
+
+    def run(name: str, **changes: Any) -> tuple[float | None, str]:
+        settings = config(**{"validate_every": 4, **changes})
+        report = fit(Scripted(), settings, tmp_path / name, warn=warnings.append)
+        return report.best, (tmp_path / name / "best/step").read_text()
+
+    warnings: list[str] = []
+    assert run("top1", best="top1") == (0.9, "12")
+    assert run("error", best="error") == (0.1, "24")
+    assert run("against", best="error", best_is="highest") == (0.9, "12")
+    assert not warnings
+
+    class EndedError(Exception):
+        pass
+
+    def end(done: int, total: int) -> None:
+        if done == 17:
+            raise EndedError
+
+    with pytest.raises(EndedError):
+        fit(
+            Scripted(),
+            config(validate_every=4, best="top1"),
+            tmp_path / "changed",
+            progress=end,
+        )
+    assert run("changed", best="error") == (0.1, "24")
+    assert len(warnings) == 1
+    assert "best was top1 and is error now" in warnings[0]
+
+
+def test_a_run_of_before_metrics_were_declared_goes_on_with_its_best(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fit(
+            ToyTask(),
+            config(validate_every=4, best="top1"),
+            tmp_path / "run",
+            progress=lambda done, total: 1 // (17 - done) and None,
+        )
+    path = last_checkpoint(tmp_path / "run")
+    metadata = _metadata(path)
+    record = json.loads(metadata["record"])
+    assert record["state"].pop("best_metric") == "top1"
+    record["state"]["best"] = 2.0  # more than can be reached
+    save_file(learned(tmp_path / "run"), path, metadata | {"record": json.dumps(record)})
+    settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    settings["best_is"] = "highest"  # what it had to be then
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(settings))
+    report = fit(ToyTask(), config(validate_every=4, best="top1"), tmp_path / "run")
+    assert (report.resumed_from, report.best) == (16, 2.0)
 
 
 def test_run_folder_says_what_was_done(tmp_path: Path) -> None:

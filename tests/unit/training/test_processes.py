@@ -18,6 +18,7 @@ from tests.unit.training.toy import ToyTask
 from tests.unit.training.worker import config
 
 ROOT = Path(__file__).parents[3]
+PATHS = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
 SCENARIOS = [
     {"task": {"batch": 7}, "loop": {}, "apart": True},
     {"task": {"batch": 7}, "loop": {"micro_batch": 2, "over_images": "sum"}, "apart": True},
@@ -32,7 +33,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             *("-m", "tests.unit.training.worker", str(tmp_path / "two"), json.dumps(SCENARIOS)),
         ],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)},
         capture_output=True,
         text=True,
         timeout=300,

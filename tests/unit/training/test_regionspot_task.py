@@ -204,4 +204,4 @@ def test_a_module_that_says_nothing_is_never_right() -> None:
             return torch.zeros(*tokens.shape[:2], EMBED)
 
     figures = Validation(some_set()).measure(Silent(), 20.0)
-    assert figures == {"top1": 0.0, "top5": 1.0, "class_averaged": 0.0}
+    assert figures == {"top1": 0.0, "top5": 1.0, "mean_class_accuracy": 0.0}

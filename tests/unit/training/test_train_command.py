@@ -167,7 +167,7 @@ def test_mistakes_end_with_one_line(
 
 
 def test_a_figure_that_is_not_measured_is_said_before_any_step(place: Path) -> None:
-    with pytest.raises(InputError, match="no figure 'ap': there are top1, top5"):
+    with pytest.raises(InputError, match="no metric 'ap': there are top1, top5"):
         read_training(place / "rich.yaml", ["--best", "ap"]).build()
 
 

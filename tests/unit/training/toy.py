@@ -5,19 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from anyregion.training.seeds import generator
+from anyregion.training.task import Metric, Task
 
 WIDTH, CLASSES = 6, 3
 
 
-class ToyTask:
+class ToyTask(Task):
     """Each step draws `batch` of 40 rows; losses differ by image, so a wrong mean shows."""
+
+    metrics: ClassVar = {
+        "top1": Metric("share of the rows whose class is right"),
+        "error": Metric("cross-entropy", higher_is_better=False),
+    }
 
     def __init__(
         self, *, seed: int = 0, batch: int = 7, dropout: float = 0.0, delay: float = 0.0
@@ -49,9 +55,13 @@ class ToyTask:
     def describe(self, item: int) -> str:
         return f"row-{item}.jpg"
 
+    @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
         out = module(torch.from_numpy(self.rows))
-        return {"top1": float((out.argmax(dim=1) == torch.from_numpy(self.labels)).float().mean())}
+        labels = torch.from_numpy(self.labels)
+        # rounded: two processes differ from one in the seventh digit
+        error = round(float(nn.functional.cross_entropy(out, labels)), 3)
+        return {"top1": float((out.argmax(dim=1) == labels).float().mean()), "error": error}
 
     def save(self, module: nn.Module, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,13 +17,14 @@ from anyregion.compact.training.export_heads import export_mask_head
 from anyregion.compact.training.frozen_maps import as_maps, prepared
 from anyregion.compact.training.mask_head_module import MaskHeadConfig, MaskHeadModule
 from anyregion.compact.training.mask_losses import jittered, mask_losses, mask_target
-from anyregion.compact.training.metrics import mask_figures
+from anyregion.compact.training.metrics import MASK_METRICS, mask_figures
 from anyregion.compact.training.photographs import Photographs
 from anyregion.compact.training.region_sampler import RegionSampler, SampledRegions
 from anyregion.compact.training.torch_session import MaskHeadSession, bare, write_head
 from anyregion.errors import InputError
 from anyregion.masks import RLE, decode_mask
 from anyregion.training.seeds import generator, seed_torch
+from anyregion.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class MaskExample:
     targets: Tensor
 
 
-class MaskTask:
+class MaskTask(Task):
     """A `Task`: boxes of the training images to their masks.
 
     Args:
@@ -96,7 +97,8 @@ class MaskTask:
         self.config = config or MaskTaskConfig()
         self._photographs = photographs
         self._held_out = held_out
-        self._about = {"data": terms, "licence": licence}
+        self.metrics = {} if held_out is None else MASK_METRICS
+        self._card = {"data": terms, "licence": licence}
         self._seed = seed
         rows = [photographs.rows(i, with_mask=True) for i in range(len(photographs))]
         self._epochs = RegionSampler(rows, at_most=self.config.regions, seed=seed, kind="masks")
@@ -165,9 +167,9 @@ class MaskTask:
             for name, values in found.items()
         }
 
-    def about(self) -> Mapping[str, str]:
+    def card(self) -> Mapping[str, str]:
         """Lines of the card."""
-        return {**self._about, "eyes": self._photographs.reader.fingerprint}
+        return {**self._card, "eyes": self._photographs.reader.fingerprint}
 
     def describe(self, item: SampledRegions) -> str:
         return self._photographs.describe(item.image, item.flipped)

@@ -12,16 +12,28 @@ from anyregion.compact.training.photographs import Photographs
 from anyregion.evaluation.metrics.calibration import auroc
 from anyregion.evaluation.metrics.overlap import AR_THRESHOLDS, count_matched
 from anyregion.masks import RLE, decode_mask, mask_iou
+from anyregion.training.task import Metric
 
 LIMITS = (10, 100, 300)
+MASK_METRICS = {
+    "mean_iou": Metric("intersection over union of masks grown from boxes, mean over regions"),
+    "auroc": Metric("how well the predicted quality tells masks above IoU 0.75 from the others"),
+}
+PROPOSAL_METRICS = {
+    **{f"ar_{k}": Metric(f"average recall of {k} proposals, IoU 0.5 to 0.95") for k in LIMITS},
+    **{f"recall50_{k}": Metric(f"recall of {k} proposals at IoU 0.5") for k in LIMITS},
+}
+POINT_METRICS = {
+    "point_box_iou": Metric("intersection over union of boxes grown from one point, mean"),
+    "point_auroc": Metric("how well their score tells boxes above IoU 0.5 from the others"),
+}
 
 
 def mask_figures(head: MaskHead, photographs: Photographs) -> dict[str, float]:
     """Masks of the annotated boxes against the annotated masks, at the image's resolution.
 
     Returns:
-        `mask_iou`, the mean intersection over union; `mask_score_auroc`, how well the predicted one
-        tells those above 0.75 from those below.
+        The values of `MASK_METRICS`.
     """
     reached: list[float] = []
     scores: list[float] = []
@@ -38,8 +50,8 @@ def mask_figures(head: MaskHead, photographs: Photographs) -> dict[str, float]:
         scores += said.tolist()
     good = np.array(reached) > 0.75
     return {
-        "mask_iou": float(np.mean(reached)),
-        "mask_score_auroc": _told_apart(scores, good),
+        "mean_iou": float(np.mean(reached)),
+        "auroc": _told_apart(scores, good),
     }
 
 
@@ -47,7 +59,7 @@ def proposal_figures(finder: ProposalHead, photographs: Photographs) -> dict[str
     """Average recall of the annotated boxes, of any class, that COCO's evaluation defines.
 
     Returns:
-        `ar_K` for 10, 100 and 300 proposals an image, over IoU 0.5 to 0.95, and `recall50_K`.
+        The values of `PROPOSAL_METRICS`.
     """
     matched = np.zeros((len(LIMITS), len(AR_THRESHOLDS)))
     total = 0

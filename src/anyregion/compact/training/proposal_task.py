@@ -14,13 +14,19 @@ from anyregion.compact.framing import frame_factors
 from anyregion.compact.proposal_head import ProposalHead
 from anyregion.compact.training.export_heads import export_proposal_head
 from anyregion.compact.training.frozen_maps import as_maps, prepared
-from anyregion.compact.training.metrics import point_figures, proposal_figures
+from anyregion.compact.training.metrics import (
+    POINT_METRICS,
+    PROPOSAL_METRICS,
+    point_figures,
+    proposal_figures,
+)
 from anyregion.compact.training.photographs import Photographs
 from anyregion.compact.training.proposal_head_module import ProposalHeadConfig, ProposalHeadModule
 from anyregion.compact.training.proposal_losses import proposal_losses
 from anyregion.compact.training.region_sampler import RegionSampler, SampledRegions
 from anyregion.compact.training.torch_session import ProposalHeadSession, bare, write_head
 from anyregion.training.seeds import seed_torch
+from anyregion.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class ProposalExample:
     things: Tensor
 
 
-class ProposalTask:
+class ProposalTask(Task):
     """A `Task`: from the maps of the training images to all their boxes, whatever their class.
 
     Args:
@@ -70,7 +76,10 @@ class ProposalTask:
         self.config = config or ProposalTaskConfig()
         self._photographs = photographs
         self._held_out = held_out
-        self._about = {"data": terms, "licence": licence}
+        if held_out is not None:
+            with_masks = held_out.reader.annotations.segmentations is not None
+            self.metrics = PROPOSAL_METRICS | (POINT_METRICS if with_masks else {})
+        self._card = {"data": terms, "licence": licence}
         rows = [photographs.rows(i) for i in range(len(photographs))]
         self._epochs = RegionSampler(rows, at_most=None, seed=seed)
         seed_torch(seed, "finder")
@@ -104,9 +113,9 @@ class ProposalTask:
         ]
         return {name: torch.stack([losses[name] for losses in found]) for name in found[0]}
 
-    def about(self) -> Mapping[str, str]:
+    def card(self) -> Mapping[str, str]:
         """Lines of the card."""
-        return {**self._about, "eyes": self._photographs.reader.fingerprint}
+        return {**self._card, "eyes": self._photographs.reader.fingerprint}
 
     def describe(self, item: SampledRegions) -> str:
         return self._photographs.describe(item.image, item.flipped)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,15 +38,3 @@ def distillation_loss(
     random = away[labelled:].mean() if labelled < len(away) else away.new_zeros(())
     own = away[:labelled].mean() if labelled else away.new_zeros(())
     return random + labelled_share * own
-
-
-def accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """Top-1, top-5, and top-1 averaged over the classes that occur, fractions from 0 to 1."""
-    best = scores.topk(min(5, scores.shape[1]), dim=1).indices
-    hits = best == labels[:, None]
-    by_class = [hits[labels == c, 0].double().mean() for c in sorted(set(labels.tolist()))]
-    return {
-        "top1": float(hits[:, 0].double().mean()),
-        "top5": float(hits.any(dim=1).double().mean()),
-        "mean_class": float(torch.stack(by_class).mean()),
-    }

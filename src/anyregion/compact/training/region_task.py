@@ -28,7 +28,6 @@ from anyregion.compact.training.named_set import (
 from anyregion.compact.training.region_config import RegionTaskConfig
 from anyregion.compact.training.region_head_module import RegionHeadModule
 from anyregion.compact.training.region_losses import (
-    accuracies,
     classification_loss,
     distillation_loss,
 )
@@ -36,10 +35,12 @@ from anyregion.data.mirror import mirror_boxes
 from anyregion.data.samplers import EpochSampler
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
+from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
 from anyregion.regions import Regions
 from anyregion.torch_utils.weights import fingerprint
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator, seed_torch
+from anyregion.training.task import ACCURACY_METRICS, Task
 
 
 def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
@@ -86,7 +87,7 @@ class RegionExample:
     labels: Tensor
 
 
-class RegionTask:
+class RegionTask(Task):
     """Trains a `RegionHeadModule`. See `training.task.Task`.
 
     Args:
@@ -96,6 +97,8 @@ class RegionTask:
         settings: see `RegionTaskConfig`.
         seed: of what is drawn.
     """
+
+    metrics = ACCURACY_METRICS
 
     def __init__(
         self,
@@ -173,7 +176,7 @@ class RegionTask:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """See `Task`: all names of the validation data asked, none favoured for being new."""
         cosines, labels = self._measure(module)
-        return accuracies(torch.from_numpy(cosines), torch.from_numpy(labels))
+        return accuracies(ranks_in_scores(cosines, labels), labels)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """The graph, the numbers that belong to it, the weights. See `Task`."""
@@ -189,12 +192,12 @@ class RegionTask:
             scale=scale,
             bias=bias,
         )
-        figures = accuracies(torch.from_numpy(cosines), torch.from_numpy(labels))
+        figures = accuracies(ranks_in_scores(cosines, labels), labels)
         figures["calibration_error"] = held_out_error(cosines, labels)
         save_region_head(module, folder, numbers, licence=self.settings.licence, figures=figures)
 
-    def about(self) -> Mapping[str, str]:
-        """See `training.task.About`."""
+    def card(self) -> Mapping[str, str]:
+        """See `Task`."""
         lines = {
             f"data {number}": f"{len(s.images):,} images, {len(s.matrix)} names"
             for number, s in enumerate(self.sets, start=1)

@@ -23,10 +23,19 @@ from anyregion.r2o.training.config import R2OConfig
 from anyregion.r2o.training.inputs import read_again
 from anyregion.r2o.training.pictures import region_picture
 from anyregion.training.seeds import generator
+from anyregion.training.task import Metric
 
 LOOKED_AT = 256
 """Images that the figures are of: always the same, drawn from the training's."""
 _AT_ONCE = 64
+METRICS = {
+    "feature_spread": Metric("how far apart the images' pooled features point, 0 to 1"),
+    "feature_rank": Metric("how many dimensions they fill"),
+    "projection_spread": Metric("how far apart the superpixels' projections point, 0 to 1"),
+    "projection_rank": Metric("how many dimensions they fill"),
+    "clusters": Metric("regions that the curriculum asks for", higher_is_better=False),
+    "cluster_entropy": Metric("how evenly the superpixels share the clusters, 0 to 1"),
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,9 +23,10 @@ from anyregion.r2o.method import R2O
 from anyregion.r2o.training.agreement import check_same_images
 from anyregion.r2o.training.config import R2OConfig
 from anyregion.r2o.training.inputs import ONE_VALUE, read_again
-from anyregion.r2o.training.monitor import Looks
+from anyregion.r2o.training.monitor import METRICS, Looks
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator
+from anyregion.training.task import Task
 
 _SETTLED = 50  # steps: running statistics then forget the first step's to 0.9^50, half a percent
 
@@ -53,15 +54,17 @@ class R2OExample:
     drawn: int
 
 
-class R2OTask:
-    """Pretrains an encoder. See `training.task.Task`, `Paced`, `Stepwise`, `Advising`, `Pictured`.
+class R2OTask(Task):
+    """Pretrains an encoder. See `training.task.Task`.
 
     Args:
         module: networks and method.
         store: the images and their label maps.
         config: see there.
-        loop: the loop's settings, as they were given; `pace` completes them.
+        loop: the loop's settings, as they were given; `on_fit_start` completes them.
     """
+
+    metrics = METRICS
 
     def __init__(
         self, module: R2O, store: LabelStore, config: R2OConfig, *, loop: LoopConfig
@@ -72,12 +75,12 @@ class R2OTask:
         self.epoch_images = config.epoch_images or len(self.usable)
         self._agreed = False
         self._sampler = EpochSampler(np.ones(len(self.usable)), loop.seed)
-        self.steps = self.pace(loop).steps
+        self.steps = self.on_fit_start(loop).steps
         self._step = self._part = 0
         self.looks = Looks(store, config, seed=loop.seed)
 
-    def pace(self, config: LoopConfig) -> LoopConfig:
-        """See `training.task.Paced`."""
+    def on_fit_start(self, config: LoopConfig) -> LoopConfig:
+        """See `Task`: what counts in epochs becomes steps."""
         own = self.config
         epoch = self.epoch_images / own.batch
 
@@ -107,8 +110,8 @@ class R2OTask:
         """How many regions the curriculum asks for; None for the superpixels themselves."""
         return clusters_at(self.config.curriculum, self.epoch(step), epochs=self.config.epochs)
 
-    def begin(self, step: int) -> float:
-        """See `training.task.Stepwise`."""
+    def on_step_start(self, step: int) -> float:
+        """See `Task`."""
         if not self._agreed:
             check_same_images(self.store, next(self.module.parameters()).device)
             self._agreed = True
@@ -172,12 +175,12 @@ class R2OTask:
         `anyregion evaluate`."""
         return self.looks.figures(self.r2o, self.clusters(self._step))
 
-    def advise(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """See `training.task.Advising`. Nothing before the BatchNorms have counted enough."""
-        return self.looks.advise(figures) if self._step >= _SETTLED else []
+    def advise(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        """See `Task`. Nothing before the BatchNorms have counted enough."""
+        return self.looks.advise(metrics) if self._step >= _SETTLED else []
 
     def pictures(self, module: nn.Module) -> Mapping[str, Pixels]:
-        """See `training.task.Pictured`."""
+        """See `Task`."""
         return self.looks.pictures(self.r2o, self.clusters(self._step))
 
     def save(self, module: nn.Module, folder: Path) -> None:
@@ -188,8 +191,8 @@ class R2OTask:
             branch.encoder, folder, method="R2O", keep=self.config.keep, size=self.config.views.size
         )
 
-    def about(self) -> Mapping[str, str]:
-        """See `training.task.About`."""
+    def card(self) -> Mapping[str, str]:
+        """See `Task`."""
         config = self.config
         broken = len(self.store.set_aside)
         return {

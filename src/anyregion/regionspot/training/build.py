@@ -26,10 +26,11 @@ from anyregion.regionspot.training.config import DataConfig, RegionSpotConfig
 from anyregion.regionspot.training.sets import TrainingSet, training_set
 from anyregion.regionspot.training.task import RegionSpotTask
 from anyregion.regionspot.training.teacher import TeacherExtractor
-from anyregion.regionspot.training.validation import FIGURES, Validation
+from anyregion.regionspot.training.validation import Validation
 from anyregion.training.config import LoopConfig
 from anyregion.training.distributed import own_device
 from anyregion.training.seeds import seed_torch
+from anyregion.training.task import ACCURACY_METRICS, check_best
 from anyregion.vlms.loading import load_vlm
 from anyregion.vlms.protocol import VisionLanguageModel
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary, encode_vocabulary
@@ -43,7 +44,8 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
         CheckpointError: the adapter to start from is broken.
     """
     models = _Models(settings, own_device(loop.device))
-    _check_best(settings, loop)
+    # now: the frozen models are read next, and `fit` asks only after them
+    check_best(loop, {} if settings.validation is None else ACCURACY_METRICS)
     sets = [
         _set(data, models, teacher=bool(settings.objective.distillation), flip=settings.flip > 0)
         for data in settings.data
@@ -149,16 +151,6 @@ def _reader(
         )
     readers += [OnTheFly(e, annotations, str(data.images)) for e in extractors]
     return (readers[0] if len(readers) == 1 else CombinedReader(readers)), usable
-
-
-def _check_best(settings: RegionSpotConfig, loop: LoopConfig) -> None:
-    """Now: the loop would find it out at the first validation, which may be the last step."""
-    if loop.best is None:
-        return
-    if settings.validation is None:
-        raise InputError(f"best: {loop.best} is measured on regionspot.validation: name that set")
-    if loop.best not in FIGURES:
-        raise InputError(f"best: no figure {loop.best!r}: there are {', '.join(FIGURES)}")
 
 
 def _check_store(store: Store, models: _Models, flip: bool) -> None:

@@ -27,6 +27,7 @@ from anyregion.regionspot.training.config import ObjectiveConfig
 from anyregion.regionspot.training.sets import TrainingSet
 from anyregion.regionspot.training.validation import Validation
 from anyregion.training.seeds import generator
+from anyregion.training.task import ACCURACY_METRICS, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class RegionExample:
     teacher: Tensor | None
 
 
-class RegionSpotTask:
+class RegionSpotTask(Task):
     """Trains an adapter on stored features. See `training.task.Task`.
 
     Args:
@@ -97,6 +98,7 @@ class RegionSpotTask:
         self.objective = objective or ObjectiveConfig()
         self.seed, self.batch, self.flip = seed, batch, flip
         self.max_regions, self.fill, self.validation = max_regions, fill, validation
+        self.metrics = {} if validation is None else ACCURACY_METRICS
         self._mixture = Mixture([s.ratio for s in self.sets], seed)
         self._samplers = [
             EpochSampler(
@@ -187,15 +189,15 @@ class RegionSpotTask:
         return {} if self.validation is None else self.validation.measure(module, self.scale)
 
     def pictures(self, module: nn.Module) -> Mapping[str, Pixels]:
-        """See `training.task.Pictured`."""
+        """See `Task`."""
         return {} if self.validation is None else self.validation.pictures(module, self.scale)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """A folder for `load_recognizer`. See `Task`."""
         write_folder(folder, self.stated, module.state_dict())
 
-    def about(self) -> Mapping[str, str]:
-        """See `training.task.About`."""
+    def card(self) -> Mapping[str, str]:
+        """See `Task`."""
         lines = {
             f"data: {s.name}": f"{len(s.images):,} images, {len(s.vocabulary):,} names, "
             f"share {s.ratio}; terms: {s.terms}"

@@ -36,7 +36,6 @@ from anyregion.compact.training.onnx_export import rounded
 from anyregion.compact.training.region_config import RegionObjective, RegionTaskConfig
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.compact.training.region_losses import (
-    accuracies,
     classification_loss,
     distillation_loss,
 )
@@ -266,18 +265,6 @@ def test_losses_against_plain_numbers() -> None:
         embedded[:0], torch.zeros(0, dtype=torch.long), matrix, torch.ones(2), scale=1.0
     )
     assert float(nothing) == 0
-
-
-def test_accuracies() -> None:
-    scores = torch.tensor(
-        [[9.0, 1, 0, 0, 0, 0, 5], [0.0, 1, 2, 3, 4, 5, 6], [9.0, 0, 0, 0, 0, 0, 8]]
-    )
-    found = accuracies(scores, torch.tensor([0, 0, 6]))
-    assert found == {
-        "top1": pytest.approx(1 / 3),
-        "top5": pytest.approx(2 / 3),
-        "mean_class": pytest.approx(0.25),
-    }
 
 
 def test_scores_are_calibrated() -> None:
