@@ -1,22 +1,28 @@
-"""A trained adapter as a folder: weights, configuration, model card. Frozen parts stay outside."""
+"""The folder of a trained adapter: weights, configuration, model card, and where its parts are.
+
+The two frozen models, its parts, are stated by name: a hub name, an absolute path, or a file or
+folder inside. Nothing but OWNER/MODEL is ever looked up on a hub (`resolve_part`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from anyregion.errors import CheckpointError
+from anyregion.errors import CheckpointError, InputError
 from anyregion.files import atomic_path, read_json, write_json, writing
 from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import TokenSource
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.torch_utils.devices import check_device
+from anyregion.torch_utils.hub import WEIGHT_SUFFIXES, is_hub_name
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
-from anyregion.vlms.loading import load_vlm
+from anyregion.vlms.loading import OPEN_CLIP, load_vlm, split_open_clip
 
 WEIGHTS = "adapter.safetensors"
 CONFIG = "config.json"
@@ -29,7 +35,7 @@ class Pretrained:
 
     Attributes:
         adapter: its configuration.
-        localizer, vlm: a hub name, or the name of a file in the same folder.
+        localizer, vlm: a hub name, an absolute path, or a file or folder in the same folder.
         vlm_image_size: side of the VLM's input in pixels; None for the model's own.
         source, antialias: as for `RegionSpotEncoder`.
         licence: under which the weights may be used.
@@ -52,33 +58,51 @@ def save_pretrained(
     *,
     licence: str = "unstated",
     origin: str = "unstated",
+    copy_parts: bool = False,
 ) -> None:
     """Write the adapter of an encoder (weights, configuration, model card).
 
-    What it was joined to is written by name, with the VLM's input size.
+    The localizer and the VLM are stated by name, local ones by their absolute path.
+
+    Args:
+        encoder: what to save.
+        folder: where to; made if it is missing.
+        licence, origin: see `Pretrained`.
+        copy_parts: copy a local localizer and VLM into the folder, which then can be moved to
+            another machine. Models of a hub stay on the hub.
 
     Raises:
         AnyRegionError: the folder cannot be written.
     """
+    folder = Path(folder)
+    names = {"localizer": encoder.localizer.name, "vlm": encoder.vlm.name}
+    if copy_parts:
+        names = {part: _copy_part(folder, part, name) for part, name in names.items()}
     about = Pretrained(
         adapter=encoder.adapter.config,
-        localizer=encoder.localizer.name,
-        vlm=encoder.vlm.name,
+        **names,
         vlm_image_size=encoder.vlm.image_size,
         source=encoder.source,
         antialias=encoder.antialias,
         licence=licence,
         origin=origin,
     )
-    write_folder(Path(folder), about, encoder.adapter.state_dict())
+    write_folder(folder, about, encoder.adapter.state_dict())
 
 
 def write_folder(folder: Path, about: Pretrained, weights: dict[str, torch.Tensor]) -> None:
     """Write weights, configuration and model card, each atomically; the weights come first.
 
+    Local parts are stated by absolute path, those inside the folder relative to it.
+
     Raises:
         AnyRegionError: they cannot be written.
     """
+    about = replace(
+        about,
+        localizer=_portable_name(folder, about.localizer),
+        vlm=_portable_name(folder, about.vlm),
+    )
     metadata = {"format": FORMAT, "licence": about.licence, "origin": about.origin}
     write_tensors(folder / WEIGHTS, weights, metadata)
     with writing(folder):
@@ -112,8 +136,10 @@ def from_pretrained(
     about = read_config(folder)
     adapter = load_adapter(folder / WEIGHTS, about.adapter)
     return RegionSpotEncoder(
-        load_localizer(localizer or _beside(folder, about.localizer), device=device),
-        load_vlm(vlm or _beside(folder, about.vlm), device=device, image_size=about.vlm_image_size),
+        load_localizer(localizer or resolve_part(folder, about.localizer), device=device),
+        load_vlm(
+            vlm or resolve_part(folder, about.vlm), device=device, image_size=about.vlm_image_size
+        ),
         adapter.to(device),
         source=about.source,
         antialias=about.antialias if antialias is None else antialias,
@@ -121,13 +147,41 @@ def from_pretrained(
 
 
 def stated_vlm(folder: Path) -> tuple[str, int | None]:
-    """The VLM that a folder was trained with (hub name, or a file in the folder), its input size.
+    """The VLM that a folder was trained with, for `load_vlm`, and its input size.
 
     Raises:
         CheckpointError: not a folder made by `save_pretrained`.
+        InputError: a local VLM that is not there any more.
     """
     about = read_config(folder)
-    return _beside(folder, about.vlm), about.vlm_image_size
+    return resolve_part(folder, about.vlm), about.vlm_image_size
+
+
+def resolve_part(folder: Path, name: str) -> str:
+    """What to load for the localizer or VLM that a folder states: a local path or a hub name.
+
+    A relative path is looked for in the folder, from the working directory, and from the folders
+    above: what was written before paths were absolute is relative to where the training began.
+
+    Raises:
+        InputError: the name of a local file or folder that is in none of these places.
+    """
+    prefix, path = _split_name(name)
+    if not path:
+        return name
+    if (folder / path).exists():
+        return prefix + str(folder / path)
+    if Path(path).expanduser().exists():
+        return name
+    for parent in folder.absolute().parents:
+        if (parent / path).exists():
+            return prefix + str(parent / path)
+    if not prefix and is_hub_name(name):
+        return name
+    raise InputError(
+        f"{folder / CONFIG} names {name}, and there is no such file or folder: give the path of "
+        "this model as localizer or vlm"
+    )
 
 
 def read_config(folder: Path) -> Pretrained:
@@ -164,9 +218,49 @@ def adapter_from_state(
     return adapter.eval()
 
 
-def _beside(folder: Path, name: str) -> str:
-    inside = folder / name
-    return str(inside) if inside.is_file() else name
+def _portable_name(folder: Path, name: str) -> str:
+    """The name to state for a part: local paths absolute, or relative where they lie inside."""
+    prefix, path = _split_name(name)
+    local = Path(path).expanduser()
+    beside = not local.is_absolute() and (folder / path).exists()
+    if not path or beside or not local.exists():
+        return name
+    if _is_inside(folder, local):
+        return prefix + str(local.resolve().relative_to(folder.resolve()))
+    return prefix + str(local.absolute())
+
+
+def _copy_part(folder: Path, part: str, name: str) -> str:
+    """Copy a local part into the folder; its name there, or the name as it is of one on a hub."""
+    prefix, path = _split_name(name)
+    local = Path(path).expanduser()
+    if not path or not local.exists() or _is_inside(folder, local):
+        return name
+    target = folder / (part + local.suffix if local.is_file() else part)
+    with writing(target):
+        if local.is_dir():
+            shutil.copytree(local, target, dirs_exist_ok=True)
+        else:
+            with atomic_path(target) as temporary:
+                shutil.copyfile(local, temporary)
+    return prefix + str(target)
+
+
+def _is_inside(folder: Path, path: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """`open_clip:MODEL/` and the like, and what may be a local path behind it, else empty."""
+    if not name.startswith(OPEN_CLIP):
+        return "", name
+    local_dir = f"{OPEN_CLIP}local-dir:"
+    if name.startswith(local_dir):
+        return local_dir, name.removeprefix(local_dir)
+    model, weights = split_open_clip(name)
+    if weights is None or not ("/" in weights or weights.endswith(WEIGHT_SUFFIXES)):
+        return name, ""  # a tag
+    return f"{OPEN_CLIP}{model}/", weights
 
 
 def _card(about: Pretrained) -> str:

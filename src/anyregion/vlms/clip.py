@@ -18,8 +18,6 @@ from anyregion.vlms.open_clip import build_openai_resnet
 from anyregion.vlms.options import VlmOptions
 from anyregion.vlms.preprocess import CLIP_MEAN, CLIP_STD, set_grid, square_grid
 from anyregion.vlms.pretrained import (
-    load_model,
-    load_tokenizer,
     padded,
     tokenizer_hash,
     unknown_piece,
@@ -78,26 +76,20 @@ class ClipTower:
         return projected
 
 
-def load_clip(name: str, config: Any, options: VlmOptions) -> FrozenVLM:
-    """CLIP, MetaCLIP or MetaCLIP 2 from a hub name or a folder in `transformers`' layout.
+def wrap_clip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:
+    """CLIP, MetaCLIP or MetaCLIP 2, as `transformers` loaded it; it is taken over.
 
     Args:
-        name: `openai/clip-vit-base-patch16`, say, or a folder with config, weights, tokenizer.
-        config: its configuration.
+        model: the frozen model, float32.
+        tokenizer: the one that belongs to it.
+        name: what to call it.
         options: how it runs.
-
-    Raises:
-        InputError: weights or tokenizer are not there, or the hub cannot be reached.
-        CheckpointError: broken or incomplete weights.
     """
-    model = load_model(name)
-    tokenizer = load_tokenizer(name)
-    text = config.text_config
-    legacy = config.model_type == "clip" and text.eos_token_id == _OLD_END
-    context = text.max_position_embeddings
+    text = model.config.text_config
+    legacy = model.config.model_type == "clip" and text.eos_token_id == _OLD_END
     return _assemble(
         model,
-        tokenize=padded(tokenizer, context),
+        tokenize=padded(tokenizer, text.max_position_embeddings),
         end_of=largest if legacy else first_of(text.eos_token_id),
         reads=lambda: tokenizer_hash(tokenizer),
         unknown=unknown_piece(tokenizer),
@@ -128,7 +120,8 @@ def build_openai_clip(
     those of more than the context's tokens are cut, the end-of-text token kept.
 
     Args:
-        state_dict: a ViT or a ResNet (RN50, ...), in any precision; it is not changed.
+        state_dict: a ViT or a ResNet (RN50, ...), in any precision; it is not changed. The names
+            may have a common prefix (a RegionSpot checkpoint holds a CLIP); the rest is left alone.
         name: what to call the model.
         options: how it runs.
 
@@ -137,6 +130,7 @@ def build_openai_clip(
         MissingExtraError: a package is missing.
     """
     require("torch", "torch", "transformers", "open_clip")
+    state_dict = openai_format.without_prefix(state_dict)
     if openai_format.is_openai_resnet(state_dict):
         return build_openai_resnet(state_dict, name, options)
     if not openai_format.is_openai_vit(state_dict):
@@ -173,7 +167,7 @@ def _assemble(
     name: str,
     options: VlmOptions,
 ) -> FrozenVLM:
-    vision = ClipTower(model, options.image_size)
+    vision = ClipTower(model.requires_grad_(False).eval(), options.image_size)
     model.to(options.device)
 
     def weights() -> Iterable[tuple[str, Tensor]]:

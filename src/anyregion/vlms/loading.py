@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from anyregion.errors import InputError, require
+from anyregion.errors import InputError, MissingExtraError, require
+from anyregion.torch_utils.hub import first_line, load_config, load_model
 from anyregion.torch_utils.weights import read_state_dict
 from anyregion.vlms.attention import Dense
-from anyregion.vlms.clip import build_openai_clip, load_clip
+from anyregion.vlms.clip import build_openai_clip, wrap_clip
 from anyregion.vlms.model import FrozenVLM
 from anyregion.vlms.open_clip import load_open_clip
 from anyregion.vlms.options import VlmOptions
-from anyregion.vlms.pretrained import load_config
-from anyregion.vlms.siglip import load_siglip
+from anyregion.vlms.siglip import wrap_siglip
 
 OPEN_CLIP = "open_clip:"
 
 BUILDERS = {
-    "clip": load_clip,
-    "metaclip_2": load_clip,
-    "siglip": load_siglip,
-    "siglip2": load_siglip,
+    "clip": wrap_clip,
+    "metaclip_2": wrap_clip,
+    "siglip": wrap_siglip,
+    "siglip2": wrap_siglip,
 }
-"""`model_type` of a `transformers` configuration to the function that loads such a model."""
+"""`model_type` of a `transformers` configuration to the function that wraps such a model."""
 
 
 def load_vlm(
@@ -41,7 +42,8 @@ def load_vlm(
 
     Args:
         name_or_path: `open_clip:MODEL/TAG_OR_FILE` (`open_clip:ViT-B-16/laion2b_s34b_b88k`); a
-            file with CLIP weights under OpenAI's names, `.safetensors` or `.pt` with a state dict;
+            file with CLIP weights under OpenAI's names, `.safetensors` or `.pt` with a state dict
+            (a full RegionSpot checkpoint, which holds a CLIP, works too);
             a folder or hub name of a `transformers` CLIP, MetaCLIP, SigLIP or SigLIP 2.
         device, image_size, batch_size, text_batch_size, dtype, dense: see `VlmOptions`.
 
@@ -66,13 +68,31 @@ def load_vlm(
     path = Path(name).expanduser()
     if path.is_file():
         return build_openai_clip(read_state_dict(path), str(path), options)
-    config = load_config(name)
-    if config.model_type not in BUILDERS:
+    from transformers import AutoModel
+
+    source = str(path) if path.is_dir() else name
+    config = load_config(source, role="vision-language model", kinds=BUILDERS)
+    model = load_model(AutoModel, source, attn_implementation="sdpa")
+    return BUILDERS[config.model_type](model, load_tokenizer(source), name, options)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer that belongs to a model.
+
+    Raises:
+        InputError: its files are not there.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except ImportError as error:
+        raise MissingExtraError(f"{name}: its tokenizer needs more: {first_line(error)}") from None
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{name}: a model of type {config.model_type!r}; known are {', '.join(BUILDERS)} of "
-            f"transformers, {OPEN_CLIP}MODEL/WEIGHTS, and files of weights under OpenAI's names"
-        )
-    return BUILDERS[config.model_type](name, config, options)
+            f"{name}: no usable tokenizer ({first_line(error)}). Give a folder that holds it"
+        ) from None
 
 
 def split_open_clip(name: str) -> tuple[str, str | None]:

@@ -17,6 +17,7 @@ HEAD_WIDTH = 64
 NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
 """Integers that OpenAI's own archives carry beside the weights."""
 
+_ANCHOR = "visual.conv1.weight"
 _BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 _IN_BLOCK = {
     "attn.out_proj": "self_attn.out_proj",
@@ -43,6 +44,15 @@ _TRANSPOSED = {
     "visual.proj": "visual_projection.weight",
     "text_projection": "text_projection.weight",
 }
+
+
+def without_prefix(state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The CLIP inside a larger state dict, under its own names; all of it where there is none."""
+    prefixes = [key.removesuffix(_ANCHOR) for key in state_dict if key.endswith(f".{_ANCHOR}")]
+    if len(prefixes) != 1:
+        return state_dict
+    (prefix,) = prefixes
+    return {k.removeprefix(prefix): t for k, t in state_dict.items() if k.startswith(prefix)}
 
 
 def is_openai_vit(state_dict: Mapping[str, Tensor]) -> bool:

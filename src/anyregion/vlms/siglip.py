@@ -17,8 +17,6 @@ from anyregion.vlms.model import FrozenVLM
 from anyregion.vlms.options import VlmOptions
 from anyregion.vlms.preprocess import HALF, set_grid, square_grid
 from anyregion.vlms.pretrained import (
-    load_model,
-    load_tokenizer,
     padded,
     tokenizer_hash,
     unknown_piece,
@@ -92,27 +90,24 @@ class SiglipTower:
         return flexible
 
 
-def load_siglip(name: str, config: Any, options: VlmOptions) -> FrozenVLM:
-    """SigLIP or SigLIP 2 from a hub name or a folder in `transformers`' layout.
+def wrap_siglip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:
+    """SigLIP or SigLIP 2, as `transformers` loaded it; it is taken over.
 
     Texts are lower-cased and padded to the full context, as they were in training. Images are
     squashed to a square in every case; the flexible SigLIP 2 models (`naflex`) take their square
     grid of patches then. SigLIP 1's tokenizer needs the packages sentencepiece and protobuf.
 
     Args:
-        name: `google/siglip-base-patch16-224`, say, or a folder.
-        config: its configuration.
+        model: the frozen model, float32.
+        tokenizer: the one that belongs to it.
+        name: what to call it.
         options: how it runs.
 
     Raises:
-        InputError: weights or tokenizer are not there, or the hub cannot be reached.
-        CheckpointError: broken or incomplete weights.
-        MissingExtraError: the tokenizer's packages are missing.
+        CheckpointError: a model without pooling head.
     """
-    model = load_model(name)
-    tokenizer = load_tokenizer(name)
-    context = config.text_config.max_position_embeddings
-    vision = SiglipTower(model, options.image_size)
+    context = model.config.text_config.max_position_embeddings
+    vision = SiglipTower(model.requires_grad_(False).eval(), options.image_size)
     model.to(options.device)
 
     def weights() -> Iterable[tuple[str, Tensor]]:

@@ -17,11 +17,14 @@ from anyregion.cli.main import main  # noqa: E402
 from anyregion.regionspot.adapter import AdapterConfig  # noqa: E402
 from anyregion.regionspot.checkpoint import convert_checkpoint, load_published  # noqa: E402
 from anyregion.regionspot.pretrained import (  # noqa: E402
+    Pretrained,
     adapter_from_state,
     from_pretrained,
     load_adapter,
     read_config,
+    resolve_part,
     save_pretrained,
+    write_folder,
 )
 from tests.unit.regionspot.toy import SMALL, seeded, toy_encoder  # noqa: E402
 
@@ -39,6 +42,81 @@ def test_folder_round_trip(tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text()
     assert "toy-vlm" in card
     assert "Apache-2.0" in card
+
+
+def named_encoder(localizer: str, vlm: str) -> Any:
+    encoder = toy_encoder()
+    encoder.localizer.name, encoder.vlm.name = localizer, vlm
+    return encoder
+
+
+def test_local_parts_are_stated_by_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "sam").mkdir(parents=True)
+    (tmp_path / "clip.pt").write_bytes(b"weights")
+    folder = Path("runs/model")
+    save_pretrained(named_encoder("models/sam", "open_clip:ViT-B-16/clip.pt"), folder)
+    about = read_config(folder)
+    assert about.localizer == str(tmp_path / "models/sam")
+    assert about.vlm == f"open_clip:ViT-B-16/{tmp_path}/clip.pt"
+    save_pretrained(named_encoder("facebook/sam-vit-base", "open_clip:RN50/openai"), folder)
+    about = read_config(folder)
+    assert (about.localizer, about.vlm) == ("facebook/sam-vit-base", "open_clip:RN50/openai")
+
+
+def test_a_folder_with_copied_parts_can_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sam").mkdir()
+    (tmp_path / "sam" / "config.json").write_text("{}")
+    (tmp_path / "clip.pt").write_bytes(b"weights")
+    save_pretrained(named_encoder("sam", "clip.pt"), "model", copy_parts=True)
+    Path("model").rename("elsewhere")
+    about = read_config(Path("elsewhere"))
+    assert (about.localizer, about.vlm) == ("localizer", "vlm.pt")
+    monkeypatch.chdir("/")
+    folder = tmp_path / "elsewhere"
+    assert resolve_part(folder, about.localizer) == str(folder / "localizer")
+    assert (folder / "localizer" / "config.json").read_text() == "{}"
+    assert Path(resolve_part(folder, about.vlm)).read_bytes() == b"weights"
+    # written again where they lie, they stay movable
+    again = named_encoder(str(folder / "localizer"), str(folder / "vlm.pt"))
+    save_pretrained(again, folder)
+    assert read_config(folder).localizer == "localizer"
+
+
+def test_relative_names_of_older_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "sam").mkdir(parents=True)
+    run = tmp_path / "runs" / "model"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_part(Path("runs/model"), "models/sam") == "models/sam"
+    monkeypatch.chdir("/")
+    assert resolve_part(run, "models/sam") == str(tmp_path / "models/sam")
+    assert resolve_part(run, "facebook/sam-vit-base") == "facebook/sam-vit-base"
+    assert resolve_part(run, "open_clip:RN50/openai") == "open_clip:RN50/openai"
+    for missing in ("sam", "a/b/sam", "./sam", "/sam", "sam.pth", "me/sam.pth", "open_clip:X/w.pt"):
+        with pytest.raises(InputError, match=rf"config\.json names {missing}.*no such file"):
+            resolve_part(run, missing)
+
+
+def test_a_missing_part_is_not_looked_for_on_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    monkeypatch.setattr(
+        transformers.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("a hub was asked")
+    )
+    about = Pretrained(SMALL, "sam", "clip")
+    write_folder(tmp_path, about, seeded().state_dict())
+    with pytest.raises(InputError, match="names sam"):
+        from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="nowhere: there is no such file or folder"):
+        from_pretrained(tmp_path, localizer="nowhere")
 
 
 @pytest.mark.parametrize(
