@@ -8,7 +8,7 @@ from pathlib import Path
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import FeatureExtractor, FeatureReader, Features
 from anyregion.data.image_files import image_path, read_file
-from anyregion.data.store.load_sample import decode_sample, mirror_sample
+from anyregion.data.load_sample import decode_sample, mirror_sample
 from anyregion.errors import InputError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.data.check.report import Finding
+from anyregion.data.annotations.report import Finding
 from anyregion.errors import InputError, SetAside
 from anyregion.regions import Boxes, Regions
 from anyregion.vocabulary import name_key
@@ -57,15 +57,21 @@ class Categories:
             raise InputError(f"categories must be a list of ids or names, not the text {which!r}")
         by_id = {int(value): label for label, value in enumerate(self.ids)}
         by_name = {name_key(name): label for label, name in enumerate(self.names)}
-        wanted = list(which)
-        found = [
-            by_name.get(name_key(one)) if isinstance(one, str) else by_id.get(int(one))
-            for one in wanted
-        ]
-        if missing := [one for one, at in zip(wanted, found, strict=True) if at is None]:
-            listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        labels: list[int] = []
+        missing: list[str] = []
+        for category in which:
+            if isinstance(category, str):
+                label = by_name.get(name_key(category))
+            else:
+                label = by_id.get(int(category))
+            if label is None:
+                missing.append(str(category))
+            else:
+                labels.append(label)
+        if missing:
+            listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise InputError(f"no such category: {listed}")
-        return np.unique(np.array(found, dtype=np.int64))
+        return np.unique(np.array(labels, dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +143,8 @@ class Annotations:
             raise InputError(f"images must be positions from 0 to {len(self) - 1}")
         if len(np.unique(at)) != len(at):
             raise InputError("an image is selected twice")
-        counts = (self.starts[1:] - self.starts[:-1])[at]
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        counts = (self.starts[1:] - self.starts[:-1])[at]  # (K,) regions of each image
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)  # (K + 1,)
         # row k of the result is the k-th of its image, wherever that image began before
         rows = np.arange(starts[-1]) + np.repeat(self.starts[at] - starts[:-1], counts)
         return replace(
@@ -164,21 +170,22 @@ class Annotations:
         Raises:
             InputError: an id or a name that no class has.
         """
-        kept = self.categories.find(which)
+        labels = self.categories.find(which)
         if drop:
-            kept = np.setdiff1d(np.arange(len(self.categories)), kept)
+            labels = np.setdiff1d(np.arange(len(self.categories)), labels)
+        # (C,) from labels before to labels after, -1 for those left out
         new = np.full(len(self.categories), -1, dtype=np.int64)
-        new[kept] = np.arange(len(kept)) if renumber else kept
+        new[labels] = np.arange(len(labels)) if renumber else labels
         rows = np.flatnonzero(new[self.labels] >= 0)
         part = self._take_rows(rows)
         return replace(
             part,
-            categories=self.categories.take(kept) if renumber else self.categories,
-            # as many rows are before image i as before its first row
+            categories=self.categories.take(labels) if renumber else self.categories,
+            # image i starts where its first row before would be inserted among the rows that stay
             starts=np.searchsorted(rows, self.starts).astype(np.int64),
             labels=new[part.labels],
-            negatives=tuple(_known(new[labels]) for labels in self.negatives),
-            not_exhaustive=tuple(_known(new[labels]) for labels in self.not_exhaustive),
+            negatives=tuple(_drop_missing(new[before]) for before in self.negatives),
+            not_exhaustive=tuple(_drop_missing(new[before]) for before in self.not_exhaustive),
         )
 
     def _take_rows(self, rows: NDArray[np.int64]) -> Annotations:
@@ -195,5 +202,5 @@ class Annotations:
         )
 
 
-def _known(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def _drop_missing(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return labels[labels >= 0]

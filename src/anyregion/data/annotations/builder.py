@@ -1,6 +1,6 @@
-"""What every reader hands over, and how it becomes `Annotations`: each fault is found here, once.
+"""The builder of `Annotations` from what the readers of files hand over; checks it on the way.
 
-Works on whole columns: a million regions take about a second, and no object each.
+Works on columns of all regions: a million regions take about a second, and no object each.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.records import (
-    CategoryEntry,
-    ImageEntry,
+    CategoryRecord,
+    ImageRecord,
     labels_of,
     merge_categories,
     merge_images,
 )
-from anyregion.data.check.report import Findings, Kind, set_aside_of
+from anyregion.data.annotations.report import Findings, Kind, skipped_items
 
 UNKNOWN_IMAGE = Kind(
     "regions of unknown images", True, "list those images, or remove the regions of a wrong split"
@@ -47,7 +47,7 @@ REGION_ID_TWICE = Kind(
     "regions whose id is listed twice", True, "the later ones got new ids; give each its own"
 )
 WITHOUT_ID = Kind("regions without a whole number as id", False, "nothing: they were numbered")
-_LARGEST_ID = 2**62
+_LARGEST_ID = 2**62  # new ids count up from the largest, and must fit into 64 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,27 +77,35 @@ class RegionColumns:
     segmentations: Sequence[Any] | None = None
 
 
-def assemble(
-    images: Iterable[ImageEntry],
-    categories: Iterable[CategoryEntry],
+def build_annotations(
+    images: Iterable[ImageRecord],
+    categories: Iterable[CategoryRecord],
     regions: RegionColumns,
     findings: Findings,
     *,
     clip: bool = True,
 ) -> Annotations:
-    """Check everything, leave out what cannot be used, and sort the regions by image."""
-    classes, label_of = merge_categories(categories, findings)
-    kept, image_of, lost = merge_images(images, findings)
-    names = [entry.file_name or "" for entry in kept]
-    sizes = np.array([entry.size for entry in kept], dtype=np.int64).reshape(-1, 2)
+    """Check everything, leave out what cannot be used, and sort the regions by image.
 
-    image = _lookup(regions.image_keys, image_of)[regions.images]
+    Args:
+        images, categories: as the file lists them, in its order.
+        regions: of all images.
+        findings: what the reader reported; what is wrong here is added.
+        clip: boxes that reach over the border are clipped.
+    """
+    merged_categories, label_of = merge_categories(categories, findings)
+    merged_images, position, left_out = merge_images(images, findings)
+    names = [record.file_name or "" for record in merged_images]
+    sizes = np.array([record.size for record in merged_images], dtype=np.int64).reshape(-1, 2)
+
+    # (R,) each: position of the image and label; -1 where the file lists no such image or class
+    image = _lookup(regions.image_keys, position)[regions.images]
     label = _lookup(regions.category_keys, label_of)[regions.categories]
-    image_lost = np.array([key in lost for key in regions.image_keys], dtype=bool)[regions.images]
+    image_left_out = np.array([key in left_out for key in regions.image_keys], dtype=bool)
 
     def describe(row: int) -> str:
-        at = f"region {regions.ids[row]}" if regions.has_id[row] else f"region #{row}"
-        return f"{names[image[row]]}, {at}" if image[row] >= 0 else at
+        region = f"region {regions.ids[row]}" if regions.has_id[row] else f"region #{row}"
+        return f"{names[image[row]]}, {region}" if image[row] >= 0 else region
 
     def box(row: int) -> str:
         return ", ".join(f"{value:.6g}" for value in regions.boxes[row])
@@ -108,57 +116,60 @@ def assemble(
     def category_key(row: int) -> str:
         return regions.category_keys[int(regions.categories[row])]
 
-    boxes = regions.boxes
+    boxes = regions.boxes  # (R, 4)
     clipped = clip_boxes(boxes, sizes, image)
     with np.errstate(over="ignore", invalid="ignore"):
         infinite = ~np.isfinite(boxes.sum(axis=1))
         over = np.abs(clipped - boxes).max(axis=1, initial=0) > 1
     # in this order: a region is reported for the first thing that is wrong with it
     faults: list[tuple[Kind, NDArray[np.bool_], str, Callable[[int], str]]] = [
-        (LOST_IMAGE, image_lost, "its image {} was left out", image_key),
+        (LOST_IMAGE, image_left_out[regions.images], "its image {} was left out", image_key),
         (UNKNOWN_IMAGE, image < 0, "unknown image id {}", image_key),
         (UNKNOWN_CATEGORY, label < 0, "unknown category id {}", category_key),
         (NOT_FINITE, infinite, "box {} (xyxy) is not finite", box),
         (NO_AREA, without_area(boxes), "box {} (xyxy) has no area", box),
         (OUTSIDE, without_area(clipped), "box {} (xyxy) is wholly outside the image", box),
     ]
-    alive = np.ones(len(image), dtype=bool)
-    for kind, bad, reason, detail in faults:
-        found = np.flatnonzero(alive & bad)
-        findings.add_rows(kind, found, _describe(describe, reason, detail))
-        alive &= ~bad
-    over_border = _describe(describe, "box {} (xyxy) was clipped", box)
-    findings.add_rows(OVER_BORDER, np.flatnonzero(alive & over), over_border)
+    usable = np.ones(len(image), dtype=bool)
+    for kind, faulty, reason, detail in faults:
+        findings.add_rows(kind, np.flatnonzero(usable & faulty), _explain(describe, reason, detail))
+        usable &= ~faulty
+    explain_clip = _explain(describe, "box {} (xyxy) was clipped", box)
+    findings.add_rows(OVER_BORDER, np.flatnonzero(usable & over), explain_clip)
 
-    rows = np.flatnonzero(alive)
+    rows = np.flatnonzero(usable)  # (U,) in the file's order, in which ids are made unique
     ids = _unique_ids(regions, rows, findings, describe)
     order = np.argsort(image[rows], kind="stable")
     rows = rows[order]
-    final = (clipped if clip else boxes)[rows]
+    final_boxes = (clipped if clip else boxes)[rows]  # (U, 4)
     areas = regions.areas[rows]
     with np.errstate(invalid="ignore"):
-        stated = np.isfinite(areas) & (areas >= 0)
+        has_area = np.isfinite(areas) & (areas >= 0)
+    box_areas = (final_boxes[:, 2:] - final_boxes[:, :2]).prod(axis=1)
     masks = regions.segmentations
-    counts = np.bincount(image[rows], minlength=len(kept))
-    negatives = labels_of([entry.negatives for entry in kept], label_of, names, findings)
-    not_exhaustive = labels_of([entry.not_exhaustive for entry in kept], label_of, names, findings)
-    all_found = findings.list()
+    counts = np.bincount(image[rows], minlength=len(merged_images))
+    # before `findings.list`: both may add to it
+    negatives, not_exhaustive = (
+        labels_of([getattr(record, name) for record in merged_images], label_of, names, findings)
+        for name in ("negatives", "not_exhaustive")
+    )
+    all_findings = findings.list()
     return Annotations(
-        categories=classes,
-        image_ids=tuple(entry.key for entry in kept),
+        categories=merged_categories,
+        image_ids=tuple(record.key for record in merged_images),
         file_names=tuple(names),
         sizes=sizes,
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        boxes=final,
+        boxes=final_boxes,
         labels=label[rows],
         crowd=regions.crowd[rows],
-        areas=np.where(stated, areas, (final[:, 2:] - final[:, :2]).prod(axis=1)),
+        areas=np.where(has_area, areas, box_areas),
         region_ids=ids[order],
         segmentations=None if masks is None else tuple(masks[row] or None for row in rows.tolist()),
         negatives=negatives,
         not_exhaustive=not_exhaustive,
-        set_aside=set_aside_of(all_found),
-        findings=all_found,
+        set_aside=skipped_items(all_findings),
+        findings=all_findings,
     )
 
 
@@ -168,12 +179,12 @@ def clip_boxes(
     """Boxes `(R, 4)` xyxy within their images' sizes; untouched where a size is not known (-1)."""
     if not len(boxes) or not len(sizes):
         return boxes
-    limit = sizes[images][:, ::-1].astype(np.float64)
+    limit = sizes[images][:, ::-1].astype(np.float64)  # (R, 2) width, height
     limit[(limit < 0) | (images < 0)[:, None]] = np.nan
-    known = ~np.isnan(limit).any(axis=1)
+    has_size = ~np.isnan(limit).any(axis=1)
     clipped = boxes.copy()
-    bounds = np.tile(limit[known], 2)
-    clipped[known] = np.minimum(np.maximum(boxes[known], 0.0), bounds)
+    bounds = np.tile(limit[has_size], 2)  # (R', 4) width, height, width, height
+    clipped[has_size] = np.minimum(np.maximum(boxes[has_size], 0.0), bounds)
     return clipped
 
 
@@ -182,7 +193,7 @@ def without_area(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray((boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1]), dtype=bool)
 
 
-def _describe(
+def _explain(
     describe: Callable[[int], str], reason: str, detail: Callable[[int], str]
 ) -> Callable[[int], tuple[str, str]]:
     return lambda row: (describe(row), reason.format(detail(row)))
@@ -201,20 +212,23 @@ def _unique_ids(
     """Ids of the rows; the second of two equal ones, and one that is missing, gets a new number."""
     ids = regions.ids[rows]
     has_id = regions.has_id[rows] & (np.abs(ids) < _LARGEST_ID)
-    given = np.flatnonzero(has_id)
-    _, first = np.unique(ids[given], return_index=True)
-    repeats = np.ones(len(given), dtype=bool)
+    with_id = np.flatnonzero(has_id)
+    _, first = np.unique(ids[with_id], return_index=True)
+    repeats = np.ones(len(with_id), dtype=bool)
     repeats[first] = False
-    again = given[repeats]
+    repeated = with_id[repeats]
     findings.add_rows(
-        REGION_ID_TWICE, rows[again], lambda row: (describe(row), "its id is taken; numbered anew")
+        REGION_ID_TWICE,
+        rows[repeated],
+        lambda row: (describe(row), "its id is taken; numbered anew"),
     )
     missing = np.flatnonzero(~has_id)
     findings.add_rows(
         WITHOUT_ID, rows[missing], lambda row: (describe(row), "no id that is a whole number")
     )
-    anew = np.sort(np.concatenate([again, missing]))
-    start = max(int(ids[given].max(initial=0)), 0) + 1
-    new = ids.copy()
-    new[anew] = start + np.arange(len(anew))
-    return new
+    # numbered above all ids of the file, in its order
+    renumbered = np.sort(np.concatenate([repeated, missing]))
+    start = max(int(ids[with_id].max(initial=0)), 0) + 1
+    unique = ids.copy()
+    unique[renumbered] = start + np.arange(len(renumbered))
+    return unique

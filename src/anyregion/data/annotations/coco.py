@@ -1,11 +1,10 @@
-"""COCO-format JSON, and what LVIS, Objects365, OpenImages, V3Det and ODinW do differently in it."""
+"""Reader of COCO-format JSON, as LVIS, Objects365, OpenImages, V3Det and ODinW write it too."""
 
 from __future__ import annotations
 
 import json
 from array import array
 from collections.abc import Hashable, Iterator
-from itertools import starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.builder import RegionColumns, assemble
+from anyregion.data.annotations.builder import RegionColumns, build_annotations
 from anyregion.data.annotations.records import (
     GROUP_OF_CLASSES,
     MALFORMED_ROWS,
-    CategoryEntry,
-    ImageEntry,
+    CategoryRecord,
+    ImageRecord,
 )
-from anyregion.data.check.report import Findings
+from anyregion.data.annotations.report import Findings
 from anyregion.errors import InputError
 from anyregion.files import read_json, read_text
 
@@ -40,13 +39,13 @@ def read_coco(path: Path, *, masks: bool = False, clip: bool = True) -> Annotati
     lists: dict[str, list[Any]] = {}
     for name in ("images", "annotations", "categories"):
         if not isinstance(content.get(name), list):
-            found = "is missing" if name not in content else "is not a list"
-            raise InputError(f"{path}: {name!r} {found}; COCO annotations have it")
+            fault = "is missing" if name not in content else "is not a list"
+            raise InputError(f"{path}: {name!r} {fault}; COCO annotations have it")
         lists[name] = content[name]
     findings = Findings()
     regions = rows.columns(lists["annotations"], findings)
     used = {regions.category_keys[i] for i in np.unique(regions.categories)}
-    return assemble(
+    return build_annotations(
         _images(lists["images"], findings),
         _categories(lists["categories"], used, findings),
         regions,
@@ -56,15 +55,16 @@ def read_coco(path: Path, *, masks: bool = False, clip: bool = True) -> Annotati
 
 
 class _Row(int):
-    """Stands in the parsed file for a region that went into the columns: its row."""
+    """The row of a region in the columns; stands for it in the parsed file."""
 
     __slots__ = ()
 
 
 class _Rows:
-    """Takes regions out of the JSON while it is parsed, so that no million objects ever exist."""
+    """Columns of regions, filled while the JSON is parsed: no million objects ever exist."""
 
     def __init__(self, masks: bool) -> None:
+        # arrays of numbers: a list would hold an object of 24 to 32 bytes for each
         self.boxes, self.areas = array("d"), array("d")
         self.images, self.categories, self.ids = array("q"), array("q"), array("q")
         self.crowd, self.has_id = array("b"), array("b")
@@ -72,25 +72,24 @@ class _Rows:
         self.image_codes: dict[Hashable, int] = {}
         self.category_codes: dict[Hashable, int] = {}
 
-    def take(self, found: dict[str, Any]) -> Any:
+    def add(self, entry: dict[str, Any]) -> Any:
         """For `json.loads(object_hook=...)`: a region becomes a row, all else stays as it is."""
-        if "image_id" not in found or "bbox" not in found:
-            return found
+        if "image_id" not in entry or "bbox" not in entry:
+            return entry
         try:
-            if isinstance(found["bbox"], str):  # "1234" is not four numbers
-                return found
-            x, y, width, height = map(float, found["bbox"])
-            image = self.image_codes.setdefault(found["image_id"], len(self.image_codes))
+            if isinstance(entry["bbox"], str):  # "1234" is not four numbers
+                return entry
+            x, y, width, height = map(float, entry["bbox"])
+            image = self.image_codes.setdefault(entry["image_id"], len(self.image_codes))
             category = self.category_codes.setdefault(
-                found["category_id"], len(self.category_codes)
+                entry["category_id"], len(self.category_codes)
             )
-            area = found.get("area")
+            area = entry.get("area")
             area = float("nan") if area is None else float(area)
-            crowd = bool(int(found.get("iscrowd") or 0) or _group(found))
-            given = found.get("id")
-            number = _whole(given)
+            crowd = bool(int(entry.get("iscrowd") or 0) or _is_group(entry))
+            number = _to_int(entry.get("id"))
         except (KeyError, TypeError, ValueError, OverflowError):
-            return found  # reported with its place in the file, in `columns`
+            return entry  # reported with its place in the file, in `columns`
         self.boxes.extend((x, y, x + width, y + height))
         self.images.append(image)
         self.categories.append(category)
@@ -99,16 +98,17 @@ class _Rows:
         self.ids.append(0 if number is None else number)
         self.has_id.append(number is not None)
         if self.segmentations is not None:
-            self.segmentations.append(found.get("segmentation"))
+            self.segmentations.append(entry.get("segmentation"))
         return _Row(len(self.images) - 1)
 
     def columns(self, entries: list[Any], findings: Findings) -> RegionColumns:
         """The rows that stand under `annotations`; what is there and is no row is reported."""
-        rows = np.fromiter((e for e in entries if type(e) is _Row), dtype=np.int64)
+        # objects elsewhere in the file that look like regions became rows, and are left out here
+        rows = np.fromiter((e for e in entries if type(e) is _Row), dtype=np.int64)  # (R,)
         if len(rows) != len(entries):
             for position, entry in enumerate(entries):
                 if type(entry) is not _Row:
-                    findings.add(MALFORMED_ROWS, f"annotation #{position}", _what_is_wrong(entry))
+                    findings.add(MALFORMED_ROWS, f"annotation #{position}", _fault(entry))
         masks = self.segmentations
         return RegionColumns(
             image_keys=[id_text(value) for value in self.image_codes],
@@ -131,7 +131,7 @@ def id_text(value: Any) -> str:
 
 def _parse(path: Path, rows: _Rows) -> Any:
     try:
-        return json.loads(read_text(path), object_hook=rows.take)
+        return json.loads(read_text(path), object_hook=rows.add)
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
@@ -139,13 +139,13 @@ def _parse(path: Path, rows: _Rows) -> Any:
         raise
 
 
-def _images(entries: list[Any], findings: Findings) -> Iterator[ImageEntry]:
+def _images(entries: list[Any], findings: Findings) -> Iterator[ImageRecord]:
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or entry.get("id") is None:
-            what = "no id" if isinstance(entry, dict) else f"not an object: {entry!r:.40}"
-            findings.add(MALFORMED_ROWS, f"image #{position}", what)
+            fault = "no id" if isinstance(entry, dict) else f"not an object: {entry!r:.40}"
+            findings.add(MALFORMED_ROWS, f"image #{position}", fault)
             continue
-        yield ImageEntry(
+        yield ImageRecord(
             key=id_text(entry["id"]),
             file_name=_file_name(entry),
             size=(_side(entry.get("height")), _side(entry.get("width"))),
@@ -165,14 +165,14 @@ def _file_name(entry: dict[str, Any]) -> str | None:
     return None
 
 
-def _categories(entries: list[Any], used: set[str], findings: Findings) -> Iterator[CategoryEntry]:
+def _categories(entries: list[Any], used: set[str], findings: Findings) -> Iterator[CategoryRecord]:
     objects = [entry for entry in entries if isinstance(entry, dict)]
     groups = {str(e["supercategory"]) for e in objects if e.get("supercategory")}
     for position, entry in enumerate(entries):
-        number = _whole(entry.get("id")) if isinstance(entry, dict) else None
+        number = _to_int(entry.get("id")) if isinstance(entry, dict) else None
         if number is None or not isinstance(entry.get("name"), str):
-            what = f"not an object with a whole number as id and a name: {entry!r:.60}"
-            findings.add(MALFORMED_ROWS, f"category #{position}", what)
+            fault = f"not an object with a whole number as id and a name: {entry!r:.60}"
+            findings.add(MALFORMED_ROWS, f"category #{position}", fault)
             continue
         key, name = str(number), entry["name"]
         # Roboflow's exports, of which ODinW is made, begin with the group's own name
@@ -182,7 +182,7 @@ def _categories(entries: list[Any], used: set[str], findings: Findings) -> Itera
             continue
         synonyms = entry.get("synonyms")
         frequency = entry.get("frequency")
-        yield CategoryEntry(
+        yield CategoryRecord(
             key=key,
             id=number,
             name=name,
@@ -191,23 +191,23 @@ def _categories(entries: list[Any], used: set[str], findings: Findings) -> Itera
         )
 
 
-def _what_is_wrong(entry: Any) -> str:
+def _fault(entry: Any) -> str:
     if not isinstance(entry, dict):
         return f"not an object: {entry!r:.40}"
     missing = [name for name in ("image_id", "bbox", "category_id") if name not in entry]
     where = f"region {entry.get('id')}: " if "id" in entry else ""
     if missing:
         return f"{where}no {', '.join(missing)}"
-    named = ("image_id", "category_id", "bbox", "area", "iscrowd", "id")
-    return where + ", ".join(starmap("{} {!r:.40}".format, ((n, entry.get(n)) for n in named)))
+    keys = ("image_id", "category_id", "bbox", "area", "iscrowd", "id")
+    return where + ", ".join(f"{key} {entry.get(key)!r:.40}" for key in keys)
 
 
-def _group(entry: dict[str, Any]) -> Any:
+def _is_group(entry: dict[str, Any]) -> Any:
     """OpenImages' mark of a box around many things, as converters spell it."""
     return entry.get("isgroupof") or entry.get("IsGroupOf") or entry.get("is_group_of")
 
 
-def _whole(value: Any) -> int | None:
+def _to_int(value: Any) -> int | None:
     """`3`, `3.0` and `"3"` are 3; None for what is no whole number of 62 bits."""
     try:
         number = int(value)
@@ -219,7 +219,7 @@ def _whole(value: Any) -> int | None:
 
 def _side(value: Any) -> int:
     """A height or width; -1 where none can be made of what is stated."""
-    number = _whole(value)
+    number = _to_int(value)
     return number if number is not None and 0 < number < 2**31 else -1
 
 

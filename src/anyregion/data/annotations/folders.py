@@ -1,4 +1,4 @@
-"""Folders of data sets, as ODinW ships them: which sets there are, and where their files lie."""
+"""Folders of data sets, as ODinW ships them: their sets, splits and files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from anyregion.errors import InputError
 
+# COCO files in one folder with their images, as Roboflow exports them; the first that exists counts
 BESIDE_IMAGES = ("annotations_without_background.json", "_annotations.coco.json")
-"""Names of COCO files that lie in one folder with their images; the first that is there counts."""
 
 _SPLITS = ("train", "valid", "val", "test")
 _INSTANCES = re.compile(r"instances_(.+)\.json")
@@ -51,34 +51,35 @@ def find_sets(folder: str | Path) -> list[DataSet]:
     top = Path(folder)
     if not top.is_dir():
         raise InputError(f"{top}: there is no such folder")
-    found: list[tuple[tuple[str, ...], str, Path, Path]] = []
-    seen: set[str] = set()
-    for here, folders, files in os.walk(top, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # links may lead in a circle
+    # folders from `top` to the set, split, annotation file, images
+    splits: list[tuple[tuple[str, ...], str, Path, Path]] = []
+    visited: set[str] = set()
+    for current, folders, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(current)
+        if real in visited:  # links may lead in a circle
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        path = Path(here)
+        path = Path(current)
         parts = path.relative_to(top).parts
         beside = next((name for name in BESIDE_IMAGES if name in files), None)
         if beside is not None:
             is_split = path.name.casefold() in _SPLITS
             split = path.name if is_split else "all"
-            found.append((parts[:-1] if is_split else parts, split, path / beside, path))
+            splits.append((parts[:-1] if is_split else parts, split, path / beside, path))
         if path.name == "annotations":
             for name in files:
                 if match := _INSTANCES.fullmatch(name):
                     images = _images(path.parent, match[1])
-                    found.append((parts[:-1], match[1], path / name, images))
-    if not found:
+                    splits.append((parts[:-1], match[1], path / name, images))
+    if not splits:
         raise InputError(
             f"{top}: no data set here: neither <set>/<split>/_annotations.coco.json nor "
             "<set>/annotations/instances_<split>.json"
         )
-    names = _names({parts for parts, *_ in found}, top)
-    sets = [DataSet(names[parts], file, images, split) for parts, split, file, images in found]
+    names = _names({parts for parts, *_ in splits}, top)
+    sets = [DataSet(names[parts], file, images, split) for parts, split, file, images in splits]
     return sorted(sets, key=lambda s: (s.name.casefold(), s.name, _order(s.split), s.split))
 
 

@@ -1,18 +1,19 @@
-"""OpenImages' own CSV: boxes as fractions of the image, classes by machine id."""
+"""Reader of OpenImages' CSV: boxes as fractions of the image, classes by machine id."""
 
 from __future__ import annotations
 
 import csv
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.builder import RegionColumns, assemble
-from anyregion.data.annotations.records import MALFORMED_ROWS, CategoryEntry, ImageEntry
-from anyregion.data.check.report import Findings, Kind
+from anyregion.data.annotations.builder import RegionColumns, build_annotations
+from anyregion.data.annotations.records import MALFORMED_ROWS, CategoryRecord, ImageRecord
+from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.image_files import find_image, in_threads, read_size
 from anyregion.errors import InputError
 
@@ -46,8 +47,9 @@ def read_openimages(
             f"{path}: OpenImages' boxes are fractions of the image: give the folder of the images, "
             "or a CSV ImageID,Width,Height as sizes"
         )
-    described = _descriptions(classes or _beside(path))
+    class_names = _descriptions(classes or _find_descriptions(path))
     findings = Findings()
+    # columns of numbers: OpenImages has 15 million boxes
     owners, labels, rows = array("q"), array("q"), array("q")
     fractions, groups = array("d"), array("b")
     image_codes: dict[str, int] = {}
@@ -66,32 +68,31 @@ def read_openimages(
         groups.append(is_group)
         rows.append(number)
     for label in label_codes:
-        if label not in described:
+        if label not in class_names:
             findings.add(NOT_DESCRIBED, label, "its regions are left out")
-    known = _sizes(sizes) if sizes is not None else {}
-    entries: list[ImageEntry] = []
-    scale = np.full((len(image_codes), 2), np.nan)
     names = [f"{key}.jpg" for key in image_codes]
-    stated = (
-        in_threads(lambda name: _size_in(images, name), names)
-        if images is not None and sizes is None
-        else (known.get(key, (-1, -1)) for key in image_codes)
-    )
-    for position, (key, size) in enumerate(zip(image_codes, stated, strict=True)):
+    if images is not None and sizes is None:
+        heights_widths = list(in_threads(partial(_read_size, images), names))
+    else:
+        listed = _sizes(sizes) if sizes is not None else {}
+        heights_widths = [listed.get(key, (-1, -1)) for key in image_codes]
+    records: list[ImageRecord] = []
+    scale = np.full((len(image_codes), 2), np.nan)  # (I, 2) width, height
+    for position, (key, size) in enumerate(zip(image_codes, heights_widths, strict=True)):
         if size[0] < 0:
             findings.add(WITHOUT_SIZE, f"image {key}", "no size, so its boxes are left out")
-            entries.append(ImageEntry(key, names[position], left_out=True))
+            records.append(ImageRecord(key, names[position], left_out=True))
         else:
             scale[position] = size[::-1]
-            entries.append(ImageEntry(key, names[position], size))
-    owner = np.array(owners, dtype=np.int64)
+            records.append(ImageRecord(key, names[position], size))
+    owner = np.array(owners, dtype=np.int64)  # (R,) positions of images
     count = len(owner)
-    boxes = np.array(fractions, dtype=np.float64).reshape(-1, 4)
-    return assemble(
-        entries,
+    boxes = np.array(fractions, dtype=np.float64).reshape(-1, 4)  # (R, 4) fractions
+    return build_annotations(
+        records,
         [
-            CategoryEntry(key=key, id=i, name=name)
-            for i, (key, name) in enumerate(described.items(), start=1)
+            CategoryRecord(key=key, id=i, name=name)
+            for i, (key, name) in enumerate(class_names.items(), start=1)
         ],
         RegionColumns(
             image_keys=list(image_codes),
@@ -112,7 +113,7 @@ def read_openimages(
 def _rows(
     path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> Iterator[tuple[int, list[str]]]:
-    """Number (from 1) and the asked columns of every row; an optional one that is absent is ''."""
+    """Number (from 1) and columns of every row, in order; an optional one that is absent is ''."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
@@ -120,10 +121,10 @@ def _rows(
             if missing := [name for name in columns if name not in header]:
                 raise InputError(f"{path}: no column {', '.join(missing)} in its first line")
             at = [header.index(name) if name in header else -1 for name in (*columns, *optional)]
-            width = max(at)
+            last = max(at)
             for number, row in enumerate(reader, start=1):
                 if row:
-                    short = len(row) <= width
+                    short = len(row) <= last
                     yield number, [] if short else [row[i] if i >= 0 else "" for i in at]
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
@@ -135,14 +136,15 @@ def _rows(
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _beside(path: Path) -> Path:
-    found = sorted(path.parent.glob("*class-descriptions*.csv"))
-    if not found:
+def _find_descriptions(path: Path) -> Path:
+    files = sorted(path.parent.glob("*class-descriptions*.csv"))
+    if not files:
         raise InputError(
             f"{path}: no class descriptions beside it (*class-descriptions*.csv): give them"
         )
-    boxable = [file for file in found if "boxable" in file.name]
-    return (boxable or found)[0]
+    # OpenImages has descriptions of all its labels, and of those that boxes have
+    boxable = [file for file in files if "boxable" in file.name]
+    return (boxable or files)[0]
 
 
 def _descriptions(path: Path) -> dict[str, str]:
@@ -154,25 +156,26 @@ def _descriptions(path: Path) -> dict[str, str]:
         raise InputError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV ({error})") from None
-    found = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
-    if not found:
+    names = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
+    if not names:
         raise InputError(f"{path}: no class descriptions in it (lines of LabelName,DisplayName)")
-    return found
+    return names
 
 
 def _sizes(path: Path) -> dict[str, tuple[int, int]]:
-    found: dict[str, tuple[int, int]] = {}
+    """`{image id: (height, width)}`; images of impossible sizes are left out."""
+    sizes: dict[str, tuple[int, int]] = {}
     for number, row in _rows(path, ("ImageID", "Height", "Width")):
         try:
             key, height, width = row[0], int(row[1]), int(row[2])
         except (ValueError, IndexError):
             raise InputError(f"{path}: row {number} is not ImageID, Width, Height") from None
         if 0 < height < 2**31 and 0 < width < 2**31:
-            found[key] = (height, width)
-    return found
+            sizes[key] = (height, width)
+    return sizes
 
 
-def _size_in(folder: Path, name: str) -> tuple[int, int]:
+def _read_size(folder: Path, name: str) -> tuple[int, int]:
     path = find_image(folder, name)
     if path is None:
         return (-1, -1)

@@ -1,4 +1,4 @@
-"""One reader for the annotation files of the common data sets."""
+"""`read_annotations`: the annotation files of the common data sets, in any of their layouts."""
 
 from __future__ import annotations
 
@@ -59,10 +59,11 @@ def read_annotations(
         raise InputError(f"layout must be one of {', '.join(get_args(Layout))}, not {layout!r}")
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
-    chosen = _layout(path) if layout == "auto" else layout
-    if chosen == "voc":
+    if layout == "auto":
+        layout = _layout(path)
+    if layout == "voc":
         return read_voc(path, clip=clip)
-    if chosen == "openimages":
+    if layout == "openimages":
         return read_openimages(
             path,
             images=None if images is None else Path(images),

@@ -1,4 +1,4 @@
-"""Classes and images as files list them, brought together: each id, and each name, once."""
+"""Classes and images as annotation files list them, and their merging: each id, each name, once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Categories
-from anyregion.data.check.report import Findings, Kind
+from anyregion.data.annotations.report import Findings, Kind
 from anyregion.vocabulary import name_key
 
 MALFORMED_ROWS = Kind("malformed entries", True, "mend or remove them in the annotation file")
@@ -42,7 +42,7 @@ UNKNOWN_LISTED = Kind(
 
 
 @dataclass(frozen=True)
-class CategoryEntry:
+class CategoryRecord:
     """A class as a file lists it; `key` is what its regions call it."""
 
     key: str
@@ -53,7 +53,7 @@ class CategoryEntry:
 
 
 @dataclass(frozen=True)
-class ImageEntry:
+class ImageRecord:
     """An image as a file lists it; `key` is what its regions call it.
 
     One that is `left_out` was reported by the reader: its regions go with it.
@@ -68,71 +68,73 @@ class ImageEntry:
 
 
 def merge_categories(
-    entries: Iterable[CategoryEntry], findings: Findings
+    records: Iterable[CategoryRecord], findings: Findings
 ) -> tuple[Categories, dict[str, int]]:
     """The classes, and which label a key stands for."""
-    kept: list[CategoryEntry] = []
+    merged: list[CategoryRecord] = []
     label_of: dict[str, int] = {}
     by_name: dict[str, int] = {}
-    for entry in entries:
-        spelled = name_key(entry.name)
-        if entry.key in label_of:
-            first = kept[label_of[entry.key]].name
+    for record in records:
+        name, item = record.name, f"category {record.key}"
+        key = name_key(name)
+        if record.key in label_of:
+            first = merged[label_of[record.key]].name
             reason = f"its id is {first!r}'s; the first is kept"
-            findings.add(CATEGORY_ID_TWICE, f"category {entry.key} {entry.name!r}", reason)
-        elif not spelled:
-            findings.add(NAME_EMPTY, f"category {entry.key}", f"its name is {entry.name!r}")
-        elif spelled in by_name:
-            label_of[entry.key] = by_name[spelled]
-            same = kept[by_name[spelled]]
-            reason = f"{entry.name!r} repeats {same.name!r} of {same.key}, into which it is merged"
-            findings.add(NAME_TWICE, f"category {entry.key}", reason)
+            findings.add(CATEGORY_ID_TWICE, f"{item} {name!r}", reason)
+        elif not key:
+            findings.add(NAME_EMPTY, item, f"its name is {name!r}")
+        elif key in by_name:
+            label_of[record.key] = by_name[key]
+            same = merged[by_name[key]]
+            reason = f"{name!r} repeats {same.name!r} of {same.key}, into which it is merged"
+            findings.add(NAME_TWICE, item, reason)
         else:
-            label_of[entry.key] = by_name[spelled] = len(kept)
-            kept.append(entry)
-    classes = Categories(
-        ids=np.array([entry.id for entry in kept], dtype=np.int64),
-        names=tuple(_written(entry.name) for entry in kept),
-        synonyms=tuple(_synonyms(entry) for entry in kept),
-        frequency=tuple(entry.frequency for entry in kept),
+            label_of[record.key] = by_name[key] = len(merged)
+            merged.append(record)
+    categories = Categories(
+        ids=np.array([record.id for record in merged], dtype=np.int64),
+        names=tuple(_clean_name(record.name) for record in merged),
+        synonyms=tuple(_synonyms(record) for record in merged),
+        frequency=tuple(record.frequency for record in merged),
     )
-    return classes, label_of
+    return categories, label_of
 
 
-def _written(name: str) -> str:
+def _clean_name(name: str) -> str:
     """One space between words; halves of characters, which no file can hold, become U+FFFD."""
-    whole = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return " ".join(whole.split())
+    text = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(text.split())
 
 
-def _synonyms(entry: CategoryEntry) -> tuple[str, ...]:
+def _synonyms(record: CategoryRecord) -> tuple[str, ...]:
     """Other words only: LVIS lists the name itself among its synonyms."""
-    own = name_key(entry.name)
-    by_key = {name_key(word): word for word in reversed(entry.synonyms)}
-    return tuple(_written(word) for key, word in reversed(by_key.items()) if key and key != own)
+    # reversed twice: of two spellings of one word the first stays, in the file's order
+    by_key = {name_key(word): word for word in reversed(record.synonyms)}
+    by_key.pop(name_key(record.name), None)
+    return tuple(_clean_name(word) for key, word in reversed(by_key.items()) if key)
 
 
 def merge_images(
-    entries: Iterable[ImageEntry], findings: Findings
-) -> tuple[list[ImageEntry], dict[str, int], set[str]]:
+    records: Iterable[ImageRecord], findings: Findings
+) -> tuple[list[ImageRecord], dict[str, int], set[str]]:
     """The images, the position of each key, and the keys of those left out."""
-    kept: list[ImageEntry] = []
+    images: list[ImageRecord] = []
     position: dict[str, int] = {}
-    lost: set[str] = set()
-    for entry in entries:
-        if entry.key in position:
-            name = kept[position[entry.key]].file_name
-            reason = f"its id {entry.key} is {name}'s, which is kept"
-            findings.add(IMAGE_ID_TWICE, f"image {entry.file_name}", reason)
-        elif entry.left_out:
-            lost.add(entry.key)
-        elif not entry.file_name:
-            lost.add(entry.key)
-            findings.add(IMAGE_WITHOUT_NAME, f"image {entry.key}", "no file name")
+    left_out: set[str] = set()
+    for record in records:
+        if record.key in position:
+            name = images[position[record.key]].file_name
+            reason = f"its id {record.key} is {name}'s, which is kept"
+            findings.add(IMAGE_ID_TWICE, f"image {record.file_name}", reason)
+        elif record.left_out:
+            left_out.add(record.key)
+        elif not record.file_name:
+            left_out.add(record.key)
+            findings.add(IMAGE_WITHOUT_NAME, f"image {record.key}", "no file name")
         else:
-            position[entry.key] = len(kept)
-            kept.append(entry)
-    return kept, position, lost - position.keys()
+            position[record.key] = len(images)
+            images.append(record)
+    return images, position, left_out - position.keys()
 
 
 def labels_of(
@@ -141,13 +143,14 @@ def labels_of(
     names: Sequence[str],
     findings: Findings,
 ) -> tuple[NDArray[np.int64], ...]:
+    """Per image the labels of the categories that it lists by key; empty where no image does."""
     if not any(len(keys) for keys in columns):
         return ()
-    found: list[NDArray[np.int64]] = []
+    labels: list[NDArray[np.int64]] = []
     for name, keys in zip(names, columns, strict=True):
         for key in keys:
             if key not in label_of:
                 findings.add(UNKNOWN_LISTED, name, f"unknown category id {key}")
-        labels = [label_of[key] for key in keys if key in label_of]
-        found.append(np.unique(np.array(labels, dtype=np.int64)))
-    return tuple(found)
+        listed = [label_of[key] for key in keys if key in label_of]
+        labels.append(np.unique(np.array(listed, dtype=np.int64)))
+    return tuple(labels)

@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file an image, boxes that count from 1 and include their last pixel."""
+"""Reader of Pascal VOC: an XML file an image, boxes from 1 up to and with their last pixel."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from xml.parsers import expat
 import numpy as np
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.builder import RegionColumns, assemble
-from anyregion.data.annotations.records import MALFORMED_ROWS, CategoryEntry, ImageEntry
-from anyregion.data.check.report import Findings, Kind
+from anyregion.data.annotations.builder import RegionColumns, build_annotations
+from anyregion.data.annotations.records import MALFORMED_ROWS, CategoryRecord, ImageRecord
+from anyregion.data.annotations.report import Findings, Kind
 from anyregion.errors import InputError
 from anyregion.files import read_text
 from anyregion.images import SUFFIXES
@@ -52,7 +52,7 @@ def read_voc(path: Path, *, clip: bool = True) -> Annotations:
         InputError: no XML file, or none that can be read.
     """
     findings = Findings()
-    images: list[ImageEntry] = []
+    images: list[ImageRecord] = []
     names: dict[str, int] = {}
     owners: list[int] = []
     labels: list[int] = []
@@ -61,16 +61,16 @@ def read_voc(path: Path, *, clip: bool = True) -> Annotations:
     first_error = ""
     for file in _xml_files(path):
         try:
-            found = _parse(file)
+            content = _parse(file)
         except InputError as error:
             first_error = first_error or str(error)
             findings.add(UNREADABLE_XML, file.stem, str(error))
             continue
-        for position, thing in enumerate(found.objects):
+        for position, item in enumerate(content.objects):
             try:
-                x0, y0, x1, y1 = (float(thing[corner]) for corner in _CORNERS)
-                name = thing["name"]
-                hard = bool(int(thing.get("difficult") or 0))
+                x0, y0, x1, y1 = (float(item[corner]) for corner in _CORNERS)
+                name = item["name"]
+                hard = bool(int(item.get("difficult") or 0))
             except (KeyError, ValueError) as error:
                 reason = f"malformed ({type(error).__name__}: {error})"
                 findings.add(MALFORMED_ROWS, f"{file.stem}, object {position}", reason)
@@ -80,14 +80,14 @@ def read_voc(path: Path, *, clip: bool = True) -> Annotations:
             # pixel 1 is the first one, and xmax is the last one inside
             boxes.append((x0 - 1, y0 - 1, x1, y1))
             difficult.append(hard)
-        images.append(_image(file, found))
+        images.append(_image(file, content))
     if not images:
         raise InputError(first_error or f"{path}: no XML files of Pascal VOC here")
     order = VOC_NAMES if set(names) <= set(VOC_NAMES) else sorted(names)
     count = len(owners)
-    return assemble(
+    return build_annotations(
         images,
-        [CategoryEntry(key=name, id=i, name=name) for i, name in enumerate(order, start=1)],
+        [CategoryRecord(key=name, id=i, name=name) for i, name in enumerate(order, start=1)],
         RegionColumns(
             image_keys=[image.key for image in images],
             category_keys=list(names),
@@ -121,14 +121,14 @@ def _xml_files(path: Path) -> Iterator[Path]:
         yield from sorted((folder if folder.is_dir() else path).glob("*.xml"))
 
 
-def _image(file: Path, found: _File) -> ImageEntry:
-    name = found.image.get("filename", "")
+def _image(file: Path, content: _File) -> ImageRecord:
+    name = content.image.get("filename", "")
     if PurePath(name).suffix.lower() not in SUFFIXES:
         name = f"{file.stem}.jpg"
-    return ImageEntry(
+    return ImageRecord(
         key=file.stem,
         file_name=name,
-        size=(_side(found.image.get("height")), _side(found.image.get("width"))),
+        size=(_side(content.image.get("height")), _side(content.image.get("width"))),
     )
 
 
@@ -140,26 +140,26 @@ def _side(text: str | None) -> int:
 
 def _parse(file: Path) -> _File:
     """Read one file. A document type is refused: entities are how small XML becomes large."""
-    found = _File()
-    at: list[str] = []
+    content = _File()
+    tags: list[str] = []  # from <annotation> down to the open one
     text: list[str] = []
 
     def refuse(*_: object) -> None:
         raise InputError(f"{file}: XML with a document type or entities is refused")
 
     def start(tag: str, _: dict[str, str]) -> None:
-        at.append(tag)
+        tags.append(tag)
         text.clear()
-        if at[1:] == ["object"]:
-            found.objects.append({})
+        if tags[1:] == ["object"]:
+            content.objects.append({})
 
     def end(_: str) -> None:
-        where = tuple(at[1:])
-        if where in _TEXTS:
-            owner = found.objects[-1] if where[0] == "object" else found.image
-            owner[where[-1]] = "".join(text).strip()
+        path = tuple(tags[1:])
+        if path in _TEXTS:
+            owner = content.objects[-1] if path[0] == "object" else content.image
+            owner[path[-1]] = "".join(text).strip()
         text.clear()
-        at.pop()
+        tags.pop()
 
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = refuse
@@ -180,4 +180,4 @@ def _parse(file: Path) -> _File:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file}: malformed XML ({error})") from None
-    return found
+    return content

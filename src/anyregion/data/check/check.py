@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.report import Finding, Findings
 from anyregion.data.check.files import check_files
 from anyregion.data.check.regions import ClassCount, check_masks, check_regions, count_classes
-from anyregion.data.check.report import Finding, Findings
 from anyregion.errors import InputError
 from anyregion.vocabulary import Progress
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.check.report import Findings, Kind
+from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.image_files import ImageSize, find_image, in_threads, read_size
 from anyregion.errors import InputError
 from anyregion.images import read_image, size_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.builder import OUTSIDE, clip_boxes, without_area
-from anyregion.data.check.report import Findings, Kind
+from anyregion.data.annotations.report import Findings, Kind
 from anyregion.errors import InputError
 from anyregion.masks import segmentation_to_rle
 

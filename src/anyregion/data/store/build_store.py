@@ -13,10 +13,10 @@ from pathlib import Path
 
 from anyregion.data.features import DescribedExtractor, FeatureExtractor, Features
 from anyregion.data.image_files import image_path, read_file
+from anyregion.data.load_sample import decode_sample, mirror_sample
 from anyregion.data.store.fill import fill_shards
 from anyregion.data.store.hashing import NO_HASH, short_hash
 from anyregion.data.store.index import other_models
-from anyregion.data.store.load_sample import decode_sample, mirror_sample
 from anyregion.data.store.locks import HEARTBEAT, STALE
 from anyregion.data.store.shards import Record
 from anyregion.data.store.store import Store

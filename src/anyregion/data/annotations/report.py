@@ -1,4 +1,4 @@
-"""What is wrong with a data set, or worth knowing: counted by kind, with the first few examples."""
+"""Findings about a data set: faults and oddities, counted by kind, with the first few examples."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from anyregion.errors import SetAside
 
+# a file of millions of faulty regions must not become millions of texts
 EXAMPLES = 100
-"""A file of millions of faulty regions must not become millions of texts."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Finding:
-    """All that was found of one kind.
+    """All findings of one kind.
 
     Attributes:
         what: the kind, in the plural.
@@ -43,12 +43,12 @@ class Finding:
 
 
 class Findings:
-    """Collects findings while a data set is read or checked, beginning with those `known`."""
+    """Collects findings while a data set is read or checked, after those of `before`."""
 
-    def __init__(self, known: Iterable[Finding] = ()) -> None:
+    def __init__(self, before: Iterable[Finding] = ()) -> None:
         self._counts: dict[Kind, int] = {}
         self._examples: dict[Kind, list[SetAside]] = {}
-        for finding in known:
+        for finding in before:
             kind = Kind(finding.what, finding.wrong, finding.advice)
             self._counts[kind] = finding.count
             self._examples[kind] = list(finding.examples)
@@ -79,12 +79,12 @@ class Findings:
         )
 
 
-def set_aside_of(findings: Sequence[Finding]) -> tuple[SetAside, ...]:
+def skipped_items(findings: Sequence[Finding]) -> tuple[SetAside, ...]:
     """The items of everything wrong; of very many, the first ones and how many others there are."""
-    aside: list[SetAside] = []
+    skipped: list[SetAside] = []
     for finding in findings:
         if finding.wrong:
-            aside += finding.examples
-            if more := finding.count - len(finding.examples):
-                aside.append(SetAside(f"{more:,} more", finding.what))
-    return tuple(aside)
+            skipped += finding.examples
+            if others := finding.count - len(finding.examples):
+                skipped.append(SetAside(f"{others:,} more", finding.what))
+    return tuple(skipped)
