@@ -24,8 +24,12 @@ from torch import Tensor, nn
 
 from anyregion.backbones.encoder import normalize
 from anyregion.backbones.loading import build_encoder
-from anyregion.r2o import color_augmentations as colours
-from anyregion.r2o.augmentations import cut, spanning_view
+from anyregion.r2o.augmentations import (
+    crop_and_resize,
+    gaussian_blur,
+    solarize,
+    spanning_view,
+)
 from anyregion.r2o.checkpoint import from_published, published_names
 from anyregion.r2o.curriculum import (
     CurriculumConfig,
@@ -135,7 +139,9 @@ def data_arrays(fixture: Fixture) -> Named:
             f"view{view + 1}_uint8",
             np.stack(
                 [
-                    cut(image, tuple(box[view].tolist()), size=size, flipped=bool(roi[view, 4]))
+                    crop_and_resize(
+                        image, tuple(box[view].tolist()), size=size, flipped=bool(roi[view, 4])
+                    )
                     for image, box, roi in zip(fixture.images, boxes, rois, strict=True)
                 ]
             ),
@@ -156,8 +162,8 @@ def data_arrays(fixture: Fixture) -> Named:
     first = fixture.data["view1_uint8"][0]
     sigma = float(fixture.data["augment_blur_sigma"])
     yield "augment_blur_sigma", np.float64(sigma)
-    yield "augment_blur_uint8", colours.blur(first, kernel=23, sigma=sigma)
-    yield "augment_solarize_uint8", colours.solarise(first, threshold=128)
+    yield "augment_blur_uint8", gaussian_blur(first, kernel=23, sigma=sigma)
+    yield "augment_solarize_uint8", solarize(first, threshold=128)
 
 
 def _pixel_boxes(fractions: Array, images: list[Array]) -> Array:

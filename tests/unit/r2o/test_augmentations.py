@@ -13,9 +13,9 @@ from anyregion.r2o.augmentations import (
     View,
     ViewConfig,
     box_fractions,
-    crop_box,
-    cut,
+    crop_and_resize,
     make_views,
+    random_crop_box,
     spanning_view,
 )
 from tests.helpers.shared import SHARED, needs_shared
@@ -46,7 +46,7 @@ def test_geometry_equals_the_published_arrays_exactly() -> None:
             for view in range(2):
                 i, j, h, w = (int(v) for v in data["crop_boxes_ijhw"][number, view])
                 flipped = bool(transforms[view, 4])
-                pixels = cut(image, (i, j, h, w), size=224, flipped=flipped)
+                pixels = crop_and_resize(image, (i, j, h, w), size=224, flipped=flipped)
                 assert np.array_equal(pixels, data[f"view{view + 1}_uint8"][number])
                 fractions = box_fractions((i, j, h, w), height, width)
                 assert fractions.dtype == np.float32
@@ -57,14 +57,16 @@ def test_a_cut_is_crop_then_resize_then_mirror() -> None:
     image = photo()
     crop = Image.fromarray(image).crop((7, 11, 7 + 41, 11 + 23))
     expected = np.array(crop.resize((32, 32), Image.Resampling.BICUBIC))
-    assert np.array_equal(cut(image, (11, 7, 23, 41), size=32, flipped=False), expected)
-    assert np.array_equal(cut(image, (11, 7, 23, 41), size=32, flipped=True), expected[:, ::-1])
+    assert np.array_equal(crop_and_resize(image, (11, 7, 23, 41), size=32, flipped=False), expected)
+    assert np.array_equal(
+        crop_and_resize(image, (11, 7, 23, 41), size=32, flipped=True), expected[:, ::-1]
+    )
 
 
 @pytest.mark.parametrize("box", [(0, 0, 61, 10), (-1, 0, 5, 5), (0, 70, 5, 11), (3, 3, 0, 4)])
 def test_a_cut_outside_the_image_is_refused(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(InputError, match="not inside an image of 60 x 80"):
-        cut(photo(), box, size=8, flipped=False)
+        crop_and_resize(photo(), box, size=8, flipped=False)
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 120)])
@@ -73,7 +75,7 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     stats = pytest.importorskip("scipy.stats")
     config, rng, count = ViewConfig(), np.random.default_rng(0), 4000
-    ours = np.array([crop_box(height, width, config, rng) for _ in range(count)])
+    ours = np.array([random_crop_box(height, width, config, rng) for _ in range(count)])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         image = Image.new("RGB", (width, height))
@@ -94,10 +96,10 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
 
 def test_where_no_crop_fits_the_central_one_of_an_allowed_ratio_is_taken() -> None:
     config, rng = ViewConfig(scale=(0.9, 1.0)), np.random.default_rng(0)
-    assert crop_box(3, 5000, config, rng) == (0, 2498, 3, 4)
-    assert crop_box(5000, 3, config, rng) == (2498, 0, 4, 3)
+    assert random_crop_box(3, 5000, config, rng) == (0, 2498, 3, 4)
+    assert random_crop_box(5000, 3, config, rng) == (2498, 0, 4, 3)
     narrow = ViewConfig(scale=(0.9, 1.0), ratio=(0.1, 0.3))
-    assert crop_box(1, 9, narrow, rng) == (0, 4, 1, 1)
+    assert random_crop_box(1, 9, narrow, rng) == (0, 4, 1, 1)
 
 
 def test_the_same_seed_gives_the_same_views_and_another_seed_others() -> None:
@@ -121,7 +123,9 @@ def test_a_view_tells_where_its_pixels_lie() -> None:
         for view in make_views(image, config, rng):
             top, left, bottom, right = np.rint(view.box * [60, 80, 60, 80]).astype(int)
             box = (top, left, bottom - top, right - left)
-            assert np.array_equal(cut(image, box, size=32, flipped=view.flipped), view.pixels)
+            assert np.array_equal(
+                crop_and_resize(image, box, size=32, flipped=view.flipped), view.pixels
+            )
             flips.add(view.flipped)
     assert flips == {True, False}
 

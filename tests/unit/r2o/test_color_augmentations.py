@@ -1,4 +1,4 @@
-"""Colour changes against torchvision, OpenCV and the published code's arrays."""
+"""Color augmentations against torchvision, OpenCV and the published code's arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from anyregion.errors import InputError
-from anyregion.r2o import color_augmentations as colours
+from anyregion.r2o import augmentations
 from tests.helpers.shared import SHARED, needs_shared
 
 
@@ -25,23 +25,25 @@ def noise() -> Image.Image:
 def test_factors_do_what_torchvisions_do(noise: Image.Image, name: str, factor: float) -> None:
     functional = pytest.importorskip("torchvision.transforms.functional")
     expected = getattr(functional, f"adjust_{name}")(noise, factor)
-    assert np.array_equal(getattr(colours, name)(noise, factor), expected)
+    assert np.array_equal(getattr(augmentations, f"adjust_{name}")(noise, factor), expected)
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, -0.003, 0.0, 0.05, 0.1, 0.5])
 def test_hue_does_what_torchvisions_does(noise: Image.Image, shift: float) -> None:
     functional = pytest.importorskip("torchvision.transforms.functional")
-    assert np.array_equal(colours.hue(noise, shift), functional.adjust_hue(noise, shift))
+    assert np.array_equal(
+        augmentations.adjust_hue(noise, shift), functional.adjust_hue(noise, shift)
+    )
 
 
 def test_grey_does_what_torchvisions_does(noise: Image.Image) -> None:
     functional = pytest.importorskip("torchvision.transforms.functional")
-    assert np.array_equal(colours.grey(noise), functional.to_grayscale(noise, 3))
+    assert np.array_equal(augmentations.to_grayscale(noise), functional.to_grayscale(noise, 3))
 
 
 def test_a_hue_shift_beyond_half_a_turn_is_refused(noise: Image.Image) -> None:
     with pytest.raises(InputError, match="hue shift"):
-        colours.hue(noise, 0.51)
+        augmentations.adjust_hue(noise, 0.51)
 
 
 def test_jitter_draws_factors_and_order_as_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,11 +60,11 @@ def test_jitter_draws_factors_and_order_as_torchvision(monkeypatch: pytest.Monke
             calls.append(name)
             return image
 
-        monkeypatch.setattr(colours, name, note)
+        monkeypatch.setattr(augmentations, f"adjust_{name}", note)
     rng, image = np.random.default_rng(0), Image.new("RGB", (1, 1))
     for _ in range(2400):
         calls.clear()
-        colours.jitter(image, (0.4, 1.5, 0.2, 0.1), rng)
+        augmentations.color_jitter(image, (0.4, 1.5, 0.2, 0.1), rng)
         orders.append(tuple(calls))
     ranges = {"brightness": (0.6, 1.4), "contrast": (0.0, 2.5), "saturation": (0.8, 1.2)}
     for name, (low, high) in (ranges | {"hue": (-0.1, 0.1)}).items():
@@ -76,16 +78,16 @@ def test_jitter_draws_factors_and_order_as_torchvision(monkeypatch: pytest.Monke
 
 def test_a_strength_of_zero_changes_nothing(noise: Image.Image) -> None:
     rng = np.random.default_rng(0)
-    assert np.array_equal(colours.jitter(noise, (0, 0, 0, 0), rng), noise)
+    assert np.array_equal(augmentations.color_jitter(noise, (0, 0, 0, 0), rng), noise)
 
 
 @needs_shared
 def test_blur_and_solarise_equal_the_published_arrays() -> None:
     with np.load(SHARED / "fixtures" / "r2o" / "data.npz") as data:
         view, sigma = data["view1_uint8"][0], float(data["augment_blur_sigma"])
-        blurred = colours.blur(view, kernel=23, sigma=sigma)
+        blurred = augmentations.gaussian_blur(view, kernel=23, sigma=sigma)
         assert np.array_equal(blurred, data["augment_blur_uint8"])
-        solarised = colours.solarise(view, threshold=128)
+        solarised = augmentations.solarize(view, threshold=128)
         assert np.array_equal(solarised, data["augment_solarize_uint8"])
 
 
@@ -95,7 +97,7 @@ def test_blur_is_opencvs_bit_for_bit(size: tuple[int, int], kernel: int, sigma: 
     cv2 = pytest.importorskip("cv2")
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     expected = cv2.GaussianBlur(pixels, (kernel, kernel), sigma).reshape(pixels.shape)
-    assert np.array_equal(colours.blur(pixels, kernel=kernel, sigma=sigma), expected)
+    assert np.array_equal(augmentations.gaussian_blur(pixels, kernel=kernel, sigma=sigma), expected)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
@@ -105,20 +107,20 @@ def test_blur_is_close_to_an_exact_gaussian(sigma: float) -> None:
     exact = ndimage.gaussian_filter(
         pixels.astype(float), (sigma, sigma, 0), mode="mirror", radius=(11, 11, 0)
     )
-    assert np.abs(colours.blur(pixels, kernel=23, sigma=sigma) - exact).max() < 1.5
+    assert np.abs(augmentations.gaussian_blur(pixels, kernel=23, sigma=sigma) - exact).max() < 1.5
 
 
 def test_blur_leaves_the_input_and_flat_colours_alone() -> None:
     flat = np.full((30, 30, 3), (0, 128, 255), dtype=np.uint8)
     for sigma in (0.1, 2.0):
-        blurred = colours.blur(flat, kernel=23, sigma=sigma)
+        blurred = augmentations.gaussian_blur(flat, kernel=23, sigma=sigma)
         assert np.array_equal(blurred, flat)
         assert not np.shares_memory(blurred, flat)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.9, 1.7, 2.0, 30.0])
 def test_the_weights_are_whole(sigma: float) -> None:
-    middle, *rest = colours.gaussian_weights(23, sigma)
+    middle, *rest = augmentations.gaussian_weights(23, sigma)
     assert middle + 2 * sum(rest) == 256
     assert min(rest) >= 0
 
@@ -126,10 +128,10 @@ def test_the_weights_are_whole(sigma: float) -> None:
 @pytest.mark.parametrize(("kernel", "sigma"), [(4, 1.0), (0, 1.0), (3, 0.0), (3, float("nan"))])
 def test_a_blur_that_makes_no_sense_is_refused(kernel: int, sigma: float) -> None:
     with pytest.raises(InputError, match="odd kernel and a sigma above 0"):
-        colours.blur(np.zeros((4, 4, 3), np.uint8), kernel=kernel, sigma=sigma)
+        augmentations.gaussian_blur(np.zeros((4, 4, 3), np.uint8), kernel=kernel, sigma=sigma)
 
 
 @pytest.mark.parametrize("threshold", [0, 128, 256])
 def test_solarise_is_pillows(noise: Image.Image, threshold: int) -> None:
     expected = ImageOps.solarize(noise, threshold)
-    assert np.array_equal(colours.solarise(np.array(noise), threshold=threshold), expected)
+    assert np.array_equal(augmentations.solarize(np.array(noise), threshold=threshold), expected)
