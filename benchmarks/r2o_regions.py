@@ -24,7 +24,7 @@ from anyregion.images import Pixels, read_image
 from anyregion.r2o.augmentations import spanning_view
 from anyregion.r2o.refinement import cluster_segments, segment_features
 from anyregion.r2o.superpixels import PriorConfig, segment
-from anyregion.r2o.training.pictures import region_picture
+from anyregion.r2o.training.monitor import region_picture
 from anyregion.training.seeds import generator, seed_torch
 
 

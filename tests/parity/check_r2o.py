@@ -39,11 +39,15 @@ from anyregion.r2o.curriculum import (
     target_momentum,
 )
 from anyregion.r2o.losses import mask_weights, shared_masks, similarity_losses
-from anyregion.r2o.masks import align_masks
-from anyregion.r2o.method import R2O, Comparison, MethodConfig
+from anyregion.r2o.method import R2O, Comparison, MethodConfig, align_masks
 from anyregion.r2o.model import Networks
-from anyregion.r2o.refinement import published_map, segment_features
-from anyregion.r2o.segments import count_segments, pool, soft_masks
+from anyregion.r2o.refinement import (
+    count_segments,
+    pool,
+    published_map,
+    segment_features,
+    soft_masks,
+)
 from anyregion.r2o.superpixels import PriorConfig, segment
 from anyregion.torch_utils.kmeans import Draws, kmeans, start_points
 from anyregion.training.config import OptimizerConfig, ScheduleConfig
@@ -251,7 +255,7 @@ def step_arrays(fixture: Fixture, method: R2O, inputs: Inputs) -> Named:
     images, count = masks.shape[0], fixture.settings["k"]
     yield "online_projection", _by_image(found.projected, images, count)
     yield "q", _by_image(found.predicted, images, count)
-    yield "target_z", _by_image(found.wanted, images, count)
+    yield "target_z", _by_image(found.targets, images, count)
     yield "mean_masks_in_both_views", shared_masks(*found.areas).sum(dim=1).float().mean()
     losses = _losses(found)
     yield from losses.items()
@@ -308,7 +312,7 @@ def _by_image(rows: Tensor, images: int, count: int) -> Tensor:
 
 def _losses(found: Comparison) -> dict[str, Tensor]:
     losses = torch.stack(
-        [similarity_losses(p, w) for p, w in zip(found.predicted, found.wanted, strict=True)]
+        [similarity_losses(p, w) for p, w in zip(found.predicted, found.targets, strict=True)]
     ).mean(dim=0)
     named = {}
     for by_area in (False, True):
@@ -335,7 +339,7 @@ def no_clustering_arrays(fixture: Fixture, inputs: Inputs) -> Named:
     yield "sliconly_aligned_masks", _aligned(regions.masks, inputs, method)
     found = method.compare(inputs.views, regions.masks, inputs.boxes, inputs.flipped, 0.99)
     yield "sliconly_q", _by_image(found.predicted, images, count)
-    yield "sliconly_target_z", _by_image(found.wanted, images, count)
+    yield "sliconly_target_z", _by_image(found.targets, images, count)
     shared = shared_masks(*found.areas).sum(dim=1).float().mean()
     yield "sliconly_mean_masks_in_both_views", shared
     losses = fixture.method()(

@@ -1,4 +1,4 @@
-"""What several processes bring together; one alone keeps what it has."""
+"""Collective operations over all processes; with one process they return their input."""
 
 from __future__ import annotations
 
@@ -20,33 +20,32 @@ def gather_points(points: Tensor, present: Tensor | None) -> tuple[Tensor, Tenso
     """Every process's points beside each other, so that all cluster the same group.
 
     With the same draws each process then finds the same clusters: it keeps
-    `labels[:, own]`. One process alone gets back what it gave.
+    `labels[:, local]`. One process alone gets its own points back.
 
     Args:
-        points: `(G, n, D)`, G and D equal in all processes, n its own.
+        points: `(G, n, D)`, G and D equal in all processes; n may differ.
         present: `(G, n)` bool, or None in all processes.
 
     Returns:
-        All points `(G, N, D)` in the order of the ranks, their `present` (None as given), and the
-        slice of N that is this process's own.
+        All points `(G, N, D)` in the order of the ranks, their `present` (or None), and the
+        slice of N that is this process's.
     """
-    own = points.shape[1]
+    count = points.shape[1]
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return points, present, slice(0, own)
+        return points, present, slice(0, count)
     world, rank = dist.get_world_size(), dist.get_rank()
     counts = [torch.zeros(1, dtype=torch.int64, device=points.device) for _ in range(world)]
-    dist.all_gather(counts, torch.tensor([own], device=points.device))
+    dist.all_gather(counts, torch.tensor([count], device=points.device))
     sizes = [int(count) for count in counts]
 
-    def together(local: Tensor) -> Tensor:
-        # along dim 1, padded to the longest: all_gather takes equal sizes only
-        missing = max(sizes) - own
-        filler = [0, 0] * (local.dim() - 2) + [0, missing]
-        padded = pad(local, filler).contiguous()
+    def all_gather(local: Tensor) -> Tensor:
+        # along dim 1, padded to the longest: dist.all_gather takes equal sizes only
+        padding = [0, 0] * (local.dim() - 2) + [0, max(sizes) - count]
+        padded = pad(local, padding).contiguous()
         parts = [torch.empty_like(padded) for _ in range(world)]
         dist.all_gather(parts, padded)
         return torch.cat([part[:, :n] for part, n in zip(parts, sizes, strict=True)], dim=1)
 
     begin = sum(sizes[:rank])
-    everyone = None if present is None else together(present.to(torch.uint8)).bool()
-    return together(points.detach()), everyone, slice(begin, begin + own)
+    all_present = None if present is None else all_gather(present.to(torch.uint8)).bool()
+    return all_gather(points.detach()), all_present, slice(begin, begin + count)

@@ -1,4 +1,4 @@
-"""The curriculum of R2O: how many clusters in which epoch, and what follows from the number.
+"""The curriculum of R2O: number of clusters, target momentum and learning rate.
 
 All of it is a function of epoch or step: there is nothing to save, nothing to restore.
 """
@@ -16,7 +16,7 @@ from anyregion.errors import InputError
 MOST_CLUSTERS = 128
 """More clusters than this mean: no clustering, the prior's segments are the regions (published)."""
 
-_PUBLISHED_NO_CLUSTERING = 9999  # what the published code calls it, and scales its rate by
+_PUBLISHED_NO_CLUSTERING = 9999  # the published code's number, by which it also scales its rate
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,17 @@ def clusters_float(config: CurriculumConfig, epoch: float, *, epochs: float | No
 
     Args and Raises: as `clusters_at`.
     """
-    at, values = _epochs(config, epochs), config.values
+    starts, values = _epochs(config, epochs), config.values  # one epoch a value
     if config.kind == "constant":
         return float(values[0])
     if config.kind == "piecewise":
-        return float(values[max(bisect_right(at, epoch) - 1, 0)])
+        return float(values[max(bisect_right(starts, epoch) - 1, 0)])
     if config.kind == "cosine":
-        return _cosine((epoch - at[0]) / (at[1] - at[0]), values[0], values[1])
-    i = min(max(bisect_left(at, epoch), 1), len(at) - 1)
-    slope = (values[i] - values[i - 1]) / (at[i] - at[i - 1])
-    return slope * (epoch - at[i - 1]) + values[i - 1]
+        return _cosine((epoch - starts[0]) / (starts[1] - starts[0]), values[0], values[1])
+    # the outer two lines go on beyond the ends, as published
+    i = min(max(bisect_left(starts, epoch), 1), len(starts) - 1)
+    slope = (values[i] - values[i - 1]) / (starts[i] - starts[i - 1])
+    return slope * (epoch - starts[i - 1]) + values[i - 1]
 
 
 def target_momentum(step: int, steps: int, base: float = 0.99) -> float:
@@ -128,6 +129,7 @@ def _epochs(config: CurriculumConfig, epochs: float | None) -> tuple[float, ...]
 
 
 def _cosine(part: float, first: float, last: float) -> float:
+    # a quarter of a wave, slowest at the larger number: most epochs are spent on small regions
     part = min(max(part, 0.0), 1.0)
     if first >= last:
         return math.cos(math.pi * part / 2) * (first - last) + last

@@ -1,4 +1,4 @@
-"""What R2O descends: the two views of a region should predict each other."""
+"""The loss of R2O: the two views of a region predict each other (BYOL's loss, for each mask)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MIN_AREA = 1e-3
 """A mask counts in a view where it covers more than this, summed over the cells (published)."""
 
 
-def similarity_losses(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """`|p/|p| - w/|w||^2` of each row, 0 to 4 (BYOL's loss). `(R, D)` and `(R, D)` to `(R,)`."""
-    difference = F.normalize(predicted.float(), dim=-1) - F.normalize(wanted.float(), dim=-1)
-    return difference.square().sum(dim=-1)
+def similarity_losses(predicted: Tensor, targets: Tensor) -> Tensor:
+    """`|p/|p| - t/|t||^2` of each row, 0 to 4 (BYOL's loss). `(R, D)` and `(R, D)` to `(R,)`."""
+    difference = F.normalize(predicted.float(), dim=-1) - F.normalize(targets.float(), dim=-1)
+    return difference.square().sum(dim=-1)  # equal to 2 - 2 cos
 
 
 def shared_masks(areas1: Tensor, areas2: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def shared_masks(areas1: Tensor, areas2: Tensor) -> Tensor:
 
 
 def mask_weights(areas1: Tensor, areas2: Tensor, *, by_area: bool, shared_only: bool) -> Tensor:
-    """What each mask's loss weighs.
+    """The weight of each mask's loss.
 
     Args:
         areas1, areas2: `(B, K)` sums of a mask over the cells of each view.

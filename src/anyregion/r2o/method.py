@@ -1,4 +1,4 @@
-"""One step of R2O: regions from the target network, then both views of each are compared."""
+"""The forward pass of R2O: regions from the target network, then the loss of two views."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import roi_align
 
 from anyregion.errors import InputError
 from anyregion.r2o.collectives import summed
 from anyregion.r2o.losses import mask_weights, shared_masks, similarity_losses
-from anyregion.r2o.masks import align_masks
 from anyregion.r2o.model import Networks
-from anyregion.r2o.refinement import RegionMasks, Scope, refine
-from anyregion.r2o.segments import pool
+from anyregion.r2o.refinement import RegionMasks, Scope, pool, refine
 
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """How a step goes.
+    """Options of the forward pass.
 
     Attributes:
         scope: segments are clustered over the whole `batch` (published) or in each `image`.
@@ -51,29 +50,29 @@ class MethodConfig:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What came of two views. `R` masks are compared, each in both views.
+    """Embeddings and losses of two views. `R` masks are compared, each in both views.
 
     Attributes:
         image: `(R,)` position of each mask's image in the batch.
         projected: `(2, R, D)` online projections of the masks in view 1 and view 2.
         predicted: `(2, R, D)` what the online network predicts from them.
-        wanted: `(2, R, D)` target projections of the same masks in view 2 and view 1.
+        targets: `(2, R, D)` target projections of the same masks in view 2 and view 1.
         losses: `(R,)` mean of both directions.
-        weights: `(R,)` what each counts; to be divided by their sum.
+        weights: `(R,)` of the losses; to be divided by their sum.
         areas: `(2, B, K)` of all masks in view 1 and view 2, in cells.
     """
 
     image: Tensor
     projected: Tensor
     predicted: Tensor
-    wanted: Tensor
+    targets: Tensor
     losses: Tensor
     weights: Tensor
     areas: Tensor
 
 
 class R2O(nn.Module):
-    """The networks, and what a step does with them. Fixed superpixels (DetCon-like), one mask per
+    """The networks and their forward pass. Fixed superpixels (DetCon-like), one mask per
     image (BYOL), a fixed number of regions and a reversed curriculum are calls of the same.
 
     BatchNorms of the online network count the views of each step, those of the target its views;
@@ -124,8 +123,8 @@ class R2O(nn.Module):
                 (the later parts of an accumulated step).
         """
         regions = self.find_regions(whole, labels, clusters, seeds)
-        found = self.compare(views, regions.masks, boxes, flipped, momentum)
-        return self._per_image(found, len(whole))
+        comparison = self.compare(views, regions.masks, boxes, flipped, momentum)
+        return self._per_image(comparison, len(whole))
 
     @torch.no_grad()
     def find_regions(
@@ -133,12 +132,12 @@ class R2O(nn.Module):
     ) -> RegionMasks:
         """The regions of whole images, by the target network as it is. See `forward`."""
         config = self.config
-        size = tuple(max(side // config.mask_stride, 1) for side in whole.shape[-2:])
+        size = tuple(max(side // config.mask_stride, 1) for side in whole.shape[-2:])  # (H, W)
         if clusters is None:
-            features = whole  # not read
+            features = whole  # only a placeholder: the superpixels themselves are the regions
         else:
             target = self.networks.target.encoder
-            with nullcontext() if config.published else uncounted(target):
+            with nullcontext() if config.published else batch_statistics(target):
                 features = target.intermediate(whole)
         with torch.autocast(whole.device.type, enabled=False):
             return refine(
@@ -161,7 +160,7 @@ class R2O(nn.Module):
     ) -> Comparison:
         """Online networks, target's update, target networks, losses. See `forward`."""
         networks, published = self.networks, self.config.published
-        features = networks.online.encoder(views)
+        features = networks.online.encoder(views)  # (2 B, C, h, w)
         grid = (features.shape[2], features.shape[3])
         aligned = torch.cat(
             [
@@ -169,86 +168,123 @@ class R2O(nn.Module):
                 for box, flip in zip(boxes.chunk(2), flipped.chunk(2), strict=True)
             ]
         )
-        areas = aligned.sum(dim=2).view(2, *masks.shape[:2])
-        kept = shared_masks(areas[0], areas[1])
+        areas = aligned.sum(dim=2).view(2, *masks.shape[:2])  # (2, B, K)
+        # masks that leave a view would enter BatchNorm as rows of zeros (12 to 43 % of them)
+        compared = shared_masks(areas[0], areas[1])
         if published:
-            kept = torch.ones_like(kept)
+            compared = torch.ones_like(compared)
         weights = mask_weights(
             areas[0], areas[1], by_area=self.config.weights == "area", shared_only=True
-        )[kept]
+        )[compared]
         if momentum is not None:
-            # whatever there is to compare: the targets of all processes stay the same
-            networks.follow(momentum)
-        rows = _rows(features, aligned, kept)
-        if not self._any(rows.shape[1]):
-            return self._nothing(kept, areas)
+            # also where nothing is compared: the targets of all processes stay the same
+            networks.update_target(momentum)
+        rows = _mask_features(features, aligned, compared)  # (2, R, C)
+        if not self._any_rows(rows.shape[1]):
+            return self._empty(areas)
         projected = networks.online.projector(rows.flatten(0, 1))
         predicted = networks.predictor(projected)
         with torch.no_grad():
+            # view 1 predicts view 2 and the reverse: the halves change places
             swapped = torch.cat(views.chunk(2)[::-1])
-            theirs = _rows(
-                networks.target.encoder(swapped), torch.cat(aligned.chunk(2)[::-1]), kept
+            target_rows = _mask_features(
+                networks.target.encoder(swapped), torch.cat(aligned.chunk(2)[::-1]), compared
             )
-            wanted = networks.target.projector(theirs.flatten(0, 1))
-        losses = similarity_losses(predicted, wanted).view(2, -1).mean(dim=0)
+            targets = networks.target.projector(target_rows.flatten(0, 1))  # (2 R, D)
+        losses = similarity_losses(predicted, targets).view(2, -1).mean(dim=0)  # (R,)
         return Comparison(
-            image=kept.nonzero()[:, 0],
+            image=compared.nonzero()[:, 0],
             projected=projected.view(2, -1, projected.shape[1]),
             predicted=predicted.view(2, -1, predicted.shape[1]),
-            wanted=wanted.view(2, -1, wanted.shape[1]),
+            targets=targets.view(2, -1, targets.shape[1]),
             losses=losses,
             weights=weights,
             areas=areas,
         )
 
-    def _any(self, rows: int) -> bool:
-        """Whether the heads have rows to count: in some process, if they count together."""
+    def _any_rows(self, rows: int) -> bool:
+        """Whether the heads' BatchNorms have rows: in any process, where they are synchronised."""
         if not self.synchronised:
             return rows > 0
         device = next(self.parameters()).device
         return bool(summed(torch.tensor([float(rows)], device=device)) > 0)
 
-    def _nothing(self, kept: Tensor, areas: Tensor) -> Comparison:
-        """No mask in both views: a loss of zero that back-propagates to every parameter."""
+    def _empty(self, areas: Tensor) -> Comparison:
+        """No mask lies in both views: a loss of zero that back-propagates to every parameter."""
         learned = [*self.networks.online.parameters(), *self.networks.predictor.parameters()]
         zero = torch.stack([p.sum() * 0 for p in learned]).sum()
         none = zero.expand(2, 0, self.networks.predictor.output.out_features)
-        rows = kept.new_zeros(0, dtype=torch.int64)
+        image = areas.new_zeros(0, dtype=torch.int64)
         return Comparison(
-            rows, none, none, none.detach(), zero.expand(1), areas.new_zeros(1), areas
+            image, none, none, none.detach(), zero.expand(1), areas.new_zeros(1), areas
         )
 
-    def _per_image(self, found: Comparison, images: int) -> dict[str, Tensor]:
-        shared = shared_masks(found.areas[0], found.areas[1]).sum(dim=1).float()
-        total, count = found.weights.sum(), shared.new_tensor(float(images))
+    def _per_image(self, comparison: Comparison, images: int) -> dict[str, Tensor]:
+        """Each image's loss and figures; the mean loss is the weighted mean over masks."""
+        areas, weights = comparison.areas, comparison.weights
+        shared = shared_masks(areas[0], areas[1]).sum(dim=1).float()  # (B,)
+        total, count = weights.sum(), shared.new_tensor(float(images))
         total, count = summed(torch.stack([total, count])).unbind()
-        losses = found.losses.new_zeros(images)
-        if len(found.image):
+        losses = comparison.losses.new_zeros(images)
+        if len(comparison.image):
             scale = count / total.clamp(min=torch.finfo(total.dtype).tiny)
-            losses = losses.index_add(0, found.image, found.losses * found.weights * scale)
+            losses = losses.index_add(0, comparison.image, comparison.losses * weights * scale)
         else:
-            losses = losses + found.losses.sum()
-        spread = _spread(found.projected.detach().flatten(0, 1))
+            losses = losses + comparison.losses.sum()
+        spread = _spread(comparison.projected.detach().flatten(0, 1))
         return {"loss": losses, "shared_masks": shared, "spread": spread.expand(images)}
 
 
+def align_masks(
+    masks: Tensor,
+    boxes: Tensor,
+    flipped: Tensor,
+    grid: tuple[int, int],
+    *,
+    published: bool = False,
+) -> Tensor:
+    """RoIAlign of each view's crop to the encoder's output grid, mirrored where the view is.
+
+    Args:
+        masks: `(B, K, H, W)` of the whole images.
+        boxes: `(B, 4)` crops: top, left, bottom, right as fractions of the image.
+        flipped: `(B,)` bool.
+        grid: rows and columns of the encoder's output.
+        published: leave the half pixel out by which RoIAlign was off at first (`aligned=False`).
+
+    Returns:
+        `(B, K, rows * columns)`: how much of each cell a mask covers, 0 to 1.
+    """
+    height, width = masks.shape[-2:]
+    scale = boxes.new_tensor([height, width, height, width])
+    corners = (boxes * scale)[:, [1, 0, 3, 2]]  # (B, 4) xyxy, in cells of the masks
+    rois = torch.cat([torch.arange(len(boxes), device=boxes.device)[:, None], corners], dim=1)
+    aligned: Tensor = roi_align(
+        masks, rois.to(masks.dtype), grid, spatial_scale=1.0, sampling_ratio=-1,
+        aligned=not published,
+    )  # fmt: skip
+    # (B, K, h, w); the crop is not mirrored, so its mask is where the view is
+    aligned = torch.where(flipped[:, None, None, None], aligned.flip(-1), aligned)
+    return aligned.flatten(2)
+
+
 @contextmanager
-def uncounted(module: nn.Module) -> Iterator[None]:
-    """BatchNorms go by the batch's own statistics, and do not count it."""
-    counting = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in counting:
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """BatchNorms use the statistics of the batch, and leave their running ones as they are."""
+    tracking = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in tracking:
         norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm in counting:
+        for norm in tracking:
             norm.track_running_stats = True
 
 
 def _spread(rows: Tensor) -> Tensor:
     """Standard deviation of unit rows of all processes, times the root of their width: 1 where
     they point everywhere, 0 where all are alike, or there are none. `(R, D)` to a scalar."""
-    unit = torch.nn.functional.normalize(rows.float(), dim=1)
+    unit = torch.nn.functional.normalize(rows.float(), dim=1)  # (R, D)
     totals = summed(torch.cat([unit.sum(dim=0), unit.new_tensor([float(len(unit))])]))
     count = totals[-1].clamp(min=1)
     variance = summed((unit - totals[:-1] / count).square().sum(dim=0)) / count
@@ -256,13 +292,13 @@ def _spread(rows: Tensor) -> Tensor:
     return spread
 
 
-def _rows(features: Tensor, aligned: Tensor, kept: Tensor) -> Tensor:
-    """`(2 B, C, h, w)` and `(2 B, K, P)` to the kept masks' mean features `(2, R, C)`."""
+def _mask_features(features: Tensor, aligned: Tensor, compared: Tensor) -> Tensor:
+    """Mean features of the compared masks: `(2 B, C, h, w)` and `(2 B, K, P)` to `(2, R, C)`."""
     # most of the batch's K regions lie in no view of an image: pooled are as many as any image
-    # keeps, the kept ones first and in their order
-    most = int(kept.sum(dim=1).max())
-    first = kept.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    both = first.repeat(2, 1)[:, :, None].expand(-1, -1, aligned.shape[2])
+    # compares, those first and in their order
+    most = int(compared.sum(dim=1).max())
+    first = compared.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, most)
+    both = first.repeat(2, 1)[:, :, None].expand(-1, -1, aligned.shape[2])  # (2 B, most, P)
     with torch.autocast(features.device.type, enabled=False):
-        pooled = pool(features.float().flatten(2), aligned.gather(1, both))
-    return pooled.view(2, len(kept), *pooled.shape[1:])[:, kept.gather(1, first)]
+        pooled = pool(features.float().flatten(2), aligned.gather(1, both))  # (2 B, most, C)
+    return pooled.view(2, len(compared), *pooled.shape[1:])[:, compared.gather(1, first)]

@@ -1,4 +1,4 @@
-"""The networks of R2O: an online branch that learns, and a target that follows it."""
+"""The networks of R2O: the online branch, the predictor and the target, its momentum copy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Head(nn.Module):
     """Linear, BatchNorm over all rows, ReLU, Linear (BYOL's projector and predictor).
 
     Args:
-        width: of its input.
-        hidden: between the two.
-        out: of its output.
+        width: channels of the input.
+        hidden: channels between the two layers.
+        out: channels of the output.
     """
 
     def __init__(self, width: int, hidden: int, out: int) -> None:
@@ -27,8 +27,8 @@ class Head(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """`(R, width)` to `(R, out)`."""
-        found: Tensor = self.output(torch.relu(self.norm(self.hidden(rows))))
-        return found
+        embedding: Tensor = self.output(torch.relu(self.norm(self.hidden(rows))))
+        return embedding
 
 
 class Branch(nn.Module):
@@ -41,11 +41,11 @@ class Branch(nn.Module):
 
 
 class Networks(nn.Module):
-    """What R2O trains: `online` and `predictor` learn, `target` is their running mean.
+    """All networks of R2O: `online` and `predictor` learn, `target` is a running mean of `online`.
 
     Args:
-        encoder: where training starts.
-        width: of the encoder's output.
+        encoder: the one that is trained.
+        width: channels of the encoder's output.
         hidden, out: of projector and predictor.
     """
 
@@ -57,8 +57,8 @@ class Networks(nn.Module):
         self.target.requires_grad_(False)
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        """Bring the target's weights a step nearer to the online ones: `t = m t + (1 - m) o`.
+    def update_target(self, momentum: float) -> None:
+        """Move the target's weights towards the online ones: `t = m t + (1 - m) o`.
 
         Buffers stay: each network's BatchNorms count what went through it.
         """

@@ -1,4 +1,7 @@
-"""Superpixels become regions: segments that look alike to the target network are joined."""
+"""Region refinement: superpixels with similar features are clustered into regions (section 3.2).
+
+Also what it is made of: segments as masks on a coarser grid, and features averaged under masks.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyregion.r2o.collectives import gather_points
-from anyregion.r2o.segments import cell_shares, count_segments, pool, soft_masks
 from anyregion.torch_utils.kmeans import draw, kmeans
 
 Scope: TypeAlias = Literal["batch", "image"]
@@ -45,6 +47,7 @@ def segment_features(features: Tensor, labels: Tensor, *, published: bool = Fals
         `(B, N, C)`, float32; zeros where an image has no such segment.
     """
     shares = soft_masks if published else cell_shares
+    # (B, N, h, w): the features' own grid, so that no feature is interpolated
     masks = shares(labels, count_segments(labels), (features.shape[2], features.shape[3]))
     return F.normalize(pool(features.float().flatten(2), masks.flatten(2)), dim=-1)
 
@@ -75,12 +78,13 @@ def cluster_segments(
     if scope == "image":
         draws = draw(generators, clusters).to(features.device)
         return kmeans(features, clusters, present=present, draws=draws).labels
-    rows = features.reshape(1, images * segments, width)
+    rows = features.reshape(1, images * segments, width)  # (1, B * N, C): one group
     present = None if present is None else present.reshape(1, -1)
-    everything, all_present, own = gather_points(rows, present)
+    # every process clusters the points of all, so that cluster k means the same everywhere
+    points, all_present, local = gather_points(rows, present)
     draws = draw(generators, clusters).to(features.device)
-    found = kmeans(everything, clusters, present=all_present, draws=draws).labels
-    return found[0, own].reshape(images, segments)
+    labels = kmeans(points, clusters, present=all_present, draws=draws).labels  # (1, all points)
+    return labels[0, local].reshape(images, segments)
 
 
 def region_masks(labels: Tensor, clusters: Tensor, count: int, size: tuple[int, int]) -> Tensor:
@@ -95,8 +99,8 @@ def region_masks(labels: Tensor, clusters: Tensor, count: int, size: tuple[int, 
     Returns:
         `(B, count, h, w)` one-hot, float32.
     """
-    winner = cell_shares(labels, clusters.shape[1], size).argmax(dim=1)
-    ids = clusters.gather(1, winner.flatten(1)).view_as(winner)
+    winner = cell_shares(labels, clusters.shape[1], size).argmax(dim=1)  # (B, h, w) segments
+    ids = clusters.gather(1, winner.flatten(1)).view_as(winner)  # (B, h, w) clusters
     return _one_hot(ids, count)
 
 
@@ -118,7 +122,8 @@ def published_map(labels: Tensor, clusters: Tensor, size: tuple[int, int]) -> Te
     Returns:
         `(B, h, w)` ids.
     """
-    masks = soft_masks(labels, clusters.shape[1], size)
+    masks = soft_masks(labels, clusters.shape[1], size)  # (B, N, h, w)
+    # the truncation is the published fault: 0.5 * 3 + 0.5 * 8 is in neither cluster
     mixed = (masks * clusters[:, :, None, None].to(masks.dtype)).sum(dim=1)
     return mixed.long()
 
@@ -149,13 +154,94 @@ def refine(
         if published:
             return RegionMasks(soft_masks(labels, count_segments(labels), size))
         return RegionMasks(segment_masks(labels, size))
-    pooled = segment_features(features, labels, published=published)
-    found = cluster_segments(pooled, clusters, generators, scope=scope, absent_too=published)
+    pooled = segment_features(features, labels, published=published)  # (B, N, C)
+    ids = cluster_segments(pooled, clusters, generators, scope=scope, absent_too=published)
     if published:
-        return RegionMasks(_one_hot(published_map(labels, found, size), clusters), found)
-    return RegionMasks(region_masks(labels, found, clusters, size), found)
+        return RegionMasks(_one_hot(published_map(labels, ids, size), clusters), ids)
+    return RegionMasks(region_masks(labels, ids, clusters, size), ids)
 
 
 def _one_hot(ids: Tensor, count: int) -> Tensor:
     """`(B, h, w)` ids to `(B, count, h, w)`; negative ids are in none."""
     return (ids[:, None] == torch.arange(count, device=ids.device)[:, None, None]).float()
+
+
+def count_segments(labels: Tensor) -> int:
+    """One more than the largest id of `labels`: room for the segments of every image."""
+    return int(labels.max()) + 1
+
+
+def cell_shares(labels: Tensor, segments: int, size: tuple[int, int]) -> Tensor:
+    """How much of each cell of a coarser grid each segment covers, counted pixel by pixel.
+
+    Args:
+        labels: `(B, H, W)` ids, 0 to `segments` - 1.
+        size: rows and columns of the grid.
+
+    Returns:
+        `(B, segments, h, w)`, 0 to 1; sums to 1 in every cell. No segment gets lost, however small.
+    """
+    images, height, width = labels.shape
+    rows, columns = size
+    device = labels.device
+    # the cell of every pixel, (H, W)
+    row = torch.arange(height, device=device) * rows // height
+    column = torch.arange(width, device=device) * columns // width
+    cell = row[:, None] * columns + column
+    cells = rows * columns
+    image = torch.arange(images, device=device)[:, None, None]
+    # one histogram over (image, segment, cell): no one-hot maps of (B, N, H, W)
+    place = (image * segments + labels) * cells + cell  # (B, H, W)
+    counts = torch.zeros(images * segments * cells, device=device)
+    counts.index_add_(0, place.flatten(), torch.ones(1, device=device).expand(place.numel()))
+    pixels = torch.bincount(cell.flatten(), minlength=cells).clamp(min=1)
+    return counts.view(images, segments, cells).div(pixels).view(images, segments, rows, columns)
+
+
+def soft_masks(labels: Tensor, segments: int, size: tuple[int, int]) -> Tensor:
+    """One-hot maps of the segments, resized bilinearly without antialiasing, as published.
+
+    Equal to `F.interpolate(one_hot, size, mode="bilinear")`, without the one-hot maps. It looks at
+    four pixels a cell: a segment that lies between them is lost (`cell_shares` loses none).
+
+    Args:
+        labels: `(B, H, W)` ids, 0 to `segments` - 1.
+        size: rows and columns of the result.
+
+    Returns:
+        `(B, segments, h, w)`, 0 to 1.
+    """
+    images, height, width = labels.shape
+    rows, columns = size
+    masks = torch.zeros(images, segments, rows, columns, device=labels.device)
+    for row, row_share in _taps(height, rows, labels.device):
+        for column, column_share in _taps(width, columns, labels.device):
+            ids = labels[:, row][:, :, column].unsqueeze(1)  # (B, 1, h, w)
+            share = (row_share[:, None] * column_share).expand_as(ids)
+            masks.scatter_add_(1, ids, share)
+    return masks
+
+
+def _taps(pixels: int, cells: int, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The two pixels that bilinear resizing reads for each cell, and the weight of each."""
+    centre = ((torch.arange(cells, device=device) + 0.5) * (pixels / cells) - 0.5).clamp(min=0)
+    low = centre.long().clamp(max=pixels - 1)
+    share = (centre - low).float()
+    return (low, 1 - share), ((low + 1).clamp(max=pixels - 1), share)
+
+
+def pool(features: Tensor, masks: Tensor) -> Tensor:
+    """The mean feature under each mask, weighted by the mask.
+
+    At least 1 cell is divided by (published): a mask of less area gives a shorter vector in the
+    same direction; one without area gives zeros.
+
+    Args:
+        features: `(B, C, P)`.
+        masks: `(B, N, P)`, not negative.
+
+    Returns:
+        `(B, N, C)`.
+    """
+    sums = torch.bmm(masks, features.transpose(1, 2).to(masks.dtype))  # (B, N, C)
+    return sums / masks.sum(dim=2, keepdim=True).clamp(min=1.0)

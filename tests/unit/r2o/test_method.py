@@ -14,7 +14,7 @@ from torch import nn  # noqa: E402
 
 from anyregion.backbones.encoder import Encoder  # noqa: E402
 from anyregion.r2o.losses import mask_weights, similarity_losses  # noqa: E402
-from anyregion.r2o.method import R2O, MethodConfig, uncounted  # noqa: E402
+from anyregion.r2o.method import R2O, MethodConfig, batch_statistics  # noqa: E402
 from anyregion.r2o.model import Networks  # noqa: E402
 
 SIZE = 32
@@ -106,10 +106,10 @@ def test_published_clustering_counts_in_the_stages_that_it_runs_only() -> None:
     assert int(body.second[1].num_batches_tracked) == 1
 
 
-def test_uncounted_restores_what_it_found() -> None:
+def test_batch_statistics_restores_what_it_found() -> None:
     norm = nn.BatchNorm1d(2)
     still = nn.BatchNorm1d(2, track_running_stats=False)
-    with uncounted(nn.ModuleList([norm, still])):
+    with batch_statistics(nn.ModuleList([norm, still])):
         norm(torch.randn(4, 2))
     assert norm.track_running_stats
     assert not still.track_running_stats
@@ -123,7 +123,7 @@ def test_the_mean_of_the_images_is_the_mean_over_shared_masks() -> None:
         inputs["views"], regions.masks, inputs["boxes"], inputs["flipped"], 0.9
     )
     torch.testing.assert_close(found.losses, torch.stack(
-        [similarity_losses(p, w) for p, w in zip(found.predicted, found.wanted, strict=True)]
+        [similarity_losses(p, w) for p, w in zip(found.predicted, found.targets, strict=True)]
     ).mean(dim=0))  # fmt: skip
     losses = _method()(**inputs, clusters=4, seeds=[0], momentum=0.9)["loss"]
     torch.testing.assert_close(losses.mean(), found.losses.mean())
@@ -162,7 +162,7 @@ def test_one_mask_an_image_is_byol() -> None:
     networks = _method().networks
     rows = networks.online.encoder(inputs["views"]).mean(dim=(2, 3))
     predicted = networks.predictor(networks.online.projector(rows))
-    networks.follow(0.9)
+    networks.update_target(0.9)
     swapped = torch.cat(inputs["views"].chunk(2)[::-1])
     wanted = networks.target.projector(networks.target.encoder(swapped).mean(dim=(2, 3)))
     byol = 2 - 2 * nn.functional.cosine_similarity(predicted, wanted)

@@ -8,15 +8,18 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from anyregion.r2o.masks import align_masks  # noqa: E402
-from anyregion.r2o.refinement import (  # noqa: E402
+from anyregion.r2o.method import align_masks  # noqa: E402
+from anyregion.r2o.refinement import (  # noqa: E402  # noqa: E402
+    cell_shares,
     cluster_segments,
+    count_segments,
+    pool,
     refine,
     region_masks,
     segment_features,
     segment_masks,
+    soft_masks,
 )
-from anyregion.r2o.segments import cell_shares, count_segments, pool, soft_masks  # noqa: E402
 
 
 def _blocks(size: int, cells: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from anyregion.r2o.label_store.image_list import list_images  # noqa: E402
 from anyregion.r2o.label_store.store import LabelStore  # noqa: E402
 from anyregion.r2o.model import Networks  # noqa: E402
 from anyregion.r2o.superpixels import PriorConfig  # noqa: E402
-from anyregion.r2o.training import agreement  # noqa: E402
+from anyregion.r2o.training import task as r2o_task  # noqa: E402
 from anyregion.r2o.training.task import R2OTask  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
 from anyregion.training.run_folder import last_checkpoint  # noqa: E402
@@ -167,19 +167,19 @@ def test_processes_with_different_images_stop(
         tmp_path / "priors", list_images(photos), 32, PriorConfig(kind="whole")
     )
     cpu = torch.device("cpu")
-    agreement.check_same_images(store, cpu)  # one process: nothing to hold it against
-    monkeypatch.setattr(agreement.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(agreement.dist, "get_world_size", lambda: 2)
+    r2o_task.check_same_images(store, cpu)  # one process: nothing to hold it against
+    monkeypatch.setattr(r2o_task.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(r2o_task.dist, "get_world_size", lambda: 2)
 
     def gathered(found: list[Any], own: Any, *, fewer: int) -> None:
         found[0].copy_(own)
         found[1].copy_(own - torch.tensor([fewer, 0]))
 
-    monkeypatch.setattr(agreement.dist, "all_gather", partial(gathered, fewer=0))
-    agreement.check_same_images(store, cpu)
-    monkeypatch.setattr(agreement.dist, "all_gather", partial(gathered, fewer=1))
+    monkeypatch.setattr(r2o_task.dist, "all_gather", partial(gathered, fewer=0))
+    r2o_task.check_same_images(store, cpu)
+    monkeypatch.setattr(r2o_task.dist, "all_gather", partial(gathered, fewer=1))
     with pytest.raises(InputError, match=r"different images \(20, 19 usable ones\)"):
-        agreement.check_same_images(store, cpu)
+        r2o_task.check_same_images(store, cpu)
 
 
 COLLAPSE = QUICK | {

@@ -12,11 +12,10 @@ from anyregion.backbones.loading import build_encoder
 from anyregion.errors import InputError
 from anyregion.r2o.label_store.image_list import list_images
 from anyregion.r2o.label_store.store import LabelStore
-from anyregion.r2o.method import R2O, uncounted
+from anyregion.r2o.method import R2O, batch_statistics
 from anyregion.r2o.model import Networks
 from anyregion.r2o.training.config import R2OConfig
-from anyregion.r2o.training.inputs import ONE_VALUE
-from anyregion.r2o.training.task import R2OTask
+from anyregion.r2o.training.task import ONE_VALUE, R2OTask
 from anyregion.torch_utils.devices import check_device
 from anyregion.training.config import LoopConfig
 from anyregion.training.distributed import own_device
@@ -94,7 +93,7 @@ def _check_rows(encoder: Encoder, settings: R2OConfig, loop: LoopConfig) -> None
         return
     blank = torch.zeros(1, 3, settings.views.size, settings.views.size)
     try:
-        with torch.no_grad(), uncounted(encoder):
+        with torch.no_grad(), batch_statistics(encoder):
             encoder.intermediate(blank)
     except ValueError as error:
         if ONE_VALUE not in str(error):

@@ -1,7 +1,7 @@
-"""Collapse watch: figures that tell a healthy run from one that learns nothing, and advice.
+"""Collapse metrics: spread and rank of embeddings and cluster entropy, with advice on low values.
 
 A run of this kind can lower its loss to nothing by giving every region the same vector. The loss
-then looks splendid; these figures do not.
+then looks splendid; these metrics do not.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ def cluster_entropy(labels: Tensor, clusters: int) -> float:
     """
     if clusters < 1:
         raise InputError(f"clusters must be at least 1, not {clusters}")
-    kept = labels[(labels >= 0) & (labels < clusters)].long().cpu()
-    if clusters == 1 or not len(kept):
+    valid = labels[(labels >= 0) & (labels < clusters)].long().cpu()
+    if clusters == 1 or not len(valid):
         return 1.0
-    shares = torch.bincount(kept, minlength=clusters).double() / len(kept)
+    shares = torch.bincount(valid, minlength=clusters).double() / len(valid)
     return float(torch.special.entr(shares).sum() / torch.tensor(float(clusters)).log())
 
 
@@ -124,8 +124,8 @@ def _checked(rows: Tensor) -> Tensor:
     return rows.detach().cpu().double()
 
 
-def advice(figures: Mapping[str, float], *, rows: int | None = None) -> list[str]:
-    """What is wrong by the figures of one look, and what may help: one text for each kind.
+def advice(metrics: Mapping[str, float], *, rows: int | None = None) -> list[str]:
+    """Warnings about the metrics of one validation, each with what may help.
 
     It remembers nothing, so that a run that goes on says what one that was never ended says. The
     floors are absolute and hold from the first step on. Only projections are judged, for which
@@ -133,14 +133,14 @@ def advice(figures: Mapping[str, float], *, rows: int | None = None) -> list[str
     floors; features of a random ViT or ConvNeXt need not.
 
     Args:
-        figures: `projection_spread`, `projection_rank` (the effective one), `cluster_entropy`; one
+        metrics: `projection_spread`, `projection_rank` (the effective one), `cluster_entropy`; one
             that is missing, or not a number, says nothing, and others are passed over.
         rows: of which spread and rank are; fewer than `FEWEST_ROWS` say nothing of collapse.
             None for enough.
     """
     few = rows is not None and rows < FEWEST_ROWS
     return [
-        f"{name} is {figures[name]:.3g}, below {floor:g}: {text}"
+        f"{name} is {metrics[name]:.3g}, below {floor:g}: {text}"
         for name, floor, text in _FLOORS
-        if name in figures and figures[name] < floor and not (few and name.startswith("projection"))
+        if name in metrics and metrics[name] < floor and not (few and name.startswith("projection"))
     ]

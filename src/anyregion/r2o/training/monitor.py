@@ -1,4 +1,4 @@
-"""Looks at what is learned while it is learned: figures of collapse, pictures of regions."""
+"""The monitor of a pretraining: collapse metrics and pictures of regions, of a few fixed images."""
 
 from __future__ import annotations
 
@@ -8,26 +8,42 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from skimage.segmentation import mark_boundaries
 from torch import Tensor
 
 from anyregion.backbones.encoder import eval_mode, normalize
-from anyregion.images import Pixels
+from anyregion.errors import InputError
+from anyregion.images import Pixels, read_image
 from anyregion.r2o.augmentations import spanning_view
 from anyregion.r2o.label_store.store import LabelStore
 from anyregion.r2o.losses import MIN_AREA
 from anyregion.r2o.method import R2O
-from anyregion.r2o.refinement import cluster_segments, segment_features
-from anyregion.r2o.segments import cell_shares, count_segments, pool
+from anyregion.r2o.refinement import (
+    cell_shares,
+    cluster_segments,
+    count_segments,
+    pool,
+    segment_features,
+)
 from anyregion.r2o.training.collapse import advice, cluster_entropy, effective_rank, spread
 from anyregion.r2o.training.config import R2OConfig
-from anyregion.r2o.training.inputs import read_again
-from anyregion.r2o.training.pictures import region_picture
 from anyregion.training.seeds import generator
 from anyregion.training.task import Metric
 
-LOOKED_AT = 256
-"""Images that the figures are of: always the same, drawn from the training's."""
-_AT_ONCE = 64
+MONITORED_IMAGES = 256
+"""Images that the metrics are of: always the same, drawn from the training's."""
+_BATCH = 64
+
+_GAP, _TITLE, _SIDE = 6, 18, 160  # pixels of the picture
+# told apart by people who see few colours: Okabe and Ito (2008), and tints of them
+_COLOURS = np.array(
+    [
+        (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
+        (213, 94, 0), (204, 121, 167), (120, 120, 120), (245, 207, 128), (170, 217, 244),
+        (128, 206, 185), (247, 241, 160), (128, 184, 216), (234, 174, 128), (229, 188, 211),
+    ]
+) / 255  # fmt: skip
 METRICS = {
     "feature_spread": Metric("how far apart the images' pooled features point, 0 to 1"),
     "feature_rank": Metric("how many dimensions they fill"),
@@ -39,8 +55,8 @@ METRICS = {
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """What the networks make of some images: pooled features `(n, C)` of the online encoder,
+class _Outputs:
+    """Outputs of the networks for some images: pooled features `(n, C)` of the online encoder,
     projections `(R, D)` of superpixels, unit features `(n, N, C)` of the target's superpixels."""
 
     features: Tensor
@@ -48,8 +64,8 @@ class _Seen:
     segments: Tensor
 
 
-class Looks:
-    """Looks at a few images of the training, always the same.
+class Monitor:
+    """Measures and draws a few images of the training, always the same.
 
     Args:
         store: images and label maps.
@@ -58,56 +74,56 @@ class Looks:
     """
 
     def __init__(self, store: LabelStore, config: R2OConfig, *, seed: int) -> None:
-        order = generator(seed, "looks").permutation(len(store.usable))[:LOOKED_AT]
+        order = generator(seed, "looks").permutation(len(store.usable))[:MONITORED_IMAGES]
         self.store, self.images = store, store.usable[order]
         self.config, self.seed = config, seed
 
     @torch.no_grad()
-    def figures(self, module: R2O, clusters: int | None) -> dict[str, float]:
+    def metrics(self, module: R2O, clusters: int | None) -> dict[str, float]:
         """Spread and rank of features and of projections, and how evenly clusters are filled."""
         parts = [
-            self._see(module, self.images[i : i + _AT_ONCE])
-            for i in range(0, len(self.images), _AT_ONCE)
+            self._forward(module, self.images[i : i + _BATCH])
+            for i in range(0, len(self.images), _BATCH)
         ]
         features = torch.cat([p.features for p in parts])
         projections = torch.cat([p.projections for p in parts])
-        found = {
+        metrics = {
             "feature_spread": spread(features),
             "feature_rank": effective_rank(features),
             "projection_spread": spread(projections),
             "projection_rank": effective_rank(projections),
         }
         if clusters is None:
-            return found
-        # of one part: segments are clustered by the batch, and a few thousand tell enough
+            return metrics
+        # of one batch: segments are clustered by the batch, and a few thousand tell enough
         ids = self._cluster(parts[0].segments, clusters)
-        return {**found, "clusters": clusters, "cluster_entropy": cluster_entropy(ids, clusters)}
+        return {**metrics, "clusters": clusters, "cluster_entropy": cluster_entropy(ids, clusters)}
 
-    def advise(self, figures: Mapping[str, float]) -> Sequence[str]:
-        """What the collapse watch has to say."""
-        return advice(figures, rows=len(self.images)) if figures else []
+    def advise(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        """Warnings of a collapse; see `collapse.advice`."""
+        return advice(metrics, rows=len(self.images)) if metrics else []
 
     @torch.no_grad()
     def pictures(self, module: R2O, clusters: int | None) -> dict[str, Pixels]:
         """One picture: a row an image, with its superpixels and the regions that became of them."""
         if not self.config.shown:
             return {}
-        chosen = self.images[: self.config.shown]
-        labels = self._labels(chosen)
+        images = self.images[: self.config.shown]
+        labels = self._labels(images)  # (n, S, S)
         ids = labels
         if clusters is not None:
-            found = self._cluster(self._see(module, chosen).segments, clusters).cpu()
-            ids = found.gather(1, labels.flatten(1)).view_as(labels)
-        wholes = [self._whole(i) for i in chosen]
-        rows = zip(wholes, labels.numpy(), ids.numpy(), strict=True)
+            segment_ids = self._cluster(self._forward(module, images).segments, clusters).cpu()
+            ids = segment_ids.gather(1, labels.flatten(1)).view_as(labels)
+        views = [self._spanning_view(i) for i in images]
+        rows = zip(views, labels.numpy(), ids.numpy(), strict=True)
         title = "regions: the superpixels" if clusters is None else f"regions, K = {clusters}"
         return {"regions": region_picture(list(rows), title)}
 
-    def _see(self, module: R2O, images: NDArray[np.int64]) -> _Seen:
+    def _forward(self, module: R2O, images: NDArray[np.int64]) -> _Outputs:
         networks = module.networks
         device = next(module.parameters()).device
         whole = normalize(
-            [self._whole(i) for i in images],
+            [self._spanning_view(i) for i in images],
             device,
             mean=networks.online.encoder.mean,
             std=networks.online.encoder.std,
@@ -115,14 +131,17 @@ class Looks:
         )
         labels = self._labels(images).to(device)
         with eval_mode(module):
-            last = networks.online.encoder(whole).float()
-            # regions, as the heads' BatchNorms have counted them; whole images are another kind
-            projections = networks.online.projector(_segment_rows(last, labels))
-            early = networks.target.encoder.intermediate(whole)
-        return _Seen(last.mean(dim=(2, 3)), projections, segment_features(early, labels))
+            features = networks.online.encoder(whole).float()  # (n, C, h, w)
+            # of segments, whose statistics the heads' BatchNorms track; whole images differ
+            projections = networks.online.projector(_segment_rows(features, labels))  # (R, D)
+            intermediate = networks.target.encoder.intermediate(whole)
+        return _Outputs(
+            features.mean(dim=(2, 3)), projections, segment_features(intermediate, labels)
+        )
 
     def _cluster(self, segments: Tensor, clusters: int) -> Tensor:
-        """Here every process is on its own: scope `image` asks none of the others."""
+        """Clusters by this process alone: scope `image` communicates with no other."""
+        # the key "looks" is part of the seed: it stays, or every picture changes
         draw = [generator(self.seed, "looks", "clusters")]
         if self.config.method.scope == "image":
             draw = [generator(self.seed, "looks", "clusters", i) for i in range(len(segments))]
@@ -134,12 +153,75 @@ class Looks:
         maps = [self.store.read(int(i)).astype(np.int64) for i in images]
         return torch.from_numpy(np.stack(maps))
 
-    def _whole(self, image: int) -> Pixels:
-        return spanning_view(read_again(self.store, int(image)), self.config.views.size)
+    def _spanning_view(self, image: int) -> Pixels:
+        return spanning_view(reread_image(self.store, int(image)), self.config.views.size)
 
 
 def _segment_rows(features: Tensor, labels: Tensor) -> Tensor:
-    """Mean features of the segments that are there: `(n, C, h, w)`, `(n, S, S)` to `(R, C)`."""
+    """Mean features of the segments that an image has: `(n, C, h, w)`, `(n, S, S)` to `(R, C)`."""
     shares = cell_shares(labels, count_segments(labels), (features.shape[2], features.shape[3]))
     masks = shares.flatten(2)
     return pool(features.flatten(2), masks)[masks.sum(dim=2) > MIN_AREA]
+
+
+def reread_image(store: LabelStore, image: int) -> Pixels:
+    """Read an image of the training once more.
+
+    Raises:
+        InputError: its file is gone, or has become unreadable since its label map was made.
+    """
+    try:
+        return read_image(store.path(image))
+    except InputError as error:
+        raise InputError(
+            f"{error}. It could be read when the label maps were made. The same command goes on "
+            "from the last checkpoint, without the image if it is gone"
+        ) from None
+
+
+def region_picture(
+    rows: Sequence[tuple[Pixels, NDArray[np.integer], NDArray[np.integer]]], title: str
+) -> Pixels:
+    """Draw a row an image: the image, the outlines of its superpixels, its regions in colour.
+
+    Args:
+        rows: image `(S, S, 3)`, superpixels `(S, S)`, regions `(S, S)`; a region has the same
+            colour in all rows, -1 none.
+        title: of the third column.
+    """
+    width = 3 * _SIDE + 4 * _GAP
+    height = _TITLE + len(rows) * (_SIDE + _GAP)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, text in enumerate(("image", "superpixels", title)):
+        draw.text((_GAP + column * (_SIDE + _GAP), 3), text, fill="black")
+    for number, (pixels, superpixels, regions) in enumerate(rows):
+        image = np.asarray(Image.fromarray(pixels).resize((_SIDE, _SIDE))) / 255
+        outlines = _outlined(image, _enlarged(superpixels))
+        joined = _enlarged(regions)
+        for column, panel in enumerate(
+            (image, outlines, _outlined(_coloured(image, joined), joined))
+        ):
+            corner = (_GAP + column * (_SIDE + _GAP), _TITLE + number * (_SIDE + _GAP))
+            canvas.paste(Image.fromarray((panel * 255).round().astype(np.uint8)), corner)
+    return np.asarray(canvas)
+
+
+def _outlined(image: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    outlined: NDArray[np.float64] = mark_boundaries(image, labels, color=(1, 1, 0))  # type: ignore[no-untyped-call]
+    return outlined
+
+
+def _coloured(image: NDArray[np.float64], regions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each region in its colour, the image shining through in grey."""
+    grey = image.mean(axis=2, keepdims=True)
+    colours = _COLOURS[regions % len(_COLOURS)]
+    return np.where(regions[..., None] >= 0, 0.55 * colours + 0.45 * grey, image)
+
+
+def _enlarged(labels: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Nearest neighbours: ids are not mixed."""
+    rows = np.arange(_SIDE) * labels.shape[0] // _SIDE
+    columns = np.arange(_SIDE) * labels.shape[1] // _SIDE
+    enlarged: NDArray[np.int64] = labels[rows][:, columns].astype(np.int64)
+    return enlarged

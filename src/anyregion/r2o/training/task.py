@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,14 +22,14 @@ from anyregion.r2o.augmentations import View, make_views, spanning_view
 from anyregion.r2o.curriculum import clusters_at, rate_scale, target_momentum
 from anyregion.r2o.label_store.store import LabelStore
 from anyregion.r2o.method import R2O
-from anyregion.r2o.training.agreement import check_same_images
 from anyregion.r2o.training.config import R2OConfig
-from anyregion.r2o.training.inputs import ONE_VALUE, read_again
-from anyregion.r2o.training.monitor import METRICS, Looks
+from anyregion.r2o.training.monitor import METRICS, Monitor, reread_image
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator
 from anyregion.training.task import Task
 
+ONE_VALUE = "more than 1 value per channel"
+"""What torch says where a BatchNorm has no batch: an image alone, of one cell."""
 _SETTLED = 50  # steps: running statistics then forget the first step's to 0.9^50, half a percent
 
 
@@ -77,7 +79,7 @@ class R2OTask(Task):
         self._sampler = EpochSampler(np.ones(len(self.usable)), loop.seed)
         self.steps = self.on_fit_start(loop).steps
         self._step = self._part = 0
-        self.looks = Looks(store, config, seed=loop.seed)
+        self.monitor = Monitor(store, config, seed=loop.seed)
 
     def on_fit_start(self, config: LoopConfig) -> LoopConfig:
         """See `Task`: what counts in epochs becomes steps."""
@@ -129,7 +131,7 @@ class R2OTask(Task):
 
     def load(self, item: R2OItem) -> R2OExample:
         """See `Task`."""
-        pixels = read_again(self.store, item.image)
+        pixels = reread_image(self.store, item.image)
         views = make_views(pixels, self.config.views, generator(self.seed, "views", item.drawn))
         whole = spanning_view(pixels, self.config.views.size)
         return R2OExample(views, whole, self.store.read(item.image), item.drawn)
@@ -173,15 +175,15 @@ class R2OTask(Task):
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Figures of the collapse watch; see `Task`. They judge no backbone: for that there is
         `anyregion evaluate`."""
-        return self.looks.figures(self.r2o, self.clusters(self._step))
+        return self.monitor.metrics(self.r2o, self.clusters(self._step))
 
     def advise(self, metrics: Mapping[str, float]) -> Sequence[str]:
         """See `Task`. Nothing before the BatchNorms have counted enough."""
-        return self.looks.advise(metrics) if self._step >= _SETTLED else []
+        return self.monitor.advise(metrics) if self._step >= _SETTLED else []
 
     def pictures(self, module: nn.Module) -> Mapping[str, Pixels]:
         """See `Task`."""
-        return self.looks.pictures(self.r2o, self.clusters(self._step))
+        return self.monitor.pictures(self.r2o, self.clusters(self._step))
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """A folder for `backbones.loading.load_encoder`. See `Task`."""
@@ -219,4 +221,24 @@ class R2OTask(Task):
             mean=encoder.mean,
             std=encoder.std,
             channels_last=self.config.channels_last,
+        )
+
+
+def check_same_images(store: LabelStore, device: torch.device) -> None:
+    """Check that all processes use the same images: they share the work by positions in a list.
+
+    Raises:
+        InputError: they differ (in all processes, so that none waits for another).
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    names = zlib.crc32(store.images.name_bytes, zlib.crc32(store.usable.tobytes()))
+    local = torch.tensor([len(store.usable), names], dtype=torch.int64, device=device)
+    gathered = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, local)
+    if any(not torch.equal(digest, local) for digest in gathered):
+        counts = ", ".join(f"{int(digest[0]):,}" for digest in gathered)
+        raise InputError(
+            f"the processes see different images ({counts} usable ones): a file server may lag, or "
+            "files are changed just now. Start again when it has settled"
         )

@@ -1,4 +1,4 @@
-"""Looks at a training: the figures, and a picture in which regions can be told apart."""
+"""The monitor of a training: its metrics, and a picture in which regions can be told apart."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from anyregion.r2o.method import R2O, MethodConfig  # noqa: E402
 from anyregion.r2o.model import Networks  # noqa: E402
 from anyregion.r2o.superpixels import PriorConfig  # noqa: E402
 from anyregion.r2o.training.config import R2OConfig  # noqa: E402
-from anyregion.r2o.training.monitor import Looks  # noqa: E402
-from anyregion.r2o.training.pictures import region_picture  # noqa: E402
+from anyregion.r2o.training.monitor import Monitor, region_picture  # noqa: E402
 from tests.unit.r2o.pretraining import write_photos  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def looks(tmp_path: Path, *, scope: str = "batch", shown: int = 2) -> tuple[Looks, R2O]:
+def small_monitor(tmp_path: Path, *, scope: str = "batch", shown: int = 2) -> tuple[Monitor, R2O]:
     photos = write_photos(tmp_path / "photos", 4)
     config = R2OConfig(
         images=(str(photos),),
@@ -41,36 +40,36 @@ def looks(tmp_path: Path, *, scope: str = "batch", shown: int = 2) -> tuple[Look
     encoder = build_encoder("timm/test_resnet", size=32)
     width = encoder.grid(32).channels
     method = R2O(Networks(encoder, width=width, hidden=16, out=8), config.method).train()
-    return Looks(store, config, seed=0), method
+    return Monitor(store, config, seed=0), method
 
 
 @pytest.mark.parametrize("scope", ["batch", "image"])
 def test_figures_and_pictures_leave_no_trace(tmp_path: Path, scope: str) -> None:
-    found, method = looks(tmp_path, scope=scope)
+    monitor, method = small_monitor(tmp_path, scope=scope)
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    figures = found.figures(method, 4)
-    assert figures == found.figures(method, 4)
+    figures = monitor.metrics(method, 4)
+    assert figures == monitor.metrics(method, 4)
     assert figures["clusters"] == 4
     assert 0 <= figures["cluster_entropy"] <= 1
-    assert "clusters" not in found.figures(method, None)
-    (picture,) = found.pictures(method, 4).values()
-    np.testing.assert_array_equal(picture, found.pictures(method, 4)["regions"])
+    assert "clusters" not in monitor.metrics(method, None)
+    (picture,) = monitor.pictures(method, 4).values()
+    np.testing.assert_array_equal(picture, monitor.pictures(method, 4)["regions"])
     assert method.training
     assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
 
 
 def test_pictures_are_of_as_many_images_as_asked(tmp_path: Path) -> None:
-    found, method = looks(tmp_path, shown=3)
-    assert found.pictures(method, None)["regions"].shape == (18 + 3 * 166, 3 * 160 + 4 * 6, 3)
-    found, method = looks(tmp_path / "none", shown=0)
-    assert found.pictures(method, None) == {}
+    monitor, method = small_monitor(tmp_path, shown=3)
+    assert monitor.pictures(method, None)["regions"].shape == (18 + 3 * 166, 3 * 160 + 4 * 6, 3)
+    monitor, method = small_monitor(tmp_path / "none", shown=0)
+    assert monitor.pictures(method, None) == {}
 
 
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
-    found, method = looks(tmp_path)
+    monitor, method = small_monitor(tmp_path)
     (tmp_path / "photos" / "photo2.png").unlink()
     with pytest.raises(InputError, match=r"photo2\.png: .*could be read when the label maps were"):
-        found.figures(method, 4)
+        monitor.metrics(method, 4)
 
 
 def test_a_picture_shows_image_superpixels_and_regions() -> None:
