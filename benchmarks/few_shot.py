@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion import Recognizer, SetAside, Vocabulary, load_recognizer, load_regions, read_image
-from anyregion.exemplars import mixed
+from anyregion.exemplars import mix_rows
 from anyregion.vocabulary import Floats
 
 Labels = NDArray[np.int64]
@@ -107,8 +107,8 @@ def main() -> None:
         for seed in range(args.seeds):
             rows = shown(train, of_train, len(names), shots, seed)
             # a class that nothing shows can not be named by pictures: its row is zero
-            alone.append(accuracies(val, of_val, mixed(np.zeros_like(words), rows, 1.0)))
-            both.append(accuracies(val, of_val, mixed(words, rows, args.weight)))
+            alone.append(accuracies(val, of_val, mix_rows(np.zeros_like(words), rows, 1.0)))
+            both.append(accuracies(val, of_val, mix_rows(words, rows, args.weight)))
         report(f"{shots} pictures", alone)
         report(f"{shots} pictures and words", both)
 

@@ -1,4 +1,4 @@
-"""Images: found, opened with care, and always handed on as upright RGB bytes."""
+"""Reads image files and arrays as upright RGB pixels, and finds image files in folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,8 +24,8 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 ImageLike: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.generic]"
 
-_ORIENTATION = 0x0112
-_TURNS = {
+_ORIENTATION = 0x0112  # EXIF's tag; the turn that makes each of its values upright:
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,7 +34,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# what Pillow's decoders raise for broken data; each means that this one file is unusable
+# what Pillow's decoders raise for broken data; each says that this one file cannot be used
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, MemoryError,
     OverflowError, struct.error, zlib.error,
@@ -60,12 +60,8 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     if not isinstance(image, (str, Path, bytes, Image.Image)):
         raise InputError(f"cannot read a {type(image).__name__} as an image: see read_image")
     name = str(image) if isinstance(image, (str, Path)) else f"<{type(image).__name__}>"
-    with _reading(name, max_pixels):
-        if isinstance(image, Image.Image):
-            return _to_rgb(image, name, max_pixels)
-        source = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
-        with Image.open(source) as opened:
-            return _to_rgb(opened, name, max_pixels)
+    with _open(image, name, max_pixels) as opened:
+        return _to_rgb(opened, name)
 
 
 def read_ahead(
@@ -96,7 +92,7 @@ def _read_batch(images: Sequence[ImageLike]) -> list[Pixels | InputError]:
     return batch
 
 
-def read_numbers(path: Path, *, first_channel: bool = False) -> NDArray[np.int64]:
+def read_single_channel(path: Path, *, first_channel: bool = False) -> NDArray[np.int64]:
     """The numbers of a label map or mask as they are in its file: `(height, width)`.
 
     Palette indices, not their colours; all of 16 bits; EXIF turns nothing.
@@ -109,8 +105,7 @@ def read_numbers(path: Path, *, first_channel: bool = False) -> NDArray[np.int64
     Raises:
         InputError: no such file, a broken or too large one, or colours.
     """
-    with _reading(str(path), MAX_PIXELS), Image.open(path) as image:
-        _check_size(image, str(path), MAX_PIXELS)
+    with _open(path, str(path), MAX_PIXELS) as image:
         several = image.mode not in _ONE_CHANNEL
         if several and not first_channel:
             raise InputError(f"{path}: has colours ({image.mode}); one number a pixel is meant")
@@ -118,13 +113,21 @@ def read_numbers(path: Path, *, first_channel: bool = False) -> NDArray[np.int64
 
 
 @contextmanager
-def _reading(name: str, max_pixels: int) -> Iterator[None]:
-    """Whatever Pillow raises becomes an error that names the file."""
+def _open(
+    source: str | Path | bytes | Image.Image, name: str, max_pixels: int
+) -> Iterator[Image.Image]:
+    """Open an image of at most `max_pixels`; what Pillow raises within the block names the file."""
     try:
-        with warnings.catch_warnings():
-            # the size is checked when it is known, with an error that names the file
+        with warnings.catch_warnings(), ExitStack() as stack:
+            # the size is checked below, with an error that names the file
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
+            if not isinstance(source, Image.Image):
+                file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+                source = stack.enter_context(Image.open(file))
+            width, height = source.size
+            if width * height > max_pixels:
+                raise InputError(f"{name}: {width} x {height} is more than {max_pixels:,} pixels")
+            yield source
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file") from None
     except UnidentifiedImageError:
@@ -137,41 +140,28 @@ def _reading(name: str, max_pixels: int) -> Iterator[None]:
         raise InputError(f"{name}: broken or truncated image ({error})") from None
 
 
-def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Pixels:
-    _check_size(image, name, max_pixels)
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
-    if image.mode == "F" or (image.mode == "I" and not deep):
+def _to_rgb(image: Image.Image, name: str) -> Pixels:
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if image.mode == "F" or (image.mode == "I" and not sixteen_bits):
         raise InputError(f"{name}: 32-bit pixels have no stated range; convert it to 8 or 16 bits")
     image.load()
     # by hand: Pillow's exif_transpose writes all tags anew, and fails where any of them is odd
-    turn = _TURNS.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
-    if deep:
+    orientation: object = None
+    with suppress(*_BROKEN), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged tags: the pixels are whole all the same
+        orientation = image.getexif().get(_ORIENTATION)
+    if isinstance(orientation, int) and orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+    if sixteen_bits:
         # Pillow's own convert would clip 16 bits to white
-        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)  # (H, W)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("RGBa", "La"):
-        image = image.convert(image.mode.upper())
+        image = image.convert(image.mode.upper())  # alpha not multiplied in any more
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.array(image.convert("RGB"))
-
-
-def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise InputError(f"{name}: {width} x {height} is more than {max_pixels:,} pixels")
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation; 1 (upright) where there is none, or nothing of EXIF can be read."""
-    with suppress(*_BROKEN), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged tags; the pixels are whole
-        value = image.getexif().get(_ORIENTATION)
-        return value if isinstance(value, int) else 1
-    return 1
 
 
 def size_of(pixels: Pixels) -> tuple[int, int]:
@@ -198,29 +188,28 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
     `SUFFIXES`, without those that are hidden or lie in hidden folders. A path that leads to
     nothing is set aside.
     """
-    found: dict[Path, None] = {}
-    aside: list[SetAside] = []
-    for given in paths:
-        path = Path(given).expanduser()
+    images: dict[Path, None] = {}
+    skipped: list[SetAside] = []
+    for argument in paths:
+        path = Path(argument).expanduser()
         if path.is_file():
             matches = [path]
         elif path.is_dir():
+            # folders that are hidden hold thumbnails, or a notebook's copies
             matches = sorted(
-                p for p in path.rglob("*") if is_image_file(p) and not _hidden(p, path)
+                p
+                for p in path.rglob("*")
+                if is_image_file(p)
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
             )
         else:
             # Path.glob cannot start from an absolute pattern
-            hits = glob.glob(str(path), recursive=True)  # noqa: PTH207
-            matches = sorted(p for p in map(Path, hits) if is_image_file(p))
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207
+            matches = sorted(p for p in map(Path, names) if is_image_file(p))
         if not matches:
-            aside.append(SetAside(str(given), "no image there"))
-        found.update(dict.fromkeys(matches))
-    return list(found), aside
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    """Whether it lies in a hidden folder below `folder`: thumbnails, a notebook's copies."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+            skipped.append(SetAside(str(argument), "no image there"))
+        images.update(dict.fromkeys(matches))
+    return list(images), skipped
 
 
 def is_image_file(path: Path) -> bool:

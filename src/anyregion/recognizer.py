@@ -1,9 +1,12 @@
-"""`Recognizer`: one face for every method. It holds what they share: checks, scores, names."""
+"""`Recognizer` names regions by any method: input checks, vocabulary, scores and names are its own.
+
+A method is a `RegionEncoder`: images and regions in, embeddings in the space of the words out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError
-from anyregion.exemplars import Exemplar, PicturedVocabulary, mixed
+from anyregion.exemplars import Exemplar, ExemplarVocabulary, mix_rows
 from anyregion.images import ImageLike, Pixels, read_image, size_of
 from anyregion.masks import RLE
+from anyregion.model_card import ModelCard
 from anyregion.predictions import Predictions
 from anyregion.regions import Boxes, Regions
 from anyregion.scoring import Score, top_names
@@ -26,17 +30,17 @@ from anyregion.vocabulary import (
     encode_vocabulary,
 )
 
-VocabularyLike = Vocabulary | EncodedVocabulary | PicturedVocabulary | Sequence[str]
+VocabularyLike = Vocabulary | EncodedVocabulary | ExemplarVocabulary | Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
 class RegionEmbeddings:
-    """What a region encoder says of one image's regions: `M` rows, one or three a region.
+    """The embeddings of one image's regions: `M` rows, one or three a region.
 
     Attributes:
         embeddings: `(M, E)` float32 in the space of the words, not normalised.
         boxes: `(M, 4)` float64, xyxy in pixels.
-        rows: `(M,)` int64, the region each row answers; None means row i answers region i.
+        rows: `(M,)` int64, the region that each row belongs to; None: row i to region i.
         masks, mask_scores, mask_logits: as in `Predictions`.
     """
 
@@ -49,7 +53,7 @@ class RegionEmbeddings:
 
 
 class RegionEncoder(Protocol):
-    """What a method has to supply to become a `Recognizer`.
+    """A method: what embeds the regions of images. A `Recognizer` is made of one.
 
     Attributes:
         name: what people call it.
@@ -70,11 +74,11 @@ class RegionEncoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever an answer would: method, weights, sizes."""
+        """Changes whenever a prediction would: method, weights, sizes."""
         ...
 
     def encode_images(self, images: Sequence[Pixels]) -> Sequence[Any]:
-        """All that can be computed of each image before its regions are known."""
+        """All that can be computed of each image without its regions."""
         ...
 
     def embed_regions(
@@ -101,54 +105,120 @@ class Recognizer:
 
     `set_image` keeps one image, so threads that share a recogniser use `recognize` alone.
 
+    Attributes:
+        encoder: the method.
+        vocabulary: the names that the model was trained on, used where none are named; or None.
+        card: licence, terms and origin of its weights, where it states them.
+
     Args:
-        encoder: the method (see `anyregion.load_recognizer` for the ready ones).
+        encoder, vocabulary, card: see above.
         cache: folder of encoded vocabularies; None for no cache.
     """
 
     def __init__(
-        self, encoder: RegionEncoder, *, cache: Path | Literal["default"] | None = "default"
+        self,
+        encoder: RegionEncoder,
+        *,
+        vocabulary: Vocabulary | None = None,
+        card: ModelCard | None = None,
+        cache: Path | Literal["default"] | None = "default",
     ) -> None:
         self.encoder = encoder
+        self.vocabulary = vocabulary
+        self.card = card
         self._cache: Path | Literal["default"] | None = cache
         self._image: tuple[Any, tuple[int, int]] | None = None
-        self._last: EncodedVocabulary | None = None
-        self._last_pictured: tuple[PicturedVocabulary, EncodedVocabulary] | None = None
+        # the vocabulary that was encoded last, as it came and as it was encoded
+        self._last: tuple[Any, EncodedVocabulary] | None = None
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path = "compact", **options: Any) -> Recognizer:
+        """Open a folder that `save_pretrained` or a training made, or a model by its name.
+
+        Args:
+            model, options: as for `anyregion.load_recognizer`, which this calls.
+        """
+        from anyregion.factory import load_recognizer  # it imports this module
+
+        return load_recognizer(model, **options)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        vocabulary: Vocabulary | Sequence[str] | None = None,
+        licence: str | None = None,
+        terms: str | None = None,
+        origin: str | None = None,
+        include_frozen: bool = False,
+    ) -> None:
+        """Write a folder that `from_pretrained` opens as this model, wherever it is moved.
+
+        Args:
+            folder: made if it is missing.
+            vocabulary: the names that the model is to know; unless given, those it knows.
+            licence, terms, origin: see `ModelCard`; unless given, as the model states them.
+            include_frozen: copy a RegionSpot's localizer and VLM into the folder. Else those of
+                this machine are stated by their absolute path and hash, those of a hub by name.
+
+        Raises:
+            InputError: a method without weights of its own (crop, dense).
+            AnyRegionError: the folder cannot be written.
+        """
+        save = getattr(self.encoder, "save_pretrained", None)
+        if save is None:
+            raise InputError(
+                f"{self.encoder.name} was not trained, so there are no weights to save: load it by "
+                "its name"
+            )
+        card = self.card or ModelCard()
+        card = replace(
+            card,
+            licence=card.licence if licence is None else licence,
+            terms=card.terms if terms is None else terms,
+            origin=card.origin if origin is None else origin,
+        )
+        if vocabulary is None:
+            vocabulary = self.vocabulary
+        elif not isinstance(vocabulary, Vocabulary):
+            vocabulary = Vocabulary.from_names(vocabulary)
+        save(Path(folder), card=card, vocabulary=vocabulary, include_frozen=include_frozen)
 
     def encode_vocabulary(
-        self, vocabulary: VocabularyLike, *, progress: Progress | None = None
+        self, vocabulary: VocabularyLike | None = None, *, progress: Progress | None = None
     ) -> EncodedVocabulary:
-        """Encode names once; what comes back can be used for any number of images.
+        """Encode names once; the result can be used for any number of images.
+
+        Args:
+            vocabulary: names, or a vocabulary; None for the names that the model knows.
+            progress: called with (done, total) names or images of exemplars.
 
         Raises:
             InputError: an empty vocabulary, one that another text model encoded, or one whose
-                pictures another model saw; exemplars that cannot be used.
+                exemplars another model embedded; exemplars that cannot be used.
         """
-        if isinstance(vocabulary, PicturedVocabulary):
-            if self._last_pictured is None or self._last_pictured[0] is not vocabulary:
-                self._last_pictured = (vocabulary, self._encode_pictured(vocabulary, progress))
-            return self._last_pictured[1]
-        text = self.encoder.text
+        if vocabulary is None:
+            if self.vocabulary is None:
+                raise InputError(
+                    f"no vocabulary: {self.encoder.name} knows no names of its own; give names"
+                )
+            vocabulary = self.vocabulary
         if isinstance(vocabulary, EncodedVocabulary):
-            if vocabulary.model != text.fingerprint:
-                raise InputError(
-                    f"this vocabulary was encoded by {vocabulary.model}, "
-                    f"but {self.encoder.name} reads {text.fingerprint}"
-                )
-            # a fingerprint may cost a hash over all weights: only pictures need it
-            if vocabulary.regions is not None and vocabulary.regions != self.encoder.fingerprint:
-                raise InputError(
-                    f"the pictures of this vocabulary were seen by {vocabulary.regions}, "
-                    f"but {self.encoder.name} is {self.encoder.fingerprint}"
-                )
+            self._check_encoded(vocabulary)
             return vocabulary
-        if not isinstance(vocabulary, Vocabulary):
-            vocabulary = Vocabulary.from_names(vocabulary)
-        last = self._last
-        if last is None or last.vocabulary != vocabulary:
-            last = encode_vocabulary(vocabulary, text, cache=self._cache, progress=progress)
-            self._last = last
-        return last
+        # a list may be changed by the caller before the next call
+        key = tuple(vocabulary) if isinstance(vocabulary, list) else vocabulary
+        if self._last is None or type(self._last[0]) is not type(key) or self._last[0] != key:
+            if isinstance(vocabulary, ExemplarVocabulary):
+                encoded = self._encode_exemplars(vocabulary, progress)
+            else:
+                if not isinstance(vocabulary, Vocabulary):
+                    vocabulary = Vocabulary.from_names(vocabulary)
+                encoded = encode_vocabulary(
+                    vocabulary, self.encoder.text, cache=self._cache, progress=progress
+                )
+            self._last = (key, encoded)
+        return self._last[1]
 
     def encode_exemplars(
         self,
@@ -158,20 +228,20 @@ class Recognizer:
         weight: float = 0.5,
         progress: Progress | None = None,
     ) -> EncodedVocabulary:
-        """A vocabulary of pictures, or of pictures and words (see `PicturedVocabulary`).
+        """Encode names that exemplars show, and words if there are any (see `ExemplarVocabulary`).
 
         Args:
             exemplars: `{name: regions that show it}`.
             words: names as words; those that have exemplars too are the weighted sum of both.
-            weight: share of the pictures in that sum.
+            weight: share of the exemplars in that sum.
             progress: called with (done, total) images.
 
         Raises:
             InputError: a name without exemplar, an image that cannot be read, a region that does
                 not lie in it, naming each.
         """
-        pictured = PicturedVocabulary.from_exemplars(exemplars, words=words, weight=weight)
-        return self._encode_pictured(pictured, progress)
+        vocabulary = ExemplarVocabulary.from_exemplars(exemplars, words=words, weight=weight)
+        return self._encode_exemplars(vocabulary, progress)
 
     def embed(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Floats]:
         """Embeddings `(N, E)` of each image's regions in the space of the words, not normalised.
@@ -184,27 +254,13 @@ class Recognizer:
             InputError: a region that does not lie in its image, numbers that are not finite.
         """
         fitted = [
-            _fitted(r, size_of(p), f"image {i}")
+            _fit(r, size_of(p), f"image {i}")
             for i, (p, r) in enumerate(zip(images, regions, strict=True))
         ]
-        found = self.encoder.embed_regions(self.encoder.encode_images(images), fitted)
-        if not all(np.isfinite(f.embeddings).all() for f in found):
+        embedded = self.encoder.embed_regions(self.encoder.encode_images(images), fitted)
+        if not all(np.isfinite(e.embeddings).all() for e in embedded):
             raise InputError("a region embedding is not finite: the weights or images are broken")
-        return [f.embeddings for f in found]
-
-    def _encode_pictured(
-        self, pictured: PicturedVocabulary, progress: Progress | None
-    ) -> EncodedVocabulary:
-        words = None if pictured.words is None else self.encode_vocabulary(pictured.words)
-        rows = pictured.rows(self.embed, progress=progress)
-        shown = {pictured.vocabulary.names[i] for i in rows}
-        return EncodedVocabulary(
-            pictured.vocabulary,
-            mixed(None if words is None else words.matrix, rows, pictured.weight),
-            self.encoder.text.fingerprint,
-            () if words is None else tuple(n for n in words.unreadable if n not in shown),
-            self.encoder.fingerprint,
-        )
+        return [e.embeddings for e in embedded]
 
     def set_image(self, image: ImageLike) -> None:
         """Encode an image, for `predict`. See `read_image` for what is accepted."""
@@ -214,18 +270,19 @@ class Recognizer:
     def predict(
         self,
         regions: Regions,
-        vocabulary: VocabularyLike,
+        vocabulary: VocabularyLike | None = None,
         *,
         top_k: int = 5,
         score: Score | None = None,
         masks: bool = False,
         multimask: bool = False,
     ) -> Predictions:
-        """Name regions of the image that `set_image` was given.
+        """Name regions of the image that `set_image` encoded.
 
         Args:
             regions: prompts in pixels of that image, clipped to it.
-            vocabulary: names, or a vocabulary, encoded or not.
+            vocabulary: names, or a vocabulary, encoded or not; None for the names that the model
+                was trained on, where it knows them.
             top_k: how many names to keep of each region.
             score: `softmax` over the vocabulary, or `sigmoid` of each name on its own; None for
                 the encoder's own choice (`compact` is calibrated for `sigmoid`). Where the regions
@@ -239,27 +296,27 @@ class Recognizer:
         if self._image is None:
             raise InputError("no image yet: call set_image first")
         encoded, size = self._image
-        fitted = _fitted(regions, size, "the image")
+        encoded_vocabulary = self.encode_vocabulary(vocabulary)
         (predictions,) = self.predict_encoded(
-            [encoded], [fitted], [size], self.encode_vocabulary(vocabulary),
+            [encoded], [_fit(regions, size, "the image")], [size], encoded_vocabulary,
             top_k=top_k, score=score, masks=masks, multimask=multimask,
         )  # fmt: skip
         return predictions
 
-    ask = predict
+    ask = predict  # its first name
 
     def recognize(
         self,
         images: Sequence[ImageLike],
         regions: Sequence[Regions],
-        vocabulary: VocabularyLike,
+        vocabulary: VocabularyLike | None = None,
         *,
         top_k: int = 5,
         score: Score | None = None,
         masks: bool = False,
         multimask: bool = False,
     ) -> list[Predictions]:
-        """Name the regions of several images in one pass; the answers equal the one-by-one ones.
+        """Name the regions of several images in one pass; equal to naming them one by one.
 
         Args:
             images: paths, file bytes, PIL images or arrays.
@@ -273,9 +330,9 @@ class Recognizer:
             raise InputError("give one Regions for each image")
         encoded_vocabulary = self.encode_vocabulary(vocabulary)
         pixels = [read_image(image) for image in images]
-        sizes = [size_of(p) for p in pixels]
+        sizes = [(p.shape[0], p.shape[1]) for p in pixels]
         fitted = [
-            _fitted(r, s, f"image {i}") for i, (r, s) in enumerate(zip(regions, sizes, strict=True))
+            _fit(r, s, f"image {i}") for i, (r, s) in enumerate(zip(regions, sizes, strict=True))
         ]
         return self.predict_encoded(
             self.encoder.encode_images(pixels), fitted, sizes, encoded_vocabulary,
@@ -303,54 +360,74 @@ class Recognizer:
             vocabulary: as `encode_vocabulary` returned it.
             top_k, score, masks, multimask: as for `predict`.
         """
-        embedded = self.encoder.embed_regions(encoded, regions, masks=masks, multimask=multimask)
-        return [
-            self._named(e, r, s, vocabulary, top_k, score)
-            for e, r, s in zip(embedded, regions, sizes, strict=True)
-        ]
+        encoder = self.encoder
+        embedded = encoder.embed_regions(encoded, regions, masks=masks, multimask=multimask)
+        predictions: list[Predictions] = []
+        for e, r, size in zip(embedded, regions, sizes, strict=True):
+            indices, scores = top_names(  # (M, K) each
+                e.embeddings,
+                vocabulary.matrix,
+                top_k=top_k,
+                score=score or encoder.default_score,
+                scale=encoder.logit_scale,
+                bias=encoder.logit_bias,
+            )
+            rows = np.arange(len(scores)) if e.rows is None else e.rows  # (M,)
+            if r.scores is not None:
+                scores = (scores * r.scores[rows, None]).astype(np.float32)
+            predictions.append(
+                Predictions(
+                    vocabulary=vocabulary.vocabulary,
+                    regions=r,
+                    size=size,
+                    rows=rows,
+                    indices=indices,
+                    scores=scores,
+                    boxes=e.boxes,
+                    embeddings=e.embeddings,
+                    masks=e.masks,
+                    mask_scores=e.mask_scores,
+                    mask_logits=e.mask_logits,
+                )
+            )
+        return predictions
 
-    def _named(
-        self,
-        embedded: RegionEmbeddings,
-        regions: Regions,
-        size: tuple[int, int],
-        words: EncodedVocabulary,
-        top_k: int,
-        score: Score | None,
-    ) -> Predictions:
-        indices, scores = top_names(
-            embedded.embeddings,
-            words.matrix,
-            top_k=top_k,
-            score=score or self.encoder.default_score,
-            scale=self.encoder.logit_scale,
-            bias=self.encoder.logit_bias,
+    def _check_encoded(self, vocabulary: EncodedVocabulary) -> None:
+        encoder, text = self.encoder, self.encoder.text
+        if vocabulary.model != text.fingerprint:
+            raise InputError(
+                f"this vocabulary was encoded by {vocabulary.model}, "
+                f"but {encoder.name} reads {text.fingerprint}"
+            )
+        # the encoder's fingerprint may cost a hash over all weights: only exemplars need it
+        if vocabulary.regions is not None and vocabulary.regions != encoder.fingerprint:
+            raise InputError(
+                f"the pictures of this vocabulary were seen by {vocabulary.regions}, "
+                f"but {encoder.name} is {encoder.fingerprint}"
+            )
+
+    def _encode_exemplars(
+        self, vocabulary: ExemplarVocabulary, progress: Progress | None
+    ) -> EncodedVocabulary:
+        words = None if vocabulary.words is None else self.encode_vocabulary(vocabulary.words)
+        rows = vocabulary.rows(self.embed, progress=progress)  # {position: (E,)}
+        with_exemplars = {vocabulary.vocabulary.names[i] for i in rows}
+        return EncodedVocabulary(
+            vocabulary.vocabulary,
+            mix_rows(None if words is None else words.matrix, rows, vocabulary.weight),
+            self.encoder.text.fingerprint,
+            () if words is None else tuple(n for n in words.unreadable if n not in with_exemplars),
+            self.encoder.fingerprint,
         )
-        rows = np.arange(len(scores)) if embedded.rows is None else embedded.rows
-        if regions.scores is not None:
-            scores = (scores * regions.scores[rows, None]).astype(np.float32)
-        return Predictions(
-            vocabulary=words.vocabulary,
-            regions=regions,
-            size=size,
-            rows=rows,
-            indices=indices,
-            scores=scores,
-            boxes=embedded.boxes,
-            embeddings=embedded.embeddings,
-            masks=embedded.masks,
-            mask_scores=embedded.mask_scores,
-            mask_logits=embedded.mask_logits,
-        )
 
 
-def _fitted(regions: Regions, size: tuple[int, int], where: str) -> Regions:
+def _fit(regions: Regions, size: tuple[int, int], image: str) -> Regions:
     if not isinstance(regions, Regions):
         raise InputError(
-            f"{where}: regions must be Regions, not {type(regions).__name__}: "
+            f"{image}: regions must be Regions, not {type(regions).__name__}: "
             "Regions.from_boxes([[x0, y0, x1, y1], ...])"
         )
-    fitted, aside = regions.fit(*size)
-    if aside:
-        raise InputError(f"{where}: " + "; ".join(map(str, aside)))
+    fitted, outside = regions.fit(*size)
+    if outside:
+        raise InputError(f"{image}: " + "; ".join(map(str, outside)))
     return fitted

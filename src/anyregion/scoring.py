@@ -1,4 +1,4 @@
-"""From region and word embeddings to the best names and their scores, in bounded memory."""
+"""Scores of region embeddings against a vocabulary's matrix, and the best names of each region."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ Floats: TypeAlias = NDArray[np.float32]
 
 
 def logits(embeddings: Floats, matrix: Floats, *, scale: float, bias: float = 0.0) -> Floats:
-    """`scale * region / (norm(region) + 1e-7) . word + bias`, `(M, C)` (RegionSpot, section 3.3).
+    """Scaled cosines `scale * region / (norm(region) + 1e-7) . word + bias`, `(M, C)`.
+
+    As RegionSpot's section 3.3 scores regions.
 
     Args:
         embeddings: `(M, E)` region embeddings of any length.
         matrix: `(C, E)` word embeddings of length 1.
     """
-    lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True) + np.float32(1e-7)
-    out: Floats = np.float32(scale) * (embeddings / lengths) @ matrix.T + np.float32(bias)
-    return out.astype(np.float32, copy=False)
+    lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True) + np.float32(1e-7)  # (M, 1)
+    scaled: Floats = np.float32(scale) * (embeddings / lengths) @ matrix.T + np.float32(bias)
+    return scaled.astype(np.float32, copy=False)
 
 
 def top_names(
@@ -55,41 +57,44 @@ def top_names(
         raise InputError(f"top_k must be a whole number of at least 1; it is {top_k}")
     if score not in ("softmax", "sigmoid"):
         raise InputError(f"score must be softmax or sigmoid, not {score!r}")
-    rows, count = len(embeddings), len(matrix)
-    best = np.full((rows, 0), 0, dtype=np.float32)
-    index = np.full((rows, 0), 0, dtype=np.int64)
-    # log of the softmax's denominator, updated chunk by chunk around a running maximum
-    top = np.full((rows, 1), -np.inf, dtype=np.float64)
-    total = np.zeros((rows, 1), dtype=np.float64)
-    for start in range(0, count, chunk):
+    best = np.zeros((len(embeddings), 0), dtype=np.float32)  # logits, (M, up to top_k)
+    indices = np.zeros((len(embeddings), 0), dtype=np.int64)
+    # the softmax's denominator over the chunks so far, a sum of exp(logit - highest); in float64,
+    # or a sum over 100,000 names loses its last digits
+    highest = np.full((len(embeddings), 1), -np.inf, dtype=np.float64)
+    total = np.zeros((len(embeddings), 1), dtype=np.float64)
+    for start in range(0, len(matrix), chunk):
         part = logits(embeddings, matrix[start : start + chunk], scale=scale, bias=bias)
         if score == "softmax":
-            high = np.maximum(top, part.max(axis=1, keepdims=True))
-            total = total * np.exp(top - high) + np.exp(part - high).sum(axis=1, keepdims=True)
-            top = high
-        here = np.broadcast_to(np.arange(start, start + part.shape[1]), part.shape)
-        best, index = _keep_best(
-            np.concatenate([best, part], axis=1), np.concatenate([index, here], axis=1), top_k
+            high = np.maximum(highest, part.max(axis=1, keepdims=True))
+            total = total * np.exp(highest - high) + np.exp(part - high).sum(axis=1, keepdims=True)
+            highest = high
+        columns = np.broadcast_to(np.arange(start, start + part.shape[1]), part.shape)
+        best, indices = _top_k(
+            np.concatenate([best, part], axis=1),
+            np.concatenate([indices, columns], axis=1),
+            top_k,
         )
     if score == "softmax":
-        scores = np.exp(best - top) / total
+        scores = np.exp(best - highest) / total
     else:
         scores = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
-    return index, scores.astype(np.float32)
+    return indices, scores.astype(np.float32)
 
 
-def _keep_best(
-    values: Floats, index: NDArray[np.int64], top_k: int
+def _top_k(
+    values: Floats, indices: NDArray[np.int64], top_k: int
 ) -> tuple[Floats, NDArray[np.int64]]:
+    """The `top_k` highest values of each row and their indices, sorted; ties go to the earlier."""
     if values.shape[1] > 4 * top_k:
         # a cut by value first, so that only the few survivors are sorted
-        part = np.argpartition(-values, top_k - 1, axis=1)[:, :top_k]
-        part.sort(axis=1)
-        floor = np.take_along_axis(values, part, axis=1).min(axis=1, keepdims=True)
-        # argpartition breaks ties at the cut as it likes; the earlier word is to win them
-        if ((values == floor).sum(axis=1) > 1).any():
-            part = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
-        values = np.take_along_axis(values, part, axis=1)
-        index = np.take_along_axis(index, part, axis=1)
+        columns = np.argpartition(-values, top_k - 1, axis=1)[:, :top_k]  # (M, top_k)
+        columns.sort(axis=1)
+        lowest = np.take_along_axis(values, columns, axis=1).min(axis=1, keepdims=True)
+        # argpartition breaks ties at the cut as it likes; the earlier name is to win them
+        if ((values == lowest).sum(axis=1) > 1).any():
+            columns = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
+        values = np.take_along_axis(values, columns, axis=1)
+        indices = np.take_along_axis(indices, columns, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
-    return np.take_along_axis(values, order, axis=1), np.take_along_axis(index, order, axis=1)
+    return np.take_along_axis(values, order, axis=1), np.take_along_axis(indices, order, axis=1)

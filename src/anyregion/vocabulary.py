@@ -1,4 +1,4 @@
-"""A vocabulary: what the regions may be called, and the matrix that stands for the names."""
+"""Vocabularies: the names that regions may be given, and the matrix of their text embeddings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from anyregion.errors import InputError, SetAside
-from anyregion.files import atomic_path, cache_folder
+from anyregion.files import atomic_path, cache_folder, write_json
 
 Floats: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -27,15 +27,16 @@ Progress: TypeAlias = Callable[[int, int], None]
 Cleaning: TypeAlias = Literal["plain", "published"]
 
 _ENDING = re.compile(r"(-(other|merged|stuff))+$")  # COCO has `wall-other-merged`
+# prompts that go to the text encoder together: 12 MB of embeddings, and progress every few seconds
 _TEXTS_AT_ONCE = 8192
 
 
 class TextEncoder(Protocol):
-    """What turns words into embeddings; every recogniser has one.
+    """A text model: words to embeddings. Every recogniser has one.
 
     Attributes:
         fingerprint: a hash or name that changes whenever the embeddings would.
-        templates: the prompt templates the model is used with unless the caller chooses others.
+        templates: the prompt templates that the model is used with unless others are given.
     """
 
     @property
@@ -53,7 +54,7 @@ class TextEncoder(Protocol):
         ...
 
     def unreadable(self, texts: Sequence[str]) -> list[bool]:
-        """Which texts hold words that the model has no pieces for."""
+        """Whether each text holds a word that the model has no pieces for."""
         ...
 
 
@@ -127,37 +128,68 @@ class Vocabulary:
                 f"names must be a list of strings, not one {type(names).__name__} "
                 "(load_vocabulary reads files and built-in lists)"
             )
-        for given, what in ((synonyms, "synonyms"), (ids, "ids")):
-            if given is not None and len(given) != len(names):
-                raise InputError(f"{len(names)} names but {len(given)} {what}")
-        seen: dict[str, int] = {}
-        aside: list[SetAside] = []
+        for column, values in (("synonyms", synonyms), ("ids", ids)):
+            if values is not None and len(values) != len(names):
+                raise InputError(f"{len(names)} names but {len(values)} {column}")
+        first_with_key: dict[str, int] = {}
+        skipped: list[SetAside] = []
         for position, name in enumerate(names):
             if not isinstance(name, str):
                 raise InputError(f"name {position} is {type(name).__name__}, not text")
             key = name_key(name, cleaning)
             if not key or not clean_name(name, cleaning):
-                aside.append(SetAside(f"name {position}", "empty"))
-            elif key in seen:
-                first = names[seen[key]]
-                aside.append(SetAside(f"name {position}", f"{name!r} repeats {first!r}"))
+                skipped.append(SetAside(f"name {position}", "empty"))
+            elif key in first_with_key:
+                first = names[first_with_key[key]]
+                skipped.append(SetAside(f"name {position}", f"{name!r} repeats {first!r}"))
             else:
-                seen[key] = position
-        kept = list(seen.values())
+                first_with_key[key] = position
+        positions = list(first_with_key.values())
         return cls(
-            names=tuple(" ".join(names[i].split()) for i in kept),
-            synonyms=() if synonyms is None else tuple(tuple(synonyms[i]) for i in kept),
+            names=tuple(" ".join(names[i].split()) for i in positions),
+            synonyms=() if synonyms is None else tuple(tuple(synonyms[i]) for i in positions),
             templates=None if templates is None else tuple(templates),
-            ids=() if ids is None else tuple(int(ids[i]) for i in kept),
+            ids=() if ids is None else tuple(int(ids[i]) for i in positions),
             cleaning=cleaning,
-            set_aside=tuple(aside),
+            set_aside=tuple(skipped),
         )
+
+    @classmethod
+    def union(cls, vocabularies: Sequence[Vocabulary]) -> Vocabulary:
+        """The names of several vocabularies, each once, in order.
+
+        Templates and cleaning are the first one's; ids are counted anew where there are several.
+        """
+        first = vocabularies[0]
+        if len(vocabularies) == 1:
+            return first
+        names = [name for v in vocabularies for name in v.names]
+        synonyms = [words for v in vocabularies for words in v.synonyms]
+        joined = cls.from_names(
+            names, synonyms=synonyms, templates=first.templates, cleaning=first.cleaning
+        )
+        return replace(joined, set_aside=())  # that names are shared is no fault
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file that `load_vocabulary` reads: COCO's `categories`, and how they prompt.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        categories = [
+            {"id": number, "name": name, "synonyms": words}
+            for number, name, words in zip(self.ids, self.names, self.synonyms, strict=True)
+        ]
+        content = {
+            "categories": categories, "templates": self.templates, "cleaning": self.cleaning,
+        }  # fmt: skip
+        write_json(Path(path), content, indent=2)
 
     def prompts(self, templates: Sequence[str]) -> list[list[str]]:
         """Per name every text whose embeddings are averaged: each template of each word."""
-        return [_fill(group, templates) for group in self._words()]
+        return [_fill(templates, words) for words in self.words()]
 
-    def _words(self) -> list[list[str]]:
+    def words(self) -> list[list[str]]:
         """Per name the words that enter a prompt: the name and its synonyms, cleaned."""
         return [
             [clean_name(word, self.cleaning) for word in (name, *others)]
@@ -172,9 +204,9 @@ class EncodedVocabulary:
     Attributes:
         vocabulary: the names.
         matrix: `(C, E)` float32, rows of length 1.
-        model: fingerprint of the text encoder that made it.
+        model: fingerprint of the text encoder that encoded it.
         unreadable: names that the text model has no pieces for: their rows mean little.
-        regions: fingerprint of the region encoder, where rows were made of pictures, else None.
+        regions: fingerprint of the region encoder, where rows are of exemplars, else None.
     """
 
     vocabulary: Vocabulary
@@ -185,13 +217,13 @@ class EncodedVocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: the matrix, and the names in its metadata."""
-        words = self.vocabulary
-        about = {
-            "names": words.names,
-            "synonyms": words.synonyms,
-            "templates": words.templates,
-            "ids": words.ids,
-            "cleaning": words.cleaning,
+        vocabulary = self.vocabulary
+        metadata = {
+            "names": vocabulary.names,
+            "synonyms": vocabulary.synonyms,
+            "templates": vocabulary.templates,
+            "ids": vocabulary.ids,
+            "cleaning": vocabulary.cleaning,
             "unreadable": self.unreadable,
             "model": self.model,
             "regions": self.regions,
@@ -200,7 +232,7 @@ class EncodedVocabulary:
             save_file(
                 {"matrix": np.ascontiguousarray(self.matrix)},
                 temporary,
-                metadata={"anyregion_vocabulary": json.dumps(about)},
+                metadata={"anyregion_vocabulary": json.dumps(metadata)},
             )
 
     @classmethod
@@ -212,18 +244,25 @@ class EncodedVocabulary:
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                about = json.loads((file.metadata() or {})["anyregion_vocabulary"])
+                metadata = json.loads((file.metadata() or {})["anyregion_vocabulary"])
                 matrix = file.get_tensor("matrix")
-            vocabulary = _vocabulary_from(about)
+            templates = metadata["templates"]
+            vocabulary = Vocabulary(
+                names=tuple(metadata["names"]),
+                synonyms=tuple(tuple(words) for words in metadata["synonyms"]),
+                templates=None if templates is None else tuple(templates),
+                ids=tuple(metadata["ids"]),
+                cleaning=metadata["cleaning"],
+            )
             if matrix.ndim != 2 or len(matrix) != len(vocabulary) or matrix.dtype != np.float32:
                 raise InputError(f"{path}: matrix {matrix.shape} for {len(vocabulary)} names")
             if not np.isfinite(matrix).all():
                 raise InputError(f"{path}: the matrix holds numbers that are not finite")
-            regions = about.get("regions")
+            regions = metadata.get("regions")
             if regions is not None and not isinstance(regions, str):
                 raise InputError(f"{path}: not an encoded vocabulary (regions {regions!r})")
-            unreadable = tuple(about["unreadable"])
-            return cls(vocabulary, matrix, str(about["model"]), unreadable, regions)
+            unreadable = tuple(metadata["unreadable"])
+            return cls(vocabulary, matrix, str(metadata["model"]), unreadable, regions)
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file") from None
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
@@ -238,12 +277,12 @@ def clean_name(name: str, cleaning: Cleaning = "plain") -> str:
 
 
 def name_key(name: str, cleaning: Cleaning = "plain") -> str:
-    """What two names that are one and the same have in common: the prompt, whatever the case.
+    """The form in which names are compared: the prompt, whatever the case.
 
     As published, names that come to the same prompt stay apart.
     """
-    spelled = name if cleaning == "published" else clean_name(name)
-    return " ".join(spelled.split()).casefold()
+    word = name if cleaning == "published" else clean_name(name)
+    return " ".join(word.split()).casefold()
 
 
 def encode_vocabulary(
@@ -263,75 +302,67 @@ def encode_vocabulary(
         InputError: a name whose embedding is not finite or zero.
     """
     templates = vocabulary.templates or encoder.templates
-    words = vocabulary._words()
     folder = cache_folder() / "vocabularies" if cache == "default" else cache
-    kept = None
+    cached = None
     if folder is not None:
         # the names as they are, too: `unreadable` repeats their spelling
-        content = json.dumps([encoder.fingerprint, templates, words, vocabulary.names])
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        kept = folder / f"{digest[:32]}.safetensors"
-        if kept.is_file():
-            # one that was cut short by a crash of the disk is made again, and written over
+        content = [encoder.fingerprint, templates, vocabulary.words(), vocabulary.names]
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        cached = folder / f"{digest[:32]}.safetensors"
+        if cached.is_file():
+            # one that was cut short by a crash of the disk is encoded again, and written over
             with suppress(InputError):
-                known = EncodedVocabulary.load(kept)
-                return EncodedVocabulary(vocabulary, known.matrix, known.model, known.unreadable)
-    unknown = encoder.unreadable([clean_name(n, vocabulary.cleaning) for n in vocabulary.names])
+                entry = EncodedVocabulary.load(cached)
+                return EncodedVocabulary(vocabulary, entry.matrix, entry.model, entry.unreadable)
+    words = [clean_name(name, vocabulary.cleaning) for name in vocabulary.names]
+    unreadable = encoder.unreadable(words)
     encoded = EncodedVocabulary(
         vocabulary,
-        _encode_groups(words, templates, vocabulary.names, encoder, progress),
+        _encode_names(vocabulary, templates, encoder, progress),
         encoder.fingerprint,
-        tuple(n for n, bad in zip(vocabulary.names, unknown, strict=True) if bad),
+        tuple(n for n, bad in zip(vocabulary.names, unreadable, strict=True) if bad),
     )
-    if kept is not None:
+    if cached is not None:
         # a read-only or full cache costs time, not correctness
         with suppress(OSError):
-            encoded.save(kept)
+            encoded.save(cached)
     return encoded
 
 
-def _fill(words: Sequence[str], templates: Sequence[str]) -> list[str]:
+def _fill(templates: Sequence[str], words: Sequence[str]) -> list[str]:
     return [template.replace("{}", word) for word in words for template in templates]
 
 
-def _encode_groups(
-    groups: list[list[str]],
+def _encode_names(
+    vocabulary: Vocabulary,
     templates: Sequence[str],
-    names: Sequence[str],
     encoder: TextEncoder,
     progress: Progress | None,
 ) -> Floats:
+    """The matrix `(C, E)`: per name the mean of its prompts' embeddings, brought to length 1."""
+    words = vocabulary.words()
     rows: list[Floats] = []
     start = 0
-    while start < len(groups):
+    while start < len(words):
+        # as many names as fit, but at least one
         stop, texts = start, 0
-        while stop < len(groups):
-            texts += len(groups[stop]) * len(templates)
+        while stop < len(words):
+            texts += len(words[stop]) * len(templates)
             if stop > start and texts > _TEXTS_AT_ONCE:
                 break
             stop += 1
-        part = [_fill(group, templates) for group in groups[start:stop]]
-        embedded = encoder.encode_text([text for group in part for text in group])
-        ends = np.cumsum([0] + [len(group) for group in part])
+        prompts = [_fill(templates, group) for group in words[start:stop]]
+        embedded = encoder.encode_text([text for group in prompts for text in group])
+        ends = np.cumsum([0] + [len(group) for group in prompts])
         rows.extend(embedded[a:b].mean(axis=0) for a, b in itertools.pairwise(ends))
         start = stop
         if progress is not None:
-            progress(start, len(groups))
-    matrix = np.stack(rows).astype(np.float32)
+            progress(start, len(words))
+    matrix = np.stack(rows).astype(np.float32)  # (C, E)
     lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(bad):
-        raise InputError(f"the text model gives no direction for {names[int(bad[0])]!r}")
+        name = vocabulary.names[int(bad[0])]
+        raise InputError(f"the text model gives no direction for {name!r}")
     unit: Floats = (matrix / lengths).astype(np.float32)
     return unit
-
-
-def _vocabulary_from(about: dict[str, Any]) -> Vocabulary:
-    templates = about["templates"]
-    return Vocabulary(
-        names=tuple(about["names"]),
-        synonyms=tuple(tuple(s) for s in about["synonyms"]),
-        templates=None if templates is None else tuple(templates),
-        ids=tuple(about["ids"]),
-        cleaning=about["cleaning"],
-    )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anyregion.errors import InputError
-from anyregion.exemplars import PicturedVocabulary
+from anyregion.exemplars import ExemplarVocabulary
 from anyregion.regions import Regions
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
@@ -148,7 +148,7 @@ def add_exemplar_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_names(
     args: argparse.Namespace, *, masks: bool = False
-) -> Vocabulary | EncodedVocabulary | PicturedVocabulary:
+) -> Vocabulary | EncodedVocabulary | ExemplarVocabulary:
     """`--vocabulary`, `--exemplars`, or both.
 
     Args:

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from anyregion import __version__, factory
     from anyregion.cli import terminal
     from anyregion.errors import InputError
-    from anyregion.exemplars import PicturedVocabulary
+    from anyregion.exemplars import ExemplarVocabulary
     from anyregion.runs.pipeline import recognize_images
     from anyregion.runs.region_source import found_regions, regions_from_file, same_regions
     from anyregion.vocabulary import Vocabulary
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     vocabulary = shared.read_names(args, masks=args.use_masks)
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     terminal.warn_list("names left out of the vocabulary", names.set_aside)
-    if isinstance(vocabulary, PicturedVocabulary):
+    if isinstance(vocabulary, ExemplarVocabulary):
         terminal.warn_list("exemplars left out", vocabulary.set_aside)
     choice = shared.model_choice(args)
     # results folders have called the method "recognizer" from the first: a run may be continued

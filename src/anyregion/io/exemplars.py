@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from anyregion.errors import InputError, SetAside
-from anyregion.exemplars import Exemplar, PicturedVocabulary
+from anyregion.exemplars import Exemplar, ExemplarVocabulary
 from anyregion.images import find_images
 from anyregion.io.regions import load_regions
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
@@ -26,7 +26,7 @@ def load_exemplars(
     masks: bool = False,
     words: Vocabulary | EncodedVocabulary | None = None,
     weight: float = 0.5,
-) -> PicturedVocabulary:
+) -> ExemplarVocabulary:
     """Read a vocabulary of pictures.
 
     `source` is one of two:
@@ -43,7 +43,7 @@ def load_exemplars(
         shots: examples a class; more are drawn at random, each class by itself. None for all.
         seed: of that draw.
         masks: also use the masks of a COCO file as prompts.
-        words, weight: see `PicturedVocabulary.from_exemplars`.
+        words, weight: see `ExemplarVocabulary.from_exemplars`.
 
     Raises:
         InputError: nothing there, malformed, no class with an example, or an image that is missing.
@@ -75,10 +75,10 @@ def load_exemplars(
         raise InputError(f"{path}: no class has an example" + (f" ({aside[0]})" if aside else ""))
     for name, exemplars in chosen.items():
         for exemplar in exemplars:
-            if not Path(exemplar.where).is_file():
-                raise InputError(f"an exemplar of {name!r}: {exemplar.where}: no such file")
+            if not Path(exemplar.source).is_file():
+                raise InputError(f"an exemplar of {name!r}: {exemplar.source}: no such file")
     try:
-        pictured = PicturedVocabulary.from_exemplars(chosen, words=words, weight=weight, ids=ids)
+        pictured = ExemplarVocabulary.from_exemplars(chosen, words=words, weight=weight, ids=ids)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return replace(pictured, set_aside=tuple(aside))

@@ -1,4 +1,4 @@
-"""Vocabularies by name, from files, and typed on a command line."""
+"""Reads vocabularies: built-in ones by name, files, and names typed on a command line."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def builtin_vocabularies() -> dict[str, int]:
 
 
 def load_vocabulary(
-    spec: str | Path, *, synonyms: bool = True, cleaning: Cleaning = "plain"
+    spec: str | Path, *, synonyms: bool = True, cleaning: Cleaning | None = None
 ) -> Vocabulary | EncodedVocabulary:
-    """Read a vocabulary. What `spec` means is decided in this order:
+    """Read a vocabulary. What `spec` names is decided in this order:
 
     1. The name of a built-in list, whatever its case: `coco`, `imagenet`, `lvis`, `objects365` or
        `openimages`. (`./coco` is a file of that name; so is any `Path`.)
@@ -36,7 +36,8 @@ def load_vocabulary(
         `.txt`, or no suffix: one name a line, `name | synonym | synonym`; empty lines and lines
             that begin with `#` are left out.
         `.json`: a list of names, `{name: [synonyms]}`, or a COCO file, whose `categories` are read
-            with their ids (and `synonyms`, where it has them, as LVIS does).
+            with their ids (and `synonyms`, where it has them, as LVIS does). What
+            `Vocabulary.save` wrote is such a file, with templates and cleaning.
         `.csv`: a header with `name` and, if wanted, `id` and `synonyms` (these parted by `|`).
         `.safetensors`: an encoded vocabulary, as `EncodedVocabulary.save` wrote it.
     3. Anything else is the names themselves, parted by commas: `dog, red car | automobile, bus`.
@@ -47,7 +48,8 @@ def load_vocabulary(
     Args:
         spec: as above.
         synonyms: False leaves synonyms out, as the published results on LVIS do.
-        cleaning: see `Vocabulary`; it also decides which names repeat another.
+        cleaning: see `Vocabulary`; it also decides which names repeat another. None for what the
+            file states, or `plain`.
 
     Raises:
         InputError: `spec` ends like a file but there is none; the file is malformed (with its name
@@ -73,49 +75,56 @@ def load_vocabulary(
 
 @dataclass
 class _Draft:
-    """Names as they are found, before duplicates are taken out."""
+    """Names as they are read, duplicates and all.
+
+    Attributes:
+        unit: what `positions` count: lines, entries, names.
+        names, synonyms, ids, positions: one each a name; `ids` may be empty.
+        templates, cleaning: as the file states them, or None.
+    """
 
     unit: str
     names: list[str] = field(default_factory=list)
     synonyms: list[list[str]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    templates: tuple[str, ...] | None = None
+    cleaning: Cleaning | None = None
 
-    def add(self, place: int, name: str, synonyms: list[str], number: int | None = None) -> None:
+    def add(self, position: int, name: str, synonyms: list[str], number: int | None = None) -> None:
         if "\0" in name:
-            raise InputError(f"{self.unit} {place}: a zero byte; this is not a list of names")
-        self.places.append(place)
+            raise InputError(f"{self.unit} {position}: a zero byte; this is not a list of names")
+        self.positions.append(position)
         self.names.append(name)
         self.synonyms.append([s for s in synonyms if s and name_key(s) != name_key(name)])
         if number is not None:
             self.ids.append(number)
 
-    def build(self, synonyms: bool, cleaning: Cleaning) -> Vocabulary:
+    def build(self, synonyms: bool, cleaning: Cleaning | None) -> Vocabulary:
+        cleaning = cleaning or self.cleaning or "plain"
         if self.ids and len(self.ids) != len(self.names):
             raise InputError("some names have an id and some have none")
-        self._check_ids(cleaning)
+        first: dict[int, str] = {}
+        for position, name, number in zip(self.positions, self.names, self.ids, strict=False):
+            other = first.setdefault(number, name)
+            # the same name again is set aside as a duplicate, id and all
+            if name_key(other, cleaning) != name_key(name, cleaning):
+                raise InputError(
+                    f"{self.unit} {position}: {other!r} and {name!r} share id {number}"
+                )
         vocabulary = Vocabulary.from_names(
             self.names,
             synonyms=self.synonyms if synonyms and any(self.synonyms) else None,
+            templates=self.templates,
             ids=self.ids or None,
             cleaning=cleaning,
         )
         # `from_names` counts names; people look for lines
-        aside = tuple(
-            SetAside(self._place(item.item), item.reason) for item in vocabulary.set_aside
-        )
-        return replace(vocabulary, set_aside=aside)
-
-    def _check_ids(self, cleaning: Cleaning) -> None:
-        first: dict[int, str] = {}
-        for place, name, number in zip(self.places, self.names, self.ids, strict=False):
-            other = first.setdefault(number, name)
-            # the same name again is set aside as a duplicate, id and all
-            if name_key(other, cleaning) != name_key(name, cleaning):
-                raise InputError(f"{self.unit} {place}: {other!r} and {name!r} share id {number}")
-
-    def _place(self, item: str) -> str:
-        return f"{self.unit} {self.places[int(item.removeprefix('name '))]}"
+        skipped = [
+            SetAside(f"{self.unit} {self.positions[int(s.item.removeprefix('name '))]}", s.reason)
+            for s in vocabulary.set_aside
+        ]
+        return replace(vocabulary, set_aside=tuple(skipped))
 
 
 def _read(path: Path) -> _Draft:
@@ -130,8 +139,8 @@ def _read(path: Path) -> _Draft:
 
 
 def _built_in_names() -> list[str]:
-    files_here = (entry.name for entry in _BUILT_IN.iterdir())
-    return sorted(n.removesuffix(".json") for n in files_here if n.endswith(".json"))
+    names = (entry.name for entry in _BUILT_IN.iterdir())
+    return sorted(n.removesuffix(".json") for n in names if n.endswith(".json"))
 
 
 def _built_in(name: str) -> Any:
@@ -147,36 +156,40 @@ def _is_file(spec: str) -> bool:
 
 def _from_typed(spec: str) -> _Draft:
     draft = _Draft("name")
-    for place, entry in enumerate(re.split(r"[,\n]", spec), start=1):
-        name, *others = (word.strip() for word in entry.split("|"))
-        draft.add(place, name, others)
+    for position, entry in enumerate(re.split(r"[,\n]", spec), start=1):
+        name, *synonyms = (word.strip() for word in entry.split("|"))
+        draft.add(position, name, synonyms)
     return draft
 
 
 def _from_lines(text: str) -> _Draft:
     draft = _Draft("line")
-    for place, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        name, *others = (word.strip() for word in line.split("|"))
-        draft.add(place, name, others)
+        name, *synonyms = (word.strip() for word in line.split("|"))
+        draft.add(number, name, synonyms)
     return draft
 
 
 def _from_json(content: Any) -> _Draft:
     draft = _Draft("entry")
     if isinstance(content, dict) and _holds_categories(content):
-        for place, row in enumerate(content["categories"], start=1):
+        for position, row in enumerate(content["categories"], start=1):
             number = row.get("id")
             if not isinstance(number, int) or isinstance(number, bool):
-                raise InputError(f"category {place}: its id {number!r} is not a whole number")
-            draft.add(place, _name(place, row.get("name")), _words(place, row), number)
+                raise InputError(f"category {position}: its id {number!r} is not a whole number")
+            name = _name(position, row.get("name"))
+            draft.add(position, name, _synonyms(position, row.get("synonyms")), number)
+        if isinstance(templates := content.get("templates"), list):
+            draft.templates = tuple(map(str, templates))
+        draft.cleaning = content.get("cleaning")
     elif isinstance(content, dict):
-        for place, (name, others) in enumerate(content.items(), start=1):
-            draft.add(place, name, _words(place, {"synonyms": others}))
+        for position, (name, synonyms) in enumerate(content.items(), start=1):
+            draft.add(position, name, _synonyms(position, synonyms))
     elif isinstance(content, list):
-        for place, name in enumerate(content, start=1):
-            draft.add(place, _name(place, name), [])
+        for position, name in enumerate(content, start=1):
+            draft.add(position, _name(position, name), [])
     else:
         raise InputError("neither a list of names, nor {name: [synonyms]}, nor COCO categories")
     return draft
@@ -187,16 +200,16 @@ def _holds_categories(content: dict[str, Any]) -> bool:
     return isinstance(rows, list) and bool(rows) and all(isinstance(row, dict) for row in rows)
 
 
-def _name(place: int, name: Any) -> str:
+def _name(position: int, name: Any) -> str:
     if not isinstance(name, str):
-        raise InputError(f"entry {place}: {name!r} is not a name")
+        raise InputError(f"entry {position}: {name!r} is not a name")
     return name
 
 
-def _words(place: int, row: dict[str, Any]) -> list[str]:
-    words = row.get("synonyms") or []
+def _synonyms(position: int, words: Any) -> list[str]:
+    words = words or []
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise InputError(f"entry {place}: synonyms must be a list of names, not {words!r}")
+        raise InputError(f"entry {position}: synonyms must be a list of names, not {words!r}")
     return [" ".join(word.split()) for word in words]
 
 
@@ -213,8 +226,9 @@ def _from_csv(text: str) -> _Draft:
             if len(row) != len(header):
                 raise InputError(f"line {rows.line_num}: {len(row)} cells, {len(header)} columns")
             cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-            others = [word.strip() for word in cells.get("synonyms", "").split("|")]
-            draft.add(rows.line_num, cells["name"], others, _number(rows.line_num, cells.get("id")))
+            synonyms = [word.strip() for word in cells.get("synonyms", "").split("|")]
+            number = _number(rows.line_num, cells.get("id"))
+            draft.add(rows.line_num, cells["name"], synonyms, number)
     except csv.Error as error:
         raise InputError(f"line {rows.line_num}: malformed CSV ({error})") from None
     return draft

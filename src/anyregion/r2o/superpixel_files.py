@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError
-from anyregion.images import MAX_PIXELS, read_numbers
+from anyregion.images import MAX_PIXELS, read_single_channel
 from anyregion.r2o.superpixels import LabelMap, renumbered
 
 SUFFIXES = (".png", ".npy")
@@ -34,7 +34,7 @@ def read_label_map(folder: Path, name: str, size: int) -> LabelMap:
     """
     for path in map_paths(folder, name):
         if path.is_file():
-            ids = _read_npy(path) if path.suffix == ".npy" else read_numbers(path)
+            ids = _read_npy(path) if path.suffix == ".npy" else read_single_channel(path)
             height, width = ids.shape
             row = (2 * np.arange(size) + 1) * height // (2 * size)
             column = (2 * np.arange(size) + 1) * width // (2 * size)

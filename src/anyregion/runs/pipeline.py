@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anyregion.errors import InputError, SetAside
-from anyregion.exemplars import PicturedVocabulary
+from anyregion.exemplars import ExemplarVocabulary
 from anyregion.images import Pixels
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
@@ -64,7 +64,7 @@ class _Item:
 
 def recognize_images(
     paths: Sequence[str | Path],
-    vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary,
+    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary,
     regions: RegionSource,
     load: Callable[[], Recognizer],
     *,
@@ -326,12 +326,12 @@ def _skip_image(folder: ResultsFolder, name: str, reason: str) -> list[SetAside]
     return [SetAside(name, reason)]
 
 
-def _digest(vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary) -> str:
+def _digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> str:
     """A hash of everything in a vocabulary that changes what regions are called."""
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     content = (names.names, names.synonyms, names.templates, names.ids, names.cleaning)
     digest = hashlib.sha256(repr(content).encode(errors="surrogatepass"))
-    if isinstance(vocabulary, PicturedVocabulary):
+    if isinstance(vocabulary, ExemplarVocabulary):
         digest.update(vocabulary.digest.encode())
         if isinstance(vocabulary.words, EncodedVocabulary):
             digest.update(_digest(vocabulary.words).encode())

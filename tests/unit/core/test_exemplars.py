@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anyregion import EncodedVocabulary, InputError, Recognizer, Regions, Vocabulary
-from anyregion.exemplars import Exemplar, PicturedVocabulary, mixed
+from anyregion.exemplars import Exemplar, ExemplarVocabulary, mix_rows
 from anyregion.images import read_image
 from anyregion.io.exemplars import load_exemplars
 from tests.helpers.colours import ColourEncoder, ColourWords, colour_recognizer
@@ -83,7 +83,7 @@ def test_an_image_is_encoded_once_however_often_it_shows(photo: Path, tmp_path: 
     other = picture(tmp_path / "other.png", "lime", "white")
     shown = {"a": [Exemplar(photo, LEFT), Exemplar(other, LEFT)], "b": [Exemplar(str(photo))]}
     told: list[tuple[int, int]] = []
-    pictured = PicturedVocabulary.from_exemplars(shown)
+    pictured = ExemplarVocabulary.from_exemplars(shown)
     recognizer = Recognizer(encoder, cache=None)
     first = recognizer.encode_vocabulary(pictured, progress=lambda *n: told.append(n))
     assert encoder.images_encoded == 2
@@ -97,7 +97,7 @@ def test_batches_and_kinds_of_images_change_nothing(photo: Path) -> None:
     recognizer = colour_recognizer()
     results = []
     for image in (photo, str(photo), photo.read_bytes(), pixels):
-        pictured = PicturedVocabulary.from_exemplars(
+        pictured = ExemplarVocabulary.from_exemplars(
             {"a": [Exemplar(image, BOTH)], "b": [Exemplar(pixels.copy(), LEFT)]}
         )
         for size in (1, 8):
@@ -120,11 +120,11 @@ def test_masks_and_points_are_regions_too(photo: Path) -> None:
 
 def test_mixed_by_hand() -> None:
     words = np.float32([[1, 0], [0, 1]])
-    rows = mixed(words, {1: np.float32([1, 0]), 2: np.float32([0, -1])}, 0.5)
+    rows = mix_rows(words, {1: np.float32([1, 0]), 2: np.float32([0, -1])}, 0.5)
     half = np.sqrt(0.5)
     np.testing.assert_allclose(rows, [[1, 0], [half, half], [0, -1]], atol=1e-6)
     with pytest.raises(InputError, match="pictures are 3 wide but words 2"):
-        mixed(words, {0: np.float32([1, 0, 0])}, 0.5)
+        mix_rows(words, {0: np.float32([1, 0, 0])}, 0.5)
 
 
 # ---------------------------------------------------------------- which model saw them
@@ -166,7 +166,7 @@ def test_files_from_before_there_were_pictures_are_read(tmp_path: Path) -> None:
 def test_the_digest_knows_pictures_regions_and_weight(photo: Path) -> None:
     def digest(regions: Regions | None, weight: float = 0.5, name: str = "a") -> str:
         shown = {name: [Exemplar(photo, regions)]}
-        return PicturedVocabulary.from_exemplars(shown, weight=weight).digest
+        return ExemplarVocabulary.from_exemplars(shown, weight=weight).digest
 
     known = {digest(LEFT), digest(RIGHT), digest(None), digest(LEFT, 0.3)}
     assert len(known) == 4
@@ -183,7 +183,7 @@ def test_the_digest_knows_which_names_have_words(photo: Path) -> None:
         recognizer.encode_vocabulary(["red", "lime", "blue"]),
     ]  # fmt: skip
     shown = {"b": [Exemplar(photo, LEFT)], "a": [Exemplar(photo, RIGHT)]}
-    known = [PicturedVocabulary.from_exemplars(shown, words=w) for w in words]
+    known = [ExemplarVocabulary.from_exemplars(shown, words=w) for w in words]
     assert [v.vocabulary.names for v in known[:3]] == [("b", "a")] * 3
     assert len({v.digest for v in known}) == 4
 
@@ -216,7 +216,7 @@ def test_what_cannot_be_used_is_named(photo: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="between 0 and 1"):
             colour_recognizer().encode_exemplars({"a": [Exemplar(photo)]}, weight=weight)
     with pytest.raises(InputError, match=r"gone\.png"):
-        _ = PicturedVocabulary.from_exemplars({"a": [Exemplar(tmp_path / "gone.png")]}).digest
+        _ = ExemplarVocabulary.from_exemplars({"a": [Exemplar(tmp_path / "gone.png")]}).digest
 
 
 # ---------------------------------------------------------------- files
@@ -271,7 +271,7 @@ def test_shots_are_drawn_by_seed_and_class(tmp_path: Path) -> None:
     def shown(seed: int, shots: int | None = 2) -> list[str]:
         pictured = load_exemplars(file, images=tmp_path / "images", shots=shots, seed=seed)
         assert len(pictured.exemplars[1]) == 1, "fewer than K are all taken"
-        return [e.where for e in pictured.exemplars[0]]
+        return [e.source for e in pictured.exemplars[0]]
 
     draws = [shown(seed) for seed in range(12)]
     assert all(len(set(d)) == 2 for d in draws)
@@ -288,7 +288,7 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     pictured = load_exemplars(tmp_path)
     assert pictured.vocabulary.names == ("left bracket", "ruby")
-    assert [Path(e.where).name for e in pictured.exemplars[1]] == ["a.jpg", "b.png"]
+    assert [Path(e.source).name for e in pictured.exemplars[1]] == ["a.jpg", "b.png"]
     assert [str(a) for a in pictured.set_aside] == ["class 'empty': no example of it"]
     matrix = colour_recognizer().encode_vocabulary(pictured).matrix
     np.testing.assert_allclose(matrix[0], unit(BLUE), atol=1e-6)

@@ -14,7 +14,7 @@ from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.image_files import find_image
 from anyregion.errors import InputError, SetAside
-from anyregion.images import read_numbers
+from anyregion.images import read_single_channel
 from anyregion.masks import decode_mask, segmentation_to_rle
 
 SegmentMap: TypeAlias = NDArray[np.int32]
@@ -124,7 +124,7 @@ class _CocoSegments:
 def read_values(
     path: Path, size: tuple[int, int], *, first_channel: bool = False
 ) -> NDArray[np.int64]:
-    """The numbers of a label map or mask, `(height, width)`: see `images.read_numbers`.
+    """The numbers of a label map or mask, `(height, width)`: see `images.read_single_channel`.
 
     Args:
         path, first_channel: see there.
@@ -133,7 +133,7 @@ def read_values(
     Raises:
         InputError: it cannot be read, has colours, or another size.
     """
-    values = read_numbers(path, first_channel=first_channel)
+    values = read_single_channel(path, first_channel=first_channel)
     if values.shape != size:
         height, width = values.shape
         raise InputError(f"{path}: {width} x {height}, but its image is {size[1]} x {size[0]}")

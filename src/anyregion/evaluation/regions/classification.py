@@ -15,7 +15,7 @@ from anyregion.errors import SetAside
 from anyregion.evaluation.regions.names import AskedNames, ask_names
 from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categories
 from anyregion.evaluation.regions.walk import Photo, find_files, name_regions, nothing, walk
-from anyregion.exemplars import PicturedVocabulary
+from anyregion.exemplars import ExemplarVocabulary
 from anyregion.io.regions import load_regions
 from anyregion.predictions import Predictions
 from anyregion.recognizer import Recognizer
@@ -99,7 +99,7 @@ def evaluate_classification(
     annotations: str | Path,
     images: str | Path,
     *,
-    vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary | None = None,
+    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary | None = None,
     templates: Sequence[str] | None = None,
     cleaning: Cleaning = "plain",
     use_masks: bool = False,

@@ -30,7 +30,7 @@ from anyregion.evaluation.regions.region_choice import (
 )
 from anyregion.evaluation.regions.seen_unseen import unseen_categories
 from anyregion.evaluation.regions.walk import Photo, find_files, name_regions, nothing, walk
-from anyregion.exemplars import PicturedVocabulary
+from anyregion.exemplars import ExemplarVocabulary
 from anyregion.files import write_json, writing
 from anyregion.io.regions import ImageEntry
 from anyregion.predictions import Predictions
@@ -51,7 +51,7 @@ def evaluate_detection(
     regions: RegionChoice = GROUND_TRUTH,
     masks: bool = False,
     use_masks: bool = False,
-    vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary | None = None,
+    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary | None = None,
     templates: Sequence[str] | None = None,
     cleaning: Cleaning = "plain",
     score: Score | None = None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from anyregion.errors import InputError, SetAside
-from anyregion.exemplars import PicturedVocabulary
+from anyregion.exemplars import ExemplarVocabulary
 from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
 
 
@@ -21,7 +21,7 @@ class AskedNames:
         set_aside: categories that come to one name.
     """
 
-    vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary
+    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary
     names: Vocabulary
     positions: dict[int, int]
     set_aside: tuple[SetAside, ...] = ()
@@ -29,7 +29,7 @@ class AskedNames:
 
 def ask_names(
     categories: Mapping[int, str],
-    vocabulary: Vocabulary | EncodedVocabulary | PicturedVocabulary | None,
+    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary | None,
     *,
     templates: Sequence[str] | None = None,
     cleaning: Cleaning = "plain",
