@@ -1,4 +1,4 @@
-"""`anyregion data check`."""
+"""The command `anyregion data check`: what is wrong with annotations and their image files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anyregion.data.check.check import DataReport
     from anyregion.data.check.regions import ClassCount
 
-_ENDS = 5
+_ENDS = 5  # classes listed at either end of the table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,22 +98,22 @@ def _print(report: DataReport, examples: int, per_class: bool) -> None:
     rows = [(c.name, f"{c.regions:,}", f"{c.images:,}") if c else ("...", "", "") for c in shown]
     terminal.table(("class", "regions", "images"), rows, numbers=(1, 2))
     for wrong, title in ((True, "wrong"), (False, "worth knowing")):
-        found = [f for f in report.findings if f.wrong is wrong]
-        if not found:
+        findings = [f for f in report.findings if f.wrong is wrong]
+        if not findings:
             continue
         print()
         terminal.table(
             (title, "number", "what to do"),
-            [(f.what, f"{f.count:,}", f.advice) for f in found],
+            [(f.what, f"{f.count:,}", f.advice) for f in findings],
             numbers=(1,),
         )
-        for finding in found:
+        for finding in findings:
             print(f"\n{finding.what}:")
             for example in finding.examples[:examples]:
                 # a file's name need not be text that can be printed
                 print(f"  {str(example).encode(errors='backslashreplace').decode()}")
-            if (more := finding.count - min(examples, len(finding.examples))) > 0:
-                print(f"  ... and {more:,} more")
+            if (others := finding.count - min(examples, len(finding.examples))) > 0:
+                print(f"  ... and {others:,} more")
     print()
     print(f"{report.wrong:,} wrong" if report.wrong else "nothing wrong")
 

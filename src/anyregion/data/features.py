@@ -1,14 +1,17 @@
-"""What is frozen, computed once: the two protocols between the models, the store, and training."""
+"""Features of frozen models: protocols of extractors and readers, and readers without a store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.image_files import image_path, read_file
+from anyregion.data.load_sample import decode_sample, mirror_sample
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.regions import Regions
@@ -19,7 +22,7 @@ what is called `tokens` has one row a region."""
 
 
 class FeatureExtractor(Protocol):
-    """Frozen models, asked for everything that a training needs of an image."""
+    """Frozen models that compute everything a training needs of an image."""
 
     @property
     def fingerprint(self) -> str:
@@ -44,7 +47,7 @@ class DescribedExtractor(FeatureExtractor, Protocol):
 
 
 class FeatureReader(Protocol):
-    """Features of the images of one data set: from the store, or computed when asked for.
+    """Features of the images of one data set: from the store, or computed when they are read.
 
     Attributes:
         annotations: what the features belong to.
@@ -63,6 +66,73 @@ class FeatureReader(Protocol):
             InputError: the image or its shard cannot be read; says which.
         """
         ...
+
+
+class OnTheFly:
+    """The same arrays as from a store of this extractor, at the price of running it every time.
+
+    Attributes:
+        annotations, fingerprint: see `FeatureReader`.
+
+    Args:
+        extractor: its models must be safe to call in several threads, as those here are.
+        annotations: what to read.
+        images_folder: where file names start from; see `find_image`.
+    """
+
+    def __init__(
+        self, extractor: FeatureExtractor, annotations: Annotations, images_folder: str | Path
+    ) -> None:
+        self.annotations = annotations
+        self.fingerprint = extractor.fingerprint
+        self._extractor = extractor
+        self._folder = Path(images_folder)
+
+    def read(self, image: int, *, flipped: bool = False) -> Features:
+        """See `FeatureReader`.
+
+        Raises:
+            InputError: the image cannot be used; says which, and why. `fill_store` sets it aside.
+        """
+        path = image_path(self._folder, self.annotations.file_names[image])
+        pixels, regions = decode_sample(read_file(path), path, self.annotations, image)
+        if flipped:
+            pixels, regions = mirror_sample(pixels, regions)
+        try:
+            return self._extractor.extract([pixels], [regions])[0]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+class CombinedReader:
+    """Several readers as one: tokens from the store, feature maps on the fly, for instance.
+
+    Args:
+        readers: of the same images; where two have an array of one name, the later one's counts.
+
+    Raises:
+        InputError: readers of different images or regions.
+    """
+
+    def __init__(self, readers: Sequence[FeatureReader]) -> None:
+        if not readers:
+            raise InputError("no reader to read from")
+        self.annotations = readers[0].annotations
+        self.fingerprint = " + ".join(reader.fingerprint for reader in readers)
+        self._readers = tuple(readers)
+        for reader in readers[1:]:
+            first, other = self.annotations, reader.annotations
+            if first.file_names != other.file_names or (
+                first.region_ids.tolist() != other.region_ids.tolist()
+            ):
+                raise InputError("the readers' images or regions differ")
+
+    def read(self, image: int, *, flipped: bool = False) -> Features:
+        """See `FeatureReader`."""
+        features: dict[str, NDArray[Any]] = {}
+        for reader in self._readers:
+            features |= reader.read(image, flipped=flipped)
+        return features
 
 
 def to_half(name: str, values: ArrayLike) -> NDArray[np.float16]:

@@ -1,4 +1,4 @@
-"""The image files of a data set: where they are, and how large, without decoding them."""
+"""Image files of a data set: found by name, read, and measured by their header."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from PIL import Image, UnidentifiedImageError
 
 from anyregion.errors import InputError
 
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 exchange height and width
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-_AT_ONCE = 512
+_AHEAD = 512  # items submitted at once: enough for every thread, and few results in memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,7 +61,7 @@ def find_image(folder: Path, name: str) -> Path | None:
 
 
 def image_path(folder: Path, name: str) -> Path:
-    """`find_image`'s answer; where there is none, the place looked at first, for a message."""
+    """`find_image`'s answer; where there is none, the first path that it tried, for a message."""
     return find_image(folder, name) or folder.joinpath(*_parts(name))
 
 
@@ -99,7 +99,7 @@ def read_size(path: Path) -> ImageSize:
             warnings.simplefilter("ignore")  # of large images and damaged tags; none is decoded
             with Image.open(path) as image:
                 width, height = image.size
-                turned = _is_turned(image)
+                is_turned = _is_turned(image)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except UnidentifiedImageError:
@@ -107,14 +107,14 @@ def read_size(path: Path) -> ImageSize:
     except _BROKEN as error:
         raise InputError(f"{path}: broken image ({error})") from None
     stored = (height, width)
-    return ImageSize(stored, (width, height) if turned else stored)
+    return ImageSize(stored, (width, height) if is_turned else stored)
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T], *, threads: int = 8) -> Iterator[R]:
     """`map(work, items)` by several threads, in order, a few hundred items ahead at most."""
     upcoming = iter(items)
     with ThreadPoolExecutor(threads) as pool:
-        while part := list(islice(upcoming, _AT_ONCE)):
+        while part := list(islice(upcoming, _AHEAD)):
             yield from pool.map(work, part)
 
 

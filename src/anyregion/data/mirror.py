@@ -1,4 +1,4 @@
-"""The mirror image and its regions: what goes through the frozen models is flipped as a whole."""
+"""Mirror images and their regions, for frozen models: image and regions are flipped together."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def mirror_pixels(pixels: Pixels) -> Pixels:
 def mirror_boxes(boxes: Boxes, width: int) -> Boxes:
     """Boxes `(N, 4)` xyxy in pixels, of an image `width` pixels wide, in its mirror image."""
     mirrored: Boxes = boxes.copy()
+    # coordinates of borders, not of pixels: `width` becomes 0
     mirrored[:, 0], mirrored[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
     return mirrored
 

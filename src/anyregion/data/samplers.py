@@ -1,4 +1,4 @@
-"""Which images a step gets: a function of the seed and the step, with nothing to save."""
+"""Samplers: which images a step gets, as a function of the seed and the step, nothing to save."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def repeat_factors(annotations: Annotations, threshold: float) -> NDArray[np.flo
     `max over the image's classes of max(1, sqrt(threshold / share of images with the class))`;
     regions of crowds do not count. A threshold of 0 gives ones.
     """
-    counts = (annotations.starts[1:] - annotations.starts[:-1]).astype(np.int64)
-    images = np.repeat(np.arange(len(annotations)), counts)[~annotations.crowd]
+    counts = (annotations.starts[1:] - annotations.starts[:-1]).astype(np.int64)  # (I,)
+    images = np.repeat(np.arange(len(annotations)), counts)[~annotations.crowd]  # (R,)
     labels = annotations.labels[~annotations.crowd]
-    pairs = np.unique(np.stack([images, labels], axis=1), axis=0)
+    pairs = np.unique(np.stack([images, labels], axis=1), axis=0)  # (P, 2) each image's classes
     share = np.bincount(pairs[:, 1], minlength=len(annotations.categories)) / len(annotations)
-    of_class = np.ones(len(annotations.categories))
-    seen = share > 0
-    of_class[seen] = np.maximum(1.0, np.sqrt(threshold / share[seen]))
+    class_factors = np.ones(len(annotations.categories))  # (C,)
+    occurs = share > 0
+    class_factors[occurs] = np.maximum(1.0, np.sqrt(threshold / share[occurs]))
     factors = np.ones(len(annotations))
-    np.maximum.at(factors, pairs[:, 0], of_class[pairs[:, 1]])
+    np.maximum.at(factors, pairs[:, 0], class_factors[pairs[:, 1]])
     return factors
 
 
@@ -62,23 +62,25 @@ class EpochSampler:
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:
-            self._orders[epoch] = self._make(epoch)
+            self._orders[epoch] = self._shuffle(epoch)
             while len(self._orders) > 2:  # a batch reaches from one epoch into the next
                 self._orders.popitem(last=False)
         return self._orders[epoch]
 
-    def _make(self, epoch: int) -> NDArray[np.int64]:
-        draw = np.random.default_rng([*self._seed, epoch])
-        order = draw.permutation(len(self.factors))
+    def _shuffle(self, epoch: int) -> NDArray[np.int64]:
+        """The positions of one epoch in their order, `(length,)`."""
+        rng = np.random.default_rng([*self._seed, epoch])
+        order = rng.permutation(len(self.factors))
         if np.all(self.factors == 1):
             return order
         # systematic sampling: a comb of equal teeth over the images' factors laid end to end
-        ends = np.cumsum(self.factors[order])
+        # gives every image the floor or the ceiling of its factor, and the epoch its exact length
+        ends = np.cumsum(self.factors[order])  # (n,)
         ends *= self.length / ends[-1]
-        teeth = np.minimum(np.floor(ends + draw.random()).astype(np.int64), self.length)
-        teeth[-1] = self.length
+        teeth = np.minimum(np.floor(ends + rng.random()).astype(np.int64), self.length)
+        teeth[-1] = self.length  # whatever rounding left
         counts = teeth - np.concatenate([[0], teeth[:-1]])
-        return draw.permutation(np.repeat(order, counts))
+        return rng.permutation(np.repeat(order, counts))
 
 
 class Mixture:
@@ -99,5 +101,6 @@ class Mixture:
         """The data set of a step, and how many steps before it drew from the same."""
         number, place = divmod(step, len(self._round))
         order = np.random.default_rng([*self._seed, number]).permutation(self._round)
-        chosen = int(order[place])
-        return chosen, number * self._ratios[chosen] + int((order[:place] == chosen).sum())
+        data_set = int(order[place])
+        before = number * self._ratios[data_set] + int((order[:place] == data_set).sum())
+        return data_set, before

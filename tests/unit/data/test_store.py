@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.on_the_fly import CombinedReader, OnTheFly
+from anyregion.data.features import CombinedReader, OnTheFly
 from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import Store, create_store
 from anyregion.errors import InputError

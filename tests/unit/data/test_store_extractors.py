@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from anyregion.data.features import to_half
-from anyregion.data.on_the_fly import CombinedReader, OnTheFly
+from anyregion.data.features import CombinedReader, OnTheFly, to_half
 from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import create_store
 from anyregion.errors import InputError

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from anyregion.data.on_the_fly import OnTheFly
+from anyregion.data.features import OnTheFly
 from anyregion.data.store import fill as filling
 from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.locks import try_lock

@@ -1,4 +1,4 @@
-"""Looks at the regions and classes of a data set: odd boxes, bad masks, rare and odd names."""
+"""Checks of the regions and classes of a data set: odd boxes, bad masks, rare and odd names."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from anyregion.data.annotations.report import Findings, Kind
 from anyregion.errors import InputError
 from anyregion.masks import segmentation_to_rle
 
+# boxes with a side shorter than so many pixels are reported as tiny
 TINY = 2.0
-"""Boxes with a side shorter than so many pixels are reported as tiny."""
+# classes with fewer regions are rare
 FEW = 10
-"""Classes with fewer regions are the tail."""
 
 NO_REGIONS = Kind("images without regions", False, "nothing, if there is nothing in them")
 UNUSED = Kind("classes without regions", False, "nothing; they are only names that are never right")
@@ -64,7 +64,7 @@ def check_regions(annotations: Annotations, sizes: NDArray[np.int64], findings: 
 
     Args:
         annotations: what to look at.
-        sizes: `(I, 2)` heights and widths, -1 where not known; see `check_files`.
+        sizes: `(I, 2)` heights and widths, -1 where nobody states them.
         findings: where to report.
     """
     counts = np.diff(annotations.starts)
@@ -93,7 +93,8 @@ def _repeated(
     image: NDArray[np.int64], labels: NDArray[np.int64], boxes: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Rows whose image, label and box an earlier row has."""
-    order = np.lexsort((*boxes.T, labels, image))
+    # equal rows are neighbours once sorted, in the order of the file: the sort is stable
+    order = np.lexsort((*boxes.T, labels, image))  # (R,)
     same: NDArray[np.bool_] = (image[order][1:] == image[order][:-1]) & (
         labels[order][1:] == labels[order][:-1]
     )
@@ -123,8 +124,9 @@ def count_classes(annotations: Annotations, findings: Findings) -> tuple[ClassCo
     labels = annotations.labels[usable]
     image = np.repeat(np.arange(len(annotations)), np.diff(annotations.starts))[usable]
     regions = np.bincount(labels, minlength=count)
+    # (P,) one number for each image and class in it; numpy's unique is ten times slower here
     pairs = np.sort(image * max(count, 1) + labels)
-    pairs = pairs[np.diff(pairs, prepend=-1) != 0]  # numpy's unique is ten times slower here
+    pairs = pairs[np.diff(pairs, prepend=-1) != 0]
     images = np.bincount(pairs % max(count, 1), minlength=count)
     for label, name in enumerate(categories.names):
         item = f"category {categories.ids[label]} {name!r}"

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from anyregion import __version__
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
-from anyregion.data.features import FeatureExtractor, FeatureReader
-from anyregion.data.on_the_fly import CombinedReader, OnTheFly
+from anyregion.data.features import CombinedReader, FeatureExtractor, FeatureReader, OnTheFly
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.io.vocabulary import load_vocabulary
