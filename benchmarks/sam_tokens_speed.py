@@ -24,7 +24,7 @@ from transformers import SamConfig, SamModel
 
 from anyregion.localizers.frame import boxes_to_frame, padded_frame
 from anyregion.localizers.sam import sam_localizer
-from anyregion.localizers.segmenter import LocalizedImage, SegmenterLocalizer
+from anyregion.localizers.segmenter import LocalizedImage, PromptableSegmenter
 from anyregion.regions import Regions
 
 IMAGE = (768, 1024)
@@ -33,7 +33,7 @@ GOAL = 4.0
 MEMORY_GOAL = 6.0
 
 
-def build(*, image_encoder: bool = False) -> tuple[SegmenterLocalizer, LocalizedImage]:
+def build(*, image_encoder: bool = False) -> tuple[PromptableSegmenter, LocalizedImage]:
     """A SAM of ViT-B's sizes, and a random embedding of a 1024-pixel image."""
     torch.manual_seed(0)
     # one block of the image encoder is enough where it is not run
@@ -57,10 +57,10 @@ def random_boxes(count: int) -> Regions:
 
 @torch.no_grad()
 def plain(
-    localizer: SegmenterLocalizer, encoded: LocalizedImage, regions: Regions, chunk: int
+    localizer: PromptableSegmenter, encoded: LocalizedImage, regions: Regions, chunk: int
 ) -> Tensor:
     """Mask tokens the plain way: every prompt with its own copy of the image, masks and all."""
-    model = localizer.family.model
+    model = localizer.backend.model
     tokens: list[Tensor] = []
     hook = model.mask_decoder.transformer.register_forward_hook(
         lambda _module, _inputs, output: tokens.append(output[0][0, :, 1:2])

@@ -167,10 +167,10 @@ def load_proposer(
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.localizers.automatic import AutomaticMasks
     from anyregion.localizers.loading import load_localizer
-    from anyregion.localizers.segmenter import SegmenterLocalizer
+    from anyregion.localizers.segmenter import PromptableSegmenter
 
     found = own if localizer is None else load_localizer(localizer, device=device)
-    if not isinstance(found, SegmenterLocalizer):
+    if not isinstance(found, PromptableSegmenter):
         raise InputError(f"the localizer {getattr(found, 'name', found)} makes no automatic masks")
     return AutomaticMasks(found)
 

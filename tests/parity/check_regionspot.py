@@ -24,7 +24,7 @@ from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
 from anyregion.localizers.frame import boxes_to_frame, resize_to_frame
 from anyregion.localizers.prompts import prompt_chunks
-from anyregion.localizers.segmenter import SegmenterLocalizer
+from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.masks import decode_mask
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.checkpoint import load_published, read_checkpoint
@@ -120,7 +120,7 @@ def image_side(
     yield "clip_input", encoder.vlm.preprocess([image], antialias=False).numpy()
     yield "sam_image_embedding", place.embedding.numpy()
     yield "clip_feature_map", encoded.features[None].numpy()
-    model = encoder.localizer.family.model
+    model = encoder.localizer.backend.model
     yield (
         "sam_dense_positional_encoding",
         model.get_image_wide_positional_embeddings().detach().numpy(),
@@ -128,7 +128,7 @@ def image_side(
 
 
 def sparse_tokens(
-    localizer: SegmenterLocalizer, encoded: EncodedImage, regions: Regions
+    localizer: PromptableSegmenter, encoded: EncodedImage, regions: Regions
 ) -> NDArray[np.float32]:
     """The prompt encoder's tokens of regions that are all prompted alike, in one chunk."""
     (chunk,) = prompt_chunks(

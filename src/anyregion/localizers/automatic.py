@@ -17,8 +17,8 @@ from torch import Tensor
 from anyregion.errors import InputError, require
 from anyregion.images import Pixels, size_of
 from anyregion.localizers.frame import Frame, logits_to_image
-from anyregion.localizers.sam2 import Sam2Family
-from anyregion.localizers.segmenter import SegmenterLocalizer
+from anyregion.localizers.sam2 import Sam2Backend
+from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.masks import RLE, decode_mask, encode_mask, mask_box
 from anyregion.proposals import nms
 from anyregion.regions import Boxes, Regions
@@ -119,10 +119,12 @@ class AutomaticMasks:
         MissingExtraError: `min_mask_region_area` without scipy.
     """
 
-    def __init__(self, localizer: SegmenterLocalizer, options: AutomaticOptions = DEFAULTS) -> None:
+    def __init__(
+        self, localizer: PromptableSegmenter, options: AutomaticOptions = DEFAULTS
+    ) -> None:
         if options.min_mask_region_area:
             require("torch", "scipy")
-        published = 0.8 if isinstance(localizer.family, Sam2Family) else 0.88
+        published = 0.8 if isinstance(localizer.backend, Sam2Backend) else 0.88
         asked = options.pred_iou_thresh
         self._least_iou = published if asked is None else asked
         options = replace(options, pred_iou_thresh=self._least_iou)

@@ -15,7 +15,7 @@ from anyregion.localizers.segmenter import (
     DEFAULTS,
     LocalizedImage,
     LocalizerOptions,
-    SegmenterLocalizer,
+    PromptableSegmenter,
     frozen,
 )
 
@@ -28,7 +28,7 @@ SCORE_ROW, MASK_ROW = 0, 1
 
 def sam_localizer(
     model: Any, *, name: str, options: LocalizerOptions = DEFAULTS
-) -> SegmenterLocalizer:
+) -> PromptableSegmenter:
     """A localizer of a `transformers.SamModel`, which is moved to its device and frozen.
 
     For the published numbers its mask decoder's `layer_norm_eps` must be 1e-5, which neither the
@@ -39,13 +39,14 @@ def sam_localizer(
         name: where it came from.
         options: how it runs.
     """
-    family = SamFamily(frozen(model, options))
-    return SegmenterLocalizer(family, name=name, options=options)
+    backend = SamBackend(frozen(model, options))
+    return PromptableSegmenter(backend, name=name, options=options)
 
 
-class SamFamily:
-    """SAM as a `Family`: output tokens are the IoU token and four mask tokens."""
+class SamBackend:
+    """SAM as a `Backend`: output tokens are the IoU token and four mask tokens."""
 
+    kind = "SamFamily"
     score_row = SCORE_ROW
     mask_row = MASK_ROW
     mean: tuple[float, ...] = MEAN

@@ -15,7 +15,7 @@ from anyregion.localizers.segmenter import (
     DEFAULTS,
     LocalizedImage,
     LocalizerOptions,
-    SegmenterLocalizer,
+    PromptableSegmenter,
     frozen,
 )
 
@@ -30,7 +30,7 @@ def sam2_localizer(
     options: LocalizerOptions = DEFAULTS,
     mean: tuple[float, float, float] = SAM2_MEAN,
     std: tuple[float, float, float] = SAM2_STD,
-) -> SegmenterLocalizer:
+) -> PromptableSegmenter:
     """A localizer of a `Sam2Model` or a `Sam3TrackerModel`, moved to its device and frozen.
 
     A region's token is the output mask token: 0 for the single mask, 1 to 3 for the candidates. The
@@ -44,13 +44,14 @@ def sam2_localizer(
         options: how it runs.
         mean, std: of the input in 0 to 1, RGB; SAM 3 was trained with 0.5.
     """
-    family = Sam2Family(frozen(model, options), mean=mean, std=std)
-    return SegmenterLocalizer(family, name=name, options=options)
+    backend = Sam2Backend(frozen(model, options), mean=mean, std=std)
+    return PromptableSegmenter(backend, name=name, options=options)
 
 
-class Sam2Family:
-    """SAM 2 as a `Family`: output tokens are the object score, IoU, and four mask tokens."""
+class Sam2Backend:
+    """SAM 2 as a `Backend`: output tokens are the object score, IoU, and four mask tokens."""
 
+    kind = "Sam2Family"
     score_row = 1
     mask_row = 2
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anyregion.errors import CheckpointError
 from anyregion.localizers.sam import sam_localizer
-from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer
+from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.torch_utils.weights import compare_shapes
 
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
@@ -45,7 +45,7 @@ _MLP_LAYER = re.compile(r"^(mask_decoder\..*)\.layers\.(\d+)\.(weight|bias)$")
 
 def sam_from_state(
     state: Mapping[str, Tensor], *, name: str = "state dict", device: str | torch.device = "cpu"
-) -> SegmenterLocalizer:
+) -> PromptableSegmenter:
     """A localizer from tensors in segment-anything's names, with the usual options.
 
     Args:

@@ -15,14 +15,14 @@ from anyregion.localizers.segmenter import (
     DEFAULTS,
     LocalizedImage,
     LocalizerOptions,
-    SegmenterLocalizer,
+    PromptableSegmenter,
     frozen,
 )
 
 
 def sam_hq_localizer(
     model: Any, *, name: str, options: LocalizerOptions = DEFAULTS
-) -> SegmenterLocalizer:
+) -> PromptableSegmenter:
     """A localizer of a `transformers.SamHQModel`, which is moved to its device and frozen.
 
     A region's tokens are SAM's own mask tokens, so that what was trained on SAM's tokens goes on
@@ -37,13 +37,14 @@ def sam_hq_localizer(
         name: where it came from.
         options: how it runs.
     """
-    family = SamHQFamily(frozen(model, options))
-    return SegmenterLocalizer(family, name=name, options=options)
+    backend = SamHQBackend(frozen(model, options))
+    return PromptableSegmenter(backend, name=name, options=options)
 
 
-class SamHQFamily:
-    """SAM-HQ as a `Family`: output tokens are IoU, four mask tokens, and the HQ token."""
+class SamHQBackend:
+    """SAM-HQ as a `Backend`: output tokens are IoU, four mask tokens, and the HQ token."""
 
+    kind = "SamHQFamily"
     score_row = SCORE_ROW
     mask_row = MASK_ROW
     mean: tuple[float, ...] = MEAN

@@ -1,4 +1,4 @@
-"""The one `Localizer` behind all promptable segmenters; what differs is a `Family`."""
+"""The one `Localizer` behind all promptable segmenters; what differs is a `Backend`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from anyregion.torch_utils.hf_config import config_json
 from anyregion.torch_utils.weights import fingerprint
 
 
-class Family(Protocol):
+class Backend(Protocol):
     """What SAM, SAM-HQ, SAM 2 and SAM 3 do differently around the same two-way transformer.
 
     Attributes:
         model: the model of `transformers`, with `prompt_encoder` and `mask_decoder`.
+        kind: its name in fingerprints, which stores and unfinished runs hold: it never changes.
         output_tokens: `(R, C)`, the learned tokens that go before the prompt's.
         score_row: which of them predicts the masks' IoU.
         mask_row: the first of the mask tokens; the three candidates follow it.
@@ -36,6 +37,7 @@ class Family(Protocol):
     """
 
     model: Any
+    kind: str
     output_tokens: Tensor
     score_row: int
     mask_row: int
@@ -64,14 +66,14 @@ class Family(Protocol):
         """All output tokens `(P, R, C)` and image maps `(P, C, h, w)` to logits and their scores.
 
         Returns:
-            `(P, M, 4 h, 4 w)` and `(P, M)`, the masks that the family publishes for a prompt.
+            `(P, M, 4 h, 4 w)` and `(P, M)`, the masks that the backend publishes for a prompt.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LocalizedImage:
-    """An image that was encoded once: its embedding `(1, C, h, w)`, its frame, family's extras."""
+    """An image that was encoded once: its embedding `(1, C, h, w)`, its frame, backend's extras."""
 
     embedding: Tensor
     frame: Frame
@@ -111,7 +113,7 @@ def frozen(model: Any, options: LocalizerOptions) -> Any:
     return model.to(options.device).eval().requires_grad_(False)
 
 
-class SegmenterLocalizer:
+class PromptableSegmenter:
     """Tokens and masks of prompted regions, by a frozen model of the SAM families.
 
     A region's token is the mask decoder's output token: token 0 for the single mask, tokens 1 to 3
@@ -119,21 +121,21 @@ class SegmenterLocalizer:
     shares with the others (see `two_way`).
     """
 
-    def __init__(self, family: Family, *, name: str, options: LocalizerOptions) -> None:
-        """Wrap a family's model.
+    def __init__(self, backend: Backend, *, name: str, options: LocalizerOptions) -> None:
+        """Wrap a backend's model.
 
         Args:
-            family: a `SamFamily`, `SamHQFamily` or `Sam2Family`; its model is `frozen` already.
+            backend: a `SamBackend`, `SamHQBackend` or `Sam2Backend`; its model is `frozen` already.
             name: hub name or path that the weights came from.
             options: how it runs, on the device where the model is.
 
         Raises:
             InputError: a `chunk` or `batch_size` below 1.
         """
-        self.family = family
+        self.backend = backend
         self.name = name
-        self.device: torch.device = family.output_tokens.device
-        self.token_width: int = family.output_tokens.shape[1]
+        self.device: torch.device = backend.output_tokens.device
+        self.token_width: int = backend.output_tokens.shape[1]
         on_cpu = self.device.type == "cpu"
         if on_cpu:
             _keep_freed_memory()
@@ -142,36 +144,36 @@ class SegmenterLocalizer:
         self.encoder_dtype = options.encoder_dtype or torch.float32
         if self.chunk < 1 or self.batch_size < 1:
             raise InputError("chunk and batch_size must be at least 1")
-        grid = family.model.prompt_encoder.image_embedding_size[0]
+        grid = backend.model.prompt_encoder.image_embedding_size[0]
         self.low_side: int = 4 * grid
         with torch.no_grad():
-            self._positions: Tensor = family.model.get_image_wide_positional_embeddings()
+            self._positions: Tensor = backend.model.get_image_wide_positional_embeddings()
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of weights, configuration, family, input and precision; computed when asked."""
-        family = self.family
+        """Hash of weights, configuration, backend, input and precision; computed when asked."""
+        backend = self.backend
         return fingerprint(
-            family.model.state_dict().items(),
-            type(family).__name__,
-            config_json(family.model.config),
-            family.mean,
-            family.std,
+            backend.model.state_dict().items(),
+            backend.kind,
+            config_json(backend.model.config),
+            backend.mean,
+            backend.std,
             self.encoder_dtype,
         )
 
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[LocalizedImage]:
         """Encode images of any sizes, `batch_size` at a time in one padded batch."""
-        frames = [self.family.frame((image.shape[0], image.shape[1])) for image in images]
+        frames = [self.backend.frame((image.shape[0], image.shape[1])) for image in images]
         encoded: list[LocalizedImage] = []
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
             pixels = torch.stack(
-                [self.family.pixels(i, f) for i, f in zip(images[part], frames[part], strict=True)]
+                [self.backend.pixels(i, f) for i, f in zip(images[part], frames[part], strict=True)]
             ).to(self.device)
             with self._autocast():
-                outputs = self.family.encode(pixels)
+                outputs = self.backend.encode(pixels)
             for frame, (embedding, extras) in zip(frames[part], outputs, strict=True):
                 extras = tuple(extra.float() for extra in extras)
                 encoded.append(LocalizedImage(embedding.float(), frame, extras))
@@ -196,7 +198,7 @@ class SegmenterLocalizer:
         """
         multimask = multimask and source == "decoder"
         result = self._empty(len(regions), 3 if multimask else 1, masks, masks or multimask)
-        features = self.family.mask_features(encoded) if masks and len(regions) else ()
+        features = self.backend.mask_features(encoded) if masks and len(regions) else ()
         shared: ImageTokens | None = None
         chunks = prompt_chunks(
             regions,
@@ -213,7 +215,7 @@ class SegmenterLocalizer:
                     continue
             image = shared
             if image is None or prompt.masks is not None:
-                transformer = self.family.model.mask_decoder.transformer
+                transformer = self.backend.model.mask_decoder.transformer
                 image = image_tokens(transformer, encoded.embedding + dense, self._positions)
                 shared = image if prompt.masks is None else shared
             self._decode(result, prompt.rows, sparse, image, features, multimask, source)
@@ -226,7 +228,7 @@ class SegmenterLocalizer:
 
     def prompt_embeddings(self, prompt: PromptChunk) -> tuple[Tensor, Tensor]:
         """The prompt encoder's tokens `(P, T, C)` and dense embedding `(1 or P, C, h, w)`."""
-        sparse, dense = self.family.model.prompt_encoder(
+        sparse, dense = self.backend.model.prompt_encoder(
             input_points=prompt.points,
             input_labels=prompt.labels,
             input_boxes=prompt.boxes,
@@ -244,16 +246,16 @@ class SegmenterLocalizer:
         multimask: bool,
         source: TokenSource,
     ) -> None:
-        family = self.family
-        output = family.output_tokens
-        wanted = [family.mask_row + i for i in ((1, 2, 3) if multimask else (0,))]
+        backend = self.backend
+        output = backend.output_tokens
+        wanted = [backend.mask_row + i for i in ((1, 2, 3) if multimask else (0,))]
         keep_image = result.mask_logits is not None
         if keep_image:
             asked = list(range(len(output)))
         else:
-            asked = wanted + [family.score_row] * (result.mask_scores is not None)
+            asked = wanted + [backend.score_row] * (result.mask_scores is not None)
         tokens, maps = two_way(
-            family.model.mask_decoder.transformer,
+            backend.model.mask_decoder.transformer,
             torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1),
             image,
             rows=asked,
@@ -264,13 +266,13 @@ class SegmenterLocalizer:
         if maps is not None and result.mask_logits is not None and result.mask_scores is not None:
             grid = self.low_side // 4
             maps = maps.transpose(1, 2).reshape(len(rows), -1, grid, grid)
-            logits, scores = family.mask_logits(tokens, maps, features, multimask=multimask)
+            logits, scores = backend.mask_logits(tokens, maps, features, multimask=multimask)
             result.mask_logits[rows] = logits
             result.mask_scores[rows] = scores
         elif result.mask_scores is not None:
-            head = family.model.mask_decoder.iou_prediction_head
-            scores = head(tokens[:, asked.index(family.score_row)])
-            result.mask_scores[rows] = scores[:, [row - family.mask_row for row in wanted]]
+            head = backend.model.mask_decoder.iou_prediction_head
+            scores = head(tokens[:, asked.index(backend.score_row)])
+            result.mask_scores[rows] = scores[:, [row - backend.mask_row for row in wanted]]
 
     def _empty(self, count: int, candidates: int, masks: bool, scores: bool) -> RegionTokens:
         def empty(*shape: int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from anyregion.localizers.frame import mask_to_logits
-from anyregion.localizers.segmenter import SegmenterLocalizer
+from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.regions import Regions
 
 PORTRAIT, LANDSCAPE = (45, 31), (40, 64)
@@ -53,12 +53,12 @@ def regions_of(
 
 @torch.no_grad()
 def plainly(
-    localizer: SegmenterLocalizer, image: Any, regions: Regions, *, multimask: bool
+    localizer: PromptableSegmenter, image: Any, regions: Regions, *, multimask: bool
 ) -> tuple[Any, Any, Any]:
     """Tokens, masks and scores by the model's own forward pass, one region at a time."""
-    family, model = localizer.family, localizer.family.model
-    frame = family.frame(image.shape[:2])
-    pixels = family.pixels(image, frame)[None]
+    backend, model = localizer.backend, localizer.backend.model
+    frame = backend.frame(image.shape[:2])
+    pixels = backend.pixels(image, frame)[None]
     caught: list[Any] = []
     hooks = [
         model.mask_decoder.transformer.register_forward_hook(
@@ -96,7 +96,7 @@ def plainly(
             asked["input_labels"] = torch.tensor(regions.point_labels[row])[None, None]
         out = model(pixel_values=pixels, multimask_output=multimask, **asked)
         rows = slice(1, 4) if multimask else slice(0, 1)
-        tokens.append(caught[-1][0][family.mask_row : family.mask_row + 4][rows])
+        tokens.append(caught[-1][0][backend.mask_row : backend.mask_row + 4][rows])
         logits.append(out.pred_masks[0, 0])
         scores.append(out.iou_scores[0, 0])
     for hook in hooks:

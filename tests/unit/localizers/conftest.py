@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from anyregion.localizers.segmenter import SegmenterLocalizer
+    from anyregion.localizers.segmenter import PromptableSegmenter
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def localizers() -> dict[str, SegmenterLocalizer]:
+def localizers() -> dict[str, PromptableSegmenter]:
     from tests.unit.localizers.small_models import FAMILIES, build
 
     return {family: build(family) for family in FAMILIES}

@@ -10,7 +10,7 @@ import transformers
 from anyregion.localizers.sam import sam_localizer
 from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
 from anyregion.localizers.sam_hq import sam_hq_localizer
-from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer
+from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 
 
 def spread(model: Any) -> Any:
@@ -106,7 +106,7 @@ def sam3_config() -> Any:
     )
 
 
-def build(family: str, **given: Any) -> SegmenterLocalizer:
+def build(family: str, **given: Any) -> PromptableSegmenter:
     options = LocalizerOptions(**given)
     if family == "sam":
         model = spread(transformers.SamModel(sam_config()))

@@ -24,7 +24,7 @@ from anyregion.localizers.automatic import (
     remove_small_regions,
     stability_score,
 )
-from anyregion.localizers.segmenter import SegmenterLocalizer
+from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.masks import decode_mask, encode_mask, mask_area, mask_box
 from anyregion.regions import Regions
 from tests.unit.localizers.asking import LANDSCAPE, PORTRAIT, photo
@@ -113,7 +113,7 @@ def test_options_out_of_range(wrong: dict[str, int]) -> None:
 # ---------------------------------------------------------------- with models
 
 
-def plainly(localizer: SegmenterLocalizer, image: Any, options: AutomaticOptions) -> Regions:
+def plainly(localizer: PromptableSegmenter, image: Any, options: AutomaticOptions) -> Regions:
     """The same masks point by point, with torchvision's NMS, without crops."""
     ops = pytest.importorskip("torchvision.ops")
     size = image.shape[:2]
@@ -142,7 +142,7 @@ def plainly(localizer: SegmenterLocalizer, image: Any, options: AutomaticOptions
 @pytest.mark.parametrize("nms", [0.8, 1.0])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masks_are_those_of_the_plain_way(
-    localizers: dict[str, SegmenterLocalizer], family: str, nms: float
+    localizers: dict[str, PromptableSegmenter], family: str, nms: float
 ) -> None:
     image = photo(PORTRAIT, seed=4)
     options = replace(EASY, box_nms_thresh=nms, pred_iou_thresh=-0.4)
@@ -160,7 +160,7 @@ def test_masks_are_those_of_the_plain_way(
 
 @pytest.mark.parametrize("family", ["sam", "sam2"])
 def test_neither_batches_nor_chunks_change_what_is_found(
-    localizers: dict[str, SegmenterLocalizer], family: str, monkeypatch: pytest.MonkeyPatch
+    localizers: dict[str, PromptableSegmenter], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = photo(LANDSCAPE, seed=2)
     first = AutomaticMasks(localizers[family], EASY).propose(image)
@@ -174,7 +174,7 @@ def test_neither_batches_nor_chunks_change_what_is_found(
 
 
 def test_scores_are_sorted_predicted_ious_up_to_one(
-    localizers: dict[str, SegmenterLocalizer],
+    localizers: dict[str, PromptableSegmenter],
 ) -> None:
     for family in FAMILIES:
         scores = AutomaticMasks(localizers[family], EASY).propose(photo(PORTRAIT)).scores
@@ -184,7 +184,7 @@ def test_scores_are_sorted_predicted_ious_up_to_one(
         assert scores.max() <= 1
 
 
-def test_an_image_with_nothing_found(localizers: dict[str, SegmenterLocalizer]) -> None:
+def test_an_image_with_nothing_found(localizers: dict[str, PromptableSegmenter]) -> None:
     options = replace(EASY, pred_iou_thresh=1e9, crop_n_layers=1, min_mask_region_area=5)
     found = AutomaticMasks(localizers["sam"], options).propose(photo(PORTRAIT))
     assert len(found) == 0
@@ -193,7 +193,7 @@ def test_an_image_with_nothing_found(localizers: dict[str, SegmenterLocalizer]) 
 
 
 def test_thresholds_are_the_published_ones_of_the_family(
-    localizers: dict[str, SegmenterLocalizer],
+    localizers: dict[str, PromptableSegmenter],
 ) -> None:
     chosen = {f: AutomaticMasks(localizers[f]).options.pred_iou_thresh for f in FAMILIES}
     assert chosen == {"sam": 0.88, "sam_hq": 0.88, "sam2": 0.8, "sam3": 0.8}
@@ -203,7 +203,7 @@ def test_thresholds_are_the_published_ones_of_the_family(
     assert AutomaticMasks(localizers["sam"], EASY).fingerprint in prints
 
 
-def test_what_a_crop_cuts_is_dropped(localizers: dict[str, SegmenterLocalizer]) -> None:
+def test_what_a_crop_cuts_is_dropped(localizers: dict[str, PromptableSegmenter]) -> None:
     size = (120, 160)
     options = replace(EASY, points_per_side=2, crop_n_layers=1, stability_score_thresh=0.2)
     proposer = AutomaticMasks(localizers["sam"], options)
@@ -232,7 +232,7 @@ def test_a_smaller_crop_wins_and_a_mask_it_cuts_does_not_count() -> None:
     assert not automatic._is_cut(wide, image, (100, 200)), "the image's own border cuts nothing"
 
 
-def test_small_parts_are_cleaned_away(localizers: dict[str, SegmenterLocalizer]) -> None:
+def test_small_parts_are_cleaned_away(localizers: dict[str, PromptableSegmenter]) -> None:
     image = photo(LANDSCAPE, seed=3)
     least = 40
     found = AutomaticMasks(localizers["sam"], replace(EASY, min_mask_region_area=least)).propose(
@@ -247,7 +247,7 @@ def test_small_parts_are_cleaned_away(localizers: dict[str, SegmenterLocalizer])
         assert again is None or mask_area(rle) < least or (~mask).sum() < least
 
 
-def test_a_tiny_image(localizers: dict[str, SegmenterLocalizer]) -> None:
+def test_a_tiny_image(localizers: dict[str, PromptableSegmenter]) -> None:
     options = replace(EASY, crop_n_layers=2)
     found = AutomaticMasks(localizers["sam2"], options).propose(np.zeros((2, 1, 3), np.uint8))
     assert found.fit(2, 1)[1] == []

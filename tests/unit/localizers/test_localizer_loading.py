@@ -18,19 +18,19 @@ from anyregion.errors import CheckpointError, InputError, MissingExtraError  # n
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam2 import sam2_localizer  # noqa: E402
 from anyregion.localizers.sam_checkpoint import sam_from_state  # noqa: E402
-from anyregion.localizers.segmenter import SegmenterLocalizer  # noqa: E402
+from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
 from tests.unit.localizers.asking import LANDSCAPE, close, photo, regions_of  # noqa: E402
 from tests.unit.localizers.small_models import FAMILIES, build  # noqa: E402
 
 
 @pytest.mark.parametrize("family", ["sam", "sam_hq", "sam2", "sam3"])
 def test_fingerprint_follows_the_weights(family: str) -> None:
-    def made(**given: Any) -> SegmenterLocalizer:
+    def made(**given: Any) -> PromptableSegmenter:
         torch.manual_seed(0)  # for buffers, which `spread` leaves as they are
         return build(family, **given)
 
     first, other, low = made(), made(), made(encoder_dtype=torch.bfloat16)
-    next(iter(other.family.model.state_dict().values())).view(-1)[0] += 1
+    next(iter(other.backend.model.state_dict().values())).view(-1)[0] += 1
     assert first.fingerprint == made(chunk=7).fingerprint
     assert len({first.fingerprint, other.fingerprint, low.fingerprint}) == 3
 
@@ -39,7 +39,7 @@ def test_fingerprint_follows_the_weights(family: str) -> None:
 def test_fingerprint_follows_configuration_and_input(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     built = build(family)
-    built.family.model.save_pretrained(tmp_path / "one")
+    built.backend.model.save_pretrained(tmp_path / "one")
     for name in ("two", "eps", "heads"):
         shutil.copytree(tmp_path / "one", tmp_path / name)
 
@@ -64,7 +64,7 @@ def test_fingerprint_follows_configuration_and_input(family: str, tmp_path: Path
 
 
 def test_fingerprint_follows_mean_and_std() -> None:
-    model = build("sam2").family.model
+    model = build("sam2").backend.model
     half = (0.5, 0.5, 0.5)
     found = {
         sam2_localizer(model, name="").fingerprint,
@@ -85,10 +85,10 @@ def test_a_device_that_is_not_here(device: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_folder_loads_as_it_was(
-    localizers: dict[str, SegmenterLocalizer], tmp_path: Path, family: str
+    localizers: dict[str, PromptableSegmenter], tmp_path: Path, family: str
 ) -> None:
     original = localizers[family]
-    original.family.model.save_pretrained(tmp_path)
+    original.backend.model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     if family in ("sam", "sam_hq"):
         # as the files on the hub have it; the published model has 1e-5
@@ -97,7 +97,7 @@ def test_a_saved_folder_loads_as_it_was(
         config["model_type"] = {"sam2": "sam2_video", "sam3": "sam3_tracker_video"}[family]
     (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = load_localizer(tmp_path, chunk=3)
-    assert isinstance(loaded, SegmenterLocalizer)
+    assert isinstance(loaded, PromptableSegmenter)
     assert (loaded.name, loaded.chunk) == (str(tmp_path), 3)
     image, regions = photo(LANDSCAPE), regions_of("box", LANDSCAPE, original.low_side)
     ours = loaded.tokens(loaded.encode([image])[0], regions, masks=True)
@@ -107,11 +107,11 @@ def test_a_saved_folder_loads_as_it_was(
 
 
 def test_a_whole_sam3_video_folder_gives_its_tracker(
-    localizers: dict[str, SegmenterLocalizer], tmp_path: Path
+    localizers: dict[str, PromptableSegmenter], tmp_path: Path
 ) -> None:
     from safetensors.torch import save_file
 
-    tracker = localizers["sam3"].family.model
+    tracker = localizers["sam3"].backend.model
     state = {f"tracker_model.{k}": t.clone() for k, t in tracker.state_dict().items()}
     state = {k: t for k, t in state.items() if not k.startswith("tracker_model.vision_encoder.")}
     vision = tracker.vision_encoder.state_dict()
@@ -129,11 +129,11 @@ def test_a_whole_sam3_video_folder_gives_its_tracker(
 
 
 def test_incomplete_folders_are_refused_and_not_filled_with_random_numbers(
-    localizers: dict[str, SegmenterLocalizer], tmp_path: Path
+    localizers: dict[str, PromptableSegmenter], tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    localizers["sam"].family.model.save_pretrained(tmp_path)
+    localizers["sam"].backend.model.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     state = load_file(path)
     del state["mask_decoder.mask_tokens.weight"]

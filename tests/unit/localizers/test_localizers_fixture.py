@@ -90,7 +90,7 @@ def test_published_image_side(fixture: dict[str, Any]) -> None:
     resized = resize_to_frame(arrays["in__image"], encoded.frame)
     np.testing.assert_array_equal(resized, arrays["sam_input_image_uint8"])
     within_tolerance(fixture, "sam_image_embedding", encoded.embedding)
-    positions = localizer.family.model.get_image_wide_positional_embeddings()
+    positions = localizer.backend.model.get_image_wide_positional_embeddings()
     within_tolerance(fixture, "sam_dense_positional_encoding", positions)
 
 

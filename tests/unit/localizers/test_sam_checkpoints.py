@@ -16,7 +16,7 @@ from anyregion.errors import CheckpointError  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam import sam_localizer  # noqa: E402
 from anyregion.localizers.sam_checkpoint import sam_from_state, sam_model_from_state  # noqa: E402
-from anyregion.localizers.segmenter import SegmenterLocalizer  # noqa: E402
+from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
 from tests.unit.localizers.asking import close, photo, plainly, regions_of  # noqa: E402
 from tests.unit.localizers.small_models import sam_config, spread  # noqa: E402
 
@@ -89,9 +89,9 @@ def test_a_checkpoint_gives_the_model_it_was_made_from(
     model = spread(transformers.SamModel(sam_config(side=80, window=7)))
     localizer = load_localizer(path, chunk=3)
     assert localizer.name == str(path)
-    assert isinstance(localizer, SegmenterLocalizer)
+    assert isinstance(localizer, PromptableSegmenter)
     assert localizer.chunk == 3
-    config = localizer.family.model.config
+    config = localizer.backend.model.config
     assert config.vision_config.window_size == 7
     assert list(config.vision_config.global_attn_indexes) == [1]
     assert config.vision_config._attn_implementation == "sdpa"
@@ -111,8 +111,8 @@ def test_a_checkpoint_gives_the_model_it_was_made_from(
 def test_half_precision_weights_become_float32(sam_state: dict[str, Any]) -> None:
     localizer = sam_from_state({k: t.half() for k, t in sam_state.items()}, name="half")
     assert localizer.name == "half"
-    assert {p.dtype for p in localizer.family.model.parameters()} == {torch.float32}
-    assert not any(p.requires_grad for p in localizer.family.model.parameters())
+    assert {p.dtype for p in localizer.backend.model.parameters()} == {torch.float32}
+    assert not any(p.requires_grad for p in localizer.backend.model.parameters())
 
 
 def broken(state: dict[str, Any], how: str) -> dict[str, Any]:

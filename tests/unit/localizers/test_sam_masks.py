@@ -19,7 +19,7 @@ from anyregion.localizers.frame import (
     padded_frame,
     squashed_frame,
 )
-from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer
+from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.masks import decode_mask
 from anyregion.regions import Regions
 from tests.unit.localizers.asking import LANDSCAPE, PORTRAIT, photo, regions_of
@@ -56,7 +56,7 @@ def test_padding_is_outside_a_mask_that_covers_the_image() -> None:
 
 
 def test_masks_of_sam_go_through_the_padded_square(
-    localizers: dict[str, SegmenterLocalizer],
+    localizers: dict[str, PromptableSegmenter],
 ) -> None:
     localizer = localizers["sam"]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
@@ -81,7 +81,7 @@ def test_masks_of_sam_go_through_the_padded_square(
 
 
 def test_mask_logits_of_another_size_name_the_region(
-    localizers: dict[str, SegmenterLocalizer],
+    localizers: dict[str, PromptableSegmenter],
 ) -> None:
     localizer = localizers["sam"]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
@@ -93,7 +93,7 @@ def test_mask_logits_of_another_size_name_the_region(
 
 
 def test_a_mask_of_another_image_size_names_the_region(
-    localizers: dict[str, SegmenterLocalizer],
+    localizers: dict[str, PromptableSegmenter],
 ) -> None:
     localizer = localizers["sam"]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
@@ -104,9 +104,9 @@ def test_a_mask_of_another_image_size_names_the_region(
 
 @pytest.mark.parametrize("option", ["chunk", "batch_size"])
 def test_sizes_below_one_are_refused(
-    localizers: dict[str, SegmenterLocalizer], option: str
+    localizers: dict[str, PromptableSegmenter], option: str
 ) -> None:
     with pytest.raises(InputError, match="at least 1"):
-        SegmenterLocalizer(
-            localizers["sam"].family, name="", options=LocalizerOptions(**{option: 0})
+        PromptableSegmenter(
+            localizers["sam"].backend, name="", options=LocalizerOptions(**{option: 0})
         )

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from anyregion.localizers.prompts import prompt_chunks  # noqa: E402
-from anyregion.localizers.segmenter import LocalizerOptions, SegmenterLocalizer  # noqa: E402
+from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
 from tests.unit.localizers.asking import (  # noqa: E402
     LANDSCAPE,
@@ -33,7 +33,7 @@ PROMPTS = ["box", "point", "points", "box+points", "mask", "box+mask", "points+m
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_transformers_own_forward_pass(
-    localizers: dict[str, SegmenterLocalizer], family: str, prompt: str, multimask: bool
+    localizers: dict[str, PromptableSegmenter], family: str, prompt: str, multimask: bool
 ) -> None:
     localizer = localizers[family]
     image = photo(PORTRAIT)
@@ -62,7 +62,7 @@ def test_equals_transformers_own_forward_pass(
         close(light.mask_scores, full.mask_scores)
 
 
-def test_prompts_change_the_answer(localizers: dict[str, SegmenterLocalizer]) -> None:
+def test_prompts_change_the_answer(localizers: dict[str, PromptableSegmenter]) -> None:
     localizer = localizers["sam"]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     tokens = [
@@ -75,10 +75,10 @@ def test_prompts_change_the_answer(localizers: dict[str, SegmenterLocalizer]) ->
 
 
 def test_sam2_takes_the_published_mask_where_the_single_one_is_unstable(
-    localizers: dict[str, SegmenterLocalizer],
+    localizers: dict[str, PromptableSegmenter],
 ) -> None:
     localizer = localizers["sam2"]
-    decoder = localizer.family.model.mask_decoder
+    decoder = localizer.backend.model.mask_decoder
     image = photo(PORTRAIT)
     regions = regions_of("box", PORTRAIT, localizer.low_side)
     (encoded,) = localizer.encode([image])
@@ -103,7 +103,7 @@ def test_sam2_takes_the_published_mask_where_the_single_one_is_unstable(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_regions(localizers: dict[str, SegmenterLocalizer], family: str) -> None:
+def test_no_regions(localizers: dict[str, PromptableSegmenter], family: str) -> None:
     localizer = localizers[family]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     found = localizer.tokens(encoded, Regions.from_boxes([]), multimask=True, masks=True)
@@ -144,7 +144,7 @@ def mixed_regions(low_side: int) -> Regions:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_chunks_and_company_change_nothing_and_order_is_kept(
-    localizers: dict[str, SegmenterLocalizer], family: str
+    localizers: dict[str, PromptableSegmenter], family: str
 ) -> None:
     localizer = localizers[family]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
@@ -156,12 +156,14 @@ def test_chunks_and_company_change_nothing_and_order_is_kept(
         close(together.mask_logits[row], alone.mask_logits[0], 1e-4)
         close(together.mask_scores[row], alone.mask_scores[0])
     for chunk in (1, 5, 32):
-        other = SegmenterLocalizer(localizer.family, name="", options=LocalizerOptions(chunk=chunk))
+        other = PromptableSegmenter(
+            localizer.backend, name="", options=LocalizerOptions(chunk=chunk)
+        )
         close(other.tokens(encoded, regions).tokens, together.tokens)
 
 
 def test_a_chunk_bounds_what_is_decoded_at_once(
-    localizers: dict[str, SegmenterLocalizer], monkeypatch: pytest.MonkeyPatch
+    localizers: dict[str, PromptableSegmenter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from anyregion.localizers import segmenter
 
@@ -173,8 +175,8 @@ def test_a_chunk_bounds_what_is_decoded_at_once(
         return real(transformer, prompts, image, **options)
 
     monkeypatch.setattr(segmenter, "two_way", counting)
-    localizer = SegmenterLocalizer(
-        localizers["sam"].family, name="", options=LocalizerOptions(chunk=4)
+    localizer = PromptableSegmenter(
+        localizers["sam"].backend, name="", options=LocalizerOptions(chunk=4)
     )
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     regions = regions_of("box", PORTRAIT, localizer.low_side, count=10)
@@ -184,7 +186,7 @@ def test_a_chunk_bounds_what_is_decoded_at_once(
 
 def test_tokens_alone_run_neither_upscaling_nor_hypernetworks() -> None:
     localizer = build("sam")
-    decoder = localizer.family.model.mask_decoder
+    decoder = localizer.backend.model.mask_decoder
     ran: list[str] = []
     for name in ("upscale_conv1", "output_hypernetworks_mlps.0", "iou_prediction_head"):
         decoder.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -200,7 +202,7 @@ def test_tokens_alone_run_neither_upscaling_nor_hypernetworks() -> None:
 
 def test_shared_projections_are_computed_once_an_ask() -> None:
     localizer = build("sam", chunk=2)
-    attention = localizer.family.model.mask_decoder.transformer.layers[0].cross_attn_token_to_image
+    attention = localizer.backend.model.mask_decoder.transformer.layers[0].cross_attn_token_to_image
     runs: list[int] = []
     attention.k_proj.register_forward_hook(lambda *_: runs.append(1))
     (encoded,) = localizer.encode([photo(PORTRAIT)])
@@ -210,7 +212,7 @@ def test_shared_projections_are_computed_once_an_ask() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompt_source_is_the_mean_of_the_prompt_encoders_tokens(
-    localizers: dict[str, SegmenterLocalizer], family: str
+    localizers: dict[str, PromptableSegmenter], family: str
 ) -> None:
     localizer = localizers[family]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
