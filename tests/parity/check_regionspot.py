@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from anyregion import Recognizer, Regions, Vocabulary
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
+from anyregion.data.region_dataset import region_dataset
 from anyregion.localizers.frame import boxes_to_frame, resize_to_frame
 from anyregion.localizers.prompts import prompt_chunks
 from anyregion.localizers.segmenter import PromptableSegmenter
@@ -31,7 +32,7 @@ from anyregion.regionspot.checkpoint import load_published, read_checkpoint
 from anyregion.regionspot.encoder import EncodedImage, RegionSpotEncoder
 from anyregion.regionspot.losses import focal_loss, region_logits
 from anyregion.regionspot.pretrained import Pretrained
-from anyregion.regionspot.training.sets import training_set
+from anyregion.regionspot.training.config import StepConfig
 from anyregion.regionspot.training.task import RegionSpotTask
 from anyregion.scoring import logits
 from anyregion.training.config import LoopConfig, OptimizerConfig, ScheduleConfig
@@ -236,12 +237,10 @@ def run_train(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabu
     reader = FixtureReader([np.maximum(c - 1, 0) for c in classes], words, tokens, maps)
     task = RegionSpotTask(
         adapter,
-        [training_set("fixture", reader, words)],
+        [region_dataset("fixture", reader, words)],
         scale=encoder.logit_scale,
-        about=Pretrained(adapter.config, encoder.localizer.name, encoder.vlm.name),
-        batch=2,
-        flip=0.0,
-        fill="repeat",
+        pretrained=Pretrained(adapter.config, encoder.localizer.name, encoder.vlm.name),
+        step=StepConfig(batch=2, flip=0.0, fill="repeat"),
     )
     # an epoch is shuffled; the fixture's arrays are in the images' order
     items = sorted(task.plan(0), key=lambda item: item.image)

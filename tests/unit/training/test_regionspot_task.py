@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from anyregion.data.region_dataset import region_dataset
 from anyregion.errors import InputError
 from anyregion.regionspot.adapter import Adapter, AdapterConfig
 from anyregion.regionspot.losses import (
@@ -21,10 +22,8 @@ from anyregion.regionspot.losses import (
     repeated_rows,
 )
 from anyregion.regionspot.pretrained import Pretrained, load_adapter, read_config
-from anyregion.regionspot.training.config import ObjectiveConfig
-from anyregion.regionspot.training.sets import training_set
-from anyregion.regionspot.training.task import RegionSpotTask
-from anyregion.regionspot.training.validation import Validation
+from anyregion.regionspot.training.config import ObjectiveConfig, StepConfig
+from anyregion.regionspot.training.task import RegionSpotTask, Validation
 from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
 from tests.unit.training.small_sets import EMBED, TOKEN, WIDTH, MadeUp, annotated, words
@@ -40,15 +39,15 @@ def some_set(name: str = "one", *, classes: int = 4, **options: Any) -> Any:
     labels = [draw.integers(classes, size=draw.integers(1, 7)).tolist() for _ in range(12)]
     annotations = annotated(labels, classes=classes, prefix=name)
     reader = MadeUp(annotations, teacher=options.pop("teacher", False))
-    return training_set(name, reader, words(annotations.categories.names), **options)
+    return region_dataset(name, reader, words(annotations.categories.names), **options)
 
 
 def task(*sets: Any, config: AdapterConfig = SMALL, **options: Any) -> RegionSpotTask:
     torch.manual_seed(4)
     sets = sets or (some_set(),)
-    return RegionSpotTask(
-        Adapter(config), sets, scale=20.0, about=ABOUT, **({"batch": 4} | options)
-    )
+    own = {name: options.pop(name) for name in ("max_regions", "fill") if name in options}
+    step = StepConfig(batch=options.pop("batch", 4), **own)
+    return RegionSpotTask(Adapter(config), sets, scale=20.0, pretrained=ABOUT, step=step, **options)
 
 
 def test_a_step_is_of_one_data_set_in_the_stated_shares() -> None:
@@ -56,9 +55,9 @@ def test_a_step_is_of_one_data_set_in_the_stated_shares() -> None:
     seen = []
     for step in range(30):
         items = one.plan(step)
-        assert len({item.data for item in items}) == 1
+        assert len({item.dataset for item in items}) == 1
         assert len(items) == 3
-        seen.append(items[0].data)
+        seen.append(items[0].dataset)
         examples = [one.load(item) for item in items]
         losses = one.losses(one.module, examples)["loss"]
         assert losses.shape == (3,)
@@ -68,7 +67,7 @@ def test_a_step_is_of_one_data_set_in_the_stated_shares() -> None:
 
 def test_plans_follow_from_seed_and_step_alone() -> None:
     def said(which: RegionSpotTask, step: int) -> list[Any]:
-        return [(i.data, i.image, i.flipped, i.rows.tolist()) for i in which.plan(step)]
+        return [(i.dataset, i.image, i.flipped, i.rows.tolist()) for i in which.plan(step)]
 
     one, again = task(max_regions=2), task(max_regions=2)
     later = [said(one, step) for step in range(9)]
@@ -93,13 +92,12 @@ def test_token_and_feature_map_are_of_one_geometry() -> None:
 def test_labels_are_places_in_the_vocabulary_and_other_regions_are_left_out() -> None:
     annotations = annotated([[0, 1, 2], [1], [2, 0]], classes=3, crowd={(0, 0)})
     reader = MadeUp(annotations)
-    some = training_set("some", reader, words(["Name_2", "something", "NAME 0"]))
+    some = region_dataset("some", reader, words(["Name_2", "something", "NAME 0"]))
     assert some.images.tolist() == [0, 2]
-    assert some.rows(0).tolist() == [1]  # row 0 of the tokens is the first that is no crowd
-    assert some.labels_of(0)[some.rows(0)].tolist() == [0]
-    assert some.labels_of(2)[some.rows(2)].tolist() == [0, 2]
+    assert some.labels_of(0).tolist() == [-1, 0]  # row 0 of the tokens is the first no-crowd one
+    assert some.labels_of(2).tolist() == [0, 2]
     with pytest.raises(InputError, match="no image has a region with a name"):
-        training_set("some", reader, words(["zebra"]))
+        region_dataset("some", reader, words(["zebra"]))
 
 
 def test_padding_changes_no_loss() -> None:

@@ -1,7 +1,8 @@
-"""From settings to a task: opens the stores, and loads of the frozen models what is needed."""
+"""RegionSpot's task from its settings: stores, and of the frozen models what the stores lack."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -10,22 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion import __version__
+from anyregion.baselines.dense import DenseEncoder
+from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
-from anyregion.data.features import CombinedReader, FeatureExtractor, FeatureReader, OnTheFly
+from anyregion.data.features import (
+    CombinedReader,
+    FeatureExtractor,
+    FeatureReader,
+    Features,
+    OnTheFly,
+    to_half,
+)
+from anyregion.data.region_dataset import RegionDataset, region_dataset
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
+from anyregion.images import Pixels
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer
+from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.extractor import RegionSpotExtractor, described_features
 from anyregion.regionspot.pretrained import WEIGHTS, Pretrained, load_adapter, read_config
-from anyregion.regionspot.training.config import DataConfig, RegionSpotConfig
-from anyregion.regionspot.training.sets import TrainingSet, training_set
-from anyregion.regionspot.training.task import RegionSpotTask
-from anyregion.regionspot.training.teacher import TeacherExtractor
-from anyregion.regionspot.training.validation import Validation
+from anyregion.regionspot.training.config import DataConfig, RegionSpotConfig, StepConfig
+from anyregion.regionspot.training.task import RegionSpotTask, Validation
 from anyregion.training.config import LoopConfig
 from anyregion.training.distributed import own_device
 from anyregion.training.seeds import seed_torch
@@ -42,11 +52,12 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
         InputError: data or models that cannot be had, or do not fit each other.
         CheckpointError: the adapter to start from is broken.
     """
-    models = _Models(settings, own_device(loop.device))
-    # now: the frozen models are read next, and `fit` asks only after them
+    # now: the frozen models are read next, and `fit` checks it only after them
     check_best(loop, {} if settings.validation is None else ACCURACY_METRICS)
-    sets = [
-        _set(data, models, teacher=bool(settings.objective.distillation), flip=settings.flip > 0)
+    models = _FrozenModels(settings, own_device(loop.device))
+    with_teacher = bool(settings.objective.distillation)
+    datasets = [
+        _dataset(data, models, teacher=with_teacher, flip=settings.flip > 0)
         for data in settings.data
     ]
     validation = None
@@ -54,16 +65,13 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
         folder = settings.validation.images
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"{folder}: there is no such folder of images")
-        validation = Validation(
-            data=_set(settings.validation, models, teacher=False, flip=False),
-            limit=settings.validation_images,
-            images=None if folder is None else Path(folder),
-        )
+        held_out = _dataset(settings.validation, models, teacher=False, flip=False)
+        validation = Validation(held_out, settings.validation_images)
     return RegionSpotTask(
         _adapter(settings, loop.seed),
-        sets,
+        datasets,
         scale=models.vlm.logit_scale if settings.logit_scale is None else settings.logit_scale,
-        about=Pretrained(
+        pretrained=Pretrained(
             adapter=settings.adapter,
             localizer=settings.localizer,
             vlm=settings.vlm,
@@ -75,16 +83,46 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
             + ", ".join(data.name for data in settings.data),
         ),
         objective=settings.objective,
+        step=StepConfig(settings.batch, settings.flip, settings.max_regions, settings.fill),
         seed=loop.seed,
-        batch=settings.batch,
-        flip=settings.flip,
-        max_regions=settings.max_regions,
-        fill=settings.fill,
         validation=validation,
     )
 
 
-class _Models:
+class TeacherExtractor:
+    """A `FeatureExtractor` of one array: `teacher`, `(N, E)` float16, rows of length 1.
+
+    The VLM's dense features, averaged in each region's box, in the space of the text embeddings:
+    what a region is named without any training, and the teacher of the distillation term.
+
+    Args:
+        embedder: the VLM whose text embeddings the adapter learns.
+    """
+
+    def __init__(self, embedder: ImageEmbedder) -> None:
+        self._encoder = DenseEncoder(embedder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Method and model."""
+        return f"teacher {self._encoder.fingerprint}"
+
+    def describe(self) -> Mapping[str, str]:
+        """See `DescribedExtractor`."""
+        return {"teacher": self._encoder.name}
+
+    def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
+        """See `FeatureExtractor`."""
+        features: list[Features] = []
+        for image, of_image in zip(images, regions, strict=True):
+            encoded = self._encoder.encode_images([image])
+            rows = self._encoder.embed_regions(encoded, [of_image])[0].embeddings  # (N, E)
+            length = np.linalg.norm(rows, axis=1, keepdims=True)
+            features.append({"teacher": to_half("teacher", rows / np.maximum(length, 1e-7))})
+        return features
+
+
+class _FrozenModels:
     """The frozen models, each loaded when something needs it."""
 
     def __init__(self, settings: RegionSpotConfig, device: str) -> None:
@@ -100,13 +138,16 @@ class _Models:
         return load_localizer(self.settings.localizer, device=self.device)
 
 
-def _set(data: DataConfig, models: _Models, *, teacher: bool, flip: bool) -> TrainingSet:
-    reader, usable = _reader(data, models, teacher=teacher, flip=flip)
-    return training_set(
+def _dataset(
+    data: DataConfig, models: _FrozenModels, *, teacher: bool, flip: bool
+) -> RegionDataset:
+    reader, with_features = _reader(data, models, teacher=teacher, flip=flip)
+    return region_dataset(
         data.name,
         reader,
-        _words(data, reader.annotations, models),
-        images=usable,
+        _vocabulary(data, reader.annotations, models),
+        images=with_features,
+        folder=None if data.images is None else Path(data.images),
         ratio=data.ratio,
         repeat_threshold=data.repeat_threshold,
         terms=data.terms,
@@ -114,81 +155,83 @@ def _set(data: DataConfig, models: _Models, *, teacher: bool, flip: bool) -> Tra
 
 
 def _reader(
-    data: DataConfig, models: _Models, *, teacher: bool, flip: bool
+    data: DataConfig, models: _FrozenModels, *, teacher: bool, flip: bool
 ) -> tuple[FeatureReader, NDArray[np.int64] | None]:
-    """What the store holds from there, what it does not computed; and the images it holds."""
+    """What the store holds from there, what it lacks computed; and the images that it holds."""
     settings = models.settings
-    wanted = {"tokens"} | ({"features"} if settings.adapter.use_features else set())
-    wanted |= {"teacher"} if teacher else set()
+    missing = {"tokens"} | ({"features"} if settings.adapter.use_features else set())
+    missing |= {"teacher"} if teacher else set()
     readers: list[FeatureReader] = []
-    usable = None
+    images = None
     if data.store is not None:
         store = Store(data.store)
         _check_store(store, models, flip)
         readers.append(store)
-        usable = store.usable()
-        wanted -= store.info.extractor.keys()
+        images = store.usable()
+        missing -= store.info.extractor.keys()
         annotations = store.annotations
     else:
         annotations = read_annotations(str(data.annotations), images=data.images)
     extractors: list[FeatureExtractor] = []
-    if wanted & {"tokens", "features"}:
+    if missing & {"tokens", "features"}:
         extractors.append(
             RegionSpotExtractor(
-                models.localizer if "tokens" in wanted else None,
-                models.vlm if "features" in wanted else None,
+                models.localizer if "tokens" in missing else None,
+                models.vlm if "features" in missing else None,
                 source=settings.source,
                 antialias=settings.antialias,
             )
         )
-    if "teacher" in wanted:
+    if "teacher" in missing:
         extractors.append(TeacherExtractor(models.vlm))
     if extractors and data.images is None:
         raise InputError(
-            f"{data.name}: the store holds no {', '.join(sorted(wanted))}; name the folder of the "
+            f"{data.name}: the store holds no {', '.join(sorted(missing))}; name the folder of the "
             "images to compute them (slower), or make the store with them"
         )
     readers += [OnTheFly(e, annotations, str(data.images)) for e in extractors]
-    return (readers[0] if len(readers) == 1 else CombinedReader(readers)), usable
+    return (readers[0] if len(readers) == 1 else CombinedReader(readers)), images
 
 
-def _check_store(store: Store, models: _Models, flip: bool) -> None:
-    """What is learned states these models and sizes: it must have been trained on theirs."""
-    settings, made_of = models.settings, store.info.extractor
+def _check_store(store: Store, models: _FrozenModels, flip: bool) -> None:
+    """What is learned states the settings' models and sizes: the store must be made with them."""
+    settings, parts = models.settings, store.info.extractor
     if flip and not store.info.mirrored:
         raise InputError(
             f"{store.folder}: made without mirror images: set regionspot.flip to 0, or make it anew"
         )
-    for part, asked in (("localizer", settings.localizer), ("vlm", settings.vlm)):
-        stated = made_of.get(part)
-        if stated is not None and not _is_model(stated, part, asked, models):
+    for part, name in (("localizer", settings.localizer), ("vlm", settings.vlm)):
+        stated = parts.get(part)
+        if stated is not None and not _is_model(stated, part, name, models):
             raise InputError(
-                f"{store.folder}: made with {part} {stated}, but regionspot.{part} is {asked}"
+                f"{store.folder}: made with {part} {stated}, but regionspot.{part} is {name}"
             )
-    tokens, features = made_of.get("tokens"), made_of.get("features")
+    tokens, features = parts.get("tokens"), parts.get("features")
     if tokens is not None and tokens.partition(",")[0] != settings.source:
         raise InputError(
             f"{store.folder}: its tokens are {tokens}, but regionspot.source is {settings.source}"
         )
     if features is not None and settings.adapter.use_features:
-        ours = described_features(models.vlm, antialias=settings.antialias)
-        if features != ours:
+        configured = described_features(models.vlm, antialias=settings.antialias)
+        if features != configured:
             raise InputError(
                 f"{store.folder}: its feature maps are of {features}; regionspot.vlm_image_size "
-                f"and antialias ask for {ours}"
+                f"and antialias ask for {configured}"
             )
 
 
-def _is_model(stated: str, part: str, asked: str, models: _Models) -> bool:
-    """Whether a store's `NAME (hash)` is the model that is asked for; a copy elsewhere is."""
-    name, _, mark = stated.rpartition(" (")
-    if name == asked or not Path(asked).exists():
-        return name == asked
+def _is_model(stated: str, part: str, name: str, models: _FrozenModels) -> bool:
+    """Whether a store's `NAME (hash)` is the model that a setting names; a copy elsewhere is."""
+    stored_name, _, mark = stated.rpartition(" (")
+    if stored_name == name or not Path(name).exists():
+        return stored_name == name
     model = models.vlm if part == "vlm" else models.localizer
     return model.fingerprint.startswith(mark.removesuffix(")"))
 
 
-def _words(data: DataConfig, annotations: Annotations, models: _Models) -> EncodedVocabulary:
+def _vocabulary(
+    data: DataConfig, annotations: Annotations, models: _FrozenModels
+) -> EncodedVocabulary:
     settings = models.settings
     vocabulary: Vocabulary | EncodedVocabulary
     if data.vocabulary is None:
@@ -216,15 +259,15 @@ def _adapter(settings: RegionSpotConfig, seed: int) -> Adapter:
         seed_torch(seed, "weights")
         return Adapter(settings.adapter)
     folder = Path(settings.init_from)
-    theirs = read_config(folder).adapter
-    ours = asdict(settings.adapter)
+    earlier = read_config(folder).adapter
+    configured = asdict(settings.adapter)
     if changed := [
-        f"{key}: {value}, not {ours[key]}"
-        for key, value in asdict(theirs).items()
+        f"{key}: {value}, not {configured[key]}"
+        for key, value in asdict(earlier).items()
         # what changes no weight's shape may be chosen anew
-        if key not in ("dropout", "attention") and value != ours[key]
+        if key not in ("dropout", "attention") and value != configured[key]
     ]:
         raise InputError(f"{folder}: another adapter ({'; '.join(changed)})")
     adapter = Adapter(settings.adapter)
-    adapter.load_state_dict(load_adapter(folder / WEIGHTS, theirs).state_dict())
+    adapter.load_state_dict(load_adapter(folder / WEIGHTS, earlier).state_dict())
     return adapter

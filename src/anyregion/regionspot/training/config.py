@@ -1,4 +1,4 @@
-"""The settings of RegionSpot's training; the loop's are in `training.config`."""
+"""Settings of RegionSpot's training; the loop's are in `training.config`."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class DataConfig:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The store, or else the annotations: for messages."""
         return self.store or str(self.annotations)
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is descended.
+    """The loss.
 
     Attributes:
         kind: `focal`, sigmoid focal loss (published); `cross_entropy`, softmax over the vocabulary.
@@ -72,12 +72,22 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class StepConfig:
+    """What a step reads; its fields are those of `RegionSpotConfig`."""
+
+    batch: int = 16
+    flip: float = 0.5
+    max_regions: int | None = None
+    fill: Literal["pad", "repeat"] = "pad"
+
+
+@dataclass(frozen=True)
 class RegionSpotConfig:
     """RegionSpot's training.
 
     Attributes:
         data: the data sets.
-        validation: another one, to measure top-1, top-5 and class-averaged accuracy on.
+        validation: another one, to measure `top1`, `top5` and `mean_class_accuracy` on.
         validation_images: no more than that many of its first images; 0 for all.
         localizer: name, folder or file of the localizer; loaded only for tokens that no store has.
         vlm: name, folder or file of the vision-language model.
