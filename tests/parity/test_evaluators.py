@@ -26,7 +26,7 @@ from anyregion.evaluation.metrics.average_precision import (
     style_of,
 )
 from anyregion.evaluation.metrics.coco_eval import Kind
-from anyregion.evaluation.regions.detections import read_results
+from anyregion.evaluation.regions.coco_results import read_results
 from anyregion.masks import decode_mask, encode_mask, segmentation_to_rle
 from tests.helpers.shared import SHARED, needs_shared
 
@@ -87,7 +87,7 @@ def ours(file: Path, found: list[dict[str, Any]], kind: Kind, folder: Path) -> P
     (folder / "results.json").write_text(json.dumps(found))
     aside: list[Any] = []
     detections = read_results(
-        folder / "results.json", annotations, masks=kind == "mask", aside=aside
+        folder / "results.json", annotations, masks=kind == "mask", set_aside=aside
     )
     assert aside == []
     return average_precision(annotations, detections, style=style_of(annotations), kind=kind)
@@ -169,7 +169,7 @@ def test_lvis_rules_are_not_cocos(tmp_path: Path) -> None:
     found = perturbed(LVIS_FILE, copies=3, seed=2)
     (tmp_path / "results.json").write_text(json.dumps(found))
     annotations = read_annotations(LVIS_FILE, clip=False)
-    detections = read_results(tmp_path / "results.json", annotations, masks=False, aside=[])
+    detections = read_results(tmp_path / "results.json", annotations, masks=False, set_aside=[])
     ap = [
         average_precision(annotations, detections, style=style).metrics()["AP"]
         for style in ("coco", "lvis")

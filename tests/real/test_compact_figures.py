@@ -6,6 +6,7 @@ import pytest
 
 from anyregion import load_recognizer
 from anyregion.evaluation.regions.classification import evaluate_classification
+from anyregion.evaluation.regions.inputs import EvaluationOptions
 from anyregion.evaluation.regions.mask_quality import evaluate_masks
 from tests.helpers.shared import SHARED, needs_shared
 
@@ -15,11 +16,13 @@ VAL = COCO / "annotations" / "instances_val.json"
 
 @needs_shared
 def test_names() -> None:
-    report = evaluate_classification(load_recognizer(), VAL, COCO / "images", limit=60)
+    report = evaluate_classification(
+        load_recognizer(), VAL, COCO / "images", EvaluationOptions(limit=60)
+    )
     assert report.top1 > 0.60
     assert report.top5 > 0.85
     before = evaluate_classification(
-        load_recognizer(method="dense"), VAL, COCO / "images", limit=20
+        load_recognizer(method="dense"), VAL, COCO / "images", EvaluationOptions(limit=20)
     )
     assert report.top1 > before.top1 + 0.2
 

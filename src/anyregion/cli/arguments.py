@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and how boxes and points are written on a line."""
+"""Arguments that several commands share: the model, the vocabulary, and what is made of them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from anyregion.errors import InputError
-from anyregion.exemplars import ExemplarVocabulary
-from anyregion.regions import Regions
-from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
-ONE_NAME = "warning: one name always scores 1 under softmax: use --score sigmoid"
-PointGroup = tuple[list[list[float]], list[int]]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyregion.exemplars import ExemplarVocabulary
+    from anyregion.recognizer import Recognizer
+    from anyregion.runs.region_source import ProposedRegions
+    from anyregion.vocabulary import EncodedVocabulary, Vocabulary
+
+PROPOSER = "what finds the regions of --regions auto: compact (built in), sam (automatic masks of \
+--localizer), own (of RegionSpot its localizer, else compact; the default)"
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,15 +77,36 @@ def model_choice(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def one_name_is_certain(args: argparse.Namespace) -> bool:
-    """Whether a vocabulary of one name would score 1 whatever is shown: softmax over it alone."""
-    from anyregion.factory import default_score
+def model_loader(
+    args: argparse.Namespace, *, scores: bool = True
+) -> tuple[Callable[[], Recognizer], ProposedRegions | None]:
+    """What loads the recogniser, and with `--regions auto` what proposes regions.
 
-    return (args.score or default_score(args.model, args.method)) == "softmax"
+    Args:
+        args: with `--regions`, `--proposer` and `--use-masks`, or without any of them.
+        scores: whether the proposals' scores count.
+    """
+    from anyregion import factory
+
+    choice, proposer = model_choice(args), getattr(args, "proposer", None)
+    source = None
+    if getattr(args, "regions", None) == "auto":
+        from anyregion.runs.region_source import ProposedRegions
+
+        localizer = None
+        if proposer == "sam" and not factory.uses_localizer(args.model, args.method):
+            # the recogniser has no use for it
+            localizer, choice["localizer"] = choice["localizer"], None
+        source = ProposedRegions(
+            proposer or "own", localizer, args.device, masks=args.use_masks, scores=scores
+        )
+    elif proposer:
+        raise InputError("--proposer needs --regions auto")
+    return partial(factory.load_recognizer, **choice, device=args.device), source
 
 
-def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
-    """How names become the texts that the model reads."""
+def add_vocabulary_arguments(parser: argparse.ArgumentParser, *, exemplars: bool = True) -> None:
+    """How names become the texts that the model reads; pictures in their place, or beside them."""
     group = parser.add_argument_group("names as prompts")
     group.add_argument(
         "--templates",
@@ -94,27 +127,8 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the synonyms of --vocabulary, as published results on LVIS do",
     )
-
-
-def read_vocabulary(args: argparse.Namespace) -> Vocabulary | EncodedVocabulary:
-    """`--vocabulary`, with the templates, cleaning and synonyms that were asked for."""
-    from anyregion.io.vocabulary import load_vocabulary
-
-    vocabulary = load_vocabulary(
-        args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning
-    )
-    templates = parse_templates(args.templates)
-    if isinstance(vocabulary, EncodedVocabulary):
-        if templates or args.cleaning != "plain" or args.no_synonyms:
-            raise InputError(
-                "--templates, --cleaning, --no-synonyms: this vocabulary is encoded already"
-            )
-        return vocabulary
-    return replace(vocabulary, templates=templates)
-
-
-def add_exemplar_arguments(parser: argparse.ArgumentParser) -> None:
-    """Pictures in place of names, or beside them."""
+    if not exemplars:
+        return
     group = parser.add_argument_group("names as pictures")
     group.add_argument(
         "--exemplars",
@@ -146,7 +160,7 @@ def add_exemplar_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_names(
+def read_vocabulary(
     args: argparse.Namespace, *, masks: bool = False
 ) -> Vocabulary | EncodedVocabulary | ExemplarVocabulary:
     """`--vocabulary`, `--exemplars`, or both.
@@ -154,18 +168,29 @@ def read_names(
     Args:
         masks: also use the masks of exemplars, as those of the regions to name.
     """
-    details = {
-        "--exemplar-images": args.exemplar_images,
-        "--shots": args.shots,
-        "--exemplar-seed": args.exemplar_seed,
-        "--exemplar-weight": args.exemplar_weight,
-    }
+    from anyregion.io.vocabulary import load_vocabulary
+    from anyregion.vocabulary import Vocabulary
+
+    details = ("exemplar_images", "shots", "exemplar_seed", "exemplar_weight")
+    alone = [f"--{d.replace('_', '-')}" for d in details if getattr(args, d) is not None]
+    if alone and args.exemplars is None:
+        raise InputError(f"{', '.join(alone)}: only with --exemplars")
+    words: Vocabulary | EncodedVocabulary | None = None
+    if args.vocabulary is not None:
+        words = load_vocabulary(
+            args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning
+        )
+        templates = parse_templates(args.templates)
+        if isinstance(words, Vocabulary):
+            words = replace(words, templates=templates)
+        elif templates or args.cleaning != "plain" or args.no_synonyms:
+            raise InputError(
+                "--templates, --cleaning, --no-synonyms: this vocabulary is encoded already"
+            )
     if args.exemplars is None:
-        if alone := [name for name, value in details.items() if value is not None]:
-            raise InputError(f"{', '.join(alone)}: only with --exemplars")
-        if args.vocabulary is None:
+        if words is None:
             raise InputError("no names: give --vocabulary, --exemplars or both")
-        return read_vocabulary(args)
+        return words
     from anyregion.io.exemplars import load_exemplars
 
     return load_exemplars(
@@ -174,83 +199,42 @@ def read_names(
         shots=args.shots,
         seed=args.exemplar_seed or 0,
         masks=masks,
-        words=None if args.vocabulary is None else read_vocabulary(args),
+        words=words,
         weight=0.5 if args.exemplar_weight is None else args.exemplar_weight,
-    )
-
-
-def counted(names: int) -> str:
-    """`80 names`, `1 name`."""
-    return f"{names} name{'' if names == 1 else 's'}"
-
-
-def origin(spec: str) -> str:
-    """Where the names of `--vocabulary` are from, to print behind their number."""
-    from anyregion.io.vocabulary import builtin_vocabularies
-
-    name = spec.strip().casefold()
-    if name in builtin_vocabularies():
-        return f" (built-in {name})"
-    with suppress(OSError, ValueError, RuntimeError):  # names need not be possible file names
-        if Path(spec).expanduser().is_file():
-            return f" (file {spec})"
-    return ""
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 up."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def parse_box(text: str) -> list[float]:
-    """`x0,y0,x1,y1` in pixels."""
-    values = _numbers(text)
-    if len(values) != 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is not x0,y0,x1,y1")
-    return values
-
-
-def parse_points(text: str) -> PointGroup:
-    """`x,y`, or several points of one region, each with a label or not: `x,y;x,y,0`."""
-    points, labels = [], []
-    for part in text.split(";"):
-        values = _numbers(part)
-        if len(values) not in (2, 3) or (len(values) == 3 and values[2] not in (0, 1)):
-            raise argparse.ArgumentTypeError(
-                f"{part!r} is neither x,y nor x,y,LABEL with label 1 (inside) or 0 (outside)"
-            )
-        points.append(values[:2])
-        labels.append(int(values[2]) if len(values) == 3 else 1)
-    return points, labels
-
-
-def prompts(boxes: Sequence[list[float]], groups: Sequence[PointGroup]) -> Regions:
-    """One region a box, and then one a group of points."""
-    empty: list[None] = [None] * len(boxes)
-    return Regions.from_prompts(
-        boxes=np.array([*boxes, *([[np.nan] * 4] * len(groups))], dtype=np.float64),
-        points=[*empty, *(points for points, _ in groups)],
-        point_labels=[*empty, *(labels for _, labels in groups)],
     )
 
 
 def parse_templates(texts: Sequence[str] | None) -> tuple[str, ...] | None:
     """Each a template with one `{}`, or a text file of templates, one a line."""
-    from anyregion.files import read_text
-
     if not texts:
         return None
+    from anyregion.files import read_text
+
     lines: list[str] = []
     for text in texts:
         lines += [text] if "{}" in text else read_text(Path(text)).splitlines()
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(v) for v in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not numbers parted by commas") from None
+def count_names(count: int, spec: str | None = None) -> str:
+    """`1 name`, `80 names (built-in coco)`, `2 names (file n.txt)`: what `--vocabulary` gave."""
+    text = f"{count} name{'' if count == 1 else 's'}"
+    if spec is None:
+        return text
+    from anyregion.io.vocabulary import builtin_vocabularies
+
+    if (name := spec.strip().casefold()) in builtin_vocabularies():
+        return f"{text} (built-in {name})"
+    with suppress(OSError, ValueError, RuntimeError):  # names need not be possible file names
+        if Path(spec).expanduser().is_file():
+            return f"{text} (file {spec})"
+    return text
+
+
+def warn_one_name(args: argparse.Namespace, count: int) -> None:
+    """Warn where a vocabulary of one name would score 1 whatever is shown: softmax over it."""
+    from anyregion.cli import terminal
+    from anyregion.factory import default_score
+
+    if count == 1 and (args.score or default_score(args.model, args.method)) == "softmax":
+        terminal.note("warning: one name always scores 1 under softmax: use --score sigmoid")

@@ -1,12 +1,19 @@
-"""`anyregion recognize`."""
+"""`anyregion recognize`: name the regions of many images into a results folder."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FAILED, FINE, INTERRUPTED, SET_ASIDE
+
+if TYPE_CHECKING:
+    from anyregion.regions import Regions
+
+PointGroup = tuple[list[list[float]], list[int]]
 
 WRITES = """\
 what is written to DIR:
@@ -42,17 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "scores in it are multiplied with the names' scores. auto: regions are found, and their "
         "objectness counts as their score",
     )
-    where.add_argument(
-        "--proposer",
-        choices=["own", "compact", "sam"],
-        help="what finds the regions of --regions auto: compact (built in), sam (automatic masks "
-        "of --localizer), own (of RegionSpot its localizer, else compact; the default)",
-    )
+    where.add_argument("--proposer", choices=["own", "compact", "sam"], help=shared.PROPOSER)
     where.add_argument(
         "--box",
         action="append",
         default=[],
-        type=shared.parse_box,
+        type=parse_box,
         metavar="x0,y0,x1,y1",
         help="a region of every image; may be repeated",
     )
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--point",
         action="append",
         default=[],
-        type=shared.parse_points,
+        type=parse_points,
         metavar="x,y",
         help="a region of every image by a point in it; may be repeated. Several points of one "
         "region: 'x,y;x,y,0', where the label 0 marks a point outside",
@@ -73,8 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not multiply by the scores of --regions",
     )
-    shared.add_prompt_arguments(parser)
-    shared.add_exemplar_arguments(parser)
+    shared.add_vocabulary_arguments(parser)
     shared.add_model_arguments(parser)
     parser.add_argument(
         "--top-k",
@@ -110,12 +111,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Name the regions and say what was done."""
-    from anyregion import __version__, factory
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.exemplars import ExemplarVocabulary
-    from anyregion.runs.pipeline import recognize_images
-    from anyregion.runs.region_source import found_regions, regions_from_file, same_regions
+    from anyregion.runs.pipeline import RecognizeOptions
+    from anyregion.runs.recognize import OutputOptions, recognize_images
+    from anyregion.runs.region_source import FileRegions, SameRegions
     from anyregion.vocabulary import Vocabulary
 
     typed = bool(args.box or args.point)
@@ -129,60 +130,44 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--use-masks needs --regions: boxes and points have no masks")
     if args.ignore_scores and typed:
         raise InputError("--ignore-scores needs --regions: boxes and points have no scores")
-    found = args.regions == "auto"
-    if args.proposer and not found:
-        raise InputError("--proposer needs --regions auto")
-    vocabulary = shared.read_names(args, masks=args.use_masks)
+    load, proposed = shared.model_loader(args, scores=not args.ignore_scores)
+    vocabulary = shared.read_vocabulary(args, masks=args.use_masks)
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     terminal.warn_list("names left out of the vocabulary", names.set_aside)
     if isinstance(vocabulary, ExemplarVocabulary):
         terminal.warn_list("exemplars left out", vocabulary.set_aside)
-    choice = shared.model_choice(args)
-    # results folders have called the method "recognizer" from the first: a run may be continued
-    settings = {"recognizer" if key == "method" else key: value for key, value in choice.items()}
-    settings |= {"use_masks": args.use_masks, "ignore_scores": args.ignore_scores}
-    with_masks = {"masks": args.use_masks, "scores": not args.ignore_scores}
     if typed:
-        source = same_regions(shared.prompts(args.box, args.point))
-    elif not found:
-        source = regions_from_file(Path(args.regions), **with_masks)
-    else:
-        about: factory.Proposer = args.proposer or "own"
-        theirs = None
-        if about == "sam" and not factory.uses_localizer(args.model, args.method):
-            # the recogniser has no use for it
-            theirs, choice["localizer"] = choice["localizer"], None
-        source = found_regions(
-            lambda recognizer: factory.load_proposer(
-                about, localizer=theirs, recognizer=recognizer, device=args.device
-            ),
-            about=about,
-            **with_masks,
-        )
-    if len(names) == 1 and shared.one_name_is_certain(args):
-        terminal.note(shared.ONE_NAME)
+        source: SameRegions | FileRegions = SameRegions(prompts(args.box, args.point))
+    elif proposed is None:
+        source = FileRegions(args.regions, masks=args.use_masks, scores=not args.ignore_scores)
+    shared.warn_one_name(args, len(names))
+    # results folders have called the method "recognizer" from the first: a run may be continued
+    choice = shared.model_choice(args)
+    settings = {"recognizer" if key == "method" else key: value for key, value in choice.items()}
     with terminal.progress() as track:
         try:
             report = recognize_images(
                 args.paths,
                 vocabulary,
-                source,
-                lambda: factory.load_recognizer(**choice, device=args.device),
+                proposed or source,
                 out=args.out,
-                settings=settings,
-                about={"anyregion": __version__},
-                overwrite=args.overwrite,
-                top_k=args.top_k,
-                score=args.score,
-                min_score=args.min_score,
-                masks=args.masks,
-                multimask=args.multimask,
-                pictures=not args.no_pictures,
-                csv=args.csv,
-                batch_size=args.batch_size,
-                progress=track("naming regions", "images"),
-                encoding=track("reading the vocabulary", "names"),
-            )
+                recognizer=load,
+                options=RecognizeOptions(
+                    top_k=args.top_k,
+                    score=args.score,
+                    min_score=args.min_score,
+                    masks=args.masks,
+                    multimask=args.multimask,
+                    batch_size=args.batch_size,
+                ),
+                output=OutputOptions(
+                    pictures=not args.no_pictures, csv=args.csv, overwrite=args.overwrite
+                ),
+                settings={
+                    **settings, "use_masks": args.use_masks, "ignore_scores": args.ignore_scores
+                },
+                track=track,
+            )  # fmt: skip
         except KeyboardInterrupt:
             again = " without --overwrite" if args.overwrite else ""
             terminal.note(
@@ -207,7 +192,7 @@ def run(args: argparse.Namespace) -> int:
         [
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
-            ("vocabulary", shared.counted(len(names)) + shared.origin(args.vocabulary or "")),
+            ("vocabulary", shared.count_names(len(names), args.vocabulary or "")),
             ("set aside", len(report.set_aside)),
             ("seconds", f"{report.seconds:.1f}"),
             ("results", args.out),
@@ -216,3 +201,45 @@ def run(args: argparse.Namespace) -> int:
     if report.images + report.kept == 0:
         return FAILED
     return SET_ASIDE if report.set_aside else FINE
+
+
+def parse_box(text: str) -> list[float]:
+    """`x0,y0,x1,y1` in pixels."""
+    values = _numbers(text)
+    if len(values) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x0,y0,x1,y1")
+    return values
+
+
+def parse_points(text: str) -> PointGroup:
+    """`x,y`, or several points of one region, each with a label or not: `x,y;x,y,0`."""
+    points, labels = [], []
+    for part in text.split(";"):
+        values = _numbers(part)
+        if len(values) not in (2, 3) or (len(values) == 3 and values[2] not in (0, 1)):
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is neither x,y nor x,y,LABEL with label 1 (inside) or 0 (outside)"
+            )
+        points.append(values[:2])
+        labels.append(int(values[2]) if len(values) == 3 else 1)
+    return points, labels
+
+
+def prompts(boxes: Sequence[list[float]], groups: Sequence[PointGroup]) -> Regions:
+    """One region a box, and then one a group of points."""
+    from anyregion.regions import Regions
+
+    no_points: list[None] = [None] * len(boxes)
+    no_box = [float("nan")] * 4
+    return Regions.from_prompts(
+        boxes=[*boxes, *([no_box] * len(groups))],
+        points=[*no_points, *(points for points, _ in groups)],
+        point_labels=[*no_points, *(labels for _, labels in groups)],
+    )
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(v) for v in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers parted by commas") from None

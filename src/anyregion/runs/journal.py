@@ -1,4 +1,4 @@
-"""A journal: one line of JSON an image, whole or absent whatever interrupts the writing."""
+"""The journal of a run: one line of JSON an image, whole or absent whatever interrupts writing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anyregion.files import atomic_path, writing
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept in memory of one line.
+    """The part of a line that stays in memory.
 
     Attributes:
         offset: where the line starts, in bytes.
@@ -26,7 +26,7 @@ class Entry:
         picture: path of its picture inside the folder, or None.
         regions: how many rows it has.
         set_aside: regions of the image that could not be used: `[{"item", "reason"}, ...]`.
-        file: what told the image's file from another of its name (see `file_mark`).
+        file: what tells the image's file from another of its name (see `file_mark`).
     """
 
     offset: int
@@ -36,6 +36,19 @@ class Entry:
     regions: int
     set_aside: list[dict[str, str]]
     file: dict[str, int] | None
+
+    @classmethod
+    def from_line(cls, line: dict[str, Any], offset: int) -> Entry:
+        """Of the line of a finished image, which starts at `offset`."""
+        return cls(
+            offset=offset,
+            size=(int(line["height"]), int(line["width"])),
+            image_id=line.get("image_id"),
+            picture=line.get("picture"),
+            regions=len(line["regions"]),
+            set_aside=line.get("set_aside", []),
+            file=line.get("file"),
+        )
 
 
 class Journal:
@@ -58,28 +71,21 @@ class Journal:
     def append(self, line: dict[str, Any]) -> None:
         """Add the line of one finished image; after an error the file is as it was before."""
         with writing(self.path):
-            start = append_whole(self._file, to_line(line))
-        self.entries[line["image"]] = _entry(line, start)
+            start = append_lines(self._file, [line])
+        self.entries[line["image"]] = Entry.from_line(line, start)
 
     def drop(self, names: Iterable[str]) -> None:
         """Take out the lines of some images; the others keep their bytes and their order."""
-        gone = set(names)
-        left = [entry for name, entry in self.entries.items() if name not in gone]
+        dropped = set(names)
+        remaining = [entry for name, entry in self.entries.items() if name not in dropped]
         with writing(self.path), atomic_path(self.path) as temporary:
             with self.path.open("rb") as old, temporary.open("wb") as new:
-                for entry in sorted(left, key=lambda entry: entry.offset):
+                for entry in sorted(remaining, key=lambda entry: entry.offset):
                     old.seek(entry.offset)
                     new.write(old.readline())
             self._file.close()  # some systems replace no file that is open
-        self.entries = {}
+        self.entries.clear()  # the same object: callers may hold it
         self._open()
-
-    def read(self, name: str) -> dict[str, Any]:
-        """The line of a finished image."""
-        with self.path.open("rb") as file:
-            file.seek(self.entries[name].offset)
-            line: dict[str, Any] = json.loads(file.readline())
-            return line
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Every line, in the order of the images' names: the same however often a run stopped."""
@@ -116,6 +122,7 @@ class Journal:
             return  # a network disk without locks: the run goes on without one
 
     def _recover(self) -> None:
+        """Read the lines, and cut off a last one that a kill or a full disk left unfinished."""
         good = 0
         with self.path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -123,7 +130,7 @@ class Journal:
                     if not raw.endswith(b"\n"):
                         raise ValueError("cut short")
                     line = json.loads(raw)
-                    self.entries[line["image"]] = _entry(line, good)
+                    self.entries[line["image"]] = Entry.from_line(line, good)
                 except (ValueError, KeyError, TypeError):
                     if file.read(1):
                         raise InputError(
@@ -136,27 +143,22 @@ class Journal:
             self._file.truncate(good)
 
 
-def append_whole(file: FileIO, data: bytes) -> int:
-    """Append all of `data` to an unbuffered file, or nothing of it; returns where it starts."""
+def append_lines(file: FileIO, values: Iterable[Any]) -> int:
+    """Append each value as a line of JSON to an unbuffered file, all of them or none.
+
+    Returns where the first starts.
+    """
     start = file.seek(0, os.SEEK_END)
     try:
-        rest = memoryview(data)
+        rest = memoryview(b"".join(to_line(value) for value in values))
         while rest:
             rest = rest[file.write(rest) :]
     except BaseException:
+        # a torn line would be cut off when the run is continued, but none is better
         with suppress(OSError):
             file.truncate(start)
         raise
     return start
-
-
-def file_mark(path: Path) -> dict[str, int] | None:
-    """Size and time of change of a file: a cheap sign that it was overwritten. None if gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return {"bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
 def to_line(value: Any) -> bytes:
@@ -168,13 +170,10 @@ def to_line(value: Any) -> bytes:
         return (json.dumps(value, allow_nan=False) + "\n").encode()
 
 
-def _entry(line: dict[str, Any], offset: int) -> Entry:
-    return Entry(
-        offset=offset,
-        size=(int(line["height"]), int(line["width"])),
-        image_id=line.get("image_id"),
-        picture=line.get("picture"),
-        regions=len(line["regions"]),
-        set_aside=line.get("set_aside", []),
-        file=line.get("file"),
-    )
+def file_mark(path: Path) -> dict[str, int] | None:
+    """Size and time of change of a file: a cheap sign that it was overwritten. None if gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}

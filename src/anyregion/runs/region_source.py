@@ -1,66 +1,44 @@
-"""Which regions each image of a run is asked about: the same for all, a file's, or found ones."""
+"""Which regions each image of a run has: the same for all, a file's, or proposed ones."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import TypeAlias
 
+from anyregion import factory
 from anyregion.errors import InputError, SetAside
-from anyregion.images import Pixels
-from anyregion.io.regions import ImageEntry, RegionFile, load_regions
+from anyregion.io.regions import ImageEntry, load_regions
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
+from anyregion.runs.pipeline import Sample
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """What is asked of one image: its regions, and its id and size in the region file, if stated.
-
-    Regions are None where a proposer is to find them once the image is read. The size is `(height,
-    width)`: regions drawn on an image of another size mean other things.
-    """
-
-    regions: Regions | None
-    image_id: int | None = None
-    size: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class RegionSource:
-    """Regions by image.
-
-    Attributes:
-        assign: of each image file what is asked of it, or the reason why nothing is.
-        digest: changes whenever the regions do.
-        set_aside: regions of the source that cannot be used, and why.
-        load_proposer: of the run's recogniser what finds the regions, where `assign` gives none.
-    """
-
-    assign: Callable[[Sequence[Path]], dict[Path, Asked | str]]
-    digest: str
-    set_aside: tuple[SetAside, ...] = ()
-    load_proposer: Callable[[Recognizer], RegionProposer] | None = None
-
-
-def same_regions(regions: Regions) -> RegionSource:
+class SameRegions:
     """The same boxes and points for every image."""
-    content = json.dumps(
-        [
-            regions.boxes.tolist(),
-            [p.tolist() for p in regions.points],
-            [p.tolist() for p in regions.point_labels],
-        ]
-    )
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return RegionSource(lambda paths: dict.fromkeys(paths, Asked(regions)), f"sha256:{digest}")
+
+    regions: Regions
+    set_aside: tuple[SetAside, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """A hash of the prompts."""
+        labelled = (self.regions.points, self.regions.point_labels)
+        content = [self.regions.boxes.tolist(), *([p.tolist() for p in c] for c in labelled)]
+        return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+    def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
+        """By the images' names, each with its regions."""
+        return {name: Sample(name, path, self.regions) for name, path in images.items()}
 
 
-def regions_from_file(path: Path, *, masks: bool = False, scores: bool = True) -> RegionSource:
+class FileRegions:
     """The regions of a file that `load_regions` reads.
 
     An entry of the file belongs to one image. Where several images fit it (`a/x.jpg` and
@@ -74,84 +52,98 @@ def regions_from_file(path: Path, *, masks: bool = False, scores: bool = True) -
     Raises:
         InputError: the file cannot be read, or has none of the known layouts.
     """
-    file = load_regions(path, masks=masks, scores=scores)
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return RegionSource(lambda paths: _assign(file, paths), f"sha256:{digest}", file.set_aside)
+
+    def __init__(self, path: str | Path, *, masks: bool = False, scores: bool = True) -> None:
+        self.path = Path(path)
+        self.file = load_regions(path, masks=masks, scores=scores)
+        self.set_aside = self.file.set_aside
+
+    @property
+    def digest(self) -> str:
+        """A hash of the file."""
+        with self.path.open("rb") as opened:
+            return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
+
+    def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
+        """By the images' names: each with its regions, or the reason why it has none."""
+        samples: dict[str, Sample | str] = {}
+        names: dict[str, list[str]] = defaultdict(list)  # by entry, the images that fit it
+        for name, path in images.items():
+            samples[name] = "no regions for this image"
+            try:
+                entry = self.file.find(path)
+            except InputError as error:
+                samples[name] = str(error)
+                continue
+            if entry is not None and len(entry.regions):
+                names[entry.key].append(name)
+        for key, fitting in names.items():
+            entry = self.file.images[key]
+            tails = {name: _shared_tail(images[name], entry) for name in fitting}
+            best = [name for name in fitting if tails[name] == max(tails.values())]
+            if len(best) > 1:
+                reason = f"the regions of {entry.file_name or key} fit several images of this run"
+                samples.update(dict.fromkeys(best, reason))
+            else:
+                (name,) = best
+                samples[name] = Sample(name, images[name], entry.regions, key, entry.size)
+        return samples
 
 
-def found_regions(
-    load: Callable[[Recognizer], RegionProposer],
-    *,
-    about: str,
-    masks: bool = False,
-    scores: bool = True,
-) -> RegionSource:
-    """Regions that a proposer finds in each image.
+@dataclass(frozen=True)
+class ProposedRegions:
+    """Regions that a proposer finds in each image, with its objectness as score.
 
-    Args:
-        load: called once, with the recogniser, if there is anything to do. The proposer's
-            fingerprint is pinned beside the recogniser's, so that no run mixes two.
-        about: what is asked of `load`, in words, to tell runs apart before anything is loaded.
+    The proposer's fingerprint is pinned beside the recogniser's, so that no run mixes two.
+
+    Attributes:
+        proposer: `own`, `compact` or `sam`, as `load_proposer` takes it, or a proposer.
+        localizer, device: see `load_proposer`.
         masks: also use the masks as prompts.
         scores: multiply the names' scores by the regions' objectness.
     """
 
-    def trimmed(recognizer: Recognizer) -> RegionProposer:
-        return _Trimmed(load(recognizer), masks, scores)
+    proposer: factory.Proposer | RegionProposer = "own"
+    localizer: str | None = None
+    device: str = "cpu"
+    masks: bool = False
+    scores: bool = True
+    set_aside: tuple[SetAside, ...] = ()
 
-    def assign(paths: Sequence[Path]) -> dict[Path, Asked | str]:
-        return dict.fromkeys(paths, Asked(None))
+    @property
+    def digest(self) -> str:
+        """What is asked for, in words: known before anything is loaded."""
+        name = self.proposer if isinstance(self.proposer, str) else self.proposer.name
+        return f"found by {name}, masks={self.masks}, scores={self.scores}"
 
-    return RegionSource(assign, f"found by {about}, {masks=}, {scores=}", load_proposer=trimmed)
+    def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
+        """By the images' names, each without regions as yet."""
+        return {name: Sample(name, path, None) for name, path in images.items()}
 
-
-class _Trimmed:
-    """A proposer whose masks or scores are not wanted."""
-
-    def __init__(self, proposer: RegionProposer, masks: bool, scores: bool) -> None:
-        self.name = proposer.name
-        self.fingerprint = proposer.fingerprint
-        self._proposer, self._masks, self._scores = proposer, masks, scores
-
-    def propose(self, image: Pixels) -> Regions:
-        found = self._proposer.propose(image)
-        return replace(
-            found,
-            masks=found.masks if self._masks else (None,) * len(found),
-            scores=found.scores if self._scores else None,
+    def load(self, recognizer: Recognizer) -> RegionProposer:
+        """The proposer. A RegionSpot has a localizer, which is loaded already."""
+        if not isinstance(self.proposer, str):
+            return self.proposer
+        return factory.load_proposer(
+            self.proposer, localizer=self.localizer, recognizer=recognizer, device=self.device
         )
 
 
-def _assign(file: RegionFile, paths: Sequence[Path]) -> dict[Path, Asked | str]:
-    assigned: dict[Path, Asked | str] = {}
-    fitting: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        assigned[path] = "no regions for this image"
-        try:
-            entry = file.find(path)
-        except InputError as error:
-            assigned[path] = str(error)
-            continue
-        if entry is not None and len(entry.regions):
-            fitting[entry.key].append(path)
-    for key, images in fitting.items():
-        entry = file.images[key]
-        agreeing = _best(images, entry)
-        if len(agreeing) > 1:
-            reason = f"the regions of {entry.file_name or key} fit several images of this run"
-            assigned.update(dict.fromkeys(agreeing, reason))
-        else:
-            image_id = int(key) if key.isascii() and key.isdecimal() else None
-            assigned[agreeing[0]] = Asked(entry.regions, image_id, entry.size)
-    return assigned
+RegionSource: TypeAlias = SameRegions | FileRegions | ProposedRegions
+"""Each has `samples(images)`, a `digest` that changes whenever the regions do, and `set_aside`,
+those that cannot be used."""
 
 
-def _best(images: list[Path], entry: ImageEntry) -> list[Path]:
-    """The images whose path shares the longest tail with the entry's file name."""
+def region_source(regions: Regions | RegionSource | str | Path) -> RegionSource:
+    """A source of regions: of `Regions` for every image, a file's path, or `auto`."""
+    if isinstance(regions, Regions):
+        return SameRegions(regions)
+    if isinstance(regions, (str, Path)):
+        return ProposedRegions() if regions == "auto" else FileRegions(regions)
+    return regions
+
+
+def _shared_tail(image: Path, entry: ImageEntry) -> int:
+    """How many parts, from the end, an image's path and the entry's file name share."""
     name = PurePath(entry.file_name or "").parts
-    shared = [
-        next((n for n in range(len(name), 0, -1) if image.parts[-n:] == name[-n:]), 0)
-        for image in images
-    ]
-    return [image for image, n in zip(images, shared, strict=True) if n == max(shared)]
+    return next((n for n in range(len(name), 0, -1) if image.parts[-n:] == name[-n:]), 0)

@@ -1,21 +1,23 @@
-"""The folder of a run: settings, journal, pictures, and what was set aside."""
+"""The folder of a run: its settings, journal and pictures, what was set aside, and the exports."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, read_json, writing
-from anyregion.predictions import Predictions
-from anyregion.runs.journal import Journal, append_whole, to_line
+from anyregion.predictions import CSV_COLUMNS, Predictions, record_to_coco, record_to_csv
+from anyregion.runs.journal import Journal, append_lines, to_line
+from anyregion.vocabulary import Vocabulary
 
-ASSEMBLED = ("predictions.json", "predictions.csv")
-_KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
+EXPORTS = ("predictions.json", "predictions.csv")
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _ABSENT = "(not set)"
 
 
@@ -31,7 +33,7 @@ class ResultsFolder:
         settings: whatever changes the results; a run with other settings may not continue here.
         root: the folder that the images' names start from.
         overwrite: remove an earlier run's files first (only those that a run writes).
-        about: what else `run.json` should state; it may change between runs.
+        version: of the package, for `run.json`; it may change between runs.
 
     Raises:
         InputError: the folder holds a run with other settings, or broken files.
@@ -44,35 +46,42 @@ class ResultsFolder:
         *,
         settings: Mapping[str, Any],
         root: Path,
+        version: str,
         overwrite: bool = False,
-        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: not a folder")
-        if not overwrite:
-            known = _known(path)
-            self.journal = Journal(path / "predictions.jsonl")
-            # a run that finished nothing binds nobody
-            changes = _changes(known, settings, root) if self.journal.entries else []
-            if changes:
-                self.journal.close()
-                raise InputError(
-                    f"{path}: holds a run with other settings ({'; '.join(changes)}); "
-                    "use --overwrite to start anew there, or another --out"
-                )
-        else:
-            self.journal = _emptied(path)
-            known = {}
+        earlier = {} if overwrite else _read_run(path)
+        lines = path / "predictions.jsonl"
+        try:
+            self.journal = Journal(lines)
+        except InputError:
+            if not overwrite:
+                raise
+            # not readable as a journal: its pictures are not known, and stay
+            with writing(lines):
+                lines.unlink()
+            self.journal = Journal(lines)
+        self._skipped = path / "skipped.jsonl"
+        self._pictures = {e.picture for e in self.journal.entries.values() if e.picture}
         self._run = {
-            **(about or {}),
+            "anyregion": version,
             "root": str(root),
             "settings": dict(settings),
-            "models": known.get("models", {}),
+            "models": earlier.get("models", {}),
         }
+        if overwrite:
+            self.remove_exports()
+            self.drop(list(self.journal.entries))
+        elif self.journal.entries and (changes := _changes(earlier, self._run)):
+            # (a run that finished nothing binds nobody)
+            self.journal.close()
+            raise InputError(
+                f"{path}: holds a run with other settings ({'; '.join(changes)}); "
+                "use --overwrite to start anew there, or another --out"
+            )
         self._write_run()
-        self._pictures = {e.picture for e in self.journal.entries.values() if e.picture}
-        self._skipped = path / "skipped.jsonl"
         self._write_skipped()
 
     def __enter__(self) -> ResultsFolder:
@@ -80,19 +89,6 @@ class ResultsFolder:
 
     def __exit__(self, *_: object) -> None:
         self.journal.close()
-
-    def drop(self, names: Iterable[str]) -> None:
-        """Forget the answers of some finished images: they are to be named again."""
-        gone = list(names)
-        if not gone:
-            return
-        self.begin()
-        pictures = {p for name in gone if (p := self.journal.entries[name].picture)}
-        self.journal.drop(gone)
-        for picture in pictures:
-            _remove_picture(self.path, picture)
-        self._pictures -= pictures
-        self._write_skipped()
 
     def pin(self, models: Mapping[str, str], *, stale: Collection[str] = ()) -> None:
         """Note the weights in use; results of other weights may not be mixed with them.
@@ -105,30 +101,47 @@ class ResultsFolder:
         Raises:
             InputError: other finished images were named with other weights.
         """
-        known = self._run["models"]
-        changed = [
-            f"{k} was {known[k]}, now {v}" for k, v in models.items() if known.get(k, v) != v
+        before = self._run["models"]
+        changes = [
+            f"{k} was {before[k]}, now {v}" for k, v in models.items() if before.get(k, v) != v
         ]
-        if changed and not self.journal.entries.keys() <= set(stale):
+        if changes and not self.journal.entries.keys() <= set(stale):
             raise InputError(
-                f"{self.path}: finished images were named by other weights ({'; '.join(changed)}); "
+                f"{self.path}: finished images were named by other weights ({'; '.join(changes)}); "
                 "use --overwrite or another --out"
             )
-        self.drop(stale)  # before the weights are noted: a kill in between mixes nothing
+        if stale:
+            self.drop(stale)  # before the weights are noted: a kill in between mixes nothing
         self._run["models"] = dict(models)
         self._write_run()
 
-    def begin(self) -> None:
-        """Remove what an earlier run assembled: it is about to be out of date."""
-        for name in ASSEMBLED:
+    def drop(self, names: Collection[str]) -> None:
+        """Forget the answers of some finished images: they are to be named again."""
+        if not names:
+            return
+        self.remove_exports()
+        pictures = {p for name in names if (p := self.journal.entries[name].picture)}
+        self.journal.drop(names)
+        for picture in pictures:
+            file = (self.path / picture).resolve()
+            # a journal that was edited may not lead outside the folder
+            if file.is_relative_to((self.path / "pictures").resolve()):
+                with writing(file):
+                    file.unlink(missing_ok=True)
+        self._pictures -= pictures
+        self._write_skipped()
+
+    def remove_exports(self) -> None:
+        """Remove what an earlier run exported at its end: it is about to be out of date."""
+        for name in EXPORTS:
             (self.path / name).unlink(missing_ok=True)
 
-    def skip(self, aside: Iterable[SetAside], *, image: str | None = None) -> None:
+    def skip(self, set_aside: Iterable[SetAside], *, image: str | None = None) -> None:
         """Note in `skipped.jsonl` what was left out, and why."""
-        lines = [to_line({"image": image, "item": a.item, "reason": a.reason}) for a in aside]
+        lines = [{"image": image, "item": a.item, "reason": a.reason} for a in set_aside]
         if lines:
             with writing(self._skipped), self._skipped.open("ab", buffering=0) as file:
-                append_whole(file, b"".join(lines))
+                append_lines(file, lines)
 
     def finish(
         self,
@@ -137,11 +150,10 @@ class ResultsFolder:
         *,
         image_id: int | None = None,
         file: Mapping[str, int] | None = None,
-        set_aside: Iterable[SetAside] = (),
+        set_aside: Collection[SetAside] = (),
         picture: Image.Image | None = None,
     ) -> None:
         """Write all that belongs to one image; the journal's line comes last and makes it count."""
-        aside = list(set_aside)
         height, width = predictions.size
         line: dict[str, Any] = {
             "image": name,
@@ -155,10 +167,72 @@ class ResultsFolder:
             line["picture"] = self._write_picture(name, picture)
         if file is not None:
             line["file"] = dict(file)
-        if aside:
-            line["set_aside"] = [{"item": a.item, "reason": a.reason} for a in aside]
-        self.skip(aside, image=name)
+        if set_aside:
+            line["set_aside"] = [{"item": a.item, "reason": a.reason} for a in set_aside]
+            self.skip(set_aside, image=name)
         self.journal.append(line)
+
+    def write_coco(self, vocabulary: Vocabulary) -> None:
+        """Write `predictions.json`: info, licenses, images, annotations (with `score`), categories.
+
+        It is streamed from the journal. Images and annotations follow the order of the images'
+        names, so the file is the same however often the run was interrupted. Ids of images are the
+        region file's where it gave every image one, else 1, 2, ...; `region_id` of an annotation is
+        the caller's id of the region.
+        """
+        entries = self.journal.entries
+        names = sorted(entries)
+        ids = {name: i for i, name in enumerate(names, start=1)}
+        stated = {name: i for name in names if (i := entries[name].image_id) is not None}
+        if len(set(stated.values())) == len(names):
+            ids = stated
+        category_ids = dict(zip(vocabulary.names, vocabulary.ids, strict=True))
+        path = self.path / "predictions.json"
+        with writing(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+            info = to_line({"description": "regions named by anyregion"}).rstrip(b"\n")
+            file.write(b'{"info": ' + info + b',\n"licenses": [],\n"images": [\n')
+            _write_items(
+                file,
+                (
+                    {
+                        "id": ids[name],
+                        "file_name": name,
+                        "height": entries[name].size[0],
+                        "width": entries[name].size[1],
+                    }
+                    for name in names
+                ),
+            )
+            file.write(b'\n],\n"categories": [\n')
+            _write_items(
+                file,
+                ({"id": i, "name": n, "supercategory": ""} for n, i in category_ids.items()),
+            )
+            file.write(b'\n],\n"annotations": [\n')
+            regions = (
+                (ids[line["image"]], r) for line in self.journal.lines() for r in line["regions"]
+            )
+            _write_items(
+                file,
+                (
+                    record_to_coco(record, image_id, number, category_ids[record["label"]])
+                    for number, (image_id, record) in enumerate(regions, start=1)
+                ),
+            )
+            file.write(b"\n]}\n")
+
+    def write_csv(self) -> None:
+        """Write `predictions.csv`: one row a region, of `CSV_COLUMNS`; boxes are xyxy in pixels."""
+        path = self.path / "predictions.csv"
+        with (
+            writing(path),
+            atomic_path(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(CSV_COLUMNS)
+            for line in self.journal.lines():
+                writer.writerows(record_to_csv(record, line["image"]) for record in line["regions"])
 
     def _write_run(self) -> None:
         run = self.path / "run.json"
@@ -177,59 +251,21 @@ class ResultsFolder:
             temporary.write_bytes(b"".join(lines))
 
     def _write_picture(self, name: str, picture: Image.Image) -> str:
-        relative = picture_name(name)
-        while relative in self._pictures:
-            pure = PurePosixPath(relative)
-            relative = str(pure.with_name(f"{pure.stem}-2{pure.suffix}"))
-        self._pictures.add(relative)
+        """Write below `pictures/`; folders are kept, so equal file names do not collide."""
+        relative = PurePosixPath("pictures") / name
+        if relative.suffix.lower() not in _PICTURE_SUFFIXES:
+            relative = relative.with_name(relative.name + ".jpg")
+        while str(relative) in self._pictures:  # `z.webp` and `z.webp.jpg` are both drawn as .jpg
+            relative = relative.with_name(f"{relative.stem}-2{relative.suffix}")
+        self._pictures.add(str(relative))
         target = self.path / relative
         options: dict[str, Any] = {} if target.suffix.lower() == ".png" else {"quality": 92}
         with writing(target), atomic_path(target) as temporary:
             picture.save(temporary, **options)
-        return relative
+        return str(relative)
 
 
-def picture_name(name: str) -> str:
-    """Where the picture of an image goes: folders are kept, so equal file names do not collide."""
-    relative = PurePosixPath("pictures") / name
-    if relative.suffix.lower() not in _KEPT_SUFFIXES:
-        relative = relative.with_name(relative.name + ".jpg")
-    return str(relative)
-
-
-def _known(path: Path) -> dict[str, Any]:
-    """What `run.json` says; a folder with results but without it is refused."""
-    run = path / "run.json"
-    if not run.exists():
-        # an empty journal is what a run leaves that was killed in its first moments
-        names = (*ASSEMBLED, "predictions.jsonl", "skipped.jsonl")
-        strange = [n for n in names if (path / n).exists() and (path / n).stat().st_size]
-        if strange:
-            raise InputError(
-                f"{path}: {', '.join(strange)} without run.json: not from a run that can be "
-                "continued; use --overwrite or another --out"
-            )
-        return {}
-    content = read_json(run)
-    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-        raise InputError(f"{run}: not written by a run; use --overwrite or another --out")
-    return content
-
-
-def _changes(known: dict[str, Any], settings: Mapping[str, Any], root: Path) -> list[str]:
-    """How the settings of finished images differ from those of this run."""
-    before = known.get("settings", {})
-    changes = [
-        f"{key} was {_short(before.get(key, _ABSENT))}, now {_short(settings.get(key, _ABSENT))}"
-        for key in sorted({*before, *settings})
-        if before.get(key, _ABSENT) != settings.get(key, _ABSENT)
-    ]
-    if known.get("root") != str(root):
-        changes.append(f"the images' folder was {known.get('root')}, now {root}")
-    return changes
-
-
-def known_root(path: Path) -> Path | None:
+def earlier_root(path: Path) -> Path | None:
     """The folder that the names of finished images start from, if there are any."""
     run, journal = path / "run.json", path / "predictions.jsonl"
     if not run.is_file() or not journal.is_file() or journal.stat().st_size == 0:
@@ -249,35 +285,39 @@ def is_results_folder(path: Path) -> bool:
     return isinstance(content, dict) and {"root", "settings"} <= content.keys()
 
 
-def _remove_picture(path: Path, picture: str) -> None:
-    """Remove a picture; a journal that was edited may not lead outside the folder."""
-    file = (path / picture).resolve()
-    if file.is_relative_to((path / "pictures").resolve()):
-        with writing(file):
-            file.unlink(missing_ok=True)
+def _read_run(path: Path) -> dict[str, Any]:
+    """What `run.json` says; a folder with results but without it is refused."""
+    run = path / "run.json"
+    if not run.exists():
+        # an empty journal is what a run leaves that was killed in its first moments
+        names = (*EXPORTS, "predictions.jsonl", "skipped.jsonl")
+        strange = [n for n in names if (path / n).exists() and (path / n).stat().st_size]
+        if strange:
+            raise InputError(
+                f"{path}: {', '.join(strange)} without run.json: not from a run that can be "
+                "continued; use --overwrite or another --out"
+            )
+        return {}
+    content = read_json(run)
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise InputError(f"{run}: not written by a run; use --overwrite or another --out")
+    return content
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:39] + "…"
+def _changes(earlier: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """How the settings of finished images differ from those of this run."""
+    before, now = earlier.get("settings", {}), run["settings"]
+    changes = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
+        if old != new:
+            texts = (t if len(t := str(v)) <= 40 else t[:39] + "…" for v in (old, new))
+            changes.append("{} was {}, now {}".format(key, *texts))
+    if earlier.get("root") != run["root"]:
+        changes.append(f"the images' folder was {earlier.get('root')}, now {run['root']}")
+    return changes
 
 
-def _emptied(path: Path) -> Journal:
-    """Remove an earlier run's files, and nothing else that may lie in the folder."""
-    file = path / "predictions.jsonl"
-    try:
-        journal = Journal(file)
-    except InputError:
-        # not readable as a journal: its pictures are not known, and are left
-        with writing(file):
-            file.unlink()
-        return _emptied(path)
-    for entry in journal.entries.values():
-        if entry.picture:
-            _remove_picture(path, entry.picture)
-    for name in ASSEMBLED:
-        (path / name).unlink(missing_ok=True)
-    journal.close()
-    with writing(file):
-        file.write_bytes(b"")
-    return Journal(file)
+def _write_items(file: BinaryIO, items: Iterable[dict[str, Any]]) -> None:
+    for position, item in enumerate(items):
+        file.write((b",\n" if position else b"") + to_line(item).rstrip(b"\n"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anyregion.cli.arguments import parse_box, parse_points, prompts
+from anyregion.cli.recognize import parse_box, parse_points, prompts
 from tests.unit.cli.helpers import BOXES, code_of, recognize
 
 

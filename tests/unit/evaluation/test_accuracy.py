@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores, ranks_of, top_k
+from anyregion.evaluation.metrics.accuracy import (
+    UNLISTED,
+    accuracies,
+    ranks_in_scores,
+    ranks_of,
+    top_k,
+)
 
 
 def test_accuracies_equal_scikit_learn() -> None:
@@ -38,5 +44,6 @@ def test_equal_scores_say_nothing() -> None:
 
 def test_a_name_that_is_not_listed() -> None:
     ranks = ranks_of(np.array([[2, 0], [1, 2]]), np.array([0, 3]))
-    assert ranks.tolist() == [1, 2]
+    assert ranks.tolist() == [1, UNLISTED]
+    assert top_k(ranks, 5) == 0.5, "however few names are listed"
     assert np.isnan(top_k(ranks[:0], 1))

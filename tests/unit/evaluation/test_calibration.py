@@ -12,7 +12,8 @@ import pytest
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.metrics.calibration import auroc, ece, score_bins
 from anyregion.evaluation.regions.calibration import CalibrationReport, evaluate_calibration
-from anyregion.evaluation.regions.vocabulary_subsets import sub_vocabularies
+from anyregion.evaluation.regions.inputs import EvaluationOptions
+from anyregion.evaluation.regions.vocabulary_subsets import vocabulary_subsets
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
 from tests.unit.evaluation.conftest import annotate
@@ -67,7 +68,9 @@ def test_vocabularies_of_several_sizes() -> None:
     left_out = set(range(1, 40, 2))
     extra = [f"thing{i}" for i in range(50)]
     others = Vocabulary.from_names([*extra[:25], "ak", "al tree", *extra[25:]])
-    made = sub_vocabularies(WHOLE, left_out, sizes=[3, 20, 60, 99], distractors=others, aside=aside)
+    made = vocabulary_subsets(
+        WHOLE, left_out, sizes=[3, 20, 60, 99], distractors=others, set_aside=aside
+    )
     labels = [m.label for m in made]
     assert labels[:2] == ["all", "half"]
     assert labels.count("3") > 1
@@ -85,7 +88,7 @@ def test_vocabularies_of_several_sizes() -> None:
             assert not left_out & set(part.origin.tolist())
         if part.label.isdigit():
             assert len(names) == int(part.label)
-    again = sub_vocabularies(WHOLE, left_out, sizes=[3, 3], distractors=others, aside=[])
+    again = vocabulary_subsets(WHOLE, left_out, sizes=[3, 3], distractors=others, set_aside=[])
     assert [m.label for m in again].count("3") == labels.count("3"), "no answer counts twice"
     big = made[-1].vocabulary.names
     assert "al tree" not in big, "it shares a word with a class that was left out"
@@ -96,7 +99,7 @@ def test_vocabularies_of_several_sizes() -> None:
 def test_built_in_distractors_share_no_word_with_the_classes() -> None:
     whole = Vocabulary.from_names(["dog", "wine glass", "traffic light", "bear"])
     aside: list[SetAside] = []
-    made = sub_vocabularies(whole, {0, 3}, sizes=[500], distractors=None, aside=aside)
+    made = vocabulary_subsets(whole, {0, 3}, sizes=[500], distractors=None, set_aside=aside)
     names = made[-1].vocabulary.names
     assert len(names) == 500
     words = {w for n in names[2:] for w in n.lower().replace("_", " ").split()}
@@ -106,15 +109,16 @@ def test_built_in_distractors_share_no_word_with_the_classes() -> None:
 @pytest.mark.parametrize(("left_out", "sizes"), [(set(range(40)), [3]), ({0}, [0])])
 def test_vocabularies_that_cannot_be_made(left_out: set[int], sizes: list[int]) -> None:
     with pytest.raises(InputError):
-        sub_vocabularies(WHOLE, left_out, sizes=sizes, distractors=None, aside=[])
+        vocabulary_subsets(WHOLE, left_out, sizes=sizes, distractors=None, set_aside=[])
 
 
 def evaluate(folder: Path, **options: Any) -> CalibrationReport:
     pairs = [("red", "lime"), ("blue", "yellow"), ("white", "black"), ("lime", "blue")]
     file = annotate(folder, dict(enumerate(pairs, 1)))
     others = Vocabulary.from_names(["orange", "purple", "brown"])
+    naming = EvaluationOptions(unseen=options.pop("unseen", None))
     return evaluate_calibration(
-        colour_recognizer, file, folder / "photos", distractors=others, **options
+        colour_recognizer, file, folder / "photos", naming, distractors=others, **options
     )
 
 

@@ -15,6 +15,7 @@ from anyregion.evaluation.regions.classification import (
     ClassificationReport,
     evaluate_classification,
 )
+from anyregion.evaluation.regions.inputs import EvaluationOptions
 from anyregion.images import read_image
 from anyregion.regions import Regions
 from anyregion.vocabulary import Vocabulary
@@ -66,7 +67,7 @@ def edit(file: Path, change: Any) -> Path:
 
 
 def evaluate(dataset: tuple[Path, Path], **options: Any) -> ClassificationReport:
-    return evaluate_classification(colour_recognizer, *dataset, **{"batch_size": 4, **options})
+    return evaluate_classification(colour_recognizer, *dataset, EvaluationOptions(**options))
 
 
 def test_equals_scikit_learn(dataset: tuple[Path, Path]) -> None:

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.evaluation.regions.detection import evaluate_detection, evaluate_results
-from anyregion.evaluation.regions.detection_report import DetectionReport
+from anyregion.evaluation.regions.detection import (
+    DetectionReport,
+    evaluate_detection,
+    evaluate_results,
+)
+from anyregion.evaluation.regions.inputs import EvaluationOptions
 from anyregion.images import Pixels
 from anyregion.masks import encode_mask
 from anyregion.regions import Regions
@@ -21,7 +25,9 @@ from tests.unit.evaluation.conftest import CLASSES, HALVES, LEFT, RECTANGLES, RI
 
 
 def evaluate(annotated: tuple[Path, Path], **options: Any) -> DetectionReport:
-    return evaluate_detection(colour_recognizer, *annotated, **options)
+    names = ("regions", "masks", "style", "pairs", "save")
+    own = {name: options.pop(name) for name in names if name in options}
+    return evaluate_detection(colour_recognizer, *annotated, EvaluationOptions(**options), **own)
 
 
 def test_given_regions(annotated: tuple[Path, Path]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from anyregion.errors import InputError
+from anyregion.evaluation.regions.inputs import EvaluationOptions
 from anyregion.evaluation.regions.odinw import SetsReport, evaluate_sets
 from tests.helpers.colours import colour_recognizer
 from tests.unit.evaluation.conftest import annotate, edit
@@ -39,7 +40,9 @@ def sets(tmp_path: Path) -> Path:
 
 
 def evaluate(folder: Path, **options: Any) -> SetsReport:
-    return evaluate_sets(colour_recognizer, folder, **options)
+    names = ("regions", "masks", "split", "pairs")
+    own = {name: options.pop(name) for name in names if name in options}
+    return evaluate_sets(colour_recognizer, folder, EvaluationOptions(**options), **own)
 
 
 def test_each_set_counts_once(sets: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from anyregion.errors import InputError
 from anyregion.evaluation.regions.classification import evaluate_classification
+from anyregion.evaluation.regions.inputs import EvaluationOptions
 from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categories
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
@@ -66,7 +67,9 @@ def test_accuracy_of_seen_and_unseen(annotated: tuple[Path, Path]) -> None:
     """Among all names: lime is taken for red where the vocabulary spells it so."""
     words = Vocabulary.from_names(["lime", "red", "blue", "yellow", "black", "white"])
     report = evaluate_classification(
-        colour_recognizer, *annotated, vocabulary=words, unseen="lime, white, yellow"
+        colour_recognizer,
+        *annotated,
+        EvaluationOptions(vocabulary=words, unseen="lime, white, yellow"),
     )
     split = report.split
     assert split is not None
@@ -84,7 +87,8 @@ def test_accuracy_of_seen_and_unseen(annotated: tuple[Path, Path]) -> None:
 
 
 def test_a_side_without_regions(annotated: tuple[Path, Path]) -> None:
-    report = evaluate_classification(colour_recognizer, *annotated, unseen="lime", limit=1)
+    options = EvaluationOptions(unseen="lime", limit=1)
+    report = evaluate_classification(colour_recognizer, *annotated, options)
     assert report.split is not None
     assert report.split.unseen is None
     assert report.split.harmonic_mean is None

@@ -17,8 +17,7 @@ from anyregion import InputError, Recognizer, Regions, Vocabulary
 from anyregion.images import Pixels
 from anyregion.regionspot.attention import attention_maps, overlay_attention
 from anyregion.regionspot.encoder import RegionSpotEncoder
-from anyregion.runs.pipeline import BatchReport, recognize_images
-from anyregion.runs.region_source import same_regions
+from anyregion.runs.recognize import RunReport, recognize_images
 from tests.unit.regionspot.toy import SMALL, WORDS, toy_encoder
 
 
@@ -143,12 +142,12 @@ def test_a_run_of_other_weights_is_not_continued(tmp_path: Path) -> None:
         Image.new("RGB", (20, 10), (90 * i, 50, 50)).save(tmp_path / f"{i}.png")
     trained = toy_encoder()
 
-    def run(*names: str) -> BatchReport:
+    def run(*names: str) -> RunReport:
         return recognize_images(
             [tmp_path / name for name in names],
             Vocabulary.from_names(WORDS),
-            same_regions(Regions.from_boxes([[0, 0, 4, 4]])),
-            lambda: Recognizer(trained, cache=None),
+            Regions.from_boxes([[0, 0, 4, 4]]),
+            recognizer=Recognizer(trained, cache=None),
             out=tmp_path / "out",
         )
 

@@ -12,13 +12,14 @@ from PIL import Image
 
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.pipeline import BatchReport, recognize_images
-from anyregion.runs.region_source import same_regions
+from anyregion.runs.pipeline import RecognizeOptions
+from anyregion.runs.recognize import OutputOptions, RunReport, recognize_images
+from anyregion.runs.region_source import SameRegions
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import COLOURS, ColourEncoder, colour_recognizer
 
 WORDS = Vocabulary.from_names(COLOURS)
-LEFT_RIGHT = same_regions(Regions.from_boxes([[0, 0, 20, 30], [20, 0, 40, 30]]))
+LEFT_RIGHT = SameRegions(Regions.from_boxes([[0, 0, 20, 30], [20, 0, 40, 30]]))
 FILES = ["run.json", "predictions.json", "predictions.jsonl", "skipped.jsonl", "pictures"]
 
 
@@ -30,12 +31,19 @@ def picture(path: Path, left: str, right: str, *, size: tuple[int, int] = (40, 3
     return path
 
 
-def run(paths: Path | list[Path], out: Path, **options: Any) -> BatchReport:
-    given = paths if isinstance(paths, list) else [paths]
-    options = {"batch_size": 2, **options}
+def run(paths: Path | list[Path], out: Path, **options: Any) -> RunReport:
     words, source = options.pop("words", WORDS), options.pop("source", LEFT_RIGHT)
-    load = options.pop("load", colour_recognizer)
-    return recognize_images(given, words, source, load, out=out, **options)
+    output = {k: options.pop(k) for k in ("pictures", "csv", "overwrite") if k in options}
+    return recognize_images(
+        paths,
+        words,
+        source,
+        out=out,
+        recognizer=options.pop("load", colour_recognizer),
+        settings=options.pop("settings", None),
+        options=RecognizeOptions(**{"batch_size": 2, **options}),
+        output=OutputOptions(**output),
+    )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from anyregion.errors import AnyRegionError, InputError
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.journal import Journal
-from anyregion.runs.region_source import same_regions
+from anyregion.runs.region_source import SameRegions
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
 from tests.unit.runs.helpers import FILES, labels, lines, overwrite, run, stopping_after
@@ -87,7 +87,7 @@ def test_more_images_may_be_added(photos: Path, tmp_path: Path) -> None:
         ({"top_k": 2}, "top_k was 5, now 2"),
         ({"score": "sigmoid"}, "score was the model's own, now sigmoid"),
         ({"words": Vocabulary.from_names(["red", "blue"])}, "vocabulary was sha256"),
-        ({"source": same_regions(Regions.from_boxes([[0, 0, 9, 9]]))}, "regions was sha256"),
+        ({"source": SameRegions(Regions.from_boxes([[0, 0, 9, 9]]))}, "regions was sha256"),
         ({"settings": {"model": "other"}}, "model was \\(not set\\), now other"),
     ],
 )
@@ -184,15 +184,15 @@ def test_a_changed_image_that_may_not_be_named_keeps_no_answer(
 ) -> None:
     """Nothing is left to name, so no model is loaded; the old answer is wrong all the same."""
     out = tmp_path / "out"
-    asked = same_regions(Regions.from_boxes([[0, 0, 20, 30]]))
+    regions = SameRegions(Regions.from_boxes([[0, 0, 20, 30]]))
 
     class Refusing:
-        digest, set_aside = asked.digest, asked.set_aside
+        digest, set_aside = regions.digest, regions.set_aside
 
-        def assign(self, paths: list[Path]) -> dict[Path, Any]:
-            return dict.fromkeys(paths, "no regions")
+        def samples(self, images: dict[str, Path]) -> dict[str, str]:
+            return dict.fromkeys(images, "no regions")
 
-    run([photos / "y.png", photos / "z.webp"], out, source=asked)
+    run([photos / "y.png", photos / "z.webp"], out, source=regions)
     overwrite(photos / "y.png", "black", "white")
     report = run([photos / "y.png", photos / "z.webp"], out, source=Refusing(), load=no_weights)
     assert (report.kept, report.images) == (1, 0)

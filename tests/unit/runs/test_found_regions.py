@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from anyregion import factory
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.masks import encode_mask
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.region_source import RegionSource, found_regions
+from anyregion.runs.region_source import ProposedRegions
 from tests.unit.runs.helpers import labels, lines, run
 
 
@@ -41,8 +43,8 @@ class Halves:
         )
 
 
-def source(fingerprint: str = "halves-1", **options: bool) -> RegionSource:
-    return found_regions(lambda _: Halves(fingerprint), about="halves", **options)
+def source(fingerprint: str = "halves-1", **options: Any) -> ProposedRegions:
+    return ProposedRegions(Halves(fingerprint), **options)
 
 
 def test_regions_are_found_in_each_image(photos: Path, tmp_path: Path) -> None:
@@ -83,12 +85,16 @@ def test_a_run_never_mixes_proposers(photos: Path, tmp_path: Path) -> None:
     assert run([photos / "a"], out, source=source()).images == 1
 
 
-def test_the_proposer_is_given_the_recogniser_once(photos: Path, tmp_path: Path) -> None:
-    given: list[Recognizer] = []
+def test_the_proposer_is_given_the_recogniser_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizers: list[Recognizer] = []
 
-    def load(recognizer: Recognizer) -> Halves:
-        given.append(recognizer)
+    def load(name: str, *, recognizer: Recognizer, **_: Any) -> Halves:
+        assert name == "own"
+        recognizers.append(recognizer)
         return Halves()
 
-    run(photos, tmp_path / "out", source=found_regions(load, about="halves"))
-    assert [r.encoder.name for r in given] == ["colours"]
+    monkeypatch.setattr(factory, "load_proposer", load)
+    run(photos, tmp_path / "out", source="auto")
+    assert [r.encoder.name for r in recognizers] == ["colours"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.runs.named_images import name_images
-from anyregion.runs.region_source import regions_from_file
+from anyregion.runs.recognize import name_images
+from anyregion.runs.region_source import FileRegions
 from tests.unit.runs.helpers import labels, lines, picture, run
 
 
@@ -46,7 +46,7 @@ def test_regions_of_a_file_keep_their_ids(photos: Path, tmp_path: Path) -> None:
     }
     file = tmp_path / "regions.json"
     file.write_text(json.dumps(content))
-    report = run(photos, tmp_path / "out", source=regions_from_file(file))
+    report = run(photos, tmp_path / "out", source=FileRegions(file))
     assert report.images == 2
     reasons = {a.item: a.reason for a in report.set_aside}
     assert reasons.pop("y.png, region 903").startswith("region 903: box [5.0, 5.0, 3.0, 9.0]")
@@ -77,11 +77,11 @@ def test_names_of_images(
     names: list[str],
 ) -> None:
     monkeypatch.chdir(photos)
-    start, found, aside = name_images(given, drawn=Path("results"))
+    start, images, set_aside = name_images(given, pictures=Path("results"))
     assert start == (photos / root)
-    assert list(found) == names
-    assert all(path == start / name for name, path in found.items())
-    assert aside == []
+    assert list(images) == names
+    assert all(path == start / name for name, path in images.items())
+    assert set_aside == []
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_regions_of_another_size_are_not_asked(photos: Path, tmp_path: Path) -> 
         ],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
-    source = regions_from_file(tmp_path / "boxes.json")
+    source = FileRegions(tmp_path / "boxes.json")
     report = run([photos / "y.png", photos / "z.webp"], tmp_path / "out", source=source)
     assert labels(tmp_path / "out") == {"z.webp": ["blue"]}
     (aside,) = report.set_aside
@@ -120,7 +120,7 @@ def scored(photos: Path, tmp_path: Path) -> Path:
 def test_scores_of_a_file(
     photos: Path, tmp_path: Path, scored: Path, scores: bool, at_most: float
 ) -> None:
-    run(photos / "y.png", tmp_path / "out", source=regions_from_file(scored, scores=scores))
+    run(photos / "y.png", tmp_path / "out", source=FileRegions(scored, scores=scores))
     (line,) = lines(tmp_path / "out" / "predictions.jsonl")
     assert at_most * 0.9 < line["regions"][0]["score"] <= at_most
 
@@ -134,7 +134,7 @@ def test_regions_of_another_camera_are_not_taken(tmp_path: Path) -> None:
         "annotations": [{"id": 1, "image_id": 1, "bbox": [0, 0, 9, 9]}],
     }
     (tmp_path / "cam1.json").write_text(json.dumps(content))
-    source = regions_from_file(tmp_path / "cam1.json")
+    source = FileRegions(tmp_path / "cam1.json")
     report = run([tmp_path / "cam1", tmp_path / "cam2"], tmp_path / "out", source=source)
     assert list(labels(tmp_path / "out")) == ["cam1/0001.jpg"]
     (aside,) = report.set_aside

@@ -1,13 +1,26 @@
-"""What the commands of `anyregion evaluate` share: arguments, and how figures are printed."""
+"""What the commands of `anyregion evaluate` share: arguments, options, and how figures print."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anyregion.cli import arguments as shared
+
+if TYPE_CHECKING:
+    from anyregion.evaluation.regions.inputs import EvaluationOptions
+    from anyregion.runs.pipeline import Track
+
+
+class Report(Protocol):
+    """Figures that can be printed as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        ...
 
 
 class Split(Protocol):
@@ -38,29 +51,27 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, images_needed: bool =
     )
 
 
-def add_vocabulary_argument(parser: argparse.ArgumentParser) -> None:
-    """`--vocabulary`."""
-    parser.add_argument(
-        "--vocabulary",
-        metavar="NAMES_OR_FILE",
-        help="names to choose from (default: the annotations' categories)",
-    )
-
-
-def add_limit_argument(parser: argparse.ArgumentParser) -> None:
-    """`--limit`."""
+def add_naming_arguments(
+    parser: argparse.ArgumentParser, *, vocabulary: bool = True, unseen: bool = True
+) -> None:
+    """The vocabulary, classes to report apart, the model, and how many images."""
+    if vocabulary:
+        parser.add_argument(
+            "--vocabulary",
+            metavar="NAMES_OR_FILE",
+            help="names to choose from (default: the annotations' categories)",
+        )
+    if unseen:
+        parser.add_argument(
+            "--unseen",
+            metavar="CLASSES",
+            help="classes that training never saw, to report apart: names with commas between, a "
+            "file of names, or every:4:1 for classes 1, 5, 9, ... (from 0) in the order of their "
+            "ids",
+        )
+    shared.add_model_arguments(parser)
     parser.add_argument(
         "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
-    )
-
-
-def add_unseen_argument(parser: argparse.ArgumentParser) -> None:
-    """The split of classes into seen and unseen ones."""
-    parser.add_argument(
-        "--unseen",
-        metavar="CLASSES",
-        help="classes that training never saw, to report apart: names with commas between, a file "
-        "of names, or every:4:1 for classes 1, 5, 9, ... (from 0) in the order of their ids",
     )
 
 
@@ -75,16 +86,18 @@ def add_region_arguments(parser: argparse.ArgumentParser, *, folder: bool = Fals
         help="whose regions are named: the annotations' own, those that are found, or a "
         f"detector's{each}, with its scores (default: ground-truth)",
     )
-    parser.add_argument(
-        "--proposer",
-        choices=["own", "compact", "sam"],
-        help="what finds the regions of --regions auto (as for `anyregion recognize`)",
-    )
+    parser.add_argument("--proposer", choices=["own", "compact", "sam"], help=shared.PROPOSER)
     parser.add_argument("--masks", action="store_true", help="also judge masks")
     parser.add_argument(
         "--use-masks",
         action="store_true",
         help="give the masks that the regions bring as prompts too",
+    )
+    parser.add_argument(
+        "--pairs",
+        type=shared.positive,
+        metavar="N",
+        help="(region, name) pairs that count of each image (default: 300; RegionSpot's code: 900)",
     )
 
 
@@ -97,25 +110,31 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def model_and_regions(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The recogniser (or what loads it), and the regions, as the evaluators take them."""
-    from anyregion import factory
-    from anyregion.errors import InputError
+def naming_options(args: argparse.Namespace, track: Track) -> EvaluationOptions:
+    """How regions are named, of whatever arguments a command has."""
+    from anyregion.evaluation.regions.inputs import EvaluationOptions
 
-    choice = shared.model_choice(args)
-    if args.regions != "auto":
-        if args.proposer:
-            raise InputError("--proposer needs --regions auto")
-        return lambda: factory.load_recognizer(**choice, device=args.device), args.regions
-    proposer: factory.Proposer = args.proposer or "own"
-    theirs = None
-    if proposer == "sam" and not factory.uses_localizer(args.model, args.method):
-        # the recogniser has no use for it
-        theirs, choice["localizer"] = choice["localizer"], None
-    recognizer = factory.load_recognizer(**choice, device=args.device)
-    return recognizer, factory.load_proposer(
-        proposer, localizer=theirs, recognizer=recognizer, device=args.device
+    values = vars(args)
+    use_masks = values.get("use_masks", False)
+    vocabulary = None
+    if values.get("vocabulary") or values.get("exemplars"):
+        vocabulary = shared.read_vocabulary(args, masks=use_masks)
+    return EvaluationOptions(
+        vocabulary=vocabulary,
+        templates=None if vocabulary else shared.parse_templates(values.get("templates")),
+        cleaning="plain" if vocabulary else values.get("cleaning", "plain"),
+        use_masks=use_masks,
+        score=args.score,
+        unseen=values.get("unseen"),
+        limit=args.limit,
+        batch_size=args.batch_size,
+        track=track,
     )
+
+
+def print_json(args: argparse.Namespace, report: Report, **about: object) -> None:
+    """One JSON object: what was measured (its keys are those of the first version), the figures."""
+    print(json.dumps({"model": args.model, "recognizer": args.method, **about, **report.to_dict()}))
 
 
 def percent(value: float | None) -> str:

@@ -1,9 +1,8 @@
-"""`anyregion evaluate calibration`."""
+"""`anyregion evaluate calibration`: ECE of the scores, AUROC of refusing absent classes."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
@@ -43,16 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="report the share of regions whose best score is below S (default: 0.5)",
     )
-    evaluation.add_unseen_argument(parser)
-    shared.add_prompt_arguments(parser)
-    shared.add_model_arguments(parser)
-    evaluation.add_limit_argument(parser)
+    shared.add_vocabulary_arguments(parser, exemplars=False)
+    evaluation.add_naming_arguments(parser, vocabulary=False)
     evaluation.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
-    from anyregion import factory
     from anyregion.cli import terminal
     from anyregion.evaluation.regions.calibration import SIZES, evaluate_calibration
     from anyregion.io.vocabulary import load_vocabulary
@@ -63,25 +59,18 @@ def run(args: argparse.Namespace) -> int:
         distractors = distractors.vocabulary
     with terminal.progress() as track:
         report = evaluate_calibration(
-            lambda: factory.load_recognizer(**shared.model_choice(args), device=args.device),
+            shared.model_loader(args)[0],
             args.annotations,
             args.images,
+            evaluation.naming_options(args, track),
             absent=args.absent,
-            unseen=args.unseen,
             sizes=args.size or SIZES,
             distractors=distractors,
             threshold=args.threshold,
-            templates=shared.parse_templates(args.templates),
-            cleaning=args.cleaning,
-            score=args.score,
-            limit=args.limit,
-            batch_size=args.batch_size,
-            progress=track("naming regions", "images"),
-            encoding=track("reading the vocabulary", "names"),
         )
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
-        print(json.dumps({"model": args.model, "recognizer": args.method, **report.to_dict()}))
+        evaluation.print_json(args, report)
     else:
         _print(report)
     return SET_ASIDE if report.set_aside else FINE
@@ -131,7 +120,10 @@ def _print(report: CalibrationReport) -> None:
             *evaluation.split_lines(split),
         ]
     lines += [
-        ("vocabulary", f"{shared.counted(report.names)}, {len(report.absent_classes)} left out"),
+        (
+            "vocabulary",
+            f"{shared.count_names(report.names)}, {len(report.absent_classes)} left out",
+        ),
         ("regions", report.regions),
         ("images", report.images),
         ("seconds", f"{report.seconds:.1f}"),

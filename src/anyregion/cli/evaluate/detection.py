@@ -1,18 +1,18 @@
-"""`anyregion evaluate detection`."""
+"""`anyregion evaluate detection`: named regions judged as a detector's, by COCO's or LVIS's AP."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 if TYPE_CHECKING:
-    from anyregion.evaluation.regions.detection_report import DetectionReport
+    from anyregion.evaluation.regions.detection import DetectionReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,24 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RESULTS.json",
         help="judge these COCO results; no model is loaded and no image is read",
     )
-    evaluation.add_vocabulary_argument(parser)
     parser.add_argument(
         "--style",
         choices=["auto", "coco", "lvis"],
         default="auto",
         help="by whose rules (default: LVIS's where the annotations are federated, else COCO's)",
     )
-    parser.add_argument(
-        "--pairs",
-        type=shared.positive,
-        metavar="N",
-        help="(region, name) pairs that count of each image (default: 300; RegionSpot's code: 900)",
-    )
-    evaluation.add_unseen_argument(parser)
-    shared.add_exemplar_arguments(parser)
-    shared.add_prompt_arguments(parser)
-    shared.add_model_arguments(parser)
-    evaluation.add_limit_argument(parser)
+    shared.add_vocabulary_arguments(parser)
+    evaluation.add_naming_arguments(parser)
     parser.add_argument(
         "--save", type=Path, metavar="RESULTS.json", help="write the predictions as COCO results"
     )
@@ -54,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
     from anyregion.cli import terminal
 
-    report = _results(args) if args.predictions else _named(args)
-    if report.names == 1 and not args.predictions and shared.one_name_is_certain(args):
-        terminal.note(shared.ONE_NAME)
+    report = _judge_results(args) if args.predictions else _name_regions(args)
+    if not args.predictions:
+        shared.warn_one_name(args, report.names)
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
         model = None if args.predictions else args.model
@@ -69,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     return SET_ASIDE if report.set_aside else FINE
 
 
-def _results(args: argparse.Namespace) -> DetectionReport:
+def _judge_results(args: argparse.Namespace) -> DetectionReport:
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.evaluation.regions.detection import evaluate_results
@@ -84,8 +74,8 @@ def _results(args: argparse.Namespace) -> DetectionReport:
         "--use-masks": args.use_masks or None,
         "--regions": None if args.regions == "ground-truth" else args.regions,
     }
-    if given := [name for name, value in unused.items() if value is not None]:
-        raise InputError(f"{', '.join(given)}: not with --predictions, which are finished")
+    if extra := [name for name, value in unused.items() if value is not None]:
+        raise InputError(f"{', '.join(extra)}: not with --predictions, which are finished")
     with terminal.progress() as track:
         return evaluate_results(
             args.annotations,
@@ -94,42 +84,29 @@ def _results(args: argparse.Namespace) -> DetectionReport:
             style=args.style,
             pairs=args.pairs,
             unseen=args.unseen,
-            judging=track("judging", "classes"),
+            progress=track("judging", "classes"),
         )
 
 
-def _named(args: argparse.Namespace) -> DetectionReport:
+def _name_regions(args: argparse.Namespace) -> DetectionReport:
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.evaluation.regions.detection import PAIRS, evaluate_detection
 
     if args.images is None:
         raise InputError("give --images, or --predictions to judge finished ones")
-    if args.vocabulary or args.exemplars:
-        options: dict[str, Any] = {"vocabulary": shared.read_names(args, masks=args.use_masks)}
-    else:
-        templates = shared.parse_templates(args.templates)
-        options = {"templates": templates, "cleaning": args.cleaning}
-    recognizer, regions = evaluation.model_and_regions(args)
+    load, proposed = shared.model_loader(args)
     with terminal.progress() as track:
         return evaluate_detection(
-            recognizer,
+            load,
             args.annotations,
             args.images,
-            **options,
-            regions=regions,
+            evaluation.naming_options(args, track),
+            regions=proposed or args.regions,
             masks=args.masks,
-            use_masks=args.use_masks,
-            score=args.score,
             style=args.style,
             pairs=args.pairs or PAIRS,
-            unseen=args.unseen,
-            limit=args.limit,
-            batch_size=args.batch_size,
             save=args.save,
-            progress=track("naming regions", "images"),
-            encoding=track("reading the vocabulary", "names"),
-            judging=track("judging", "classes"),
         )
 
 
@@ -169,7 +146,7 @@ def _print(report: DetectionReport, *, per_class: bool) -> None:
         ("images", report.images),
         ("regions", "-" if report.regions is None else report.regions),
         ("predictions", report.detections),
-        ("vocabulary", shared.counted(report.names)),
+        ("vocabulary", shared.count_names(report.names)),
         ("seconds", f"{report.seconds:.1f} naming, {report.judging_seconds:.1f} judging"),
     ]
     terminal.fields(lines)

@@ -1,9 +1,8 @@
-"""`anyregion evaluate masks`."""
+"""`anyregion evaluate masks`: boxes or points in, masks out, compared with the annotated ones."""
 
 from __future__ import annotations
 
 import argparse
-import json
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
@@ -23,31 +22,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the random pixels (default: 0)"
     )
-    shared.add_model_arguments(parser)
-    evaluation.add_limit_argument(parser)
+    evaluation.add_naming_arguments(parser, vocabulary=False, unseen=False)
     evaluation.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
-    from anyregion import factory
     from anyregion.cli import terminal
     from anyregion.evaluation.regions.mask_quality import evaluate_masks
 
     with terminal.progress() as track:
         report = evaluate_masks(
-            lambda: factory.load_recognizer(**shared.model_choice(args), device=args.device),
+            shared.model_loader(args)[0],
             args.annotations,
             args.images,
             prompt=args.prompt,
             seed=args.seed,
             limit=args.limit,
             batch_size=args.batch_size,
-            progress=track("growing masks", "images"),
+            track=track,
         )
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
-        print(json.dumps({"model": args.model, "recognizer": args.method, **report.to_dict()}))
+        evaluation.print_json(args, report)
         return SET_ASIDE if report.set_aside else FINE
     lines: list[tuple[str, object]] = [
         ("mean IoU", f"{report.mean_iou:.3f}"),

@@ -1,9 +1,8 @@
-"""`anyregion evaluate odinw`."""
+"""`anyregion evaluate odinw`: AP of many small data sets, and the averages over them."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from anyregion.cli import arguments as shared
@@ -25,17 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the first there is)",
     )  # fmt: skip
     evaluation.add_region_arguments(parser, folder=True)
-    parser.add_argument(
-        "--pairs",
-        type=shared.positive,
-        metavar="N",
-        help="(region, name) pairs that count of each image (default: 300)",
-    )
-    evaluation.add_unseen_argument(parser)
-    shared.add_model_arguments(parser)
-    parser.add_argument(
-        "--limit", type=shared.positive, metavar="N", help="no more than N images of each set"
-    )
+    evaluation.add_naming_arguments(parser, vocabulary=False)
     evaluation.add_json_argument(parser)
 
 
@@ -45,26 +34,21 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.evaluation.regions.detection import PAIRS
     from anyregion.evaluation.regions.odinw import evaluate_sets
 
-    recognizer, regions = evaluation.model_and_regions(args)
+    load, proposed = shared.model_loader(args)
     with terminal.progress() as track:
         report = evaluate_sets(
-            recognizer,
+            load,
             args.folder,
+            evaluation.naming_options(args, track),
             split=args.split,
-            regions=regions,
+            regions=proposed or args.regions,
             masks=args.masks,
-            use_masks=args.use_masks,
-            score=args.score,
             pairs=args.pairs or PAIRS,
-            unseen=args.unseen,
-            limit=args.limit,
-            batch_size=args.batch_size,
-            track=lambda name: track(name, "images"),
         )
     aside = [*report.set_aside, *(a for r in report.sets.values() for a in r.set_aside)]
     terminal.warn_list("set aside", aside)
     if args.json:
-        print(json.dumps({"model": args.model, "recognizer": args.method, **report.to_dict()}))
+        evaluation.print_json(args, report)
     else:
         points, percent = evaluation.points, evaluation.percent
         rows = [

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 Ranks = NDArray[np.int64]
 """`(N,)`: 0 where the right name came first, 1 where it came second, and so on."""
 
+UNLISTED = 2**62
+"""The rank of a right name that is not among those listed: beyond every `k`."""
+
 
 def ranks_of(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Ranks:
     """The rank of each region's right name among the names listed for it.
@@ -22,10 +25,10 @@ def ranks_of(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Ranks:
         labels: `(N,)` the right names.
 
     Returns:
-        `(N,)`; `K` where the right name is not listed.
+        `(N,)`; `UNLISTED` where the right name is not among them.
     """
     hits = indices == labels[:, None]  # (N, K)
-    ranks: Ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), indices.shape[1])
+    ranks: Ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), UNLISTED)
     return ranks
 
 

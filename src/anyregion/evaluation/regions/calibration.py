@@ -1,4 +1,4 @@
-"""Whether a score means what it says, and whether regions of absent classes can be refused."""
+"""Calibration: whether a score means what it says, and whether absent classes can be refused."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from numpy.typing import NDArray
 
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.metrics.calibration import ScoreBin, auroc, ece, score_bins
-from anyregion.evaluation.regions.names import ask_names
+from anyregion.evaluation.regions.inputs import (
+    EmptyEvaluationError,
+    EvaluationOptions,
+    annotated_samples,
+    category_names,
+    keep_categories,
+    loaded,
+)
 from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categories
-from anyregion.evaluation.regions.vocabulary_subsets import SubVocabulary, sub_vocabularies
-from anyregion.evaluation.regions.walk import find_files, nothing, walk
-from anyregion.images import size_of
+from anyregion.evaluation.regions.vocabulary_subsets import VocabularySubset, vocabulary_subsets
 from anyregion.io.regions import load_regions
 from anyregion.recognizer import Recognizer
-from anyregion.scoring import Score
-from anyregion.vocabulary import Cleaning, Progress, Vocabulary
+from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, run_pipeline
+from anyregion.scoring import top_names
+from anyregion.vocabulary import Vocabulary
 
 EVERY_SECOND = "every:2:1"
 SIZES = (3, 80, 1000)
@@ -116,33 +122,25 @@ def evaluate_calibration(
     recognizer: Recognizer | Callable[[], Recognizer],
     annotations: str | Path,
     images: str | Path,
+    options: EvaluationOptions | None = None,
     *,
     absent: str = EVERY_SECOND,
-    unseen: str | None = None,
     sizes: Sequence[int] = SIZES,
     distractors: Vocabulary | None = None,
     threshold: float = 0.5,
-    templates: Sequence[str] | None = None,
-    cleaning: Cleaning = "plain",
-    score: Score | None = None,
-    limit: int | None = None,
-    batch_size: int = 4,
-    progress: Progress | None = None,
-    encoding: Progress | None = None,
 ) -> CalibrationReport:
     """Name given regions with vocabularies that have their classes, and with ones that do not.
 
     The annotations' categories are the vocabulary. Half of them are then left out; a region of a
     class that was left out should be refused: its best score should be low. The same is asked of
     vocabularies of other sizes: small ones are drawn from the classes that stay, large ones are
-    filled up with distractors that share no word with any category (see `sub_vocabularies`).
+    filled up with distractors that share no word with any category (see `vocabulary_subsets`).
 
     Args:
-        recognizer, annotations, images, templates, cleaning, score, limit, batch_size, progress,
-            encoding: as for `evaluate_classification`.
+        recognizer, annotations, images: as for `evaluate_classification`.
+        options: how regions are named; a vocabulary of its own makes no sense here.
         absent: which classes are left out, as `unseen_categories` reads it; every second one, in
             the order of their ids, unless given.
-        unseen: which classes training never saw, in the same form.
         sizes: sizes of further vocabularies.
         distractors: names to fill up with; the built-in lists unless given.
         threshold: a score below it counts as refused.
@@ -150,134 +148,148 @@ def evaluate_calibration(
     Raises:
         InputError: files that cannot be used, or no region that could be named.
     """
+    options = options or EvaluationOptions()
+    if options.vocabulary is not None:
+        raise InputError("calibration makes its vocabularies of the annotations' categories")
     if not 0 <= threshold <= 1:
         raise InputError(f"the threshold must be from 0 to 1; it is {threshold}")
-    file = load_regions(annotations, scores=False)
-    asked = ask_names(
-        file.categories, None, templates=templates, cleaning=cleaning, source=annotations
+    file = load_regions(annotations, masks=options.use_masks, scores=False)
+    names = category_names(file.categories, options, source=annotations)
+    left_out = _positions(absent, file.categories, names.positions)
+    unseen = None
+    if options.unseen is not None:
+        unseen = _positions(options.unseen, file.categories, names.positions)
+    set_aside = [*file.set_aside, *names.set_aside]
+    subsets = vocabulary_subsets(
+        names.names, left_out, sizes=sizes, distractors=distractors, set_aside=set_aside
     )
-    left_out = _positions(absent, file.categories, asked.positions)
-    hidden = None if unseen is None else _positions(unseen, file.categories, asked.positions)
-    aside = [*file.set_aside, *asked.set_aside]
-    trials = sub_vocabularies(
-        asked.names, left_out, sizes=sizes, distractors=distractors, aside=aside
+    samples = annotated_samples(
+        file.images.values(), Path(images), limit=options.limit, set_aside=set_aside
     )
-    found = find_files(file.images.values(), Path(images), limit=limit, aside=aside)
-    if not found:
-        raise nothing(annotations, aside, "no image has regions")
-    if not isinstance(recognizer, Recognizer):
-        recognizer = recognizer()
-    words = [recognizer.encode_vocabulary(t.vocabulary, progress=encoding) for t in trials]
+    if not samples:
+        raise EmptyEvaluationError(annotations, set_aside, "no image has regions")
+    recognizer = loaded(recognizer)
+    encoder, track = recognizer.encoder, options.track
+    encoding = track("reading the vocabulary", "names") if track else None
+    encoded = [recognizer.encode_vocabulary(s.vocabulary, progress=encoding) for s in subsets]
 
-    truth: list[NDArray[np.int64]] = []
-    best: list[list[NDArray[np.int64]]] = [[] for _ in trials]
-    scores: list[list[NDArray[np.float32]]] = [[] for _ in trials]
+    labels: list[NDArray[np.int64]] = []
+    best: list[list[NDArray[np.int64]]] = [[] for _ in subsets]
+    scores: list[list[NDArray[np.float32]]] = [[] for _ in subsets]
     started = time.perf_counter()
-    for photos in walk(found, batch_size=batch_size, progress=progress, aside=aside):
-        for photo in photos:
-            regions, outside = photo.entry.regions.fit(*size_of(photo.pixels))
-            aside += [SetAside(f"{photo.path}, {a.item}", a.reason) for a in outside]
-            categories = [] if regions.categories is None else regions.categories.tolist()
-            known = [i for i, c in enumerate(categories) if c in asked.positions]
-            if not known:
-                continue
-            regions = regions[known]
-            truth.append(np.array([asked.positions[categories[i]] for i in known]))
-            recognizer.set_image(photo.pixels)
-            for i, encoded in enumerate(words):
-                answer = recognizer.predict(regions, encoded, top_k=1, score=score)
-                best[i].append(answer.indices[:, 0])
-                scores[i].append(answer.scores[:, 0])
+    for batch in run_pipeline(
+        [keep_categories(sample, names.positions)[0] for sample in samples],
+        encoder,
+        RegionNamer(recognizer, encoded[0], RecognizeOptions(top_k=1, score=options.score)),
+        batch_size=options.batch_size,
+        progress=track("naming regions", "images") if track else None,
+    ):
+        set_aside += batch.set_aside()
+        for item, predictions in batch.results:
+            categories = item.regions.categories
+            known = [] if categories is None else categories.tolist()
+            labels.append(np.array([names.positions[c] for c in known]))
+            for i, vocabulary in enumerate(encoded):
+                # the regions' embeddings stay the same whatever names they are compared with
+                indices, values = top_names(
+                    predictions.embeddings,
+                    vocabulary.matrix,
+                    top_k=1,
+                    score=options.score or encoder.default_score,
+                    scale=encoder.logit_scale,
+                    bias=encoder.logit_bias,
+                )
+                best[i].append(indices[:, 0])
+                scores[i].append(values[:, 0])
     seconds = time.perf_counter() - started
-    if not truth:
-        raise nothing(annotations, aside, "no region has a known class")
-    right = np.concatenate(truth)
+    if not labels:
+        raise EmptyEvaluationError(annotations, set_aside, "no region has a known class")
+    truth = np.concatenate(labels)  # (N,)
     answers = [
-        _Answers.of(trial, right, np.concatenate(b), np.concatenate(s))
-        for trial, b, s in zip(trials, best, scores, strict=True)
+        _Answers.of(subset, truth, np.concatenate(b), np.concatenate(s))
+        for subset, b, s in zip(subsets, best, scores, strict=True)
     ]
     refusals = tuple(
         _refusal(label, [a for a in answers if a.label == label], threshold)
-        for label in dict.fromkeys(trial.label for trial in trials)
+        for label in dict.fromkeys(subset.label for subset in subsets)
     )
     whole = answers[0]
     return CalibrationReport(
-        ece=ece(whole.scores, whole.right),
-        bins=score_bins(whole.scores, whole.right),
-        top1=float(whole.right.mean()),
+        ece=ece(whole.scores, whole.correct),
+        bins=score_bins(whole.scores, whole.correct),
+        top1=float(whole.correct.mean()),
         mean_score=float(whole.scores.mean()),
         auroc=refusals[1].auroc,
         refusals=refusals,
         threshold=threshold,
-        absent_classes=tuple(asked.names.names[i] for i in sorted(left_out)),
-        regions=len(right),
-        images=len(truth),
-        names=len(asked.names),
+        absent_classes=tuple(names.names.names[i] for i in sorted(left_out)),
+        regions=len(truth),
+        images=len(labels),
+        names=len(names.names),
         seconds=seconds,
-        set_aside=tuple(aside),
-        split=None if hidden is None else _split(whole, right, hidden, asked.names.names),
+        set_aside=tuple(set_aside),
+        split=None if unseen is None else _split(whole, truth, unseen, names.names.names),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """One vocabulary's answers: per region whether it has the class, is right, and the score."""
+    """One vocabulary's answers, per region `(N,)`: has it the class, is it right, the score."""
 
     label: str
     names: int
     present: NDArray[np.bool_]
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
     scores: NDArray[np.float64]
 
     @classmethod
     def of(
         cls,
-        trial: SubVocabulary,
+        subset: VocabularySubset,
         truth: NDArray[np.int64],
         best: NDArray[np.int64],
         scores: NDArray[np.float32],
     ) -> _Answers:
-        named = trial.origin[best]
-        present = np.isin(truth, trial.origin)
-        count = len(trial.vocabulary)
-        return cls(trial.label, count, present, named == truth, scores.astype(np.float64))
+        """Of the true names, as positions in the whole vocabulary, and the best in the subset."""
+        present = np.isin(truth, subset.origin)
+        correct = subset.origin[best] == truth
+        count = len(subset.vocabulary)
+        return cls(subset.label, count, present, correct, scores.astype(np.float64))
 
 
 def _refusal(label: str, answers: list[_Answers], threshold: float) -> Refusal:
     present = np.concatenate([a.present for a in answers])
-    right = np.concatenate([a.right for a in answers])[present]
+    correct = np.concatenate([a.correct for a in answers])[present]
     scores = np.concatenate([a.scores for a in answers])
     inside, outside = scores[present], scores[~present]
-    known = len(inside) > 0
+    some = len(inside) > 0
     return Refusal(
         vocabulary=label,
         names=answers[0].names,
         present=len(inside),
         absent=len(outside),
         trials=len(answers),
-        top1=float(right.mean()) if known else None,
-        ece=ece(inside, right) if known else None,
+        top1=float(correct.mean()) if some else None,
+        ece=ece(inside, correct) if some else None,
         auroc=auroc(1 - outside, 1 - inside),
-        refused_present=float((inside < threshold).mean()) if known else None,
+        refused_present=float((inside < threshold).mean()) if some else None,
         refused_absent=float((outside < threshold).mean()) if len(outside) else None,
-        threshold_of_5_percent=float(np.quantile(inside, REFUSED_SHARE)) if known else None,
+        threshold_of_5_percent=float(np.quantile(inside, REFUSED_SHARE)) if some else None,
     )
 
 
 def _split(
-    whole: _Answers, truth: NDArray[np.int64], hidden: set[int], names: Sequence[str]
+    whole: _Answers, truth: NDArray[np.int64], unseen: set[int], names: Sequence[str]
 ) -> SplitCalibration:
-    is_unseen = np.isin(truth, sorted(hidden))
+    is_unseen = np.isin(truth, sorted(unseen))
     errors: list[float | None] = []
     tops: list[float | None] = []
-    for which in (~is_unseen, is_unseen):
-        there = bool(which.any())
-        right = whole.right[which]
-        errors.append(ece(whole.scores[which], right) if there else None)
-        tops.append(float(right.mean()) if there else None)
-    unseen = tuple(names[i] for i in sorted(hidden))
+    for rows in (~is_unseen, is_unseen):
+        correct = whole.correct[rows]
+        errors.append(ece(whole.scores[rows], correct) if rows.any() else None)
+        tops.append(float(correct.mean()) if rows.any() else None)
     return SplitCalibration(
-        unseen_classes=unseen,
+        unseen_classes=tuple(names[i] for i in sorted(unseen)),
         seen_ece=errors[0],
         unseen_ece=errors[1],
         seen_top1=tops[0],
@@ -286,5 +298,7 @@ def _split(
     )
 
 
-def _positions(spec: str, categories: Mapping[int, str], positions: Mapping[int, int]) -> set[int]:
+def _positions(
+    spec: str | frozenset[int], categories: Mapping[int, str], positions: Mapping[int, int]
+) -> set[int]:
     return {positions[i] for i in unseen_categories(spec, categories) if i in positions}

@@ -1,4 +1,4 @@
-"""Regions given, names asked: how often the right name comes first, or among the first five."""
+"""Classification of given regions: top-1 and top-5 accuracy, by size, by class, seen and unseen."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import SetAside
-from anyregion.evaluation.regions.names import AskedNames, ask_names
+from anyregion.evaluation.metrics.accuracy import Ranks, mean_class_accuracy, ranks_of, top_k
+from anyregion.evaluation.regions.inputs import (
+    SIZE_EDGES,
+    SIZES,
+    CategoryNames,
+    EmptyEvaluationError,
+    EvaluationOptions,
+    annotated_samples,
+    category_names,
+    keep_categories,
+    loaded,
+)
 from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categories
-from anyregion.evaluation.regions.walk import Photo, find_files, name_regions, nothing, walk
-from anyregion.exemplars import ExemplarVocabulary
 from anyregion.io.regions import load_regions
 from anyregion.predictions import Predictions
 from anyregion.recognizer import Recognizer
-from anyregion.regions import Regions
-from anyregion.scoring import Score
-from anyregion.vocabulary import Cleaning, EncodedVocabulary, Progress, Vocabulary
-
-SIZES = ("small", "medium", "large")
-"""COCO's sizes by area of the box in pixels of the stored image: below 32^2, below 96^2, above."""
+from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, run_pipeline
 
 
 @dataclass(frozen=True)
@@ -98,17 +102,7 @@ def evaluate_classification(
     recognizer: Recognizer | Callable[[], Recognizer],
     annotations: str | Path,
     images: str | Path,
-    *,
-    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary | None = None,
-    templates: Sequence[str] | None = None,
-    cleaning: Cleaning = "plain",
-    use_masks: bool = False,
-    score: Score | None = None,
-    unseen: str | None = None,
-    limit: int | None = None,
-    batch_size: int = 4,
-    progress: Progress | None = None,
-    encoding: Progress | None = None,
+    options: EvaluationOptions | None = None,
 ) -> ClassificationReport:
     """Name every annotated region and compare with its category.
 
@@ -121,135 +115,119 @@ def evaluate_classification(
         annotations: COCO annotations: boxes, categories and their names.
         images: the folder that `file_name` starts from (or that holds the bare file). An image
             file that several entries lead to is nobody's: those are set aside.
-        vocabulary: names to choose from; the file's categories unless given.
-        templates, cleaning: of the vocabulary that is made of the file's categories.
-        use_masks: give the masks as prompts too, where there are any.
-        score: only `mean_score` depends on it.
-        unseen: which classes training never saw, as `unseen_categories` reads it.
-        limit: no more than the first so many images that have regions.
-        batch_size: images at once.
-        progress: called with (done, total) images.
-        encoding: called with (done, total) names while the vocabulary is encoded.
+        options: how regions are named; of the figures, only `mean_score` depends on `score`.
 
     Raises:
         InputError: files that cannot be used, or no region that could be named.
     """
-    file = load_regions(annotations, masks=use_masks, scores=False)
-    asked = ask_names(
-        file.categories, vocabulary, templates=templates, cleaning=cleaning, source=annotations
+    options = options or EvaluationOptions()
+    file = load_regions(annotations, masks=options.use_masks, scores=False)
+    names = category_names(file.categories, options, source=annotations)
+    unseen = None if options.unseen is None else unseen_categories(options.unseen, file.categories)
+    set_aside = [*file.set_aside, *names.set_aside]
+    listed = annotated_samples(
+        file.images.values(), Path(images), limit=options.limit, set_aside=set_aside
     )
-    hidden = None if unseen is None else unseen_categories(unseen, file.categories)
-    aside = [*file.set_aside, *asked.set_aside]
-    found = find_files(file.images.values(), Path(images), limit=limit, aside=aside)
-    if not found:
-        raise nothing(annotations, aside, "no image has regions")
-    if not isinstance(recognizer, Recognizer):
-        recognizer = recognizer()
-    words = recognizer.encode_vocabulary(asked.vocabulary, progress=encoding)
-
-    outside = 0
-
-    def of_known_classes(photo: Photo) -> Regions:
-        nonlocal outside
-        regions = photo.entry.regions
-        known = [i for i, c in enumerate(_categories(regions)) if c in asked.positions]
-        outside += len(regions) - len(known)
-        return regions[known]
-
+    if not listed:
+        raise EmptyEvaluationError(annotations, set_aside, "no image has regions")
+    samples = []
+    outside: dict[str, int] = {}  # by image, regions whose class is not in the vocabulary
+    for sample in listed:
+        kept, outside[sample.name] = keep_categories(sample, names.positions)
+        samples.append(kept)
+    recognizer = loaded(recognizer)
+    track = options.track
+    encoding = track("reading the vocabulary", "names") if track else None
+    encoded = recognizer.encode_vocabulary(names.vocabulary, progress=encoding)
     started = time.perf_counter()
-    batches = walk(found, batch_size=batch_size, progress=progress, aside=aside)
-    answers = name_regions(
-        recognizer, words, batches, of_known_classes, aside=aside, top_k=5, score=score
-    )
-    results = [_Named.of(prediction, asked.positions) for _, prediction in answers]
+    parts: list[_Answers] = []
+    outside_vocabulary = 0
+    for batch in run_pipeline(
+        samples,
+        recognizer.encoder,
+        RegionNamer(recognizer, encoded, RecognizeOptions(top_k=5, score=options.score)),
+        batch_size=options.batch_size,
+        progress=track("naming regions", "images") if track else None,
+    ):
+        set_aside += batch.set_aside()
+        outside_vocabulary += sum(outside[item.sample.name] for item in batch.read)
+        parts += [_Answers.of(predictions, names.positions) for _, predictions in batch.results]
     seconds = time.perf_counter() - started
-    if not results:
-        raise nothing(annotations, aside, "no region has a class of the vocabulary")
-    return _report(_Named.join(results), asked, len(results), outside, seconds, aside, hidden)
+    if not parts:
+        reason = "no region has a class of the vocabulary"
+        raise EmptyEvaluationError(annotations, set_aside, reason)
+    answers = _Answers.join(parts)
+    whole = answers.accuracy(np.ones(len(answers.labels), dtype=bool))
+    size = np.digitize(answers.areas, SIZE_EDGES)
+    by_class = {
+        names.names.names[label]: answers.accuracy(answers.labels == label)
+        for label in np.unique(answers.labels)
+    }
+    return ClassificationReport(
+        top1=whole.top1,
+        top5=whole.top5,
+        mean_class_accuracy=mean_class_accuracy(answers.ranks, answers.labels),
+        mean_score=float(answers.scores.mean()),
+        regions=whole.regions,
+        images=len(parts),
+        names=len(names.names),
+        by_size={
+            name: answers.accuracy(size == i) for i, name in enumerate(SIZES) if (size == i).any()
+        },
+        by_class=by_class,
+        outside_vocabulary=outside_vocabulary,
+        seconds=seconds,
+        set_aside=tuple(set_aside),
+        split=None if unseen is None else _split(answers, names, unseen),
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class _Named:
-    """Per region: position of the right name, whether it came first or in five, score, area."""
+class _Answers:
+    """Per region `(N,)`: its right name, that name's rank, the best score, the box's area."""
 
-    truth: NDArray[np.int64]
-    first: NDArray[np.bool_]
-    five: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    ranks: Ranks
     scores: NDArray[np.float32]
     areas: NDArray[np.float64]
 
     @classmethod
-    def of(cls, answer: Predictions, positions: dict[int, int]) -> _Named:
-        regions = answer.regions
-        right = np.array([positions[c] for c in _categories(regions)], dtype=np.int64)
-        hits = answer.indices == right[:, None]
-        sides = regions.boxes[:, 2:] - regions.boxes[:, :2]
-        return cls(right, hits[:, 0], hits.any(axis=1), answer.scores[:, 0], sides.prod(axis=1))
+    def of(cls, predictions: Predictions, positions: dict[int, int]) -> _Answers:
+        """Of one image, all of whose regions have a category in `positions`."""
+        regions = predictions.regions
+        categories = [] if regions.categories is None else regions.categories.tolist()
+        labels = np.array([positions[c] for c in categories], dtype=np.int64)
+        sides = regions.boxes[:, 2:] - regions.boxes[:, :2]  # (N, 2)
+        ranks = ranks_of(predictions.indices, labels)
+        return cls(labels, ranks, predictions.scores[:, 0], sides.prod(axis=1))
 
     @classmethod
-    def join(cls, parts: Sequence[_Named]) -> _Named:
+    def join(cls, parts: Sequence[_Answers]) -> _Answers:
+        """One image after the other."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
-
-def _report(
-    named: _Named,
-    asked: AskedNames,
-    images: int,
-    outside: int,
-    seconds: float,
-    aside: list[SetAside],
-    hidden: frozenset[int] | None,
-) -> ClassificationReport:
-    of_size = np.digitize(named.areas, [32.0**2, 96.0**2])
-    by_size = {
-        name: _accuracy(named, of_size == i) for i, name in enumerate(SIZES) if (of_size == i).any()
-    }
-    by_class = {
-        asked.names.names[i]: _accuracy(named, named.truth == i) for i in np.unique(named.truth)
-    }
-    whole = _accuracy(named, np.ones(len(named.truth), dtype=bool))
-    return ClassificationReport(
-        top1=whole.top1,
-        top5=whole.top5,
-        mean_class_accuracy=float(np.mean([a.top1 for a in by_class.values()])),
-        mean_score=float(named.scores.mean()),
-        regions=whole.regions,
-        images=images,
-        names=len(asked.names),
-        by_size=by_size,
-        by_class=by_class,
-        outside_vocabulary=outside,
-        seconds=seconds,
-        set_aside=tuple(aside),
-        split=None if hidden is None else _split(named, asked, by_class, hidden),
-    )
+    def accuracy(self, rows: NDArray[np.bool_]) -> Accuracy:
+        """Of some regions, at least one."""
+        ranks = self.ranks[rows]
+        return Accuracy(regions=len(ranks), top1=top_k(ranks, 1), top5=top_k(ranks, 5))
 
 
-def _split(
-    named: _Named, asked: AskedNames, by_class: dict[str, Accuracy], hidden: frozenset[int]
-) -> SplitAccuracy:
-    positions = sorted({asked.positions[i] for i in hidden if i in asked.positions})
-    is_unseen = np.isin(named.truth, positions)
-    names = tuple(asked.names.names[i] for i in positions)
+def _split(answers: _Answers, names: CategoryNames, ids: frozenset[int]) -> SplitAccuracy:
+    positions = sorted({names.positions[i] for i in ids if i in names.positions})
+    is_unseen = np.isin(answers.labels, positions)  # (N,)
     seen, unseen = (
-        _accuracy(named, which) if which.any() else None for which in (~is_unseen, is_unseen)
+        answers.accuracy(rows) if rows.any() else None for rows in (~is_unseen, is_unseen)
     )
-    means: list[float | None] = []
-    for wanted in (False, True):
-        tops = [a.top1 for name, a in by_class.items() if (name in names) == wanted]
-        means.append(float(np.mean(tops)) if tops else None)
-    both = harmonic_mean(seen.top1 if seen else None, unseen.top1 if unseen else None)
-    return SplitAccuracy(names, seen, unseen, means[0], means[1], both)
-
-
-def _accuracy(named: _Named, which: NDArray[np.bool_]) -> Accuracy:
-    return Accuracy(
-        regions=int(which.sum()),
-        top1=float(named.first[which].mean()),
-        top5=float(named.five[which].mean()),
+    seen_mean, unseen_mean = (
+        mean_class_accuracy(answers.ranks[rows], answers.labels[rows]) if rows.any() else None
+        for rows in (~is_unseen, is_unseen)
     )
-
-
-def _categories(regions: Regions) -> list[int]:
-    return [] if regions.categories is None else regions.categories.tolist()
+    return SplitAccuracy(
+        unseen_classes=tuple(names.names.names[i] for i in positions),
+        seen=seen,
+        unseen=unseen,
+        seen_mean_class=seen_mean,
+        unseen_mean_class=unseen_mean,
+        harmonic_mean=harmonic_mean(*(None if a is None else a.top1 for a in (seen, unseen))),
+    )

@@ -1,69 +1,125 @@
-"""Regions found or given, named, and judged as a detector is: COCO's and LVIS's AP."""
+"""Detection: regions given or proposed, named, and judged by COCO's and LVIS's AP."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
-from anyregion.errors import InputError
-from anyregion.evaluation.metrics.average_precision import Style, true_masks
-from anyregion.evaluation.metrics.coco_eval import Detections
-from anyregion.evaluation.regions.detection_report import DetectionReport, judge
-from anyregion.evaluation.regions.detections import (
-    from_predictions,
-    read_results,
-    to_results,
+from anyregion.errors import InputError, SetAside
+from anyregion.evaluation.metrics.average_precision import (
+    PrecisionTable,
+    Style,
+    average_precision,
+    style_of,
+    true_masks,
 )
-from anyregion.evaluation.regions.names import ask_names
-from anyregion.evaluation.regions.region_choice import (
-    GROUND_TRUTH,
-    RegionChoice,
-    is_ground_truth,
-    region_source,
+from anyregion.evaluation.metrics.coco_eval import Detections, Kind
+from anyregion.evaluation.regions.coco_results import from_predictions, read_results, to_results
+from anyregion.evaluation.regions.inputs import (
+    EmptyEvaluationError,
+    EvaluationOptions,
+    annotated_samples,
+    category_names,
+    detected_samples,
+    loaded,
 )
-from anyregion.evaluation.regions.seen_unseen import unseen_categories
-from anyregion.evaluation.regions.walk import Photo, find_files, name_regions, nothing, walk
-from anyregion.exemplars import ExemplarVocabulary
+from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categories
 from anyregion.files import write_json, writing
 from anyregion.io.regions import ImageEntry
 from anyregion.predictions import Predictions
+from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
-from anyregion.regions import Regions
-from anyregion.scoring import Score
-from anyregion.vocabulary import Cleaning, EncodedVocabulary, Progress, Vocabulary
+from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, run_pipeline
+from anyregion.runs.region_source import ProposedRegions
+from anyregion.vocabulary import Progress
 
 PAIRS = 300
 """(Region, name) pairs kept of each image: LVIS's rule. RegionSpot's code keeps 900."""
+
+GROUND_TRUTH = "ground-truth"
+
+RegionChoice: TypeAlias = str | Path | ProposedRegions | RegionProposer
+"""`ground-truth`, a detector's JSON as `load_regions` reads it, or what proposes regions."""
+
+
+@dataclass(frozen=True)
+class ClassPrecision:
+    """One class: its regions, AP of boxes and of masks (0 to 1), and LVIS's frequency."""
+
+    regions: int
+    box_ap: float | None
+    mask_ap: float | None
+    frequency: str
+
+
+@dataclass(frozen=True)
+class SplitPrecision:
+    """AP over the classes that training saw, over those it did not, and their harmonic mean."""
+
+    unseen_classes: tuple[str, ...]
+    seen: float | None
+    unseen: float | None
+    harmonic_mean: float | None
+
+
+@dataclass(frozen=True)
+class DetectionReport:
+    """AP of named regions. All figures are fractions from 0 to 1, None where nothing is to average.
+
+    Attributes:
+        style: `coco` or `lvis`: by whose rules.
+        boxes: AP, AP50, AP75, APs, APm, APl, AR@n, ARs, ARm, ARl; in LVIS also APr, APc, APf.
+        masks: the same of masks, where they were asked for.
+        by_class: each class that has regions.
+        split: AP by seen and unseen classes, of masks where there are any, where it was asked for.
+        top1: with the annotations' own regions: fraction whose best name is right.
+        images: how many images count.
+        regions: how many regions were named; None for predictions from a file.
+        detections: how many (region, name) pairs were judged.
+        names: size of the vocabulary; of a file of predictions the number of categories.
+        seconds: of naming, without loading the model or encoding the names.
+        judging_seconds: of comparing with the annotations.
+        set_aside: what could not be used.
+    """
+
+    style: Style
+    boxes: dict[str, float | None]
+    masks: dict[str, float | None] | None
+    by_class: dict[str, ClassPrecision]
+    split: SplitPrecision | None
+    top1: float | None
+    images: int
+    regions: int | None
+    detections: int
+    names: int
+    seconds: float
+    judging_seconds: float
+    set_aside: tuple[SetAside, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
 
 
 def evaluate_detection(
     recognizer: Recognizer | Callable[[], Recognizer],
     annotations: str | Path,
     images: str | Path,
+    options: EvaluationOptions | None = None,
     *,
     regions: RegionChoice = GROUND_TRUTH,
     masks: bool = False,
-    use_masks: bool = False,
-    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary | None = None,
-    templates: Sequence[str] | None = None,
-    cleaning: Cleaning = "plain",
-    score: Score | None = None,
     style: Style | Literal["auto"] = "auto",
     pairs: int = PAIRS,
-    unseen: str | frozenset[int] | None = None,
-    limit: int | None = None,
-    batch_size: int = 4,
     save: Path | None = None,
-    progress: Progress | None = None,
-    encoding: Progress | None = None,
-    judging: Progress | None = None,
 ) -> DetectionReport:
     """Name regions and compare with the annotations, as published (RegionSpot, section 4).
 
@@ -75,84 +131,97 @@ def evaluate_detection(
         recognizer: the recogniser, or what loads it once the files are known to be usable.
         annotations: as `read_annotations` reads them: COCO, LVIS, Objects365, VOC, ...
         images: the folder that file names start from (or that holds the bare file).
+        options: how regions are named.
         regions: see `RegionChoice`.
         masks: mask AP too: masks by the recogniser, or else those that the regions bring.
-        use_masks: give the regions' masks as prompts too, where they bring any.
-        vocabulary: names to choose from; the annotations' categories unless given.
-        templates, cleaning: of the vocabulary that is made of the categories.
-        score: see `Recognizer.predict`.
         style: by whose rules; `auto` is LVIS's for annotations that are federated, else COCO's.
         pairs: (region, name) pairs an image.
-        unseen: which classes training never saw: ids, or as `unseen_categories` reads them.
-        limit: only the first so many images (that have regions, if these are the annotations').
-        batch_size: images at once.
         save: write the predictions as COCO results, for `evaluate_results` and others.
-        progress, encoding, judging: called with (done, total) images, names and classes.
 
     Raises:
         InputError: files that cannot be used, nothing to evaluate, or mask AP without masks.
     """
+    options = options or EvaluationOptions()
     if pairs < 1:
         raise InputError(f"at least one (region, name) pair an image is needed, not {pairs}")
-    given = is_ground_truth(regions)
-    truth = read_annotations(annotations, masks=masks or (use_masks and given))
+    given = isinstance(regions, str) and regions == GROUND_TRUTH
+    truth = read_annotations(annotations, masks=masks or (options.use_masks and given))
     if truth.segmentations is not None:
-        # a mask that cannot be read is said before hours of naming, not after
+        # a mask that cannot be read is reported before hours of naming, not after
         truth = replace(truth, segmentations=true_masks(truth))
-    names = _names(truth)
-    asked = ask_names(names, vocabulary, templates=templates, cleaning=cleaning, source=annotations)
-    hidden = unseen_categories(unseen, names) if isinstance(unseen, str) else unseen
-    aside = [*truth.set_aside, *asked.set_aside]
-    found = find_files(
-        _entries(truth, masks=use_masks),
+    categories = _names(truth)
+    names = category_names(categories, options, source=annotations)
+    unseen = None if options.unseen is None else unseen_categories(options.unseen, categories)
+    set_aside = [*truth.set_aside, *names.set_aside]
+    samples = annotated_samples(
+        _entries(truth, masks=options.use_masks),
         Path(images),
-        limit=limit,
+        limit=options.limit,
         without_regions=not given,
-        aside=aside,
+        set_aside=set_aside,
     )
-    if not found:
-        raise nothing(annotations, aside, "no image has regions" if given else "no image")
-    source = region_source(regions, found, ids=truth.image_ids, masks=masks or use_masks)
-    if not isinstance(recognizer, Recognizer):
-        recognizer = recognizer()
-    words = recognizer.encode_vocabulary(asked.vocabulary, progress=encoding)
-    labels_of: list[list[int]] = [[] for _ in asked.names.names]
+    if not samples:
+        reason = "no image has regions" if given else "no image"
+        raise EmptyEvaluationError(annotations, set_aside, reason)
+    if isinstance(regions, (str, Path)):
+        if not given:
+            samples = detected_samples(
+                Path(regions), samples, truth.image_ids, masks=masks or options.use_masks
+            )
+    else:
+        samples = [replace(sample, regions=None) for sample in samples]
+    recognizer = loaded(recognizer)
+    proposer = None if isinstance(regions, (str, Path)) else regions
+    if isinstance(proposer, ProposedRegions):
+        proposer = proposer.load(recognizer)
+    track = options.track
+    encoding = track("reading the vocabulary", "names") if track else None
+    encoded = recognizer.encode_vocabulary(names.vocabulary, progress=encoding)
+    labels_of: list[list[int]] = [[] for _ in names.names.names]
     for label, category in enumerate(truth.categories.ids.tolist()):
-        if category in asked.positions:
-            labels_of[asked.positions[category]].append(label)
+        if category in names.positions:
+            labels_of[names.positions[category]].append(label)
 
     position = {key: i for i, key in enumerate(truth.image_ids)}
-    looked: list[int] = []
+    counted: list[int] = []  # images that were looked at, also those without a region
     parts: list[Detections] = []
-    right = named = 0
+    correct = count = 0
     started = time.perf_counter()
-    batches = walk(found, batch_size=batch_size, progress=progress, aside=aside)
-
-    def ask(photo: Photo) -> Regions | None:
-        looked.append(position[photo.entry.key])
-        return source(photo)
-
-    for photo, answer in name_regions(
-        recognizer, words, batches, ask,
-        aside=aside, top_k=min(len(asked.names), pairs), score=score,
-        masks=masks, use_masks=use_masks,
-    ):  # fmt: skip
-        named += len(answer)
-        right += _right(answer, asked.positions) if given else 0
-        image = position[photo.entry.key]
-        parts.append(from_predictions(image, answer, labels_of, pairs=pairs, masks=masks))
+    naming = RecognizeOptions(top_k=min(len(names.names), pairs), score=options.score, masks=masks)
+    for batch in run_pipeline(
+        samples,
+        recognizer.encoder,
+        RegionNamer(recognizer, encoded, naming, use_masks=options.use_masks),
+        proposer=proposer,
+        batch_size=options.batch_size,
+        progress=track("naming regions", "images") if track else None,
+    ):
+        set_aside += batch.set_aside()
+        counted += [position[str(item.sample.key)] for item in batch.read]
+        for item, predictions in batch.results:
+            count += len(predictions)
+            correct += _correct(predictions, names.positions) if given else 0
+            image = position[str(item.sample.key)]
+            parts.append(from_predictions(image, predictions, labels_of, pairs=pairs, masks=masks))
     seconds = time.perf_counter() - started
-    if not looked:
-        raise nothing(annotations, aside, "no image could be read")
+    if not counted:
+        raise EmptyEvaluationError(annotations, set_aside, "no image could be read")
     detections = Detections.join(parts)
     if save is not None:
         with writing(save):
             write_json(save, to_results(detections, truth))
-    return judge(
-        truth, detections, style, masks, np.array(looked), pairs, hidden, judging,
-        top1=right / named if given and named else None,
-        regions=named, names=len(asked.names), seconds=seconds, aside=aside,
+    report = _judge(
+        truth, detections, np.array(counted), style=style, masks=masks, pairs=pairs, unseen=unseen,
+        progress=track("judging", "classes") if track else None,
     )  # fmt: skip
+    return replace(
+        report,
+        top1=correct / count if given and count else None,
+        regions=count,
+        names=len(names.names),
+        seconds=seconds,
+        set_aside=tuple(set_aside),
+    )
 
 
 def evaluate_results(
@@ -163,15 +232,17 @@ def evaluate_results(
     style: Style | Literal["auto"] = "auto",
     pairs: int | None = None,
     unseen: str | None = None,
-    judging: Progress | None = None,
+    progress: Progress | None = None,
 ) -> DetectionReport:
     """Judge predictions that exist, without a model.
 
     Args:
-        annotations, masks, style, unseen, judging: as for `evaluate_detection`.
+        annotations, masks, style: as for `evaluate_detection`.
         results: COCO results, as `read_results` reads them.
         pairs: predictions an image, over all classes; 300 in LVIS and no limit in COCO, as their
             own evaluators do, unless given.
+        unseen: which classes training never saw, as `unseen_categories` reads it.
+        progress: called with (done, total) classes.
 
     Raises:
         InputError: files that cannot be used, or mask AP without masks.
@@ -180,14 +251,14 @@ def evaluate_results(
     truth = read_annotations(annotations, masks=masks, clip=False)
     if masks:
         truth = replace(truth, segmentations=true_masks(truth))
-    hidden = None if unseen is None else unseen_categories(unseen, _names(truth))
-    aside = list(truth.set_aside)
-    found = read_results(results, truth, masks=masks, aside=aside)
-    looked = np.arange(len(truth))
-    return judge(
-        truth, found, style, masks, looked, pairs, hidden, judging,
-        top1=None, regions=None, names=len(truth.categories), seconds=0.0, aside=aside,
+    ids = None if unseen is None else unseen_categories(unseen, _names(truth))
+    set_aside = list(truth.set_aside)
+    detections = read_results(results, truth, masks=masks, set_aside=set_aside)
+    report = _judge(
+        truth, detections, np.arange(len(truth)), style=style, masks=masks, pairs=pairs,
+        unseen=ids, progress=progress,
     )  # fmt: skip
+    return replace(report, names=len(truth.categories), set_aside=tuple(set_aside))
 
 
 def _names(truth: Annotations) -> dict[int, str]:
@@ -195,26 +266,98 @@ def _names(truth: Annotations) -> dict[int, str]:
 
 
 def _entries(truth: Annotations, *, masks: bool) -> list[ImageEntry]:
-    def regions(image: int) -> Regions:
-        found, codes = truth.regions(image), truth.segmentations
-        if not masks or codes is None:
-            return found
-        return replace(found, masks=tuple(codes[row] for row in truth.rows(image)))
-
-    return [
-        ImageEntry(
-            key,
-            regions(i),
-            truth.file_names[i],
-            None if (truth.sizes[i] < 0).any() else tuple(truth.sizes[i].tolist()),
-        )
-        for i, key in enumerate(truth.image_ids)
-    ]
+    entries: list[ImageEntry] = []
+    for i, key in enumerate(truth.image_ids):
+        regions, codes = truth.regions(i), truth.segmentations
+        if masks and codes is not None:
+            regions = replace(regions, masks=tuple(codes[row] for row in truth.rows(i)))
+        size = None if (truth.sizes[i] < 0).any() else tuple(truth.sizes[i].tolist())
+        entries.append(ImageEntry(key, regions, truth.file_names[i], size))
+    return entries
 
 
-def _right(answer: Predictions, positions: dict[int, int]) -> int:
-    categories = answer.regions.categories
+def _correct(predictions: Predictions, positions: Mapping[int, int]) -> int:
+    """How many regions have their category's name as the best."""
+    categories = predictions.regions.categories
     if categories is None:
         return 0
-    wanted = [positions.get(int(c), -1) for c in categories[answer.rows]]
-    return int((answer.indices[:, 0] == wanted).sum())
+    labels = [positions.get(int(c), -1) for c in categories[predictions.rows]]
+    return int((predictions.indices[:, 0] == labels).sum())
+
+
+def _judge(
+    truth: Annotations,
+    detections: Detections,
+    images: NDArray[np.int64],
+    *,
+    style: Style | Literal["auto"],
+    masks: bool,
+    pairs: int | None,
+    unseen: frozenset[int] | None,
+    progress: Progress | None,
+) -> DetectionReport:
+    """Compare detections with the annotations; figures of the naming are still missing.
+
+    Args:
+        truth: the annotations, with masks if masks are judged.
+        detections: what was detected.
+        images: positions of the images that count.
+        style: whose rules; `auto` by what the annotations are.
+        masks: judge masks too.
+        pairs: detections that count of an image.
+        unseen: ids of the unseen classes, to report apart.
+        progress: called with (done, total) classes.
+    """
+    started = time.perf_counter()
+    rules = style_of(truth) if style == "auto" else style
+    kinds: tuple[Kind, ...] = ("box", "mask") if masks else ("box",)
+    tables = {
+        kind: average_precision(
+            truth, detections, style=rules, kind=kind, images=images, limit=pairs,
+            progress=progress,
+        )
+        for kind in kinds
+    }  # fmt: skip
+    return DetectionReport(
+        style=rules,
+        boxes=tables["box"].metrics(),
+        masks=tables["mask"].metrics() if masks else None,
+        by_class=_by_class(truth, images, tables),
+        split=None if unseen is None else _split(truth, tables[kinds[-1]], unseen),
+        top1=None,
+        images=len(images),
+        regions=None,
+        detections=len(detections),
+        names=0,
+        seconds=0.0,
+        judging_seconds=time.perf_counter() - started,
+        set_aside=(),
+    )
+
+
+def _by_class(
+    truth: Annotations, images: NDArray[np.int64], tables: Mapping[Kind, PrecisionTable]
+) -> dict[str, ClassPrecision]:
+    image_of = np.repeat(np.arange(len(truth)), np.diff(truth.starts))  # (R,)
+    counted = np.isin(image_of, images) & ~truth.crowd
+    counts = np.bincount(truth.labels[counted], minlength=len(truth.categories))
+    missing = np.full(len(truth.categories), np.nan)
+    columns = {kind: table.by_class() for kind, table in tables.items()}
+    box_ap, mask_ap = (
+        [None if np.isnan(ap) else ap for ap in columns.get(kind, missing).tolist()]
+        for kind in ("box", "mask")
+    )
+    names, frequency = truth.categories.names, truth.categories.frequency
+    return {
+        names[i]: ClassPrecision(int(counts[i]), box_ap[i], mask_ap[i], frequency[i])
+        for i in np.flatnonzero(counts).tolist()
+    }
+
+
+def _split(truth: Annotations, table: PrecisionTable, ids: frozenset[int]) -> SplitPrecision:
+    categories = truth.categories.ids.tolist()
+    unseen = [i for i, category in enumerate(categories) if category in ids]
+    seen = [i for i, category in enumerate(categories) if category not in ids]
+    figures = table.mean_over(seen), table.mean_over(unseen)
+    names = tuple(truth.categories.names[i] for i in unseen)
+    return SplitPrecision(names, *figures, harmonic_mean(*figures))

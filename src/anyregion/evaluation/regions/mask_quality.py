@@ -1,31 +1,36 @@
-"""Boxes or points given, masks asked: how well they cover what was annotated."""
+"""Quality of masks grown from boxes or points: IoU with annotated masks, and the mask scores."""
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.metrics.calibration import auroc
-from anyregion.evaluation.regions.walk import Photo, find_files, nothing, walk
-from anyregion.images import size_of
+from anyregion.evaluation.metrics.overlap import mask_ious, mean_iou
+from anyregion.evaluation.regions.inputs import (
+    SIZE_EDGES,
+    SIZES,
+    EmptyEvaluationError,
+    annotated_samples,
+    loaded,
+)
 from anyregion.io.regions import load_regions
-from anyregion.masks import RLE, decode_mask, filled_box, mask_area, mask_box, mask_iou
+from anyregion.masks import RLE, decode_mask, filled_box, mask_area, mask_box
 from anyregion.proposals import box_iou
-from anyregion.recognizer import Recognizer
+from anyregion.recognizer import Recognizer, RegionEmbeddings, RegionEncoder
 from anyregion.regions import Regions
-from anyregion.vocabulary import Progress
+from anyregion.runs.pipeline import ReadSample, Track, run_pipeline
 
 Prompt: TypeAlias = Literal["box", "point"]
-_FINE = 0.5
-_EDGES = (32.0**2, 96.0**2)
+GOOD_IOU = 0.5
+"""A mask above it counts as good: COCO's least threshold for a match."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class MaskReport:
         fine: fraction of regions whose intersection over union is above a half.
         box_iou: the same mean for the box that was given, filled; None for points.
         found_box_iou: mean intersection over union of the box of the found mask with the annotated
-            mask's box; for points, how well the region was found at all.
+            mask's box; for points, how well the region was located at all.
         by_size: mean of small, medium and large regions (COCO's areas of the annotated mask).
         telling: AUROC of `mask_scores` at telling fine masks from the others; None where the
             method has none, or all masks are alike.
@@ -73,7 +78,7 @@ def evaluate_masks(
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 4,
-    progress: Progress | None = None,
+    track: Track | None = None,
 ) -> MaskReport:
     """Ask for the mask of every annotated region, by its box or by one point in it.
 
@@ -85,11 +90,11 @@ def evaluate_masks(
         recognizer: the recogniser, or what loads it once the files are known to be usable.
         annotations: COCO annotations with masks.
         images: the folder that `file_name` starts from.
-        prompt: what is given.
+        prompt: what is given of each region.
         seed: of the points.
         limit: no more than the first so many images that have regions.
         batch_size: images at once.
-        progress: called with (done, total) images.
+        track: shows how far the work is.
 
     Raises:
         InputError: files that cannot be used, no region with a mask, or a method without masks.
@@ -99,106 +104,96 @@ def evaluate_masks(
     if seed < 0:
         raise InputError(f"the seed must not be negative; it is {seed}")
     file = load_regions(annotations, masks=True, scores=False)
-    aside = list(file.set_aside)
-    listed = [e for e in file.images.values() if any(m is not None for m in e.regions.masks)]
-    found = find_files(listed, Path(images), limit=limit, aside=aside)
-    if not found:
-        raise nothing(annotations, aside, "no region has a mask")
-    if not isinstance(recognizer, Recognizer):
-        recognizer = recognizer()
-    rows: list[tuple[float, float, float, float, float]] = []
+    set_aside = list(file.set_aside)
+    entries = []
+    for entry in file.images.values():
+        if rows := [i for i, mask in enumerate(entry.regions.masks) if mask is not None]:
+            entries.append(replace(entry, regions=entry.regions[rows]))
+    samples = annotated_samples(entries, Path(images), limit=limit, set_aside=set_aside)
+    if not samples:
+        raise EmptyEvaluationError(annotations, set_aside, "no region has a mask")
+    encoder = loaded(recognizer).encoder
+    predicted: list[RLE] = []
+    true: list[RLE] = []
+    filled: list[RLE] = []
+    scores: list[float] = []
+    count = 0
     started = time.perf_counter()
-    photos = 0
-    for batch in walk(found, batch_size=batch_size, progress=progress, aside=aside):
-        asked = [_with_masks(photo, aside) for photo in batch]
-        prompts = [
-            _points(regions, seed) if prompt == "point" else _boxes(regions) for regions in asked
-        ]
-        encoder = recognizer.encoder
-        answers = encoder.embed_regions(
-            encoder.encode_images([photo.pixels for photo in batch]), prompts, masks=True
-        )
-        for regions, answer in zip(asked, answers, strict=True):
+    for batch in run_pipeline(
+        samples,
+        encoder,
+        _MaskPrompts(encoder, prompt, seed),
+        batch_size=batch_size,
+        progress=track("growing masks", "images") if track else None,
+    ):
+        set_aside += batch.set_aside()
+        count += len(batch.results)
+        for item, answer in batch.results:
             if answer.masks is None:
                 raise InputError(f"{encoder.name} makes no masks")
-            photos += bool(len(regions))
-            first = (
-                range(len(regions))
-                if answer.rows is None
-                else np.unique(answer.rows, return_index=True)[1]
-            )
-            for i, row in enumerate(first):
-                quality = None if answer.mask_scores is None else float(answer.mask_scores[row])
-                wanted = regions.masks[i]
-                if wanted is not None:
-                    rows.append(_compared(wanted, answer.masks[row], regions.boxes[i], quality))
+            regions = item.regions
+            best = np.arange(len(regions))
+            if answer.rows is not None:
+                best = np.unique(answer.rows, return_index=True)[1]  # of each region's candidates
+            predicted += [answer.masks[row] for row in best]
+            true += [mask for mask in regions.masks if mask is not None]
+            filled += [filled_box(box, item.pixels.shape[:2]) for box in regions.boxes]
+            unknown = np.full(len(best), np.nan)
+            scores += (unknown if answer.mask_scores is None else answer.mask_scores[best]).tolist()
     seconds = time.perf_counter() - started
-    if not rows:
-        raise nothing(annotations, aside, "no region has a mask")
-    return _report(np.array(rows), prompt, photos, seconds, aside)
-
-
-def _with_masks(photo: Photo, aside: list[SetAside]) -> Regions:
-    """The regions of one image that have a mask and lie in it."""
-    regions = photo.entry.regions
-    masked = [i for i, mask in enumerate(regions.masks) if mask is not None]
-    kept, outside = regions[masked].fit(*size_of(photo.pixels))
-    aside += [SetAside(f"{photo.path}, {a.item}", a.reason) for a in outside]
-    return kept
-
-
-def _boxes(regions: Regions) -> Regions:
-    return Regions.from_boxes(regions.boxes, ids=regions.ids)
-
-
-def _points(regions: Regions, seed: int) -> Regions:
-    """One pixel of each region's mask."""
-    chosen = []
-    for name, rle in zip(regions.ids, regions.masks, strict=True):
-        inside = np.zeros((0, 2)) if rle is None else np.argwhere(decode_mask(rle))
-        draw = np.random.default_rng([seed, zlib.crc32(str(name).encode())])
-        row, column = inside[draw.integers(len(inside))]
-        chosen.append([[float(column), float(row)]])
-    return Regions.from_prompts(points=chosen, ids=regions.ids)
-
-
-def _compared(
-    wanted: RLE, found: RLE, box: NDArray[np.float64], quality: float | None
-) -> tuple[float, float, float, float, float]:
-    """IoU of the masks, of the filled box, of the masks' boxes; area; predicted quality or NaN."""
-    height, width = wanted["size"]
-    filled = filled_box(box, (height, width))
-    boxes = float(box_iou(mask_box(wanted)[None], mask_box(found)[None])[0, 0])
-    score = float("nan") if quality is None else quality
-    ious = mask_iou(wanted, found), mask_iou(wanted, filled)
-    return *ious, boxes, float(mask_area(wanted)), score
-
-
-def _report(
-    rows: NDArray[np.float64],
-    prompt: Prompt,
-    images: int,
-    seconds: float,
-    aside: list[SetAside],
-) -> MaskReport:
-    iou, box, found_box, area, score = rows.T
-    size = np.digitize(area, _EDGES)
-    fine = iou > _FINE
-    scored = np.isfinite(score)
+    if not true:
+        raise EmptyEvaluationError(annotations, set_aside, "no region has a mask")
+    ious, quality = mask_ious(predicted, true), np.array(scores)  # (N,) each
+    box_ious = [
+        float(box_iou(mask_box(one)[None], mask_box(other)[None])[0, 0])
+        for one, other in zip(true, predicted, strict=True)
+    ]
+    size = np.digitize([mask_area(mask) for mask in true], SIZE_EDGES)
+    good, scored = ious > GOOD_IOU, np.isfinite(quality)
     return MaskReport(
         prompt=prompt,
-        mean_iou=float(iou.mean()),
-        fine=float(fine.mean()),
-        box_iou=float(box.mean()) if prompt == "box" else None,
-        found_box_iou=float(found_box.mean()),
+        mean_iou=mean_iou(ious),
+        fine=float(good.mean()),
+        box_iou=mean_iou(mask_ious(filled, true)) if prompt == "box" else None,
+        found_box_iou=mean_iou(box_ious),
         by_size={
-            name: float(iou[size == i].mean())
-            for i, name in enumerate(("small", "medium", "large"))
-            if (size == i).any()
+            name: mean_iou(ious[size == i]) for i, name in enumerate(SIZES) if (size == i).any()
         },
-        telling=auroc(score[fine & scored], score[~fine & scored]),
-        regions=len(rows),
-        images=images,
+        telling=auroc(quality[good & scored], quality[~good & scored]),
+        regions=len(true),
+        images=count,
         seconds=seconds,
-        set_aside=tuple(aside),
+        set_aside=tuple(set_aside),
     )
+
+
+@dataclass(frozen=True)
+class _MaskPrompts:
+    """Answers the pipeline with the masks of regions that are prompted by a box or a point."""
+
+    encoder: RegionEncoder
+    prompt: Prompt
+    seed: int
+
+    def __call__(
+        self, encoded: Sequence[Any], items: Sequence[ReadSample]
+    ) -> list[RegionEmbeddings]:
+        prompts = []
+        for regions in (item.regions for item in items):
+            if self.prompt == "point":
+                points = [
+                    self._point(name, mask)
+                    for name, mask in zip(regions.ids, regions.masks, strict=True)
+                ]
+                prompts.append(Regions.from_prompts(points=points, ids=regions.ids))
+            else:
+                prompts.append(Regions.from_boxes(regions.boxes, ids=regions.ids))
+        return self.encoder.embed_regions(encoded, prompts, masks=True)
+
+    def _point(self, name: int | str, mask: RLE | None) -> list[list[float]]:
+        """One pixel of a region's mask, x and y."""
+        inside = np.zeros((0, 2)) if mask is None else np.argwhere(decode_mask(mask))
+        # by the region's id, so that neither the limit nor other regions change it
+        draw = np.random.default_rng([self.seed, zlib.crc32(str(name).encode())])
+        row, column = inside[draw.integers(len(inside))]
+        return [[float(column), float(row)]]

@@ -1,26 +1,30 @@
-"""Many small data sets in a row, as in ODinW: each with its own classes, and the average."""
+"""ODinW: many small data sets in a row, each with its own classes, and the averages over them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from anyregion.data.annotations.folders import DataSet, find_sets
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.regions.detection import PAIRS, evaluate_detection
-from anyregion.evaluation.regions.detection_report import DetectionReport
-from anyregion.evaluation.regions.region_choice import GROUND_TRUTH, RegionChoice
-from anyregion.evaluation.regions.seen_unseen import NothingSplitError, unseen_categories
+from anyregion.evaluation.regions.detection import (
+    GROUND_TRUTH,
+    PAIRS,
+    DetectionReport,
+    RegionChoice,
+    evaluate_detection,
+)
+from anyregion.evaluation.regions.inputs import EvaluationOptions, loaded
+from anyregion.evaluation.regions.seen_unseen import EmptySplitError, unseen_categories
 from anyregion.recognizer import Recognizer
-from anyregion.scoring import Score
+from anyregion.runs.pipeline import Track
+from anyregion.runs.region_source import ProposedRegions
 from anyregion.vocabulary import Progress
 
 HELD_OUT = ("test", "valid", "val")
-
-Track: TypeAlias = Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,12 @@ class SetsReport:
 def evaluate_sets(
     recognizer: Recognizer | Callable[[], Recognizer],
     folder: str | Path,
+    options: EvaluationOptions | None = None,
     *,
     split: str | None = None,
     regions: RegionChoice = GROUND_TRUTH,
     masks: bool = False,
-    use_masks: bool = False,
-    score: Score | None = None,
     pairs: int = PAIRS,
-    unseen: str | None = None,
-    limit: int | None = None,
-    batch_size: int = 4,
-    track: Track | None = None,
 ) -> SetsReport:
     """Evaluate every data set below a folder; each has its own categories as its vocabulary.
 
@@ -73,57 +72,58 @@ def evaluate_sets(
     Args:
         recognizer: the recogniser, or what loads it once there are sets.
         folder: as `find_sets` reads it.
+        options: how regions are named. Of names in `unseen` a set may lack some; a set that they do
+            not split is evaluated without. `track` is called with the sets' names.
         split: which split of each set; unless given `test`, else `valid` or `val`, else its first.
         regions: as for `evaluate_detection`; a folder of detections has `<set>.json` for each set.
-        masks, use_masks, score, pairs, limit, batch_size: as for `evaluate_detection`.
-        unseen: as `unseen_categories` reads it, for each set; of names a set may lack some. A set
-            that it does not split is evaluated without.
-        track: called with a set's name; what it returns is called with (done, total) images.
+        masks, pairs: as for `evaluate_detection`.
 
     Raises:
         InputError: no set in the folder, none that could be evaluated, or one file of detections
             for several sets.
     """
-    chosen = _chosen(find_sets(folder), split)
-    if not chosen:
+    options = options or EvaluationOptions()
+    sets = _of_split(find_sets(folder), split)
+    if not sets:
         raise InputError(f"{folder}: no set has a split {split!r}")
-    if len(chosen) > 1 and isinstance(regions, (str, Path)) and Path(regions).is_file():
+    if len(sets) > 1 and isinstance(regions, (str, Path)) and Path(regions).is_file():
         raise InputError(
-            f"{regions}: one file for {len(chosen)} sets, whose images have the same ids: give a "
+            f"{regions}: one file for {len(sets)} sets, whose images have the same ids: give a "
             "folder with <set>.json for each"
         )
-    if not isinstance(recognizer, Recognizer):
-        recognizer = recognizer()
+    recognizer = loaded(recognizer)
+    if isinstance(regions, ProposedRegions):
+        regions = regions.load(recognizer)  # once, not for every set
     reports: dict[str, DetectionReport] = {}
-    aside: list[SetAside] = []
-    for data in chosen:
+    set_aside: list[SetAside] = []
+    for data in sets:
+        own = regions
+        if isinstance(regions, (str, Path)) and Path(regions).is_dir():
+            own = Path(regions) / f"{data.name}.json"
+        track = None if options.track is None else _SetTrack(options.track, data.name)
         try:
             reports[data.name] = evaluate_detection(
                 recognizer,
                 data.annotations,
                 data.images,
-                regions=_regions_of(regions, data),
+                replace(options, unseen=_unseen_of(options.unseen, data), track=track),
+                regions=own,
                 masks=masks,
-                use_masks=use_masks,
-                score=score,
                 pairs=pairs,
-                unseen=_unseen_of(unseen, data),
                 style="coco",
-                limit=limit,
-                batch_size=batch_size,
-                progress=track(data.name) if track else None,
             )
         except InputError as error:
-            aside.append(SetAside(data.name, str(error)))
+            set_aside.append(SetAside(data.name, str(error)))
     if not reports:
-        raise InputError(f"{folder}: no set could be evaluated ({aside[0]})")
+        raise InputError(f"{folder}: no set could be evaluated ({set_aside[0]})")
     every = list(reports.values())
     splits = [report.split for report in every if report.split]
-    if unseen is not None and not splits:
-        aside.append(SetAside(f"unseen classes {unseen!r}", "they split the classes of no set"))
+    if options.unseen is not None and not splits:
+        reason = "they split the classes of no set"
+        set_aside.append(SetAside(f"unseen classes {options.unseen!r}", reason))
     return SetsReport(
         sets=reports,
-        splits={data.name: data.split for data in chosen if data.name in reports},
+        splits={data.name: data.split for data in sets if data.name in reports},
         ap=_mean([r.boxes["AP"] for r in every]),
         ap50=_mean([r.boxes["AP50"] for r in every]),
         mask_ap=_mean([r.masks["AP"] for r in every if r.masks]),
@@ -131,29 +131,37 @@ def evaluate_sets(
         seen=_mean([s.seen for s in splits]),
         unseen=_mean([s.unseen for s in splits]),
         harmonic_mean=_mean([s.harmonic_mean for s in splits]),
-        set_aside=tuple(aside),
+        set_aside=tuple(set_aside),
     )
 
 
-def _chosen(sets: list[DataSet], split: str | None) -> list[DataSet]:
+@dataclass(frozen=True)
+class _SetTrack:
+    """Shows the images of one set under its name, and nothing else of its evaluation."""
+
+    track: Track
+    name: str
+
+    def __call__(self, doing: str, unit: str) -> Progress:
+        if unit == "images":
+            return self.track(self.name, unit)
+        return lambda done, total: None
+
+
+def _of_split(sets: list[DataSet], split: str | None) -> list[DataSet]:
+    """One split of each set: the one asked for, else one that is held out, else the first."""
     by_name: dict[str, list[DataSet]] = {}
     for data in sets:
         by_name.setdefault(data.name, []).append(data)
-    chosen: list[DataSet] = []
+    picked: list[DataSet] = []
     for splits in by_name.values():
-        wanted = HELD_OUT if split is None else (split,)
-        held = [data for name in wanted for data in splits if data.split == name]
-        chosen += held[:1] or (splits[:1] if split is None else [])
-    return chosen
+        order = HELD_OUT if split is None else (split,)
+        matches = [data for name in order for data in splits if data.split == name]
+        picked += matches[:1] or (splits[:1] if split is None else [])
+    return picked
 
 
-def _regions_of(regions: RegionChoice, data: DataSet) -> RegionChoice:
-    if isinstance(regions, (str, Path)) and Path(regions).is_dir():
-        return Path(regions) / f"{data.name}.json"
-    return regions
-
-
-def _unseen_of(spec: str | None, data: DataSet) -> frozenset[int] | None:
+def _unseen_of(spec: str | frozenset[int] | None, data: DataSet) -> frozenset[int] | None:
     """The unseen classes of one set; None where all its classes, or none, are unseen."""
     if spec is None:
         return None
@@ -161,10 +169,10 @@ def _unseen_of(spec: str | None, data: DataSet) -> frozenset[int] | None:
     names = dict(zip(classes.ids.tolist(), classes.names, strict=True))
     try:
         return unseen_categories(spec, names, all_known=False)
-    except NothingSplitError:
+    except EmptySplitError:
         return None
 
 
 def _mean(values: list[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,4 +1,4 @@
-"""Classes that training never saw, told apart from the others (generalised zero-shot).
+"""The split of classes into those that training saw and those it did not (generalised zero-shot).
 
 Every region is named with the whole vocabulary, seen and unseen names together; only the figures
 are split. Their harmonic mean is high only if both are (Xian et al., Zero-Shot Learning: A
@@ -14,41 +14,51 @@ from anyregion.io.vocabulary import load_vocabulary
 from anyregion.vocabulary import EncodedVocabulary, name_key
 
 
-class NothingSplitError(InputError):
+class EmptySplitError(InputError):
     """A split of classes that leaves one side empty."""
 
 
 def unseen_categories(
-    spec: str, categories: Mapping[int, str], *, all_known: bool = True
+    spec: str | frozenset[int], categories: Mapping[int, str], *, all_known: bool = True
 ) -> frozenset[int]:
     """The ids of the unseen categories.
 
     Args:
         spec: `every:4:1` for positions 1, 5, 9, ... (from 0) of the categories in the order of
-            their ids; or names, parted by commas or in a file, as `load_vocabulary` reads them.
+            their ids; or names, parted by commas or in a file, as `load_vocabulary` reads them; or
+            the ids.
         categories: `{id: name}`.
         all_known: False lets names pass that are no category.
 
     Raises:
         InputError: a name that is no category.
-        NothingSplitError: no category, or every one, is unseen.
+        EmptySplitError: no category, or every one, is unseen.
     """
+    if isinstance(spec, frozenset):
+        return spec
     if spec.startswith("every:"):
-        chosen = frozenset(sorted(categories)[_every(spec)])
+        try:
+            step, first = (int(part) for part in spec.split(":")[1:])
+        except ValueError:
+            step = first = -1
+        if step < 1 or first < 0:
+            raise InputError(f"{spec!r} is not every:STEP:FIRST, as in every:4:1")
+        unseen = frozenset(sorted(categories)[first::step])
     else:
-        given = load_vocabulary(spec, synonyms=False)
-        names = given.vocabulary if isinstance(given, EncodedVocabulary) else given
-        wanted = {name_key(name): name for name in names.names}
-        chosen = frozenset(i for i, name in categories.items() if name_key(name) in wanted)
+        vocabulary = load_vocabulary(spec, synonyms=False)
+        if isinstance(vocabulary, EncodedVocabulary):
+            vocabulary = vocabulary.vocabulary
+        listed = {name_key(name): name for name in vocabulary.names}
+        unseen = frozenset(i for i, name in categories.items() if name_key(name) in listed)
         known = {name_key(name) for name in categories.values()}
-        missing = [name for key, name in wanted.items() if key not in known]
+        missing = [name for key, name in listed.items() if key not in known]
         if missing and all_known:
             raise InputError(f"unseen classes that the annotations do not have: {missing[:5]}")
-    if not chosen or len(chosen) == len(categories):
-        raise NothingSplitError(
-            f"{spec}: chooses {len(chosen)} of {len(categories)} classes; choose some, and not all"
+    if not unseen or len(unseen) == len(categories):
+        raise EmptySplitError(
+            f"{spec}: chooses {len(unseen)} of {len(categories)} classes; choose some, and not all"
         )
-    return chosen
+    return unseen
 
 
 def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
@@ -56,13 +66,3 @@ def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
     if seen is None or unseen is None:
         return None
     return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
-
-
-def _every(spec: str) -> slice:
-    try:
-        step, start = (int(part) for part in spec.split(":")[1:])
-    except ValueError:
-        step = start = -1
-    if step < 1 or start < 0:
-        raise InputError(f"{spec!r} is not every:STEP:FIRST, as in every:4:1")
-    return slice(start, None, step)

@@ -15,12 +15,12 @@ from anyregion.io.vocabulary import builtin_vocabularies, load_vocabulary
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary, clean_name
 
 TRIALS = 8
-"""Of a small size so many vocabularies are asked: which three words they are must not decide."""
+"""So many vocabularies of a small size are asked: which three words they are must not decide."""
 
 
 @dataclass(frozen=True, eq=False)
-class SubVocabulary:
-    """One vocabulary to ask with.
+class VocabularySubset:
+    """Some names of a vocabulary, and perhaps distractors.
 
     Attributes:
         label: `all`, `half`, or the size.
@@ -33,14 +33,14 @@ class SubVocabulary:
     origin: NDArray[np.int64]
 
 
-def sub_vocabularies(
+def vocabulary_subsets(
     whole: Vocabulary,
     left_out: Set[int],
     *,
     sizes: Sequence[int],
     distractors: Vocabulary | None,
-    aside: list[SetAside],
-) -> list[SubVocabulary]:
+    set_aside: list[SetAside],
+) -> list[VocabularySubset]:
     """`all` and `half` first, and then those of each size.
 
     A size below that of `half` is made several times, of names that lie evenly apart among those
@@ -53,7 +53,7 @@ def sub_vocabularies(
         distractors: names to fill up with; the built-in lists unless given. Those that share a
             word with a name of `whole`, or one of whose synonyms does, are not used: they might
             mean a class that was left out. (A distractor may mean one in other words yet.)
-        aside: grows by sizes that cannot be made.
+        set_aside: grows by sizes that cannot be made.
 
     Raises:
         InputError: a size below 1, or nothing stays.
@@ -61,68 +61,65 @@ def sub_vocabularies(
     stay = [i for i in range(len(whole)) if i not in left_out]
     if not stay:
         raise InputError("every class is left out of the vocabulary")
-    made = [
-        _part("all", whole, range(len(whole)), ()),
-        _part("half", whole, stay, ()),
-    ]
-    others: list[str] | None = None
+    subsets = [_subset("all", whole, range(len(whole))), _subset("half", whole, stay)]
+    pool: list[str] | None = None
     for size in dict.fromkeys(sizes):
         if size < 1:
             raise InputError(f"a vocabulary of {size} names cannot be made")
         if size < len(stay):
-            # 0, 13, 26; then 1, 14, 27; ... : neighbours are often of one kind
+            # 0, 13, 26; then 1, 14, 27; and so on: neighbours are often of one kind
             step = len(stay) // size
             starts = range(min(TRIALS, step))
-            made += [_part(str(size), whole, stay[s::step][:size], ()) for s in starts]
+            subsets += [_subset(str(size), whole, stay[s::step][:size]) for s in starts]
             continue
-        if others is None:
-            others = _distractors(whole, distractors)
-        wanted = size - len(stay)
-        if wanted > len(others):
-            aside.append(
-                SetAside(f"size {size}", f"{len(stay)} names and {len(others)} distractors at most")
-            )
+        if pool is None:
+            pool = _unrelated(whole, distractors)
+        count = size - len(stay)
+        if count > len(pool):
+            reason = f"{len(stay)} names and {len(pool)} distractors at most"
+            set_aside.append(SetAside(f"size {size}", reason))
             continue
-        at = np.linspace(0, len(others) - 1, wanted).round().astype(int).tolist()
-        made.append(_part(str(size), whole, stay, [others[i] for i in at]))
-    return made
+        at = np.linspace(0, len(pool) - 1, count).round().astype(int).tolist()
+        subsets.append(_subset(str(size), whole, stay, [pool[i] for i in at]))
+    return subsets
 
 
-def _part(
-    label: str, whole: Vocabulary, positions: Sequence[int], extra: Sequence[str]
-) -> SubVocabulary:
+def _subset(
+    label: str, whole: Vocabulary, positions: Sequence[int], distractors: Sequence[str] = ()
+) -> VocabularySubset:
     at = list(positions)
     vocabulary = Vocabulary.from_names(
-        [*(whole.names[i] for i in at), *extra],
-        synonyms=[*(whole.synonyms[i] for i in at), *(() for _ in extra)],
+        [*(whole.names[i] for i in at), *distractors],
+        synonyms=[*(whole.synonyms[i] for i in at), *(() for _ in distractors)],
         templates=whole.templates,
         cleaning=whole.cleaning,
     )
-    return SubVocabulary(label, vocabulary, np.array(at + [-1] * len(extra), dtype=np.int64))
+    origin = np.array(at + [-1] * len(distractors), dtype=np.int64)
+    return VocabularySubset(label, vocabulary, origin)
 
 
-def _distractors(whole: Vocabulary, given: Vocabulary | None) -> list[str]:
-    lists = [given] if given is not None else [_built_in(name) for name in builtin_vocabularies()]
-    own = (*whole.names, *itertools.chain.from_iterable(whole.synonyms))
-    taken = {word for name in own for word in _words(name)}
-    seen: set[str] = set()
-    found: list[str] = []
+def _unrelated(whole: Vocabulary, distractors: Vocabulary | None) -> list[str]:
+    """The distractors, or names of the built-in lists, that share no word with `whole`."""
+    if distractors is not None:
+        lists = [distractors]
+    else:
+        read = map(load_vocabulary, builtin_vocabularies())
+        lists = [v.vocabulary if isinstance(v, EncodedVocabulary) else v for v in read]
+    texts = (*whole.names, *itertools.chain.from_iterable(whole.synonyms))
+    excluded = {word for text in texts for word in _words(text)}
+    keys: set[str] = set()
+    names: list[str] = []
     for vocabulary in lists:
         for name, synonyms in zip(vocabulary.names, vocabulary.synonyms, strict=True):
             words = {word for text in (name, *synonyms) for word in _words(text)}
             key = " ".join(sorted(_words(name)))
-            if key and key not in seen and not words & taken:
-                seen.add(key)
-                found.append(name)
-    return found
-
-
-def _built_in(name: str) -> Vocabulary:
-    loaded = load_vocabulary(name)
-    return loaded.vocabulary if isinstance(loaded, EncodedVocabulary) else loaded
+            if key and key not in keys and not words & excluded:
+                keys.add(key)
+                names.append(name)
+    return names
 
 
 def _words(text: str) -> set[str]:
     """The words of a name in the singular, roughly: `wine glasses` and `wine_glass` are one."""
-    found = re.findall(r"[^\W_]+", clean_name(text).casefold())
-    return {re.sub(r"(?<=ss)es$|(?<=[^s])s$", "", word) for word in found}
+    words = re.findall(r"[^\W_]+", clean_name(text).casefold())
+    return {re.sub(r"(?<=ss)es$|(?<=[^s])s$", "", word) for word in words}

@@ -1,0 +1,224 @@
+"""What every evaluation of named regions starts from: options, samples and the vocabulary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+from anyregion.errors import InputError, SetAside
+from anyregion.exemplars import ExemplarVocabulary
+from anyregion.io.regions import ImageEntry, RegionFile, load_regions
+from anyregion.recognizer import Recognizer
+from anyregion.regions import Regions
+from anyregion.runs.pipeline import Sample, Track
+from anyregion.scoring import Score
+from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
+
+SIZES = ("small", "medium", "large")
+SIZE_EDGES = (32.0**2, 96.0**2)
+"""COCO's sizes by area in pixels of the stored image: below 32^2, below 96^2, and above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How regions are named, whatever is measured.
+
+    Attributes:
+        vocabulary: names to choose from; the annotations' categories unless given.
+        templates, cleaning: of the vocabulary that is made of the categories.
+        use_masks: give the masks that regions bring as prompts too.
+        score: see `Recognizer.predict`.
+        unseen: which classes training never saw, to report apart: ids, or as `unseen_categories`
+            reads them.
+        limit: no more than the first so many images (that have regions, if the annotations' own
+            are named).
+        batch_size: images at once.
+        track: shows how far the work is.
+    """
+
+    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary | None = None
+    templates: Sequence[str] | None = None
+    cleaning: Cleaning = "plain"
+    use_masks: bool = False
+    score: Score | None = None
+    unseen: str | frozenset[int] | None = None
+    limit: int | None = None
+    batch_size: int = 4
+    track: Track | None = None
+
+
+class EmptyEvaluationError(InputError):
+    """Nothing can be evaluated; the message ends with the last thing that was set aside."""
+
+    def __init__(self, annotations: object, set_aside: Sequence[SetAside], reason: str) -> None:
+        last = f"; {len(set_aside):,} set aside, the last: {set_aside[-1]}" if set_aside else ""
+        super().__init__(f"{annotations}: nothing to evaluate: {reason} that can be used{last}")
+
+
+@dataclass(frozen=True, eq=False)
+class CategoryNames:
+    """The vocabulary of an evaluation, and where the annotations' categories are in it.
+
+    Attributes:
+        vocabulary: what is handed to the recogniser, encoded or not.
+        names: the same, not encoded.
+        positions: `{category id: position in names}` of the categories that it holds.
+        set_aside: categories that come to one name.
+    """
+
+    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary
+    names: Vocabulary
+    positions: dict[int, int]
+    set_aside: tuple[SetAside, ...] = ()
+
+
+def category_names(
+    categories: Mapping[int, str], options: EvaluationOptions, *, source: object
+) -> CategoryNames:
+    """The vocabulary of the options, or one of the annotations' categories.
+
+    Names are matched with categories whatever their case and underscores.
+
+    Args:
+        categories: `{id: name}`.
+        options: for the vocabulary, its templates and its cleaning.
+        source: the annotations, for errors.
+
+    Raises:
+        InputError: no categories, or none of them is in the vocabulary; templates or cleaning
+            together with a vocabulary.
+    """
+    if not categories:
+        raise InputError(f"{source}: no categories, so there is nothing to compare with")
+    set_aside: tuple[SetAside, ...] = ()
+    vocabulary = options.vocabulary
+    if vocabulary is None:
+        ids = list(categories)
+        vocabulary = Vocabulary.from_names(
+            [categories[i] for i in ids],
+            ids=ids,
+            templates=options.templates,
+            cleaning=options.cleaning,
+        )
+        # categories that come to one name are one class here
+        set_aside = tuple(
+            SetAside(a.item.replace("name", "category"), a.reason) for a in vocabulary.set_aside
+        )
+    elif options.templates is not None or options.cleaning != "plain":
+        raise InputError("templates and cleaning belong to the vocabulary that was given")
+    names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
+    # of names with one key the first counts, so they are entered last to first
+    by_key = {name_key(n, names.cleaning): i for i, n in reversed(list(enumerate(names.names)))}
+    positions = {
+        category: by_key[key]
+        for category, name in categories.items()
+        # a region of no category has -1, which is no category's id
+        if category != -1 and (key := name_key(name, names.cleaning)) in by_key
+    }
+    if not positions:
+        raise InputError(f"{source}: none of its categories is in the vocabulary")
+    return CategoryNames(vocabulary, names, positions, set_aside)
+
+
+def annotated_samples(
+    entries: Iterable[ImageEntry],
+    folder: Path,
+    *,
+    limit: int | None = None,
+    without_regions: bool = False,
+    set_aside: list[SetAside],
+) -> list[Sample]:
+    """The first `limit` entries, each with its image file; one that has none is set aside.
+
+    Args:
+        entries: as the annotations list them.
+        folder: `file_name` starts from it; or it holds the bare file.
+        limit: no more than so many entries.
+        without_regions: also take entries that have no regions.
+        set_aside: grows by what cannot be used.
+
+    Raises:
+        InputError: a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"the limit must be at least 1 image; it is {limit}")
+    listed = [entry for entry in entries if entry.file_name]
+    paths: dict[str, Path | None] = {}
+    for entry in listed:
+        candidates = (folder / str(entry.file_name), folder / Path(str(entry.file_name)).name)
+        paths[entry.key] = next((path for path in candidates if path.is_file()), None)
+    claims = Counter(paths.values())
+    samples: list[Sample] = []
+    for entry in [e for e in listed if without_regions or len(e.regions)][:limit]:
+        path = paths[entry.key]
+        if path is None:
+            set_aside.append(SetAside(str(entry.file_name), f"not in {folder}"))
+        elif claims[path] > 1:
+            # `a/1.jpg` and `b/1.jpg` both lead to `1.jpg`: whose regions it has, nobody can tell
+            reason = f"{path} could be the file of {claims[path]} entries"
+            set_aside.append(SetAside(str(entry.file_name), reason))
+        else:
+            mismatch = "{}, but the annotations say {}"
+            samples.append(Sample(str(path), path, entry.regions, entry.key, entry.size, mismatch))
+    return samples
+
+
+def detected_samples(
+    path: Path, samples: Sequence[Sample], ids: Collection[str], *, masks: bool
+) -> list[Sample]:
+    """The samples with a detector's regions in place of the annotators'.
+
+    Its images are found by the annotations' id of the image, or else by its file name; its classes
+    are not looked at, its scores are.
+
+    Args:
+        path: as `load_regions` reads it.
+        samples: the images that will be looked at.
+        ids: the ids of all images of the annotations.
+        masks: also read the detector's masks.
+
+    Raises:
+        InputError: a file that is none of the known layouts, or that has none of the images.
+    """
+    file = load_regions(path, masks=masks)
+    if not file.images:
+        raise InputError(f"{path}: no image has regions")
+    entries = [_detected(file, str(s.key), Path(s.name), ids) for s in samples]
+    if not any(entries):
+        first = samples[0]
+        raise InputError(
+            f"{path}: none of the annotations' images is in it, neither by id ({first.key}) nor "
+            f"by file name ({Path(first.name).name}); it has {next(iter(file.images))}, for one"
+        )
+    return [
+        replace(sample, regions=entry.regions if entry else Regions.from_boxes([]))
+        for sample, entry in zip(samples, entries, strict=True)
+    ]
+
+
+def _detected(file: RegionFile, key: str, path: Path, ids: Collection[str]) -> ImageEntry | None:
+    same = file.images.get(key)
+    # a file that names its images may have ids of its own: 1 may be another photograph
+    if same is not None and PurePath(same.file_name or path.name).name == path.name:
+        return same
+    entry = file.find(path)
+    # nor does 139.jpg stand for the image 139, if another image of the annotations has that id
+    if entry is not None and entry.file_name is None and entry.key in ids:
+        return None
+    return entry
+
+
+def keep_categories(sample: Sample, positions: Mapping[int, int]) -> tuple[Sample, int]:
+    """The sample with its regions of the categories in `positions`, and how many others it has."""
+    regions = sample.regions
+    if regions is None or regions.categories is None:
+        return replace(sample, regions=regions and regions[[]]), len(regions or ())
+    rows = [i for i, c in enumerate(regions.categories.tolist()) if c in positions]
+    return replace(sample, regions=regions[rows]), len(regions) - len(rows)
+
+
+def loaded(recognizer: Recognizer | Callable[[], Recognizer]) -> Recognizer:
+    """The recogniser; evaluations load it once their files are known to be usable."""
+    return recognizer if isinstance(recognizer, Recognizer) else recognizer()

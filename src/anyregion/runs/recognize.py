@@ -1,0 +1,326 @@
+"""`recognize_images`: a run over many images that writes a results folder, and continues one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from glob import has_magic
+from pathlib import Path
+from typing import Any
+
+from anyregion import factory
+from anyregion.errors import InputError, SetAside
+from anyregion.exemplars import ExemplarVocabulary
+from anyregion.images import find_images
+from anyregion.io.vocabulary import load_vocabulary
+from anyregion.predictions import Predictions
+from anyregion.proposals import RegionProposer
+from anyregion.recognizer import Recognizer
+from anyregion.regions import Regions
+from anyregion.runs.journal import file_mark
+from anyregion.runs.pipeline import (
+    Batch,
+    RecognizeOptions,
+    RegionNamer,
+    Sample,
+    Track,
+    run_pipeline,
+)
+from anyregion.runs.region_source import ProposedRegions, RegionSource, region_source
+from anyregion.runs.results_folder import ResultsFolder, earlier_root, is_results_folder
+from anyregion.vocabulary import EncodedVocabulary, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What a run writes beside `predictions.json` and its journal.
+
+    Attributes:
+        pictures: draw a picture of each image.
+        csv: also write `predictions.csv`.
+        overwrite: start anew where there is a run already, in place of continuing it.
+    """
+
+    pictures: bool = True
+    csv: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        out: its folder.
+        images: images named by this run.
+        kept: images that an earlier run had finished.
+        regions: rows in the results, over all images.
+        seconds: time spent on the images, without loading the model.
+        set_aside: images and regions left out, and why.
+        unreadable: names that the text model has no pieces for.
+        only: the journal's line where the folder holds one image, else None.
+    """
+
+    out: Path
+    images: int
+    kept: int
+    regions: int
+    seconds: float
+    set_aside: tuple[SetAside, ...]
+    unreadable: tuple[str, ...]
+    only: dict[str, Any] | None
+
+
+def recognize_images(
+    paths: str | Path | Sequence[str | Path],
+    vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary | Sequence[str] | str,
+    regions: Regions | RegionSource | str | Path = "auto",
+    *,
+    out: str | Path = "anyregion-results",
+    recognizer: Recognizer | Callable[[], Recognizer] | str | Path = "compact",
+    options: RecognizeOptions | None = None,
+    output: OutputOptions | None = None,
+    settings: Mapping[str, Any] | None = None,
+    track: Track | None = None,
+) -> RunReport:
+    """Name the regions of many images and write the results folder (see `ResultsFolder`).
+
+    Images that an earlier run finished are not read again, unless their file has changed since (in
+    size or time of change); if all are finished, no model is loaded. What cannot be used (an image,
+    a region) is set aside and the rest goes on. An interrupted run, even a killed one, leaves
+    finished images intact; calling again continues it.
+
+    Args:
+        paths: files, folders and globs. Images are named by their path from the folder that holds
+            all of `paths`; that is the `file_name` in the results.
+        vocabulary: the names to choose from, or what `load_vocabulary` reads.
+        regions: the same for every image, a file that `load_regions` reads, or `auto`: the model
+            finds them. A `RegionSource` leaves more to choose.
+        out: the folder; its own pictures are never taken as input.
+        recognizer: the model, its name, or what loads it; loaded if there is anything to do.
+        options: how regions are named.
+        output: what is written.
+        settings: of the model, for `run.json`; a run with other settings may not continue.
+        track: shows how far the work is.
+
+    Raises:
+        InputError: no image at all, other settings than the run in `out`, wrong arguments.
+        AnyRegionError: the folder cannot be written.
+    """
+    from anyregion import __version__
+
+    out = Path(out)
+    options, output = options or RecognizeOptions(), output or OutputOptions()
+    if isinstance(vocabulary, str):
+        vocabulary = load_vocabulary(vocabulary)
+    elif not isinstance(vocabulary, (Vocabulary, EncodedVocabulary, ExemplarVocabulary)):
+        vocabulary = Vocabulary.from_names(vocabulary)
+    source = region_source(regions)
+    root, images, set_aside = name_images(
+        [paths] if isinstance(paths, (str, Path)) else paths,
+        pictures=out / "pictures",
+        root=None if output.overwrite else earlier_root(out),
+    )
+    if not images:
+        raise InputError("; ".join(map(str, set_aside)) or "no images given")
+    fixed = {
+        **(settings or {}),
+        "top_k": options.top_k,
+        "score": options.score or "the model's own",
+        "min_score": options.min_score,
+        "masks": options.masks,
+        "multimask": options.multimask,
+        "pictures": output.pictures,
+        "vocabulary": _digest(vocabulary),
+        "regions": source.digest,
+    }
+    with ResultsFolder(
+        out, settings=fixed, root=root, version=__version__, overwrite=output.overwrite
+    ) as folder:
+        finished = folder.journal.entries
+        marks = {name: file_mark(path) for name, path in images.items()}
+        # their answers go once it is sure that there will be new ones
+        stale = [n for n in images if n in finished and finished[n].file != marks[n]]
+        kept = (images.keys() & finished.keys()) - set(stale)
+        earlier = [
+            SetAside(f"{name}, {a['item']}", a["reason"])
+            for name in sorted(kept)
+            for a in finished[name].set_aside
+        ]
+        set_aside += source.set_aside
+        samples = source.samples(images)
+        pending = [s for n, s in samples.items() if n not in kept and isinstance(s, Sample)]
+        started = time.perf_counter()
+        unreadable: tuple[str, ...] = ()
+        if pending:
+            model = _loaded(recognizer)
+            names_read = track("reading the vocabulary", "names") if track else None
+            encoded = model.encode_vocabulary(vocabulary, progress=names_read)
+            unreadable = encoded.unreadable
+            models = {"words": encoded.model, "encoder": model.encoder.fingerprint}
+            namer = RegionNamer(model, encoded, options)
+            proposer: RegionProposer | None = None
+            if isinstance(source, ProposedRegions):
+                proposer = source.load(model)
+                models["proposer"] = proposer.fingerprint
+                namer = replace(namer, use_masks=source.masks, use_scores=source.scores)
+            folder.pin(models, stale=stale)
+            folder.remove_exports()
+            started = time.perf_counter()
+        else:
+            folder.drop(stale)
+        folder.skip(set_aside)
+        for name, reason in samples.items():
+            if name not in kept and isinstance(reason, str):
+                folder.skip([SetAside("image", reason)], image=name)
+                set_aside.append(SetAside(name, reason))
+        if pending:
+            batches = run_pipeline(
+                pending,
+                model.encoder,
+                namer,
+                proposer=proposer,
+                ask_empty=True,
+                batch_size=options.batch_size,
+                progress=track("naming regions", "images") if track else None,
+            )
+            set_aside += _write_results(batches, folder, marks, output.pictures)
+        seconds = time.perf_counter() - started
+        if finished:
+            names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
+            folder.write_coco(names)
+            if output.csv:
+                folder.write_csv()
+        return RunReport(
+            out=out,
+            images=sum(sample.name in finished for sample in pending),
+            kept=len(kept),
+            regions=sum(entry.regions for entry in finished.values()),
+            seconds=seconds,
+            set_aside=(*set_aside, *earlier),
+            unreadable=unreadable,
+            only=next(folder.journal.lines()) if len(finished) == 1 else None,
+        )
+
+
+def name_images(
+    paths: Sequence[str | Path], *, pictures: Path, root: Path | None = None
+) -> tuple[Path, dict[str, Path], list[SetAside]]:
+    """Find the images of `paths`, and name each by its path from one folder, with `/` between.
+
+    That folder is the deepest that holds everything given: a folder itself, the parent of a file,
+    the fixed part of a glob. So `photos` names `photos/a/x.jpg` as `a/x.jpg`.
+
+    Args:
+        paths: files, folders and globs, as for `find_images`.
+        pictures: a folder of the run's own pictures, which are no input. Nor are the pictures that
+            another run drew, but for a file named outright.
+        root: the folder that an earlier run's names start from; kept if it holds the images.
+
+    Returns:
+        The folder; `{name: absolute path}`, each image once; paths that lead to nothing.
+    """
+    images, set_aside = find_images(paths)
+    outright = {path for p in paths if (path := Path(p).expanduser()).is_file()}
+    is_run = cache(is_results_folder)  # asked of the same few folders, image after image
+    files: list[Path] = []
+    for path in images:
+        folders = path.resolve().parents
+        drawn = any(f.name == "pictures" and is_run(f.parent) for f in folders)
+        if pictures.resolve() not in folders and (path in outright or not drawn):
+            # not resolve(): a link keeps the name that it was given under
+            files.append(Path(os.path.abspath(path)))  # noqa: PTH100
+    if images and not files:
+        set_aside.append(SetAside("the images", "pictures that a run of anyregion drew"))
+    if root is None or not all(path.is_relative_to(root) for path in files):
+        try:
+            root = Path(os.path.commonpath([_start(Path(p).expanduser()) for p in paths] or ["."]))
+        except ValueError:
+            raise InputError(
+                "the images lie on several drives: give them in several runs"
+            ) from None
+    return root, {path.relative_to(root).as_posix(): path for path in files}, set_aside
+
+
+def _start(path: Path) -> str:
+    """The folder that a given path leads into: itself, a file's, or a glob's fixed part."""
+    if path.is_file():
+        path = path.parent  # whatever its name: a file may be called [1].jpg
+    elif not path.is_dir():
+        parts = path.parent.parts
+        path = Path(*parts[: next((i for i, p in enumerate(parts) if has_magic(p)), len(parts))])
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def _loaded(recognizer: Recognizer | Callable[[], Recognizer] | str | Path) -> Recognizer:
+    if isinstance(recognizer, Recognizer):
+        return recognizer
+    if isinstance(recognizer, (str, Path)):
+        return factory.load_recognizer(recognizer)
+    return recognizer()
+
+
+def _write_results(
+    batches: Iterator[Batch[Predictions]],
+    folder: ResultsFolder,
+    marks: Mapping[str, dict[str, int] | None],
+    pictures: bool,
+) -> list[SetAside]:
+    """Write each batch in a thread, while the next is named and the one after it is read."""
+    set_aside: list[SetAside] = []
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="anyregion-write") as writer:
+        for batch in batches:
+            if writing is not None:
+                writing.result()
+            for sample, reason in batch.skipped:
+                folder.skip([SetAside("image", reason)], image=sample.name)
+            set_aside += batch.set_aside()
+            writing = writer.submit(_write_batch, batch, folder, marks, pictures)
+        if writing is not None:
+            writing.result()
+    return set_aside
+
+
+def _write_batch(
+    batch: Batch[Predictions],
+    folder: ResultsFolder,
+    marks: Mapping[str, dict[str, int] | None],
+    pictures: bool,
+) -> None:
+    for item, predictions in batch.results:
+        picture = None
+        if pictures:
+            from anyregion.drawing import draw
+
+            picture = draw(item.pixels, predictions.best_candidates())
+        # region files may have ids of any kind, or none; COCO's ids of images are numbers
+        key = item.sample.key or ""
+        folder.finish(
+            item.sample.name,
+            predictions,
+            image_id=int(key) if key.isascii() and key.isdecimal() else None,
+            file=marks[item.sample.name],
+            set_aside=item.set_aside,
+            picture=picture,
+        )
+
+
+def _digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> str:
+    """A hash of everything in a vocabulary that changes what regions are called."""
+    names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
+    content = (names.names, names.synonyms, names.templates, names.ids, names.cleaning)
+    digest = hashlib.sha256(repr(content).encode(errors="surrogatepass"))
+    if isinstance(vocabulary, ExemplarVocabulary):
+        digest.update(vocabulary.digest.encode())
+        if isinstance(vocabulary.words, EncodedVocabulary):
+            digest.update(_digest(vocabulary.words).encode())
+    if isinstance(vocabulary, EncodedVocabulary):
+        digest.update(vocabulary.model.encode())
+        digest.update(vocabulary.matrix.tobytes())
+    return f"sha256:{digest.hexdigest()}"
