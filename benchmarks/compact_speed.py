@@ -31,15 +31,14 @@ from skimage import data, transform
 from anyregion import Recognizer, Regions
 from anyregion.baselines.crop import CropEncoder
 from anyregion.baselines.dense import DenseEncoder
-from anyregion.compact.embedder import CompactEmbedder
-from anyregion.compact.encoder import CompactEncoder
+from anyregion.compact.model import CompactEmbedder, CompactEncoder, CompactModel
 
 BOXES = 10
 NAMES = ["cup", "spoon", "saucer", "table", "dog", "car", "person", "book", "plate", "flower"]
 START = (
     "import time; t = time.perf_counter(); import anyregion; "
-    "from anyregion.compact.encoder import CompactEncoder; "
-    "e = CompactEncoder(threads=1); e.text.encode_text(['a cup']); "
+    "from anyregion.compact.model import CompactEncoder, CompactModel; "
+    "e = CompactEncoder(CompactModel(threads=1)); e.text.encode_text(['a cup']); "
     "print(time.perf_counter() - t)"
 )
 
@@ -69,8 +68,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     loading = subprocess.run([sys.executable, "-c", START], capture_output=True, check=True)
-    embedder = CompactEmbedder(threads=1)
-    recognizer = Recognizer(CompactEncoder(threads=1), cache=None)
+    model = CompactModel(threads=1)
+    embedder = CompactEmbedder(model)
+    recognizer = Recognizer(CompactEncoder(model), cache=None)
     others = [Recognizer(e, cache=None) for e in (DenseEncoder(embedder), CropEncoder(embedder))]
     ways = [(r, r.encode_vocabulary(NAMES)) for r in (recognizer, *others)]
     image, regions = photo(), Regions.from_boxes(boxes())

@@ -18,7 +18,7 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 from anyregion import Recognizer, Regions, read_image
 from anyregion.baselines.dense import DenseEncoder
-from anyregion.compact.embedder import CompactEmbedder
+from anyregion.compact.model import CompactEmbedder, CompactModel
 
 PHOTO = Path(__file__).parents[1] / "examples" / "coffee.jpg"
 FIRST = ["cup", "spoon", "table", "saucer", "coffee"]
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds
-    encoder = CountingEncoder(CompactEmbedder(threads=1))
+    encoder = CountingEncoder(CompactEmbedder(CompactModel(threads=1)))
     recognizer = Recognizer(encoder, cache=None)
     pixels, regions = (
         read_image(PHOTO),

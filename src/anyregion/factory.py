@@ -158,10 +158,12 @@ def load_proposer(
     if name == "compact" or (name == "own" and own is None and localizer is None):
         if localizer is not None:
             raise InputError("the proposer compact uses no localizer")
-        from anyregion.compact.proposer import CompactProposer
+        from anyregion.compact.model import CompactEncoder, CompactModel, CompactProposer
 
-        built_in: RegionProposer = CompactProposer(device=device)
-        return built_in
+        encoder = recognizer.encoder if recognizer else None
+        if isinstance(encoder, CompactEncoder):
+            return CompactProposer(encoder.model, encoder=encoder)
+        return CompactProposer(CompactModel(device=device))
     if own is None and localizer is None:
         raise InputError("the proposer sam needs a localizer: SAM's hub name, folder or file")
     require("torch", "torch", "torchvision", "transformers")
@@ -205,9 +207,9 @@ def load_extractor(
     if str(model) == "compact" or (model is None and localizer is None and vlm is None):
         if localizer or vlm or image_size or antialias is not None:
             raise InputError("compact sees with its own eyes: it has no localizer and no VLM")
-        from anyregion.compact.extractor import CompactExtractor
+        from anyregion.compact.model import CompactExtractor, CompactModel
 
-        return CompactExtractor(device=device)
+        return CompactExtractor(CompactModel(device=device))
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.localizers.loading import load_localizer
     from anyregion.regionspot.extractor import RegionSpotExtractor
@@ -279,9 +281,10 @@ def _is_compact(model: str | Path) -> bool:
 
 
 def _compact(model: str | Path, device: str) -> RegionEncoder:
-    from anyregion.compact.encoder import CompactEncoder
+    from anyregion.compact.model import CompactEncoder, CompactModel
 
-    return CompactEncoder(None if str(model) == "compact" else Path(model), device=device)
+    folder = None if str(model) == "compact" else Path(model)
+    return CompactEncoder(CompactModel(folder, device=device))
 
 
 def _is_regionspot(model: str | Path) -> bool:
@@ -308,9 +311,9 @@ def _regionspot(
 
 def _embedder(model: str | Path, trained: bool, vlm: str | None, device: str) -> ImageEmbedder:
     if _is_compact(model):
-        from anyregion.compact.embedder import CompactEmbedder
+        from anyregion.compact.model import CompactEmbedder, CompactModel
 
-        return CompactEmbedder(device=device)
+        return CompactEmbedder(CompactModel(device=device))
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.vlms.loading import load_vlm
 

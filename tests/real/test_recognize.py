@@ -15,7 +15,7 @@ from tests.helpers.shared import SHARED, needs_shared
 
 pytestmark = needs_shared
 needs_compact = pytest.mark.skipif(
-    find_spec("anyregion.compact.embedder") is None, reason="the built-in model is not here"
+    find_spec("anyregion.compact.model") is None, reason="the built-in model is not here"
 )
 ANNOTATIONS = SHARED / "data" / "coco" / "annotations" / "instances_val.json"
 IMAGES = SHARED / "data" / "coco" / "images"

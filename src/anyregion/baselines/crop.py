@@ -13,8 +13,8 @@ from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 
-OUTSIDE = 127
-"""What a masked crop shows outside the mask: mid grey, which is near zero once normalised."""
+# what a masked crop shows outside the mask: mid grey, which is near zero once normalised
+BACKGROUND = 127
 
 
 class CropEncoder:
@@ -52,24 +52,25 @@ class CropEncoder:
         masks: bool = False,
         multimask: bool = False,
     ) -> list[RegionEmbeddings]:
-        """See `RegionEncoder`. The masks are the ones given, else the filled boxes."""
+        """See `RegionEncoder`. The masks are the prompts' own, else the filled boxes."""
         del multimask  # there is one candidate a region
-        crops = [
-            crop
-            for pixels, found in zip(encoded, regions, strict=True)
-            for crop in cut(pixels, found, masked=self.masked)
-        ]
         if not len(regions):
             return []
+        crops = [
+            crop
+            for pixels, prompts in zip(encoded, regions, strict=True)
+            for crop in cut(pixels, prompts, masked=self.masked)
+        ]
+        # all images' crops in one call, (sum of N, E), then split by image
         embeddings = self.embedder.embed_images(crops)
-        ends = np.cumsum([len(r) for r in regions])[:-1]
+        ends = np.cumsum([len(prompts) for prompts in regions])[:-1]
         return [
             RegionEmbeddings(
-                embeddings=part,
-                boxes=found.extents(size_of(pixels)),
-                masks=given_masks(found, size_of(pixels)) if masks else None,
+                embeddings=rows,
+                boxes=prompts.extents(size_of(pixels)),
+                masks=prompt_masks(prompts, size_of(pixels)) if masks else None,
             )
-            for part, found, pixels in zip(
+            for rows, prompts, pixels in zip(
                 np.split(embeddings, ends), regions, encoded, strict=True
             )
         ]
@@ -87,14 +88,14 @@ def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
         crop = pixels[y0:y1, x0:x1]
         mask = regions.mask(i) if masked else None
         if mask is not None:
-            crop = np.where(mask[y0:y1, x0:x1, None], crop, np.uint8(OUTSIDE))
+            crop = np.where(mask[y0:y1, x0:x1, None], crop, np.uint8(BACKGROUND))
         crops.append(crop)
     return crops
 
 
-def given_masks(regions: Regions, size: tuple[int, int]) -> tuple[RLE, ...]:
+def prompt_masks(regions: Regions, size: tuple[int, int]) -> tuple[RLE, ...]:
     """The regions' own masks; of those without one, the filled box."""
     return tuple(
-        rle if rle is not None else filled_box(box, size)
+        filled_box(box, size) if rle is None else rle
         for rle, box in zip(regions.masks, regions.extents(size), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Dense features pooled in the box or mask: one look at the image, however many regions."""
+"""Dense features averaged in the box or mask: the image is encoded once for all its regions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anyregion.baselines.crop import given_masks
+from anyregion.baselines.crop import prompt_masks
 from anyregion.baselines.embedder import DenseMap, ImageEmbedder
 from anyregion.baselines.pooling import pool
 from anyregion.images import Pixels, size_of
@@ -14,7 +14,7 @@ from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 
-SeenImage = tuple[DenseMap, tuple[int, int]]
+EncodedImage = tuple[DenseMap, tuple[int, int]]
 
 
 class DenseEncoder:
@@ -38,33 +38,37 @@ class DenseEncoder:
         """Method and model."""
         return f"dense {self.embedder.fingerprint}"
 
-    def encode_images(self, images: Sequence[Pixels]) -> list[SeenImage]:
+    def encode_images(self, images: Sequence[Pixels]) -> list[EncodedImage]:
         """The dense map of each image, and the image's `(height, width)`."""
         sizes = [size_of(image) for image in images]
         return list(zip(self.embedder.dense_features(images), sizes, strict=True))
 
     def embed_regions(
         self,
-        encoded: Sequence[SeenImage],
+        encoded: Sequence[EncodedImage],
         regions: Sequence[Regions],
         *,
         masks: bool = False,
         multimask: bool = False,
     ) -> list[RegionEmbeddings]:
-        """See `RegionEncoder`. The masks are the ones given, else the filled boxes."""
+        """See `RegionEncoder`. The masks are the prompts' own, else the filled boxes."""
         del multimask  # there is one candidate a region
-        pooled = [pool(dense, r) for (dense, _), r in zip(encoded, regions, strict=True)]
-        if not pooled:
+        if not len(regions):
             return []
-        embeddings = self.embedder.project(np.concatenate(pooled))
-        ends = np.cumsum([len(r) for r in regions])[:-1]
+        # boxes are not clipped: one around a point near the border may reach into the padding
+        pooled = [
+            pool(dense, prompts.extents(), [prompts.mask(i) for i in range(len(prompts))])
+            for (dense, _), prompts in zip(encoded, regions, strict=True)
+        ]
+        embeddings = self.embedder.project(np.concatenate(pooled))  # (sum of N, E)
+        ends = np.cumsum([len(prompts) for prompts in regions])[:-1]
         return [
             RegionEmbeddings(
-                embeddings=part,
-                boxes=found.extents(size),
-                masks=given_masks(found, size) if masks else None,
+                embeddings=rows,
+                boxes=prompts.extents(size),
+                masks=prompt_masks(prompts, size) if masks else None,
             )
-            for part, found, (_, size) in zip(
+            for rows, prompts, (_, size) in zip(
                 np.split(embeddings, ends), regions, encoded, strict=True
             )
         ]

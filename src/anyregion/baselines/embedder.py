@@ -1,4 +1,4 @@
-"""What the training-free recognisers need of a model: an image, or its cells, among the words."""
+"""The protocol of models that the training-free recognisers stand on, and their dense features."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DenseMap:
 
 
 class ImageEmbedder(Protocol):
-    """A model whose images and words share a space. `compact` and every VLM are such models."""
+    """A model that embeds images and texts in one space: `compact`, and every VLM."""
 
     name: str
     logit_scale: float
@@ -45,7 +45,7 @@ class ImageEmbedder(Protocol):
         ...
 
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
-        """Embed whole images of any sizes, `(len(images), E)`, not normalised."""
+        """Embed images of any sizes, `(len(images), E)`, not normalised."""
         ...
 
     def dense_features(self, images: Sequence[Pixels]) -> list[DenseMap]:
@@ -53,5 +53,5 @@ class ImageEmbedder(Protocol):
         ...
 
     def project(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Averages of dense features `(n, F)` into the words' space `(n, E)`."""
+        """Averages of dense features `(n, F)` into the space of the texts, `(n, E)`."""
         ...

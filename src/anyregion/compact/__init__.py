@@ -1,1 +1,1 @@
-
+"""The built-in model: names, masks, points and proposals on ONNX Runtime, without torch."""

@@ -1,9 +1,9 @@
-"""From what the eyes see to the words' space: ConSE (Norouzi et al., ICLR 2014), made dense.
+"""ConSE (Norouzi et al., ICLR 2014), made dense: from image features to the space of the texts.
 
 The image classifier's best classes stand for a region: its embedding is the mean of their names'
-embeddings, weighted by their probabilities. Nothing is trained. The words' space is centred on
-the mean of the 1,000 classes, and its widest directions are narrowed (see `centre`), or else a
-few names would be near everything.
+embeddings, weighted by their probabilities. Nothing is trained. The text space is centred on the
+mean of the 1,000 classes, and its widest directions are narrowed (see `whiten`), or else a few
+names would be near everything.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from safetensors.numpy import load
 from anyregion.compact.assets import read_asset
 
 Floats = NDArray[np.float32]
-NUMBERS = "bridge.safetensors"
+ASSET = "bridge.safetensors"
 
+# of the classifier's softmax, and how many classes stand for a region. A region is seldom surely of
+# one class: on 232 boxes of COCO's held-out photographs the 30 best hold 35 % of the probability.
 TEMPERATURE = 1.5
 BEST_CLASSES = 30
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096  # (4096, 1000) logits are 16 MB
 
 
 @dataclass(frozen=True, eq=False)
 class Conse:
-    """The numbers of the bridge.
+    """The classifier, and where its classes lie among the texts.
 
     Attributes:
         weight: `(1000, 1280)`, ImageNet classifier on the last convolution.
         bias: `(1000,)`.
-        classes: `(1000, 384)`, the classes among the words, centred, length 1.
+        classes: `(1000, 384)`, text embeddings of the classes, centred, length 1.
         mean: `(384,)`, mean of the classes' embeddings before centring.
         whitening: `(384, 384)`, what narrows the widest directions.
     """
@@ -44,8 +46,8 @@ class Conse:
     mean: Floats
     whitening: Floats
 
-    def centre(self, embeddings: Floats) -> Floats:
-        """Embeddings of the text model, `(n, 384)`, any length, into the words' space, length 1.
+    def whiten(self, embeddings: Floats) -> Floats:
+        """Text embeddings `(n, 384)` of any length into the centred space, length 1.
 
         Length 1, minus the classes' mean, times a matrix that divides each principal direction
         of the classes by the root of its variance (plus a tenth of the largest), length 1 again.
@@ -53,13 +55,13 @@ class Conse:
         return _unit((_unit(embeddings) - self.mean) @ self.whitening)
 
     def project(self, pooled: Floats) -> Floats:
-        """ConSE: means of the last convolution `(n, 1280)` into the words' space `(n, 384)`."""
-        out = np.zeros((len(pooled), self.classes.shape[1]), dtype=np.float32)
+        """Means of the last convolution `(n, 1280)` into the space of the texts, `(n, 384)`."""
+        embeddings = np.zeros((len(pooled), self.classes.shape[1]), dtype=np.float32)
         for start in range(0, len(pooled), _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
-            probabilities, best = best_classes(pooled[part] @ self.weight.T + self.bias)
-            out[part] = np.einsum("nk,nke->ne", probabilities, self.classes[best])
-        return out
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            probabilities, best = best_classes(pooled[rows] @ self.weight.T + self.bias)  # (n, 30)
+            embeddings[rows] = np.einsum("nk,nke->ne", probabilities, self.classes[best])
+        return embeddings
 
 
 def best_classes(
@@ -69,8 +71,8 @@ def best_classes(
     best = np.argpartition(-logits, count - 1, axis=1)[:, :count]
     highest = logits.max(axis=1, keepdims=True)
     total = np.exp((logits - highest) / temperature).sum(axis=1, keepdims=True)
-    chosen = np.take_along_axis(logits, best, axis=1)
-    probabilities: Floats = np.exp((chosen - highest) / temperature) / total
+    best_logits = np.take_along_axis(logits, best, axis=1)
+    probabilities: Floats = np.exp((best_logits - highest) / temperature) / total
     return probabilities, best
 
 
@@ -80,7 +82,7 @@ def load_conse() -> Conse:
     Raises:
         CheckpointError: the asset is missing or altered.
     """
-    numbers = load(read_asset(NUMBERS))
+    numbers = load(read_asset(ASSET))
 
     def rows(name: str, scale: str) -> Floats:
         restored: Floats = numbers[name].astype(np.float32) * numbers[scale][:, None]

@@ -1,4 +1,4 @@
-"""Eyes of the built-in model: EfficientNet-Lite0 on ONNX Runtime."""
+"""The image encoder of the built-in model: EfficientNet-Lite0 on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,21 +17,41 @@ MapName: TypeAlias = Literal["stride8", "stride16", "stride32", "last"]
 """`last` is the last convolution, at stride 32."""
 
 CHANNELS: dict[MapName, int] = {"stride8": 40, "stride16": 112, "stride32": 320, "last": 1280}
-LONG_SIDE = 640
+ALL_MAPS: tuple[MapName, ...] = tuple(CHANNELS)
 STRIDE = 32
+# pixels of the longer side: names small regions best for its time; the crops of one object that
+# `CompactEmbedder` embeds need fewer
+LONG_SIDE = 640
 
 
 @dataclass(frozen=True, eq=False)
 class FeaturePyramid:
-    """What the eyes see of one image.
+    """Feature maps of one image at several strides.
 
     Attributes:
-        maps: the maps that were asked for, `(h, w, channels)` float32 (see `CHANNELS`).
+        maps: `(h, w, channels)` float32 each (see `CHANNELS`).
         span: `(height, width)` in pixels of the image that each map covers, padding included.
+        size: `(height, width)` of the image.
+        frame: `(1, 3, H, W)`, the network's input; None where the maps come from a store.
     """
 
     maps: Mapping[MapName, NDArray[np.float32]]
     span: tuple[float, float]
+    size: tuple[int, int]
+    frame: NDArray[np.float32] | None = None
+
+    def frame_scale(self) -> NDArray[np.float64]:
+        """`(4,)`: what takes x0, y0, x1, y1 from pixels of the image to pixels of the frame."""
+        rows, columns = self.maps["stride32"].shape[:2]
+        height, width = self.span
+        return np.array([columns * STRIDE / width, rows * STRIDE / height] * 2)
+
+    def letterbox(self, pixels: Pixels) -> NDArray[np.float32]:
+        """The frame that the maps were computed from, made again of the image."""
+        height, width = self.size
+        # the scale of the longer side alone was not rounded to whole pixels
+        scale = self.frame_scale()[0 if width >= height else 1]
+        return letterbox(pixels, long_side=round(max(height, width) * scale))[0]
 
 
 class ImageEncoder:
@@ -53,27 +73,28 @@ class ImageEncoder:
         self,
         pixels: Pixels,
         *,
-        outputs: Sequence[MapName] = ("last",),
+        outputs: Sequence[MapName] = ALL_MAPS,
         long_side: int = LONG_SIDE,
     ) -> FeaturePyramid:
-        """See one image, enlarged or shrunk to `long_side`; only `outputs` are computed.
+        """Encode one image, enlarged or shrunk to `long_side`; only `outputs` are computed.
 
         Args:
             pixels: `(height, width, 3)` RGB uint8, as `read_image` gives it.
             outputs: which maps to return.
-            long_side: pixels of the longer side that the network sees. 640 names small regions
-                best for its time; an image of one object needs fewer.
+            long_side: pixels of the longer side of the frame.
         """
-        batch, span = prepare(pixels, long_side=long_side)
-        found = self._session.run(list(outputs), {"pixels": batch})
+        frame, span = letterbox(pixels, long_side=long_side)
+        arrays = self._session.run(list(outputs), {"pixels": frame})
         maps = {
+            # (1, channels, h, w) -> (h, w, channels)
             name: np.ascontiguousarray(array[0].transpose(1, 2, 0))
-            for name, array in zip(outputs, found, strict=True)
+            for name, array in zip(outputs, arrays, strict=True)
         }
-        return FeaturePyramid(maps, span)
+        height, width = pixels.shape[:2]
+        return FeaturePyramid(maps, span, (height, width), frame)
 
 
-def prepare(pixels: Pixels, *, long_side: int) -> tuple[NDArray[np.float32], tuple[float, float]]:
+def letterbox(pixels: Pixels, *, long_side: int) -> tuple[NDArray[np.float32], tuple[float, float]]:
     """The network's input `(1, 3, H, W)` and the `(height, width)` in pixels that it covers.
 
     The image is resized with antialiasing, both sides by the same factor but for rounding to
@@ -87,8 +108,8 @@ def prepare(pixels: Pixels, *, long_side: int) -> tuple[NDArray[np.float32], tup
         image = Image.fromarray(pixels)
         pixels = np.asarray(image.resize((new_width, new_height), Image.Resampling.BILINEAR))
     full_height, full_width = (-(-side // STRIDE) * STRIDE for side in (new_height, new_width))
-    batch = np.zeros((1, 3, full_height, full_width), dtype=np.float32)
-    inner = batch[0, :, :new_height, :new_width]
+    frame = np.zeros((1, 3, full_height, full_width), dtype=np.float32)
+    inner = frame[0, :, :new_height, :new_width]
     np.subtract(pixels.transpose(2, 0, 1), np.float32(127), out=inner)
     inner *= np.float32(1 / 128)
-    return batch, (full_height * height / new_height, full_width * width / new_width)
+    return frame, (full_height * height / new_height, full_width * width / new_width)

@@ -1,25 +1,25 @@
-"""Masks of boxes by the built-in model: a small trained decoder on ONNX Runtime."""
+"""The mask head of the built-in model: masks of boxes, coded without ever filling the image."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
 
-from anyregion.compact.framing import frame_factors, frame_of
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.onnx_session import load_graph
-from anyregion.compact.paste_masks import paste
-from anyregion.images import Pixels
 from anyregion.masks import RLE
 from anyregion.regions import Boxes
 
 GRAPH = "mask_head.onnx"
+# boxes decoded together: more take more memory, and no less time
 AT_ONCE = 64
-"""Boxes decoded together: more take more memory, and no less time."""
 
-# from where on a pixel is inside, by the highest mean intersection over union on COCO's
+# from which probability on a pixel is inside, by the highest mean intersection over union on COCO's
 # held-out photographs
 THRESHOLD = 0.45
 
@@ -37,36 +37,34 @@ class MaskHead:
         self._session = session
 
     def masks_from_boxes(
-        self, maps: FeaturePyramid, pixels: Pixels, boxes: Boxes
+        self, pyramid: FeaturePyramid, frame: NDArray[np.float32], boxes: Boxes
     ) -> tuple[tuple[RLE, ...], NDArray[np.float64]]:
         """Masks of boxes, and how good each probably is.
 
         Args:
-            maps: all four maps of the image.
-            pixels: the image itself.
+            pyramid: all four maps of the image.
+            frame: `(1, 3, H, W)`, the network's input that they were computed from.
             boxes: `(N, 4)` xyxy in pixels of the image, inside it, each with an area; `N` may be 0.
 
         Returns:
-            A mask of the image for each box, and the intersection over union with the region that
-            was meant which the head predicts for it, `(N,)`.
+            A mask of the image for each box, and the intersection over union with the true region
+            that the head predicts for it, `(N,)`.
         """
         if not len(boxes):
             return (), np.zeros(0)
-        size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        feed = {str(name): maps.maps[name] for name in CHANNELS}
-        feed["frame"] = frame_of(maps, pixels)
-        framed = (boxes * frame_factors(maps)).astype(np.float32)
+        feed = {str(name): pyramid.maps[name] for name in CHANNELS} | {"frame": frame}
+        framed = (boxes * pyramid.frame_scale()).astype(np.float32)
         masks: list[RLE] = []
         scores: list[NDArray[np.float64]] = []
         for start in range(0, len(boxes), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            inside, quality, margin = self._session.run(
-                ["inside", "scores", "margin"], {**feed, "boxes": framed[part]}
-            )
-            scores.append(quality.astype(np.float64))
+            rows = slice(start, start + AT_ONCE)
+            inside, ious, margin = self._session.run(
+                ["inside", "scores", "margin"], {**feed, "boxes": framed[rows]}
+            )  # (n, side, side), (n,), ()
+            scores.append(ious.astype(np.float64))
             masks += [
-                paste(cells, box, margin=float(margin), size=size, threshold=THRESHOLD)
-                for cells, box in zip(inside, boxes[part], strict=True)
+                paste(cells, box, margin=float(margin), size=pyramid.size, threshold=THRESHOLD)
+                for cells, box in zip(inside, boxes[rows], strict=True)
             ]
         return tuple(masks), np.concatenate(scores)
 
@@ -79,3 +77,71 @@ def load_mask_head(*, threads: int | None = None, device: str = "cpu") -> MaskHe
         CheckpointError: the graph is missing or altered.
     """
     return MaskHead(load_graph(GRAPH, threads=threads, device=device))
+
+
+def paste(
+    inside: NDArray[np.float32],
+    box: NDArray[np.float64],
+    *,
+    margin: float,
+    size: tuple[int, int],
+    threshold: float = 0.5,
+) -> RLE:
+    """The mask of one box at the image's resolution.
+
+    Where pixels are larger than cells the mean of the cells decides, else they are interpolated.
+    Nothing outside the box is inside. A mask without a pixel gets the one nearest to the middle of
+    its box: a region is never empty.
+
+    Args:
+        inside: `(side, side)` probabilities over the enlarged box.
+        box: xyxy in pixels of the image, inside it, with an area.
+        margin: how much the box was enlarged on each side, of its width and height.
+        size: height and width of the image.
+        threshold: from which on a pixel is inside.
+    """
+    height, width = size
+    x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    x1 = max(x0 + 1, min(width, math.ceil(box[2])))
+    y1 = max(y0 + 1, min(height, math.ceil(box[3])))
+    side = len(inside)
+    reach = (box[2:] - box[:2]) * (1 + 2 * margin)
+    origin = box[:2] - (box[2:] - box[:2]) * margin
+    cells = np.concatenate([([x0, y0] - origin) / reach, ([x1, y1] - origin) / reach]) * side
+    # the pixels around a box of a few pixels may reach beyond the enlarged box
+    left, top, right, bottom = np.clip(cells, 0, side)
+    resized = Image.fromarray(np.ascontiguousarray(inside, dtype=np.float32)).resize(
+        (x1 - x0, y1 - y0),
+        Image.Resampling.BILINEAR,
+        box=(float(left), float(top), float(right), float(bottom)),
+    )
+    crop = np.asarray(resized) >= threshold
+    if not crop.any():
+        crop = np.zeros_like(crop)
+        crop[(y1 - y0 - 1) // 2, (x1 - x0 - 1) // 2] = True
+    return encode_crop(crop, x0, y0, size=size)
+
+
+def encode_crop(crop: NDArray[np.bool_], x0: int, y0: int, *, size: tuple[int, int]) -> RLE:
+    """The code of a mask that is `crop` `(h, w)` from column `x0` and row `y0` on, and else empty.
+
+    The same as `encode_mask` of the full image, at the cost of the crop.
+    """
+    height, width = size
+    # COCO's code runs down the columns
+    steps = np.diff(np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    starts, ends = (
+        (x0 + column) * height + y0 + row
+        for column, row in (np.nonzero(steps == 1), np.nonzero(steps == -1))
+    )
+    if len(starts):
+        apart = starts[1:] != ends[:-1]  # a run may go on at the top of the next column
+        starts = starts[np.concatenate([[True], apart])]
+        ends = ends[np.concatenate([apart, [True]])]
+    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).reshape(-1), [height * width]])
+    runs = np.diff(edges).astype(np.int64).tolist()
+    if runs[-1] == 0 and len(runs) > 1:
+        runs.pop()
+    coded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))

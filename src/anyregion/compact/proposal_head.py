@@ -1,20 +1,48 @@
-"""Things found by the built-in model: without a prompt, or at points."""
+"""The proposal head of the built-in model: boxes of things, without a prompt or at points."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.compact.framing import frame_factors
-from anyregion.compact.grid_boxes import GridBoxes, as_grid_boxes, best_proposals, box_of_points
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.onnx_session import load_graph
+from anyregion.proposals import box_iou, nms
 from anyregion.regions import Boxes
 
 GRAPH = "finder.onnx"
+
+LEVELS = (8, 16, 32, 64)
+"""Strides of the grids, in pixels of the network's input."""
+
+# of two proposals that overlap more, the better one stays
+NMS_IOU = 0.5
+# candidates that NMS compares: it takes as many comparisons as their square
+_CANDIDATES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class GridBoxes:
+    """A box and scores for each cell of the four grids: level by level, row by row.
+
+    Attributes:
+        boxes: `(cells, 4)` xyxy in pixels of the image, inside it.
+        scores: `(cells,)`, the intersection over union with a thing that is predicted for the box.
+        point_scores: the same, provided that a thing lies at the cell.
+        rows, columns: cells at stride 32.
+        scale: `(4,)`, pixels of the network's input for a pixel of the image, for x0 to y1.
+    """
+
+    boxes: Boxes
+    scores: NDArray[np.float64]
+    point_scores: NDArray[np.float64]
+    rows: int
+    columns: int
+    scale: NDArray[np.float64]
 
 
 class ProposalHead:
@@ -22,26 +50,20 @@ class ProposalHead:
 
     Args:
         session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
-            takes the maps and gives `boxes` `(cells, 4)`, `scores` and `point_scores` `(cells,)`:
-            see `GridBoxes`.
+            takes the maps and gives `boxes` `(cells, 4)` in pixels of the network's input, `scores`
+            and `point_scores` `(cells,)`: see `GridBoxes`.
     """
 
     def __init__(self, session: Any) -> None:
         self._session = session
 
     def propose(
-        self,
-        maps: FeaturePyramid,
-        size: tuple[int, int],
-        *,
-        limit: int = 100,
-        min_score: float = 0.0,
+        self, pyramid: FeaturePyramid, *, limit: int = 100, min_score: float = 0.0
     ) -> tuple[Boxes, NDArray[np.float64]]:
         """The most probable things of an image, best first.
 
         Args:
-            maps: all four maps of the image.
-            size: its height and width.
+            pyramid: all four maps of the image.
             limit: at most so many.
             min_score: none with a lower score.
 
@@ -49,38 +71,122 @@ class ProposalHead:
             Boxes `(n, 4)`, xyxy in pixels of the image, and the intersection over union with a
             thing that is predicted for each, `(n,)`.
         """
-        return best_proposals(self._look(maps, size), limit=limit, min_score=min_score)
+        return best_proposals(self._predict(pyramid), limit=limit, min_score=min_score)
 
     def boxes_from_points(
         self,
-        maps: FeaturePyramid,
-        size: tuple[int, int],
+        pyramid: FeaturePyramid,
         points: Sequence[NDArray[np.float64]],
         labels: Sequence[NDArray[np.int64]],
     ) -> tuple[Boxes, NDArray[np.float64]]:
         """The box of the thing at each region's points; see `box_of_points`.
 
         Args:
-            maps: all four maps of the image.
-            size: its height and width.
+            pyramid: all four maps of the image.
             points: per region `(P, 2)` x and y in pixels, inside the image.
             labels: per region `(P,)` of 1 (foreground, at least one) and 0 (background).
 
         Returns:
             Boxes `(N, 4)`, and the intersection over union that is predicted for each, `(N,)`: a
-            low one says that the point alone does not tell what is meant.
+            low one says that the point alone does not tell which thing it stands for.
         """
         if not len(points):
             return np.zeros((0, 4)), np.zeros(0)
-        cells = self._look(maps, size)
-        found = [box_of_points(cells, *region) for region in zip(points, labels, strict=True)]
-        return np.stack([box for box, _ in found]), np.array([score for _, score in found])
+        grid = self._predict(pyramid)
+        answers = [box_of_points(grid, *prompt) for prompt in zip(points, labels, strict=True)]
+        return np.stack([box for box, _ in answers]), np.array([score for _, score in answers])
 
-    def _look(self, maps: FeaturePyramid, size: tuple[int, int]) -> GridBoxes:
-        feed = {str(name): maps.maps[name] for name in CHANNELS}
-        answer = self._session.run(["boxes", "scores", "point_scores"], feed)
-        grid = maps.maps["stride32"].shape[:2]
-        return as_grid_boxes(*answer, grid=grid, factors=frame_factors(maps), size=size)
+    def _predict(self, pyramid: FeaturePyramid) -> GridBoxes:
+        """Run the graph; boxes in pixels of the image, clipped to it."""
+        feed = {str(name): pyramid.maps[name] for name in CHANNELS}
+        boxes, scores, point_scores = self._session.run(["boxes", "scores", "point_scores"], feed)
+        rows, columns = pyramid.maps["stride32"].shape[:2]
+        scale = pyramid.frame_scale()
+        height, width = pyramid.size
+        return GridBoxes(
+            boxes=np.clip(boxes / scale, 0, np.array([width, height] * 2, dtype=np.float64)),
+            scores=scores.astype(np.float64),
+            point_scores=point_scores.astype(np.float64),
+            rows=rows,
+            columns=columns,
+            scale=scale,
+        )
+
+
+def best_proposals(
+    grid: GridBoxes, *, limit: int, min_score: float = 0.0, nms_iou: float = NMS_IOU
+) -> tuple[Boxes, NDArray[np.float64]]:
+    """The best boxes that overlap little, best first: `(n, 4)` and their scores `(n,)`.
+
+    Args:
+        grid: every cell's box.
+        limit: at most so many.
+        min_score: none below.
+        nms_iou: of two boxes with a higher intersection over union the worse one is dropped.
+    """
+    sides = grid.boxes[:, 2:] - grid.boxes[:, :2]
+    usable = np.flatnonzero((grid.scores >= min_score) & (sides >= 1).all(axis=1))
+    best = usable[np.argsort(-grid.scores[usable], kind="stable")][:_CANDIDATES]
+    best = best[nms(grid.boxes[best], grid.scores[best], nms_iou, limit=limit)]
+    return grid.boxes[best], grid.scores[best]
+
+
+def box_of_points(
+    grid: GridBoxes, points: NDArray[np.float64], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], float]:
+    """The box of the thing that lies at some points, `(4,)`, and its score.
+
+    Candidates are the boxes of the cells, one of every level, in which a foreground point lies. A
+    box has to hold all foreground points and no background point; the best score is taken. Where
+    no box does, background points are let go first, and at last the best box is widened to hold
+    the foreground points.
+
+    Args:
+        grid: every cell's box.
+        points: `(P, 2)` x and y in pixels of the image, at least one of them foreground.
+        labels: `(P,)`, 1 for foreground and 0 for background.
+    """
+    foreground, background = points[labels == 1], points[labels == 0]
+    candidates = np.unique(np.concatenate([_cells_at(grid, point) for point in foreground]))
+    boxes, scores = grid.boxes[candidates], grid.point_scores[candidates]
+    holds = _contains(boxes, foreground).all(axis=1)  # (n,)
+    clean = holds & ~_contains(boxes, background).any(axis=1)
+    for fits in (clean, holds):
+        if fits.any():
+            best = int(np.argmax(np.where(fits, scores, -1.0)))
+            return boxes[best], float(scores[best])
+    best = int(np.argmax(scores))
+    low = np.minimum(boxes[best, :2], foreground.min(axis=0))
+    high = np.maximum(boxes[best, 2:], foreground.max(axis=0) + 1)
+    widened = np.concatenate([low, high])
+    # the score was predicted for the narrower box: no more than the share of it that is left
+    return widened, float(scores[best] * box_iou(boxes[best : best + 1], widened[None])[0, 0])
+
+
+def level_sizes(rows: int, columns: int) -> list[tuple[int, int, int]]:
+    """Rows, columns and stride of every level, from the rows and columns at stride 32."""
+    coarse = (-(-rows // 2), -(-columns // 2), LEVELS[3])
+    return [*((rows * f, columns * f, 32 // f) for f in (4, 2, 1)), coarse]
+
+
+def _cells_at(grid: GridBoxes, point: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The cell of every level that a point lies in, `(4,)`."""
+    x, y = (point + 0.5) * grid.scale[:2]  # a point is the position of a pixel
+    cells, start = [], 0
+    for rows, columns, stride in level_sizes(grid.rows, grid.columns):
+        row = min(max(int(y // stride), 0), rows - 1)
+        column = min(max(int(x // stride), 0), columns - 1)
+        cells.append(start + row * columns + column)
+        start += rows * columns
+    return np.array(cells, dtype=np.int64)
+
+
+def _contains(boxes: Boxes, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which boxes `(n, 4)` hold the middles of which pixels `(P, 2)`, `(n, P)`."""
+    middle = points + 0.5
+    low = boxes[:, None, :2] <= middle[None]
+    high = middle[None] <= boxes[:, None, 2:]
+    return np.asarray((low & high).all(axis=2))
 
 
 def load_proposal_head(*, threads: int | None = None, device: str = "cpu") -> ProposalHead:

@@ -1,10 +1,11 @@
-"""What the trained module is told of an image's regions: everything it needs, and all of it frozen.
+"""Frozen features of an image's regions: the input of the region head.
 
-Training and inference both come here, so they cannot differ.
+Training and inference both compute them here, so they cannot differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,11 @@ from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import pool
 from anyregion.compact.conse import Conse
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, MapName
-from anyregion.masks import encode_mask
-from anyregion.regions import Regions
+from anyregion.regions import Boxes
 
 Floats = NDArray[np.float32]
+Masks = Sequence[NDArray[np.bool_] | None]
+"""Per region its mask `(height, width)` at the image's size, or None for its box."""
 
 QUARTERED: tuple[MapName, ...] = ("stride8", "stride16", "stride32")
 POOLED = 4 * sum(CHANNELS[name] for name in QUARTERED) + CHANNELS["last"]
@@ -32,7 +34,7 @@ class RegionFeatures:
         pooled: `(N, 3168)`: of each map of strides 8, 16 and 32 the means in the region's four
             quarters, so that a top differs from a bottom; then the mean of the last convolution
             in the whole region. Where a region has a mask, they are taken in it.
-        conse: `(N, 384)`, the training-free answer: ConSE in the words' space, length 1.
+        conse: `(N, 384)`, the training-free answer: ConSE in the space of the texts, length 1.
         boxes: `(N, 4)` xyxy as fractions of the image's width and height.
         memory: `(T, 1600)`, every cell of the image: stride 32 and the last convolution.
         cells: `(T, 2)`, the cells' centres, x and y, as fractions of the image.
@@ -48,74 +50,67 @@ class RegionFeatures:
 
 
 def extract_region_features(
-    maps: FeaturePyramid, size: tuple[int, int], regions: Regions, bridge: Conse
+    pyramid: FeaturePyramid, boxes: Boxes, conse: Conse, masks: Masks | None = None
 ) -> RegionFeatures:
-    """Collect the evidence.
+    """Compute the features of regions of one image.
 
     Args:
-        maps: all four maps of the image (see `CHANNELS`).
-        size: `(height, width)` of the image in pixels.
-        regions: regions that fit the image.
-        bridge: for ConSE.
+        pyramid: all four maps of the image (see `CHANNELS`).
+        boxes: `(N, 4)` xyxy in pixels of the image.
+        conse: for the training-free answer.
+        masks: of the regions; None where none has any.
     """
-    height, width = size
-    parts = quarters(regions)
+    height, width = pyramid.size
+    quarters, quarter_masks = quarter(boxes, masks)
     means = [
-        _pool(maps, name, parts).reshape(len(regions), 4 * CHANNELS[name]) for name in QUARTERED
+        # (4 N, channels) -> (N, 4 * channels)
+        pool(DenseMap(pyramid.maps[name], pyramid.span), quarters, quarter_masks).reshape(
+            len(boxes), 4 * CHANNELS[name]
+        )
+        for name in QUARTERED
     ]
-    means.append(_pool(maps, "last", regions))
-    conse = bridge.project(means[-1])
-    lengths = np.linalg.norm(conse, axis=1, keepdims=True) + np.float32(1e-7)
-    last, wide = maps.maps["last"], maps.maps["stride32"]
-    down, across = last.shape[:2]
-    y = (np.arange(down) + 0.5) * maps.span[0] / down / height
-    x = (np.arange(across) + 0.5) * maps.span[1] / across / width
+    means.append(pool(DenseMap(pyramid.maps["last"], pyramid.span), boxes, masks))  # (N, 1280)
+    answer = conse.project(means[-1])  # (N, 384)
+    lengths = np.linalg.norm(answer, axis=1, keepdims=True) + np.float32(1e-7)
+    last, stride32 = pyramid.maps["last"], pyramid.maps["stride32"]
+    rows, columns = last.shape[:2]
+    y = (np.arange(rows) + 0.5) * pyramid.span[0] / rows / height
+    x = (np.arange(columns) + 0.5) * pyramid.span[1] / columns / width
+    sides = np.array([width, height, width, height], dtype=np.float64)
     return RegionFeatures(
-        pooled=np.concatenate(means, axis=1),
-        conse=conse / lengths,
-        boxes=(regions.extents(size) / [width, height, width, height]).astype(np.float32),
-        memory=np.concatenate([wide, last], axis=2).reshape(down * across, MEMORY),
+        pooled=np.concatenate(means, axis=1),  # (N, 3168)
+        conse=answer / lengths,
+        boxes=(np.clip(boxes, 0, sides) / sides).astype(np.float32),
+        memory=np.concatenate([stride32, last], axis=2).reshape(rows * columns, MEMORY),
         cells=np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32),
-        shape=(np.array(size) / max(size)).astype(np.float32),
+        shape=(np.array(pyramid.size) / max(pyramid.size)).astype(np.float32),
     )
 
 
-def quarters(regions: Regions) -> Regions:
-    """The four quarters of each region's box, row by row: `4 N` regions.
+def quarter(boxes: Boxes, masks: Masks | None = None) -> tuple[Boxes, Masks | None]:
+    """The four quarters of each box, row by row, `(4 N, 4)`, and the masks cut to them.
 
-    A mask is cut like its box; a quarter that it leaves empty has the whole mask instead.
+    A quarter that a mask leaves empty has all of the mask instead.
     """
-    boxes = regions.extents()
     low, high = boxes[:, :2], boxes[:, 2:]
-    middle = (low + high) / 2
-    cut = np.stack([low, middle, high], axis=1)
-    split = np.stack(
+    ends = np.stack([low, (low + high) / 2, high], axis=1)  # (N, 3, 2)
+    quarters = np.stack(
         [
-            np.concatenate(
-                [cut[:, i, 0:1], cut[:, j, 1:2], cut[:, i + 1, 0:1], cut[:, j + 1, 1:2]], 1
-            )
+            np.stack([ends[:, i, 0], ends[:, j, 1], ends[:, i + 1, 0], ends[:, j + 1, 1]], 1)
             for j in (0, 1)
             for i in (0, 1)
         ],
         axis=1,
-    ).reshape(-1, 4)
-    if all(rle is None for rle in regions.masks):
-        return Regions.from_boxes(split)
-    masks: list[NDArray[np.bool_] | None] = []
-    for i in range(len(regions)):
-        mask = regions.mask(i)
-        masks += [None] * 4 if mask is None else [_cut(mask, b) for b in split[4 * i : 4 * i + 4]]
-    return Regions.from_prompts(
-        boxes=split, masks=[None if m is None else encode_mask(m) for m in masks]
-    )
-
-
-def _cut(mask: NDArray[np.bool_], box: NDArray[np.float64]) -> NDArray[np.bool_]:
-    x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
-    part = np.zeros_like(mask)
-    part[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
-    return part if part.any() else mask
-
-
-def _pool(maps: FeaturePyramid, name: MapName, regions: Regions) -> Floats:
-    return pool(DenseMap(maps.maps[name], maps.span), regions)
+    ).reshape(-1, 4)  # (4 N, 4)
+    if masks is None:
+        return quarters, None
+    cut: list[NDArray[np.bool_] | None] = []
+    for i, box in enumerate(quarters):
+        mask = masks[i // 4]
+        if mask is not None:
+            x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
+            inside = np.zeros_like(mask)
+            inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
+            mask = inside if inside.any() else mask
+        cut.append(mask)
+    return quarters, cut

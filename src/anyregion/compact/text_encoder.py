@@ -1,4 +1,4 @@
-"""Words of the built-in model: all-MiniLM-L6-v2 with int8 weights on ONNX Runtime."""
+"""The text encoder of the built-in model: all-MiniLM-L6-v2 with int8 weights on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.assets import read_asset, read_manifest
-from anyregion.compact.conse import NUMBERS, Conse
+from anyregion.compact.conse import ASSET as CONSE_ASSET
+from anyregion.compact.conse import Conse
 from anyregion.compact.onnx_session import load_graph
+from anyregion.compact.region_head import NEW, SYNONYM, Calibration
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,18 +24,19 @@ Floats = NDArray[np.float32]
 
 MAX_PIECES = 256  # what the model was tuned on
 WIDTH = 384
-_PIECES_AT_ONCE = 4096
+_PIECES_AT_ONCE = 4096  # of a batch: 16 texts of the longest kind, hundreds of names
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class CompactTextEncoder:
-    """The text side: a `TextEncoder` whose embeddings lie in the bridge's centred space.
+    """A `TextEncoder` whose embeddings lie in ConSE's centred space.
 
     The graph and the tokeniser are loaded when the first text comes: a vocabulary from the cache
     needs neither.
 
     Args:
-        bridge: holds the centre of the space.
+        conse: holds the centre of the space.
+        calibration: of a region head, to embed what new names gain too; None for texts alone.
         threads: for one operator; None leaves it to ONNX Runtime (all cores).
         device: see `load_graph`.
 
@@ -41,52 +44,71 @@ class CompactTextEncoder:
         CheckpointError: an asset is missing or altered; for graph and tokeniser at first use.
     """
 
-    def __init__(self, bridge: Conse, *, threads: int | None = None, device: str = "cpu") -> None:
-        self._bridge = bridge
+    def __init__(
+        self,
+        conse: Conse,
+        calibration: Calibration | None = None,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self._conse = conse
+        self._calibration = calibration
         self._threads = threads
         self._device = device
-        manifest = read_manifest()
-        hashes = [manifest[name]["sha256"] for name in ("words.onnx", "tokenizer.json", NUMBERS)]
-        self.fingerprint = f"compact-{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:16]}"
         self.templates: tuple[str, ...] = ("a {}",)
+        manifest = read_manifest()
+        files = ("words.onnx", "tokenizer.json", CONSE_ASSET)
+        digest = hashlib.sha256("".join(manifest[name]["sha256"] for name in files).encode())
+        self.fingerprint = f"compact-{digest.hexdigest()[:16]}"
+        if calibration is not None:
+            content = repr([self.fingerprint, calibration.gamma, NEW, SYNONYM]).encode()
+            digest = hashlib.sha256(content + calibration.trained.tobytes())
+            self.fingerprint = f"compact-{digest.hexdigest()[:16]}"
 
     def encode_text(self, texts: Sequence[str]) -> Floats:
-        """Embed each text, `(len(texts), 384)` float32, centred, length 1.
+        """Embed each text, float32 of length 1.
 
         Texts longer than 256 pieces are cut. What a text gets does not depend on the others.
+
+        Returns:
+            `(len(texts), 384)`, centred; `(len(texts), 386)` with a calibration (see its
+            `stack_names`).
         """
-        return self._bridge.centre(self.sentence_embeddings(texts))
+        centred = self._conse.whiten(self.sentence_embeddings(texts))
+        return centred if self._calibration is None else self._calibration.stack_names(centred)
 
     def sentence_embeddings(self, texts: Sequence[str]) -> Floats:
-        """What all-MiniLM-L6-v2 says of each text, `(len(texts), 384)` float32, length 1."""
-        out = np.zeros((len(texts), WIDTH), dtype=np.float32)
+        """all-MiniLM-L6-v2's own embedding of each text, `(len(texts), 384)` float32, length 1."""
+        embeddings = np.zeros((len(texts), WIDTH), dtype=np.float32)
+        pieces = self._tokenize(texts)
         # batches of equal length need neither padding nor a mask
-        groups: dict[int, list[int]] = {}
-        pieces = self._pieces(texts)
-        for i, found in enumerate(pieces):
-            groups.setdefault(len(found), []).append(i)
-        for length, members in groups.items():
+        by_length: dict[int, list[int]] = {}
+        for i, ids in enumerate(pieces):
+            by_length.setdefault(len(ids), []).append(i)
+        for length, members in by_length.items():
             step = max(1, _PIECES_AT_ONCE // length)
             for start in range(0, len(members), step):
                 rows = members[start : start + step]
-                batch = np.array([pieces[i] for i in rows], dtype=np.int64)
-                (out[rows],) = self._session.run(["embedding"], {"pieces": batch})
-        lengths: Floats = np.linalg.norm(out, axis=1, keepdims=True)
-        return out / lengths
+                batch = np.array([pieces[i] for i in rows], dtype=np.int64)  # (B, length)
+                (embeddings[rows],) = self._session.run(["embedding"], {"pieces": batch})
+        norms: Floats = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        return embeddings / norms
 
     def unreadable(self, texts: Sequence[str]) -> list[bool]:
         """Which texts hold a word that is no sequence of known pieces, or nothing to read."""
         unknown = self._tokenizer.token_to_id("[UNK]")
         return [
-            len(found) <= 2 or unknown in found or _SURROGATE.search(text) is not None
-            for text, found in zip(texts, self._pieces(texts), strict=True)
+            # two pieces mark the start and the end
+            len(ids) <= 2 or unknown in ids or _SURROGATE.search(text) is not None
+            for text, ids in zip(texts, self._tokenize(texts), strict=True)
         ]
 
-    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text's pieces, between the marks of its start and end."""
         # half a character (from a wrongly decoded file name) is no text at all to the tokeniser
-        whole = [_SURROGATE.sub("\ufffd", text) for text in texts]
-        return [list(found.ids) for found in self._tokenizer.encode_batch(whole)]
+        valid = [_SURROGATE.sub("\ufffd", text) for text in texts]
+        return [list(encoding.ids) for encoding in self._tokenizer.encode_batch(valid)]
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

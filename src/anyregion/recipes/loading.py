@@ -51,16 +51,16 @@ TASKS = {
         ("cache", "workers", "shown", "terms", "checkpoint_epochs", "max_broken"),
     ),
     "compact": TaskKind(
-        "anyregion.compact.training.region_config:RegionTaskConfig",
+        "anyregion.compact.training.region_task:RegionTaskConfig",
         "anyregion.compact.training.region_task:build",
     ),
     "compact_masks": TaskKind(
-        "anyregion.compact.training.head_builders:MaskTrainingConfig",
-        "anyregion.compact.training.head_builders:build_mask_task",
+        "anyregion.compact.training.mask_task:MaskTrainingConfig",
+        "anyregion.compact.training.mask_task:build_mask_task",
     ),
     "compact_finder": TaskKind(
-        "anyregion.compact.training.head_builders:ProposalTrainingConfig",
-        "anyregion.compact.training.head_builders:build_proposal_task",
+        "anyregion.compact.training.proposal_task:ProposalTrainingConfig",
+        "anyregion.compact.training.proposal_task:build_proposal_task",
     ),
 }
 

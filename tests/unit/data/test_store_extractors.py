@@ -33,9 +33,9 @@ def regionspot(**options: object) -> DescribedExtractor:
 
 
 def compact() -> DescribedExtractor:
-    from anyregion.compact.extractor import CompactExtractor
+    from anyregion.compact.model import CompactExtractor, CompactModel
 
-    return CompactExtractor(threads=1)
+    return CompactExtractor(CompactModel(threads=1))
 
 
 def filled(tmp_path: Path, extractor: DescribedExtractor) -> Store:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from anyregion import Recognizer, Regions
-from anyregion.baselines.crop import given_masks
+from anyregion.baselines.crop import prompt_masks
 from anyregion.cli.main import main
 from anyregion.errors import InputError
 from anyregion.evaluation.regions.mask_quality import evaluate_masks
@@ -43,7 +43,7 @@ class Masks:
         half[:, :20] = True
         found = []
         for size, r in zip(encoded, regions, strict=True):
-            codes = given_masks(r, size) if r.has_box().all() else (encode_mask(half),) * len(r)
+            codes = prompt_masks(r, size) if r.has_box().all() else (encode_mask(half),) * len(r)
             found.append(
                 RegionEmbeddings(
                     embeddings=np.zeros((len(r), 1), dtype=np.float32),

@@ -1,18 +1,20 @@
-"""A trained module as a folder: graph, numbers, weights, card."""
+"""Trained heads as files: a folder that `compact` opens, and weights to go on from."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
-from torch.export import Dim
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
-from anyregion.compact.region_features import MEMORY, POOLED
-from anyregion.compact.region_head import GRAPH, INPUTS, NUMBERS, Calibration
-from anyregion.compact.text_encoder import WIDTH
-from anyregion.compact.training.onnx_export import export, rounded
+from anyregion.compact.image_encoder import CHANNELS
+from anyregion.compact.region_head import GRAPH, NUMBERS, Calibration
+from anyregion.compact.training.export import export_region_head, rounded
+from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, read_json, write_json, writing
@@ -22,14 +24,16 @@ WEIGHTS = "namer_weights.safetensors"
 CONFIG = "namer.json"
 FORMAT = "anyregion.compact.namer/1"
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def save_region_head(
     module: RegionHeadModule,
     folder: Path,
-    numbers: Calibration,
+    calibration: Calibration,
     *,
     licence: str,
-    figures: dict[str, float],
+    metrics: Mapping[str, float],
 ) -> None:
     """Write the module, ready for `compact` (graph and numbers), and for going on (weights).
 
@@ -42,28 +46,28 @@ def save_region_head(
     with writing(folder):
         export_region_head(module, folder / GRAPH)
         with atomic_path(folder / NUMBERS) as temporary:
-            temporary.write_bytes(numbers.to_bytes())
-        about = {
+            temporary.write_bytes(calibration.to_bytes())
+        content = {
             "format": FORMAT,
             "module": asdict(module.config),
             "licence": licence,
-            "names": list(numbers.names),
-            "figures": figures,
+            "names": list(calibration.names),
+            "figures": dict(metrics),
         }
-        write_json(folder / CONFIG, about, indent=2)
+        write_json(folder / CONFIG, content, indent=2)
 
 
 def load_region_head_module(folder: Path) -> RegionHeadModule:
-    """The module of a folder that `save_region_head` made, as its graph is (rounded to float16).
+    """The module of a folder that `save_region_head` wrote, as its graph is (rounded to float16).
 
     Raises:
         CheckpointError: missing, broken, or not fitting its configuration.
     """
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder}: no {CONFIG}: not a folder made by training compact")
-    about = read_json(folder / CONFIG)
+    content = read_json(folder / CONFIG)
     try:
-        module = RegionHeadModule(RegionHeadConfig(**about["module"]))
+        module = RegionHeadModule(RegionHeadConfig(**content["module"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG}: malformed ({error})") from None
     weights = read_state_dict(folder / WEIGHTS)
@@ -73,41 +77,41 @@ def load_region_head_module(folder: Path) -> RegionHeadModule:
     return module.eval()
 
 
-def export_region_head(module: RegionHeadModule, path: Path) -> None:
-    """Write the graph that `anyregion.compact.region_head.RegionHead` runs.
+def write_head(head: nn.Module, path: Path, config: Mapping[str, Any]) -> None:
+    """Write the weights of a mask head or proposal head, its configuration in the metadata."""
+    metadata = {
+        "head": "MaskHead" if isinstance(head, MaskHeadModule) else "Finder",  # the format's names
+        "config": json.dumps(config),
+        "maps": json.dumps(CHANNELS),
+    }
+    write_tensors(path, {k: v.contiguous() for k, v in head.state_dict().items()}, metadata)
 
-    How many regions there are, and how many cells, is said when it runs.
+
+def read_mask_head(path: Path) -> MaskHeadModule:
+    """A mask head that `write_head` wrote.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no mask head.
     """
-    regions, cells = Dim("regions", min=1, max=65536), Dim("cells", min=2, max=65536)
-    export(
-        _OneImage(rounded(module)),
-        (
-            torch.rand(3, POOLED),
-            torch.rand(3, WIDTH),
-            torch.tensor([[0.1, 0.1, 0.5, 0.6]] * 3),
-            torch.rand(24, MEMORY),
-            torch.rand(24, 2),
-            torch.tensor([0.75, 1.0]),
-        ),
-        names=INPUTS,
-        outputs=("embeddings",),
-        shapes=({0: regions}, {0: regions}, {0: regions}, {0: cells}, {0: cells}, {}),
-        path=path,
-    )
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        head = MaskHeadModule(MaskHeadConfig(**json.loads(metadata["config"])))
+        head.load_state_dict(read_state_dict(path))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not a mask head ({error})") from None
+    return head.eval()
 
 
-class _OneImage(nn.Module):
-    def __init__(self, module: RegionHeadModule) -> None:
-        super().__init__()
-        self.module = module
+def unwrapped(module: nn.Module, kind: type[M]) -> M:
+    """The module itself, out of what a running mean or several processes wrapped around it.
 
-    def forward(
-        self,
-        pooled: Tensor,
-        conse: Tensor,
-        boxes: Tensor,
-        memory: Tensor,
-        cells: Tensor,
-        shape: Tensor,
-    ) -> Tensor:
-        return self.module.embed(pooled, conse, boxes, memory, cells, shape)
+    Raises:
+        TypeError: there is no such module inside.
+    """
+    while not isinstance(module, kind):
+        inner = getattr(module, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise TypeError(f"{type(module).__name__} holds no {kind.__name__}")
+        module = inner
+    return module

@@ -1,4 +1,4 @@
-"""The mask head's training, as the trainer's loop asks for it."""
+"""The training of the mask head: boxes of stored images to their masks."""
 
 from __future__ import annotations
 
@@ -8,21 +8,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
-from anyregion.compact.framing import frame_factors, frame_of
 from anyregion.compact.image_encoder import FeaturePyramid
 from anyregion.compact.mask_head import MaskHead
-from anyregion.compact.training.export_heads import export_mask_head
-from anyregion.compact.training.frozen_maps import as_maps, prepared
-from anyregion.compact.training.mask_head_module import MaskHeadConfig, MaskHeadModule
-from anyregion.compact.training.mask_losses import jittered, mask_losses, mask_target
-from anyregion.compact.training.metrics import MASK_METRICS, mask_figures
-from anyregion.compact.training.photographs import Photographs
-from anyregion.compact.training.region_sampler import RegionSampler, SampledRegions
-from anyregion.compact.training.torch_session import MaskHeadSession, bare, write_head
+from anyregion.compact.training.checkpoint import read_mask_head, unwrapped, write_head
+from anyregion.compact.training.dataset import (
+    CompactDataset,
+    RegionSampler,
+    SampledRegions,
+    check_features,
+)
+from anyregion.compact.training.export import MaskHeadSession, export_mask_head
+from anyregion.compact.training.losses import mask_losses
+from anyregion.compact.training.metrics import MASK_METRICS, mask_metrics
+from anyregion.compact.training.modules import (
+    MaskHeadConfig,
+    MaskHeadModule,
+    as_tensors,
+    enlarged,
+    standardised,
+)
+from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.masks import RLE, decode_mask
+from anyregion.regions import Boxes
+from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator, seed_torch
 from anyregion.training.task import Task
 
@@ -50,12 +63,72 @@ class MaskTaskConfig:
     tint: float = 0.2
 
 
+@dataclass(frozen=True)
+class MaskTrainingConfig:
+    """Training `compact`'s mask head: from boxes to masks.
+
+    Attributes:
+        store: folder made by `anyregion cache --model compact` of annotations with masks.
+        images: folder of its image files: the head also sees the pixels.
+        validation: a store that is not trained on, for metrics.
+        validation_images: folder of its image files; None where it is `images` too.
+        teacher: `mask_head.safetensors` of a training before, for `task.taught_images`.
+        task: how it is trained.
+        licence: under which the weights may be used.
+        terms: of the data, for the card.
+    """
+
+    store: str
+    images: str
+    validation: str
+    validation_images: str | None = None
+    teacher: str | None = None
+    task: MaskTaskConfig = field(default_factory=MaskTaskConfig)
+    licence: str = "unstated"
+    terms: str = "unstated"
+
+
+def build_mask_task(settings: MaskTrainingConfig, *, loop: LoopConfig) -> MaskTask:
+    """Make the mask head's task.
+
+    Raises:
+        InputError: stores that cannot be had, hold no masks, or were made by another encoder.
+    """
+    store, validation = open_stores(settings.store, settings.validation)
+    validation_images = settings.validation_images or settings.images
+    teacher = None
+    if settings.teacher is not None:
+        teacher = MaskHead(MaskHeadSession(read_mask_head(Path(settings.teacher))))
+    return MaskTask(
+        CompactDataset(store, Path(settings.images)),
+        config=settings.task,
+        validation=CompactDataset(validation, Path(validation_images)),
+        teacher=teacher,
+        seed=loop.seed,
+        terms=settings.terms,
+        licence=settings.licence,
+    )
+
+
+def open_stores(train: str, validation: str) -> tuple[Store, Store]:
+    """The stores of a localising head: the first holds mirror images, both of one encoder.
+
+    Raises:
+        InputError: naming the store.
+    """
+    stores = Store(train, masks=True), Store(validation, masks=True)
+    check_features(stores, stores[0])
+    if not stores[0].info.mirrored:
+        raise InputError(f"{train}: made without mirror images; make it anew")
+    return stores
+
+
 @dataclass(frozen=True, eq=False)
 class MaskExample:
     """One image, ready to learn from.
 
     Attributes:
-        maps: see `as_maps`.
+        maps: see `as_tensors`.
         frame: the network's input, `(1, 3, H, W)`.
         boxes: `(n, 4)` in pixels of the network's input.
         targets: `(n, side, side)`.
@@ -71,8 +144,8 @@ class MaskTask(Task):
     """A `Task`: boxes of the training images to their masks.
 
     Args:
-        photographs: with masks; regions without one are left out, or taught.
-        held_out: what `validate` measures on, or None.
+        dataset: with masks; regions without one are left out, or taught.
+        validation: what `validate` measures on, or None.
         teacher: a head trained before, whose masks stand in where the annotations have none: a few
             thousand masks are soon learned by heart, and boxes are many. Needed for
             `taught_images`.
@@ -85,59 +158,61 @@ class MaskTask(Task):
 
     def __init__(
         self,
-        photographs: Photographs,
+        dataset: CompactDataset,
         *,
         config: MaskTaskConfig | None = None,
-        held_out: Photographs | None = None,
+        validation: CompactDataset | None = None,
         teacher: MaskHead | None = None,
         seed: int = 0,
         terms: str = "unstated",
         licence: str = "unstated",
     ) -> None:
         self.config = config or MaskTaskConfig()
-        self._photographs = photographs
-        self._held_out = held_out
-        self.metrics = {} if held_out is None else MASK_METRICS
+        self._dataset = dataset
+        self._validation = validation
+        self.metrics = {} if validation is None else MASK_METRICS
         self._card = {"data": terms, "licence": licence}
         self._seed = seed
-        rows = [photographs.rows(i, with_mask=True) for i in range(len(photographs))]
-        self._epochs = RegionSampler(rows, at_most=self.config.regions, seed=seed, kind="masks")
+        rows = [dataset.rows(i, with_mask=True) for i in range(len(dataset))]
+        self._sampler = RegionSampler(rows, at_most=self.config.regions, seed=seed, kind="masks")
         self._teacher = teacher
-        self._taught: RegionSampler | None = None
-        self._teachings: dict[int, dict[int, RLE]] = {}
+        self._taught_sampler: RegionSampler | None = None
+        self._teacher_masks: dict[int, dict[int, RLE]] = {}
         if self.config.taught_images:
             if teacher is None:
                 raise InputError("taught_images need a teacher")
-            without = [photographs.rows(i, with_mask=False) for i in range(len(photographs))]
-            self._taught = RegionSampler(
+            without = [dataset.rows(i, with_mask=False) for i in range(len(dataset))]
+            self._taught_sampler = RegionSampler(
                 without, at_most=self.config.regions, seed=seed, kind="taught"
             )
         seed_torch(seed, "mask head")
-        used = [i for i, found in enumerate(rows) if len(found)]
-        self.module: nn.Module = prepared(
-            MaskHeadModule(self.config.head), photographs.reader, used
+        images = [i for i, of_image in enumerate(rows) if len(of_image)]
+        self.module: nn.Module = standardised(
+            MaskHeadModule(self.config.head), dataset.reader, images
         )
 
     @property
     def items_per_epoch(self) -> int:
         """Items in which every region comes once."""
-        return self._epochs.items
+        return self._sampler.items
 
     def plan(self, step: int) -> Sequence[SampledRegions]:
-        first, more = step * self.config.images, step * self.config.taught_images
-        items = [self._epochs.item(first + i) for i in range(self.config.images)]
-        if self._taught is not None:
-            items += [self._taught.item(more + i) for i in range(self.config.taught_images)]
+        """See `Task`."""
+        images, taught = self.config.images, self.config.taught_images
+        items = [self._sampler.item(step * images + i) for i in range(images)]
+        if self._taught_sampler is not None:
+            items += [self._taught_sampler.item(step * taught + i) for i in range(taught)]
         return items
 
     def load(self, item: SampledRegions) -> MaskExample:
-        config, photographs = self.config, self._photographs
-        draw = generator(self._seed, item.kind, item.position, "example")
-        maps = photographs.maps(item.image, flipped=item.flipped)
+        """See `Task`."""
+        config, dataset = self.config, self._dataset
+        random = generator(self._seed, item.kind, item.position, "example")
+        pyramid = dataset.pyramid(item.image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
-        boxes = jittered(
-            photographs.boxes(item.image, rows, flipped=item.flipped),
-            draw,
+        boxes = jitter_sides(
+            dataset.boxes(item.image, rows, flipped=item.flipped),
+            random,
             spread=config.spread,
             share=config.jittered,
         )
@@ -146,9 +221,15 @@ class MaskTask(Task):
             mask = decode_mask(self._mask(item.image, row))
             mask = mask[:, ::-1] if item.flipped else mask
             targets.append(mask_target(mask, box, side=config.head.side, margin=config.head.margin))
-        frame = self._frame(maps, item, draw)
-        framed = torch.from_numpy(boxes * frame_factors(maps)).float()
-        return MaskExample(as_maps(maps.maps), frame, framed, torch.stack(targets))
+        frame = pyramid.letterbox(dataset.pixels(item.image, flipped=item.flipped))
+        contrast = np.float32(1 + random.uniform(-1, 1) * config.brightness)
+        tint = (random.uniform(-1, 1, (1, 3, 1, 1)) * config.tint).astype(np.float32)
+        return MaskExample(
+            as_tensors(pyramid.maps),
+            torch.from_numpy(frame * contrast + tint),
+            torch.from_numpy(boxes * pyramid.frame_scale()).float(),
+            torch.stack(targets),
+        )
 
     def losses(self, module: nn.Module, examples: Sequence[MaskExample]) -> dict[str, Tensor]:
         """See `Task`. An image's loss is the sum over its regions, over `config.regions`."""
@@ -158,55 +239,82 @@ class MaskTask(Task):
             [e.frame.to(device) for e in examples],
             [e.boxes.to(device) for e in examples],
         )
-        targets = torch.cat([e.targets for e in examples]).to(device)
-        found = mask_losses(logits.float(), quality.float(), targets)
+        targets = torch.cat([e.targets for e in examples]).to(device)  # (N, side, side)
+        by_region = mask_losses(logits.float(), quality.float(), targets)
         counts = [len(e.boxes) for e in examples]
         return {
             name: torch.stack([part.sum() for part in torch.split(values, counts)])
             / self.config.regions
-            for name, values in found.items()
+            for name, values in by_region.items()
         }
 
     def card(self) -> Mapping[str, str]:
-        """Lines of the card."""
-        return {**self._card, "eyes": self._photographs.reader.fingerprint}
+        """See `Task`."""
+        return {**self._card, "eyes": self._dataset.reader.fingerprint}
 
     def describe(self, item: SampledRegions) -> str:
-        return self._photographs.describe(item.image, item.flipped)
+        """See `Task`."""
+        return self._dataset.describe(item.image, item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Mean intersection over union of held-out regions at the image's resolution, box given."""
-        if self._held_out is None:
+        """See `Task`: masks of held-out boxes at the image's resolution."""
+        if self._validation is None:
             return {}
-        return mask_figures(MaskHead(MaskHeadSession(bare(module, MaskHeadModule))), self._held_out)
+        head = MaskHead(MaskHeadSession(unwrapped(module, MaskHeadModule)))
+        return mask_metrics(head, self._validation)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write `mask_head.safetensors` and `mask_head.onnx`."""
-        head = bare(module, MaskHeadModule)
+        head = unwrapped(module, MaskHeadModule)
         write_head(head, folder / "mask_head.safetensors", asdict(self.config.head))
         export_mask_head(head, folder / "mask_head.onnx")
 
     def _mask(self, image: int, row: int) -> RLE:
         """The mask of a region: the annotations', else the teacher's."""
-        masks = self._photographs.reader.annotations.segmentations
+        dataset, masks = self._dataset, self._dataset.reader.annotations.segmentations
         if self._teacher is None or (masks is not None and masks[row]):
-            return self._photographs.rle(image, row)
-        if image not in self._teachings:
-            # all of an image at once, so that the numbers do not depend on the order of asking
-            rows = self._photographs.rows(image, with_mask=False)
-            found, _ = self._teacher.masks_from_boxes(
-                self._photographs.maps(image),
-                self._photographs.pixels(image),
-                self._photographs.boxes(image, rows),
+            return dataset.rle(image, row)
+        if image not in self._teacher_masks:
+            # all of an image at once, so that the numbers do not depend on the order of items
+            rows = dataset.rows(image, with_mask=False)
+            pyramid: FeaturePyramid = dataset.pyramid(image)
+            grown, _ = self._teacher.masks_from_boxes(
+                pyramid, pyramid.letterbox(dataset.pixels(image)), dataset.boxes(image, rows)
             )
-            self._teachings[image] = dict(zip(rows.tolist(), found, strict=True))
-        return self._teachings[image][row]
+            self._teacher_masks[image] = dict(zip(rows.tolist(), grown, strict=True))
+        return self._teacher_masks[image][row]
 
-    def _frame(
-        self, maps: FeaturePyramid, item: SampledRegions, draw: np.random.Generator
-    ) -> Tensor:
-        pixels = self._photographs.pixels(item.image, flipped=item.flipped)
-        contrast = 1 + draw.uniform(-1, 1) * self.config.brightness
-        tint = draw.uniform(-1, 1, (1, 3, 1, 1)) * self.config.tint
-        frame = frame_of(maps, pixels) * np.float32(contrast) + tint.astype(np.float32)
-        return torch.from_numpy(frame)
+
+def mask_target(
+    mask: NDArray[np.bool_], box: NDArray[np.float64], *, side: int, margin: float
+) -> Tensor:
+    """The share of each cell that lies in the mask, `(side, side)`.
+
+    Args:
+        mask: of the image, `(height, width)`.
+        box: xyxy in pixels of the image.
+        side, margin: see `MaskHeadConfig`.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(mask)).float()[None, None]  # (1, 1, H, W)
+    wide = enlarged(torch.from_numpy(box[None]).float(), margin)
+    # -1: as many samples as pixels
+    share: Tensor = roi_align(pixels, [wide], side, 1.0, -1, aligned=True)[0, 0]
+    return share
+
+
+def jitter_sides(
+    boxes: Boxes, random: np.random.Generator, *, spread: float, share: float
+) -> Boxes:
+    """Boxes whose sides are moved at random, as a detector's or a hand's would be.
+
+    Args:
+        boxes: `(N, 4)`.
+        random: where the numbers come from.
+        spread: deviation of a side, as a share of the box's width or height; at most four of them.
+        share: of the boxes that are moved.
+    """
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    shifts = np.clip(random.normal(size=boxes.shape), -4, 4) * spread
+    moved = random.random((len(boxes), 1)) < share
+    jittered: Boxes = boxes + np.where(moved, shifts, 0) * sides
+    return jittered

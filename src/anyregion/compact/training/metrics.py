@@ -1,17 +1,22 @@
-"""How well the heads find and cut things out on images not trained on."""
+"""Metrics and calibration of the heads on images that they were not trained on."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator, Sequence
 
-from anyregion.compact.grid_boxes import overlaps
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.proposal_head import ProposalHead
-from anyregion.compact.training.photographs import Photographs
-from anyregion.evaluation.metrics.calibration import auroc
-from anyregion.evaluation.metrics.overlap import AR_THRESHOLDS, count_matched
-from anyregion.masks import RLE, decode_mask, mask_iou
+from anyregion.compact.training.dataset import CompactDataset
+from anyregion.errors import InputError
+from anyregion.evaluation.metrics.calibration import auroc, ece
+from anyregion.evaluation.metrics.overlap import AR_THRESHOLDS, count_matched, mask_ious, mean_iou
+from anyregion.masks import decode_mask
+from anyregion.proposals import box_iou
 from anyregion.training.task import Metric
 
 LIMITS = (10, 100, 300)
@@ -29,99 +34,116 @@ POINT_METRICS = {
 }
 
 
-def mask_figures(head: MaskHead, photographs: Photographs) -> dict[str, float]:
-    """Masks of the annotated boxes against the annotated masks, at the image's resolution.
-
-    Returns:
-        The values of `MASK_METRICS`.
-    """
-    reached: list[float] = []
+def mask_metrics(head: MaskHead, dataset: CompactDataset) -> dict[str, float]:
+    """The values of `MASK_METRICS`: masks of annotated boxes, at the image's resolution."""
+    ious: list[float] = []
     scores: list[float] = []
-    for image in range(len(photographs)):
-        rows = photographs.rows(image, with_mask=True)
-        if not len(rows):
-            continue
-        boxes = photographs.boxes(image, rows)
-        found, said = head.masks_from_boxes(
-            photographs.maps(image), photographs.pixels(image), boxes
-        )
-        meant = [photographs.rle(image, row) for row in rows.tolist()]
-        reached += [mask_iou(a, b) for a, b in zip(found, meant, strict=True)]
-        scores += said.tolist()
-    good = np.array(reached) > 0.75
-    return {
-        "mean_iou": float(np.mean(reached)),
-        "auroc": _told_apart(scores, good),
-    }
+    for image, rows in _images_with_masks(dataset):
+        pyramid = dataset.pyramid(image)
+        frame = pyramid.letterbox(dataset.pixels(image))
+        masks, predicted = head.masks_from_boxes(pyramid, frame, dataset.boxes(image, rows))
+        ious += mask_ious(masks, [dataset.rle(image, row) for row in rows.tolist()]).tolist()
+        scores += predicted.tolist()
+    return {"mean_iou": mean_iou(ious), "auroc": _auroc_of_quality(scores, ious, 0.75)}
 
 
-def proposal_figures(finder: ProposalHead, photographs: Photographs) -> dict[str, float]:
-    """Average recall of the annotated boxes, of any class, that COCO's evaluation defines.
-
-    Returns:
-        The values of `PROPOSAL_METRICS`.
-    """
+def proposal_metrics(head: ProposalHead, dataset: CompactDataset) -> dict[str, float]:
+    """The values of `PROPOSAL_METRICS`: recall of annotated boxes of any class, as COCO's."""
     matched = np.zeros((len(LIMITS), len(AR_THRESHOLDS)))
     total = 0
-    for image in range(len(photographs)):
-        rows = photographs.rows(image)
+    for image in range(len(dataset)):
+        rows = dataset.rows(image)
         if not len(rows):
             continue
-        boxes, _ = finder.propose(
-            photographs.maps(image), photographs.size(image), limit=max(LIMITS)
-        )
-        meant = photographs.boxes(image, rows)
-        total += len(meant)
+        boxes, _ = head.propose(dataset.pyramid(image), limit=max(LIMITS))
+        true_boxes = dataset.boxes(image, rows)
+        total += len(true_boxes)
         for i, limit in enumerate(LIMITS):
-            matched[i] += [count_matched(boxes[:limit], meant, t) for t in AR_THRESHOLDS]
-    recall = matched / max(total, 1)
-    named = {f"ar_{limit}": float(recall[i].mean()) for i, limit in enumerate(LIMITS)}
-    return named | {f"recall50_{limit}": float(recall[i, 0]) for i, limit in enumerate(LIMITS)}
+            matched[i] += [count_matched(boxes[:limit], true_boxes, t) for t in AR_THRESHOLDS]
+    recall = matched / max(total, 1)  # (limits, thresholds)
+    by_limit = {f"ar_{limit}": float(recall[i].mean()) for i, limit in enumerate(LIMITS)}
+    return by_limit | {f"recall50_{limit}": float(recall[i, 0]) for i, limit in enumerate(LIMITS)}
 
 
-def point_figures(
-    finder: ProposalHead, head: MaskHead | None, photographs: Photographs, *, seed: int = 0
+def point_metrics(
+    head: ProposalHead, dataset: CompactDataset, *, seed: int = 0
 ) -> dict[str, float]:
-    """Regions grown from one point, drawn evenly from the pixels of each annotated mask.
-
-    Returns:
-        `point_box_iou`; `point_mask_iou` if there is a head; `point_auroc`, how well the finder's
-        score tells boxes above 0.5 from those below.
-    """
-    draw = np.random.default_rng(seed)
-    box_reached: list[float] = []
-    mask_reached: list[float] = []
+    """The values of `POINT_METRICS`: a point is drawn evenly from the pixels of each mask."""
+    random = np.random.default_rng(seed)
+    ious: list[float] = []
     scores: list[float] = []
-    for image in range(len(photographs)):
-        rows = photographs.rows(image, with_mask=True)
-        if not len(rows):
-            continue
-        meant = [photographs.rle(image, row) for row in rows.tolist()]
-        points = [_any_pixel(rle, draw) for rle in meant]
-        maps, size = photographs.maps(image), photographs.size(image)
-        ones = [np.ones(1, dtype=np.int64)] * len(rows)
-        boxes, said = finder.boxes_from_points(maps, size, points, ones)
-        targets = photographs.boxes(image, rows)
-        box_reached += [float(overlaps(a, b[None])[0]) for a, b in zip(boxes, targets, strict=True)]
-        scores += said.tolist()
-        if head is not None:
-            found, _ = head.masks_from_boxes(maps, photographs.pixels(image), boxes)
-            mask_reached += [mask_iou(a, b) for a, b in zip(found, meant, strict=True)]
-    good = np.array(box_reached) > 0.5
-    figures = {
-        "point_box_iou": float(np.mean(box_reached)),
-        "point_auroc": _told_apart(scores, good),
-    }
-    return figures | ({"point_mask_iou": float(np.mean(mask_reached))} if head else {})
+    for image, rows in _images_with_masks(dataset):
+        points = []
+        for row in rows.tolist():
+            y, x = np.nonzero(decode_mask(dataset.rle(image, row)))
+            pixel = random.integers(len(y))
+            points.append(np.array([[x[pixel], y[pixel]]], dtype=np.float64))
+        foreground = [np.ones(1, dtype=np.int64)] * len(rows)
+        boxes, predicted = head.boxes_from_points(dataset.pyramid(image), points, foreground)
+        ious += np.diag(box_iou(boxes, dataset.boxes(image, rows))).tolist()
+        scores += predicted.tolist()
+    return {"point_box_iou": mean_iou(ious), "point_auroc": _auroc_of_quality(scores, ious, 0.5)}
 
 
-def _any_pixel(rle: RLE, draw: np.random.Generator) -> NDArray[np.float64]:
-    y, x = np.nonzero(decode_mask(rle))
-    chosen = draw.integers(len(y))
-    return np.array([[x[chosen], y[chosen]]], dtype=np.float64)
+def fit_scores(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Scale and bias whose `sigmoid(scale * best cosine + bias)` is how often the best is right.
+
+    A name's score then depends on the region and the name alone, not on the other names: a
+    threshold means the same for a short vocabulary and a long one, and a low best score means
+    "none of these".
+
+    The targets are Platt's (1999, section 2.2), a little inside 0 and 1, so that there is always a
+    fit, also where every region is named rightly.
+
+    Args:
+        cosines: `(N, C)` of regions and names.
+        labels: `(N,)` the right names.
+
+    Raises:
+        InputError: no region.
+    """
+    if not len(labels):
+        raise InputError("scores cannot be calibrated: the validation data has no region")
+    correct = cosines.argmax(axis=1) == labels
+    hits = int(correct.sum())
+    targets = np.where(correct, (hits + 1) / (hits + 2), 1 / (len(correct) - hits + 2))
+    x = torch.from_numpy(cosines.max(axis=1).astype(np.float64))
+    y = torch.from_numpy(targets)
+    line = torch.tensor([10.0, -5.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(line[0] * x + line[1], y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    scale, bias = line.tolist()
+    return scale, bias
 
 
-def _told_apart(scores: list[float], good: NDArray[np.bool_]) -> float:
-    values = np.array(scores)
-    found = auroc(values[good], values[~good])
-    return float("nan") if found is None else found
+def held_out_ece(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Calibration error where each half of the regions is scored by a fit on the other half."""
+    middle = len(labels) // 2
+    halves = (slice(None, middle), slice(middle, None))
+    scores = np.zeros(len(labels))
+    for fitted, scored in (halves, halves[::-1]):
+        scale, bias = fit_scores(cosines[fitted], labels[fitted])
+        scores[scored] = 1 / (1 + np.exp(-(scale * cosines[scored].max(axis=1) + bias)))
+    return ece(scores, cosines.argmax(axis=1) == labels)
+
+
+def _images_with_masks(dataset: CompactDataset) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Positions of the images that have annotated masks, and the rows of those."""
+    for image in range(len(dataset)):
+        rows = dataset.rows(image, with_mask=True)
+        if len(rows):
+            yield image, rows
+
+
+def _auroc_of_quality(scores: Sequence[float], ious: Sequence[float], threshold: float) -> float:
+    """How well predicted IoUs tell those above the threshold from the others; NaN if it cannot."""
+    predicted, good = np.array(scores), np.array(ious) > threshold
+    value = auroc(predicted[good], predicted[~good])
+    return float("nan") if value is None else value

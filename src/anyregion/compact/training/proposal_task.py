@@ -1,4 +1,4 @@
-"""The finder's training, as the trainer's loop asks for it."""
+"""The training of the proposal head: stored maps to all boxes, whatever their class."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyregion.compact.framing import frame_factors
 from anyregion.compact.proposal_head import ProposalHead
-from anyregion.compact.training.export_heads import export_proposal_head
-from anyregion.compact.training.frozen_maps import as_maps, prepared
+from anyregion.compact.training.checkpoint import unwrapped, write_head
+from anyregion.compact.training.dataset import CompactDataset, RegionSampler, SampledRegions
+from anyregion.compact.training.export import ProposalHeadSession, export_proposal_head
+from anyregion.compact.training.losses import proposal_losses
+from anyregion.compact.training.mask_task import open_stores
 from anyregion.compact.training.metrics import (
     POINT_METRICS,
     PROPOSAL_METRICS,
-    point_figures,
-    proposal_figures,
+    point_metrics,
+    proposal_metrics,
 )
-from anyregion.compact.training.photographs import Photographs
-from anyregion.compact.training.proposal_head_module import ProposalHeadConfig, ProposalHeadModule
-from anyregion.compact.training.proposal_losses import proposal_losses
-from anyregion.compact.training.region_sampler import RegionSampler, SampledRegions
-from anyregion.compact.training.torch_session import ProposalHeadSession, bare, write_head
+from anyregion.compact.training.modules import (
+    ProposalHeadConfig,
+    ProposalHeadModule,
+    as_tensors,
+    standardised,
+)
+from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import seed_torch
 from anyregion.training.task import Task
 
 
 @dataclass(frozen=True)
 class ProposalTaskConfig:
-    """How the finder is trained.
+    """How the proposal head is trained.
 
     Attributes:
         head: its sizes.
@@ -42,9 +46,45 @@ class ProposalTaskConfig:
     images: int = 6
 
 
+@dataclass(frozen=True)
+class ProposalTrainingConfig:
+    """Training `compact`'s proposal head: boxes without a prompt, and boxes at points.
+
+    Attributes:
+        store: folder made by `anyregion cache --model compact`.
+        validation: a store that is not trained on, for metrics; points need its masks.
+        task: how it is trained.
+        licence: under which the weights may be used.
+        terms: of the data, for the card.
+    """
+
+    store: str
+    validation: str
+    task: ProposalTaskConfig = field(default_factory=ProposalTaskConfig)
+    licence: str = "unstated"
+    terms: str = "unstated"
+
+
+def build_proposal_task(settings: ProposalTrainingConfig, *, loop: LoopConfig) -> ProposalTask:
+    """Make the proposal head's task.
+
+    Raises:
+        InputError: stores that cannot be had, or were made by another encoder.
+    """
+    store, validation = open_stores(settings.store, settings.validation)
+    return ProposalTask(
+        CompactDataset(store),
+        config=settings.task,
+        validation=CompactDataset(validation),
+        seed=loop.seed,
+        terms=settings.terms,
+        licence=settings.licence,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class ProposalExample:
-    """One image: its maps (see `as_maps`) and its things `(n, 4)` in the network's pixels."""
+    """One image: its maps (see `as_tensors`) and its things `(n, 4)` in the network's pixels."""
 
     maps: dict[str, Tensor]
     things: Tensor
@@ -54,8 +94,8 @@ class ProposalTask(Task):
     """A `Task`: from the maps of the training images to all their boxes, whatever their class.
 
     Args:
-        photographs: images without a region are left out; pixels are not read.
-        held_out: what `validate` measures on, or None.
+        dataset: images without a region are left out; pixels are not read.
+        validation: what `validate` measures on, or None.
         seed: of everything random, the head's first weights among it.
         terms, licence: of the data and of the weights, for the card.
 
@@ -65,73 +105,77 @@ class ProposalTask(Task):
 
     def __init__(
         self,
-        photographs: Photographs,
+        dataset: CompactDataset,
         *,
         config: ProposalTaskConfig | None = None,
-        held_out: Photographs | None = None,
+        validation: CompactDataset | None = None,
         seed: int = 0,
         terms: str = "unstated",
         licence: str = "unstated",
     ) -> None:
         self.config = config or ProposalTaskConfig()
-        self._photographs = photographs
-        self._held_out = held_out
-        if held_out is not None:
-            with_masks = held_out.reader.annotations.segmentations is not None
-            self.metrics = PROPOSAL_METRICS | (POINT_METRICS if with_masks else {})
+        self._dataset = dataset
+        self._validation = validation
         self._card = {"data": terms, "licence": licence}
-        rows = [photographs.rows(i) for i in range(len(photographs))]
-        self._epochs = RegionSampler(rows, at_most=None, seed=seed)
-        seed_torch(seed, "finder")
-        used = [i for i, found in enumerate(rows) if len(found)]
-        self.module: nn.Module = prepared(
-            ProposalHeadModule(self.config.head), photographs.reader, used
+        if validation is not None:
+            with_masks = validation.reader.annotations.segmentations is not None
+            self.metrics = PROPOSAL_METRICS | (POINT_METRICS if with_masks else {})
+        rows = [dataset.rows(i) for i in range(len(dataset))]
+        self._sampler = RegionSampler(rows, at_most=None, seed=seed)
+        seed_torch(seed, "finder")  # the recipe's name of the head: seeds stay
+        images = [i for i, of_image in enumerate(rows) if len(of_image)]
+        self.module: nn.Module = standardised(
+            ProposalHeadModule(self.config.head), dataset.reader, images
         )
 
     @property
     def items_per_epoch(self) -> int:
         """Items in which every image comes once."""
-        return self._epochs.items
+        return self._sampler.items
 
     def plan(self, step: int) -> Sequence[SampledRegions]:
+        """See `Task`."""
         first = step * self.config.images
-        return [self._epochs.item(first + i) for i in range(self.config.images)]
+        return [self._sampler.item(first + i) for i in range(self.config.images)]
 
     def load(self, item: SampledRegions) -> ProposalExample:
-        maps = self._photographs.maps(item.image, flipped=item.flipped)
+        """See `Task`."""
+        pyramid = self._dataset.pyramid(item.image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
-        boxes = self._photographs.boxes(item.image, rows, flipped=item.flipped)
-        framed = torch.from_numpy(boxes * frame_factors(maps)).float()
-        return ProposalExample(as_maps(maps.maps), framed)
+        boxes = self._dataset.boxes(item.image, rows, flipped=item.flipped)
+        framed = torch.from_numpy(boxes * pyramid.frame_scale()).float()
+        return ProposalExample(as_tensors(pyramid.maps), framed)
 
     def losses(self, module: nn.Module, examples: Sequence[ProposalExample]) -> dict[str, Tensor]:
+        """See `Task`."""
         device = next(module.parameters()).device
         images = [{name: cells.to(device) for name, cells in e.maps.items()} for e in examples]
-        found = [
+        by_image = [
             proposal_losses(answer, example.things.to(device), *example.maps["stride32"].shape[:2])
             for answer, example in zip(module(images), examples, strict=True)
         ]
-        return {name: torch.stack([losses[name] for losses in found]) for name in found[0]}
+        return {name: torch.stack([losses[name] for losses in by_image]) for name in by_image[0]}
 
     def card(self) -> Mapping[str, str]:
-        """Lines of the card."""
-        return {**self._card, "eyes": self._photographs.reader.fingerprint}
+        """See `Task`."""
+        return {**self._card, "eyes": self._dataset.reader.fingerprint}
 
     def describe(self, item: SampledRegions) -> str:
-        return self._photographs.describe(item.image, item.flipped)
+        """See `Task`."""
+        return self._dataset.describe(item.image, item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Recall of held-out boxes, and what one point in each held-out mask finds."""
-        if self._held_out is None:
+        """Recall of held-out boxes, and how well one point in each held-out mask is boxed."""
+        if self._validation is None:
             return {}
-        finder = ProposalHead(ProposalHeadSession(bare(module, ProposalHeadModule)))
-        figures = proposal_figures(finder, self._held_out)
-        if self._held_out.reader.annotations.segmentations is not None:
-            figures |= point_figures(finder, None, self._held_out)
-        return figures
+        head = ProposalHead(ProposalHeadSession(unwrapped(module, ProposalHeadModule)))
+        metrics = proposal_metrics(head, self._validation)
+        if self._validation.reader.annotations.segmentations is not None:
+            metrics |= point_metrics(head, self._validation)
+        return metrics
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write `finder.safetensors` and `finder.onnx`."""
-        head = bare(module, ProposalHeadModule)
+        head = unwrapped(module, ProposalHeadModule)
         write_head(head, folder / "finder.safetensors", asdict(self.config.head))
         export_proposal_head(head, folder / "finder.onnx")

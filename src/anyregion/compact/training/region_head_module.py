@@ -1,10 +1,11 @@
-"""The trained module of `compact`: evidence of regions in, embeddings in the words' space out.
+"""The region head in torch: features of regions in, embeddings in the space of the texts out.
 
-RegionSpot's idea at a small size: a token that knows where the region is (its box, what several
-stages of the eyes show in it) attends to what the whole image shows, and is projected into the
-words' space. Each region attends on its own, so an answer does not depend on what else is asked.
-The result is added to the training-free answer (ConSE): without that residual the open vocabulary
-is lost.
+RegionSpot's idea at a small size: a token that knows where the region is (its box, the means of
+several maps in it) attends to the cells of the image, and is projected into the space of the texts.
+Each region attends on its own, so an answer does not depend on the other regions. The result is
+added to the training-free answer (ConSE): without that residual the open vocabulary is lost.
+
+Names of submodules are keys of saved weights: they stay.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from anyregion.compact.text_encoder import WIDTH
 from anyregion.errors import InputError
 
 _FREQUENCIES = 4
-_GEOMETRY = 7
-_RELATION = 8
+_GEOMETRY = 7  # numbers of `geometry` before the Fourier features
+_RELATION = 8  # numbers of `relation`
 
 
 @dataclass(frozen=True)
 class RegionHeadConfig:
-    """Sizes of the module.
+    """Sizes of a `RegionHeadModule`.
 
     Attributes:
         width: of the region's token.
@@ -81,35 +82,31 @@ class RegionHeadModule(nn.Module):
             nn.init.zeros_(self.projector.bias)
 
     def forward(self, images: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Embed the regions of several images; of each the arguments of `embed`."""
-        return [self.embed(*one) for one in images]
-
-    def embed(
-        self,
-        pooled: Tensor,
-        conse: Tensor,
-        boxes: Tensor,
-        memory: Tensor,
-        cells: Tensor,
-        shape: Tensor,
-    ) -> Tensor:
-        """Embed the regions of one image, `(N, 384)`, not normalised.
+        """Embed the regions of several images.
 
         Args:
-            pooled, conse, boxes, memory, cells, shape: as in `compact.evidence.Evidence`.
+            images: of each image `pooled`, `conse`, `boxes`, `memory`, `cells` and `shape`, as in
+                `RegionFeatures` (the order of `region_head.INPUTS`).
+
+        Returns:
+            Per image `(N, 384)`, not normalised.
         """
-        if not self.config.fine:
-            pooled = F.pad(pooled[:, -CHANNELS["last"] :], (POOLED - CHANNELS["last"], 0))
-        # cosines of 384 numbers are small next to what the LayerNorm gives: the same order
-        hidden = self.token(torch.cat([self.seen(pooled), conse * 5, geometry(boxes, shape)], -1))
-        if len(self.layers):
-            around = self.memory(self.around(memory))
-            relations = relation(boxes, cells)
-            for layer in self.layers:
-                hidden = layer(hidden, around, relations)
-        inner = self.linear2(self.dropout(F.gelu(self.linear1(self.norm1(hidden)))))
-        learned: Tensor = self.projector(self.norm2(self.dropout(hidden + inner)))
-        return conse * self.gain + learned if self.config.residual else learned
+        embeddings = []
+        for pooled, conse, boxes, memory, cells, shape in images:
+            if not self.config.fine:
+                pooled = F.pad(pooled[:, -CHANNELS["last"] :], (POOLED - CHANNELS["last"], 0))
+            # cosines of 384 numbers are small next to what the LayerNorm gives: the same order
+            token = torch.cat([self.seen(pooled), conse * 5, geometry(boxes, shape)], -1)
+            hidden = self.token(token)  # (N, W)
+            if len(self.layers):
+                around = self.memory(self.around(memory))  # (T, W)
+                relations = relation(boxes, cells)  # (N, T, 8)
+                for layer in self.layers:
+                    hidden = layer(hidden, around, relations)
+            inner = self.linear2(self.dropout(F.gelu(self.linear1(self.norm1(hidden)))))
+            learned = self.projector(self.norm2(self.dropout(hidden + inner)))  # (N, 384)
+            embeddings.append(conse * self.gain + learned if self.config.residual else learned)
+        return embeddings
 
 
 class RegionHeadLayer(nn.Module):
@@ -135,12 +132,12 @@ class RegionHeadLayer(nn.Module):
         heads, width = self.heads, hidden.shape[-1]
         query = self.query(self.norm1(hidden)).reshape(-1, heads, width // heads).transpose(0, 1)
         key, value = (
-            x.reshape(-1, heads, width // heads).transpose(0, 1)
+            x.reshape(-1, heads, width // heads).transpose(0, 1)  # (heads, T, W / heads)
             for x in self.key_value(memory).chunk(2, dim=-1)
         )
-        bias = self.near2(F.gelu(self.near1(relations))).permute(2, 0, 1)
+        bias = self.near2(F.gelu(self.near1(relations))).permute(2, 0, 1)  # (heads, N, T)
         weights = (query @ key.transpose(1, 2) * (width // heads) ** -0.5 + bias).softmax(-1)
-        mixed = (weights @ value).transpose(0, 1).reshape(-1, width)
+        mixed = (weights @ value).transpose(0, 1).reshape(-1, width)  # (N, W)
         hidden = hidden + self.dropout(self.out(mixed))
         inner = self.linear2(self.dropout(F.gelu(self.linear1(self.norm2(hidden)))))
         out: Tensor = hidden + self.dropout(inner)
@@ -152,18 +149,18 @@ def geometry(boxes: Tensor, shape: Tensor) -> Tensor:
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-4)
     centres = (boxes[:, 2:] + boxes[:, :2]) / 2
     aspect = (sides[:, :1] * shape[1]) / (sides[:, 1:] * shape[0])
-    plain = torch.cat([centres, sides, sides.log() / 5, aspect.log() / 3], dim=-1)
+    plain = torch.cat([centres, sides, sides.log() / 5, aspect.log() / 3], dim=-1)  # (N, 7)
     octaves = torch.pi * 2.0 ** torch.arange(_FREQUENCIES, device=boxes.device)
-    waves = (plain[:, :, None] * octaves).flatten(1)
+    waves = (plain[:, :, None] * octaves).flatten(1)  # (N, 28)
     return torch.cat([plain, waves.sin(), waves.cos()], dim=-1)
 
 
 def relation(boxes: Tensor, cells: Tensor) -> Tensor:
-    """Where each cell lies, seen from each box and in units of its sides, `(N, T, 8)`."""
+    """Where each cell lies, from each box and in units of its sides, `(N, T, 8)`."""
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-4)[:, None]
-    away = (cells[None] - (boxes[:, None, 2:] + boxes[:, None, :2]) / 2) / sides
+    away = (cells[None] - (boxes[:, None, 2:] + boxes[:, None, :2]) / 2) / sides  # (N, T, 2)
     inside = (away.abs() <= 0.5).all(dim=-1, keepdim=True).to(away.dtype)
     outside = (away.abs() - 0.5).clamp(min=0).square().sum(dim=-1, keepdim=True).add(1e-12).sqrt()
     signed = away.sign() * torch.log1p(away.abs() * 4) / 2
-    near = (-2 * away.square().sum(dim=-1, keepdim=True)).exp()
-    return torch.cat([signed, signed.abs(), inside, torch.log1p(2 * outside), near, 1 - near], -1)
+    close = (-2 * away.square().sum(dim=-1, keepdim=True)).exp()
+    return torch.cat([signed, signed.abs(), inside, torch.log1p(2 * outside), close, 1 - close], -1)

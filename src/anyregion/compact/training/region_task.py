@@ -1,9 +1,9 @@
-"""The task of `compact`'s module: stored maps, jittered boxes, names, a pull to what was known."""
+"""The training of the region head: stored maps, jittered boxes, names, a pull to ConSE's answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +13,101 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyregion.compact.conse import load_conse
-from anyregion.compact.region_features import RegionFeatures, extract_region_features
+from anyregion.compact.region_features import extract_region_features
 from anyregion.compact.region_head import INPUTS, Calibration
 from anyregion.compact.text_encoder import CompactTextEncoder
-from anyregion.compact.training.calibration import fit_scores, held_out_error
-from anyregion.compact.training.checkpoint import save_region_head
-from anyregion.compact.training.named_set import (
-    NamedSet,
-    check_features,
-    jittered,
-    named_set,
-    random_boxes,
-)
-from anyregion.compact.training.region_config import RegionTaskConfig
-from anyregion.compact.training.region_head_module import RegionHeadModule
-from anyregion.compact.training.region_losses import (
-    classification_loss,
-    distillation_loss,
-)
-from anyregion.data.mirror import mirror_boxes
+from anyregion.compact.training.checkpoint import save_region_head, unwrapped
+from anyregion.compact.training.dataset import NamedDataset, check_features, open_named_dataset
+from anyregion.compact.training.losses import classification_loss, distillation_loss
+from anyregion.compact.training.metrics import fit_scores, held_out_ece
+from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.data.samplers import EpochSampler
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
-from anyregion.regions import Regions
+from anyregion.regions import Boxes
 from anyregion.torch_utils.weights import fingerprint
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator, seed_torch
 from anyregion.training.task import ACCURACY_METRICS, Task
+
+_SMALLEST_RANDOM = 16.0  # pixels; a smaller box shows nothing that could be kept
+
+
+@dataclass(frozen=True)
+class RegionObjective:
+    """What the region head is trained for.
+
+    Attributes:
+        scale: of the cosines in the cross-entropy.
+        class_power: a class of n regions weighs n to the minus this; 0 treats regions alike.
+        distillation: pull of random boxes towards the training-free answer (1 - cosine): it keeps
+            the names that are never trained.
+        labelled_share: of that pull, on labelled regions.
+        random_boxes: how many an image.
+    """
+
+    scale: float = 20.0
+    class_power: float = 0.3
+    distillation: float = 1.0
+    labelled_share: float = 0.1
+    random_boxes: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise InputError(f"objective.scale must be above 0, not {self.scale}")
+        if self.distillation and self.random_boxes < 1:
+            raise InputError("objective.distillation needs random_boxes of at least 1")
+
+
+@dataclass(frozen=True)
+class RegionTaskConfig:
+    """Training `compact`'s region head on stored features.
+
+    Attributes:
+        stores: folders made by `anyregion cache --model compact`, each with its own vocabulary; an
+            image of any is as likely as one of any other.
+        validation: a store that is not trained on: metrics, and the calibration of scores.
+        unseen: classes left out of training, by name, or `every:STEP:FIRST` by position in the
+            order of ids (`every:4:1`: 1, 5, 9, ...); empty for none.
+        batch: images a step.
+        flip: chance of the mirror image.
+        jitter: how far each side of a box moves at most, as a fraction of the box.
+        novelty: gamma of calibrated stacking: what names unlike all that were trained gain, in
+            cosine, so as not to drown under those (see `compact.region_head`); chosen on validation
+            data with `unseen` classes left out of training.
+        module: sizes.
+        objective: losses.
+        licence: under which the weights may be used.
+        terms: of the data, for the card.
+    """
+
+    stores: tuple[str, ...]
+    validation: str
+    unseen: str = ""
+    batch: int = 8
+    flip: float = 0.5
+    jitter: float = 0.1
+    novelty: float = 0.24
+    module: RegionHeadConfig = field(default_factory=RegionHeadConfig)
+    objective: RegionObjective = field(default_factory=RegionObjective)
+    licence: str = "unstated"
+    terms: str = "unstated"
+
+    def __post_init__(self) -> None:
+        if not self.stores:
+            raise InputError("compact.stores is empty: name at least one folder")
+        if self.batch < 1 or not 0 <= self.flip <= 1 or not 0 <= self.jitter < 0.5:
+            raise InputError("compact: batch from 1, flip from 0 to 1, jitter from 0 to below 0.5")
 
 
 def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
     """Make the task: open the stores, read the names.
 
     Raises:
-        InputError: stores that cannot be had, or were made by other eyes.
+        InputError: stores that cannot be had, or were made by another encoder.
     """
-    bridge = load_conse()
-    words = CompactTextEncoder(bridge)
+    text_encoder = CompactTextEncoder(load_conse())
     seed_torch(loop.seed, "weights")
     module = RegionHeadModule(settings.module)
     stores = [Store(folder) for folder in settings.stores]
@@ -63,15 +120,19 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
                 "anew"
             )
     power = settings.objective.class_power
-    sets = [named_set(s, words, unseen=settings.unseen, class_power=power) for s in stores]
-    return RegionTask(module, sets, named_set(validation, words), settings, seed=loop.seed)
+    datasets = [
+        open_named_dataset(store, text_encoder, unseen=settings.unseen, class_power=power)
+        for store in stores
+    ]
+    validation_set = open_named_dataset(validation, text_encoder)
+    return RegionTask(module, datasets, validation_set, settings, seed=loop.seed)
 
 
 @dataclass(frozen=True)
 class RegionItem:
-    """One image of a step: of which data set, mirrored or not, and its place."""
+    """One image of a step: of which data set, mirrored or not, and its place in the step."""
 
-    data: int
+    dataset: int
     image: int
     flipped: bool
     step: int
@@ -80,10 +141,16 @@ class RegionItem:
 
 @dataclass(frozen=True, eq=False)
 class RegionExample:
-    """The evidence of labelled regions and then of random ones; rows of the former's names."""
+    """One image, ready to learn from.
 
-    data: int
-    evidence: RegionFeatures
+    Attributes:
+        dataset: position of the data set.
+        features: of labelled regions and then of random ones, in the order of `INPUTS`.
+        labels: `(labelled,)` rows of the former's names.
+    """
+
+    dataset: int
+    features: list[Tensor]
     labels: Tensor
 
 
@@ -92,10 +159,10 @@ class RegionTask(Task):
 
     Args:
         module: what learns.
-        sets: the data sets.
+        datasets: what it learns from.
         validation: not trained on; scores are calibrated on it too.
         settings: see `RegionTaskConfig`.
-        seed: of what is drawn.
+        seed: of everything random.
     """
 
     metrics = ACCURACY_METRICS
@@ -103,136 +170,157 @@ class RegionTask(Task):
     def __init__(
         self,
         module: RegionHeadModule,
-        sets: Sequence[NamedSet],
-        validation: NamedSet,
+        datasets: Sequence[NamedDataset],
+        validation: NamedDataset,
         settings: RegionTaskConfig,
         *,
         seed: int,
     ) -> None:
         self.module: nn.Module = module
-        self.sets, self.validation = tuple(sets), validation
+        self.datasets, self.validation = tuple(datasets), validation
         self.settings, self.seed = settings, seed
-        self.bridge = load_conse()
+        self.conse = load_conse()
         self._measured: tuple[str, NDArray[np.float32], NDArray[np.int64]] | None = None
-        self._images = [(number, int(i)) for number, s in enumerate(sets) for i in s.images]
+        self._images = [(number, int(i)) for number, d in enumerate(datasets) for i in d.images]
         self._sampler = EpochSampler(np.ones(len(self._images)), seed)
-        self._matrices = [torch.from_numpy(s.matrix) for s in sets]
-        self._weights = [torch.from_numpy(s.weights) for s in sets]
+        self._matrices = [torch.from_numpy(d.matrix) for d in datasets]
+        self._weights = [torch.from_numpy(d.weights) for d in datasets]
 
     def plan(self, step: int) -> list[RegionItem]:
         """See `Task`."""
         batch = self.settings.batch
         items = []
-        for place, drawn in enumerate(self._sampler.draw(step * batch, batch)):
-            number, image = self._images[drawn]
+        for place, position in enumerate(self._sampler.draw(step * batch, batch)):
+            number, image = self._images[position]
             flipped = bool(generator(self.seed, "flip", step, place).random() < self.settings.flip)
             items.append(RegionItem(number, image, flipped, step, place))
         return items
 
     def load(self, item: RegionItem) -> RegionExample:
         """See `Task`."""
-        data, objective = self.sets[item.data], self.settings.objective
-        boxes, labels, size = data.labelled(item.image)
-        if item.flipped:
-            boxes = mirror_boxes(boxes, size[1])
-        draw = generator(self.seed, "boxes", item.step, item.place)
-        boxes = jittered(boxes, size, self.settings.jitter, draw)
+        dataset, objective = self.datasets[item.dataset], self.settings.objective
+        pyramid = dataset.data.pyramid(item.image, flipped=item.flipped)
+        boxes, labels = dataset.labelled(item.image, flipped=item.flipped)
+        random = generator(self.seed, "boxes", item.step, item.place)
+        boxes = jitter_boxes(boxes, pyramid.size, self.settings.jitter, random)
         if objective.distillation:
-            boxes = np.concatenate([boxes, random_boxes(objective.random_boxes, size, draw)])
-        maps = data.maps(item.image, flipped=item.flipped)
-        evidence = extract_region_features(maps, size, Regions.from_boxes(boxes), self.bridge)
-        return RegionExample(item.data, evidence, torch.from_numpy(labels))
+            anywhere = random_boxes(objective.random_boxes, pyramid.size, random)
+            boxes = np.concatenate([boxes, anywhere])
+        features = extract_region_features(pyramid, boxes, self.conse)
+        tensors = [torch.from_numpy(getattr(features, name)) for name in INPUTS]
+        return RegionExample(item.dataset, tensors, torch.from_numpy(labels))
 
     def losses(self, module: nn.Module, examples: Sequence[RegionExample]) -> dict[str, Tensor]:
         """See `Task`; `naming` and `distillation` are the parts of `loss`."""
         objective = self.settings.objective
         device = next(self.module.parameters()).device
-        evidence = [_tensors(e.evidence, device) for e in examples]
-        naming, pull = [], []
-        for found, seen, example in zip(module(evidence), evidence, examples, strict=True):
-            found, count = found.float(), len(example.labels)
+        features = [[tensor.to(device) for tensor in e.features] for e in examples]
+        naming, distillation = [], []
+        for embeddings, inputs, example in zip(module(features), features, examples, strict=True):
+            embeddings, count = embeddings.float(), len(example.labels)
             naming.append(
                 classification_loss(
-                    found[:count],
+                    embeddings[:count],
                     example.labels.to(device),
-                    self._matrices[example.data].to(device),
-                    self._weights[example.data].to(device),
+                    self._matrices[example.dataset].to(device),
+                    self._weights[example.dataset].to(device),
                     scale=objective.scale,
                 )
             )
-            conse = seen[INPUTS.index("conse")]
-            pull.append(
-                distillation_loss(found, conse, count, labelled_share=objective.labelled_share)
+            conse = inputs[INPUTS.index("conse")]
+            distillation.append(
+                distillation_loss(embeddings, conse, count, labelled_share=objective.labelled_share)
             )
-        named, pulled = torch.stack(naming), torch.stack(pull)
-        loss = named + objective.distillation * pulled
-        return {"loss": loss, "naming": named.detach(), "distillation": pulled.detach()}
+        by_image, pull = torch.stack(naming), torch.stack(distillation)  # (B,) both
+        loss = by_image + objective.distillation * pull
+        return {"loss": loss, "naming": by_image.detach(), "distillation": pull.detach()}
 
     def describe(self, item: RegionItem) -> str:
         """See `Task`."""
-        name = self.sets[item.data].reader.annotations.file_names[item.image]
-        return f"{name}{' (mirrored)' if item.flipped else ''}"
+        return self.datasets[item.dataset].data.describe(item.image, item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """See `Task`: all names of the validation data asked, none favoured for being new."""
-        cosines, labels = self._measure(module)
+        """See `Task`: among all names of the validation data, none favoured for being new."""
+        cosines, labels = self._validation_cosines(module)
         return accuracies(ranks_in_scores(cosines, labels), labels)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """The graph, the numbers that belong to it, the weights. See `Task`."""
-        if not isinstance(module, RegionHeadModule):
-            raise TypeError(f"not a RegionHeadModule: {type(module).__name__}")
-        cosines, labels = self._measure(module)
+        cosines, labels = self._validation_cosines(module)
         scale, bias = fit_scores(cosines, labels)
-        names = [name for s in self.sets for name in s.taking_part]
-        numbers = Calibration(
-            trained=np.concatenate([s.matrix for s in self.sets]),
-            names=tuple(names),
-            novelty=self.settings.novelty,
+        calibration = Calibration(
+            trained=np.concatenate([d.matrix for d in self.datasets]),
+            names=tuple(name for d in self.datasets for name in d.names),
+            gamma=self.settings.novelty,
             scale=scale,
             bias=bias,
         )
-        figures = accuracies(ranks_in_scores(cosines, labels), labels)
-        figures["calibration_error"] = held_out_error(cosines, labels)
-        save_region_head(module, folder, numbers, licence=self.settings.licence, figures=figures)
+        metrics = accuracies(ranks_in_scores(cosines, labels), labels)
+        metrics["ece"] = held_out_ece(cosines, labels)
+        save_region_head(
+            unwrapped(module, RegionHeadModule),
+            folder,
+            calibration,
+            licence=self.settings.licence,
+            metrics=metrics,
+        )
 
     def card(self) -> Mapping[str, str]:
         """See `Task`."""
         lines = {
-            f"data {number}": f"{len(s.images):,} images, {len(s.matrix)} names"
-            for number, s in enumerate(self.sets, start=1)
+            f"data {number}": f"{len(d.images):,} images, {len(d.matrix)} names"
+            for number, d in enumerate(self.datasets, start=1)
         }
-        left_out = self.settings.unseen or "none"
         return {
             **lines,
             "validation": f"{len(self.validation.images):,} images",
             "terms of the data": self.settings.terms,
-            "classes left out": left_out,
+            "classes left out": self.settings.unseen or "none",
             "frozen": "compact's eyes and words",
         }
 
-    def _measure(self, module: nn.Module) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Cosines `(N, C)` of all validation regions with all names, and the right ones."""
+    def _validation_cosines(
+        self, module: nn.Module
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Cosines `(N, C)` of all validation regions with all names, and the right ones `(N,)`."""
         weights = fingerprint(module.state_dict().items())
         if self._measured is not None and self._measured[0] == weights:
             return self._measured[1:]  # what was validated is saved next
-        data = self.validation
+        dataset = self.validation
         device = next(module.parameters()).device
-        found, labels = [], []
+        embeddings, labels = [], []
         with torch.inference_mode():
-            for image in data.images.tolist():
-                boxes, right, size = data.labelled(image)
-                evidence = extract_region_features(
-                    data.maps(image), size, Regions.from_boxes(boxes), self.bridge
-                )
-                (rows,) = module([_tensors(evidence, device)])
-                found.append(F.normalize(rows.float(), dim=-1).cpu())
-                labels.append(right)
-        cosines: NDArray[np.float32] = torch.cat(found).numpy() @ data.matrix.T
+            for image in dataset.images.tolist():
+                boxes, rows = dataset.labelled(image)
+                pyramid = dataset.data.pyramid(image)
+                features = extract_region_features(pyramid, boxes, self.conse)
+                inputs = [torch.from_numpy(getattr(features, n)).to(device) for n in INPUTS]
+                embeddings.append(F.normalize(module([inputs])[0].float(), dim=-1).cpu())
+                labels.append(rows)
+        cosines: NDArray[np.float32] = torch.cat(embeddings).numpy() @ dataset.matrix.T
         self._measured = (weights, cosines, np.concatenate(labels))
         return self._measured[1:]
 
 
-def _tensors(evidence: RegionFeatures, device: torch.device) -> list[Tensor]:
-    """The arguments of `RegionHeadModule.embed`."""
-    return [torch.from_numpy(getattr(evidence, name)).to(device) for name in INPUTS]
+def jitter_boxes(
+    boxes: Boxes, size: tuple[int, int], most: float, random: np.random.Generator
+) -> Boxes:
+    """Boxes whose sides each moved by up to `most` of the box; those left too thin stay."""
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    moved = boxes + random.uniform(-most, most, boxes.shape) * sides
+    height, width = size
+    moved = moved.clip(0, [width, height, width, height])
+    thin = (moved[:, 2:] - moved[:, :2] < 1).any(axis=1)
+    moved[thin] = boxes[thin]
+    return moved
+
+
+def random_boxes(count: int, size: tuple[int, int], random: np.random.Generator) -> Boxes:
+    """Boxes between two random points each, at least 16 pixels wide and high, `(count, 4)`."""
+    height, width = size
+    smallest = np.minimum(_SMALLEST_RANDOM, [width, height])
+    corners = np.sort(random.uniform(0, 1, (count, 2, 2)), axis=1) * [width, height]
+    low = np.minimum(corners[:, 0], [width, height] - smallest)
+    high = np.maximum(corners[:, 1], low + smallest)
+    boxes: Boxes = np.concatenate([low, high], axis=1)
+    return boxes

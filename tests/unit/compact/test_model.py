@@ -10,9 +10,9 @@ import pytest
 
 from anyregion import Recognizer, Regions, Vocabulary, load_recognizer, read_image
 from anyregion.baselines.dense import DenseEncoder
-from anyregion.compact.encoder import CompactEncoder
-from anyregion.compact.proposer import CompactProposer
+from anyregion.compact.model import CompactEncoder, CompactModel, CompactProposer
 from anyregion.errors import CheckpointError, InputError
+from anyregion.factory import load_proposer
 from anyregion.masks import decode_mask
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -21,7 +21,7 @@ BOXES = [[172, 18, 425, 308], [0, 200, 120, 400], [325, 66, 426, 327]]
 
 @pytest.fixture(scope="module")
 def compact() -> CompactEncoder:
-    return CompactEncoder(threads=1)
+    return CompactEncoder(CompactModel(threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,13 @@ def photo() -> np.ndarray:
 
 
 def embedded(
-    compact: CompactEncoder, photos: Sequence[np.ndarray], regions: Sequence[Regions], **asked: bool
+    compact: CompactEncoder,
+    photos: Sequence[np.ndarray],
+    regions: Sequence[Regions],
+    **options: bool,
 ) -> list[np.ndarray]:
-    found = compact.embed_regions(compact.encode_images(photos), regions, **asked)
-    return [f.embeddings for f in found]
+    results = compact.embed_regions(compact.encode_images(photos), regions, **options)
+    return [result.embeddings for result in results]
 
 
 def test_what_load_recognizer_gives() -> None:
@@ -50,13 +53,13 @@ def test_names_a_real_photo(compact: CompactEncoder, photo: np.ndarray) -> None:
     recognizer = Recognizer(compact, cache=None)
     recognizer.set_image(photo)
     words = ["cup", "dog", "car", "person", "zebra", "traffic light"]
-    found = recognizer.predict(Regions.from_boxes(BOXES[:1]), words)
-    assert found.labels == ["cup"]
-    assert found.scores[0, 0] > 0.5
+    result = recognizer.predict(Regions.from_boxes(BOXES[:1]), words)
+    assert result.labels == ["cup"]
+    assert result.scores[0, 0] > 0.5
     absent = recognizer.predict(Regions.from_boxes(BOXES[:1]), ["zebra", "traffic light"])
     assert absent.scores[0, 0] < 0.3, "none of these: sigmoid scores by default"
     alone = recognizer.predict(Regions.from_boxes(BOXES[:1]), ["cup"])
-    assert alone.scores[0, 0] == pytest.approx(found.scores[0, 0], abs=1e-6)
+    assert alone.scores[0, 0] == pytest.approx(result.scores[0, 0], abs=1e-6)
 
 
 def test_an_answer_depends_on_its_region_alone(compact: CompactEncoder, photo: np.ndarray) -> None:
@@ -75,35 +78,35 @@ def test_an_answer_depends_on_its_region_alone(compact: CompactEncoder, photo: n
 
 
 def test_masks_of_boxes_points_and_masks(compact: CompactEncoder, photo: np.ndarray) -> None:
-    given = np.zeros(photo.shape[:2], dtype=bool)
-    given[100:200, 200:300] = True
+    prompt = np.zeros(photo.shape[:2], dtype=bool)
+    prompt[100:200, 200:300] = True
     regions = Regions.from_prompts(
         boxes=[BOXES[0], [np.nan] * 4, [np.nan] * 4],
         points=[None, [[300, 150]], None],
-        masks=[None, None, given],
+        masks=[None, None, prompt],
     )
-    (found,) = compact.embed_regions(compact.encode_images([photo]), [regions], masks=True)
-    assert found.masks is not None
-    assert found.mask_scores is not None
-    box, point, mask = (decode_mask(m) for m in found.masks)
-    assert (mask == given).all()
+    (result,) = compact.embed_regions(compact.encode_images([photo]), [regions], masks=True)
+    assert result.masks is not None
+    assert result.mask_scores is not None
+    box, point, mask = (decode_mask(m) for m in result.masks)
+    assert (mask == prompt).all()
     x0, y0, x1, y1 = BOXES[0]
     inside = box[y0:y1, x0:x1]
     assert box.sum() == inside.sum(), "nothing outside the box"
     assert 0.3 < inside.mean() < 1
-    left, top, right, bottom = found.boxes[1]
+    left, top, right, bottom = result.boxes[1]
     assert left <= 300 <= right
     assert top <= 150 <= bottom
     assert point.any()
-    assert ((found.mask_scores >= 0) & (found.mask_scores <= 1)).all()
-    assert found.mask_scores[2] == 1, "it was given"
+    assert ((result.mask_scores >= 0) & (result.mask_scores <= 1)).all()
+    assert result.mask_scores[2] == 1, "it is the prompt"
 
 
-def test_masks_cost_nothing_unless_asked(photo: np.ndarray) -> None:
-    fresh = CompactEncoder(threads=1)
+def test_masks_cost_nothing_unless_requested(photo: np.ndarray) -> None:
+    fresh = CompactEncoder(CompactModel(threads=1))
     embedded(fresh, [photo], [Regions.from_boxes(BOXES)])
-    assert "mask_head" not in vars(fresh)
-    assert "finder" not in vars(fresh)
+    assert "mask_head" not in vars(fresh.model)
+    assert "proposal_head" not in vars(fresh.model)
 
 
 def test_no_region_and_many(compact: CompactEncoder, photo: np.ndarray) -> None:
@@ -112,34 +115,49 @@ def test_no_region_and_many(compact: CompactEncoder, photo: np.ndarray) -> None:
     draw = np.random.default_rng(0)
     low = draw.uniform(0, 300, (400, 2))
     many = Regions.from_boxes(np.concatenate([low, low + draw.uniform(1, 90, (400, 2))], axis=1))
-    (found,) = embedded(compact, [photo], [many])
+    (result,) = embedded(compact, [photo], [many])
     (part,) = embedded(compact, [photo], [many[[7, 300]]])
-    assert np.allclose(found[[7, 300]], part, atol=1e-5)
+    assert np.allclose(result[[7, 300]], part, atol=1e-5)
 
 
 def test_narrow_images(compact: CompactEncoder) -> None:
     for shape in ((3, 500), (500, 3), (1, 1)):
         pixels = np.full((*shape, 3), 90, dtype=np.uint8)
         whole = Regions.from_boxes([[0, 0, shape[1], shape[0]]])
-        (found,) = compact.embed_regions(compact.encode_images([pixels]), [whole], masks=True)
-        assert np.isfinite(found.embeddings).all()
-        assert found.masks is not None
-        assert found.masks[0]["size"] == list(shape)
+        (result,) = compact.embed_regions(compact.encode_images([pixels]), [whole], masks=True)
+        assert np.isfinite(result.embeddings).all()
+        assert result.masks is not None
+        assert result.masks[0]["size"] == list(shape)
 
 
-def test_proposals(photo: np.ndarray) -> None:
-    proposer = CompactProposer(threads=1, limit=20, min_score=0.0)
-    found = proposer.propose(photo)
-    assert 1 <= len(found) <= 20
-    assert found.scores is not None
-    assert (np.diff(found.scores) <= 0).all()
-    assert (found.boxes >= 0).all()
-    assert (found.boxes[:, 2:] <= [photo.shape[1], photo.shape[0]]).all()
+def test_proposals(compact: CompactEncoder, photo: np.ndarray) -> None:
+    proposer = CompactProposer(compact.model, limit=20, min_score=0.0)
+    result = proposer.propose(photo)
+    assert 1 <= len(result) <= 20
+    assert result.scores is not None
+    assert (np.diff(result.scores) <= 0).all()
+    assert (result.boxes >= 0).all()
+    assert (result.boxes[:, 2:] <= [photo.shape[1], photo.shape[0]]).all()
     again = proposer.propose(photo)
-    assert np.array_equal(found.boxes, again.boxes)
-    fewer = CompactProposer(threads=1, limit=3, min_score=0.0)
-    assert np.array_equal(fewer.propose(photo).boxes, found.boxes[:3])
+    assert np.array_equal(result.boxes, again.boxes)
+    fewer = CompactProposer(compact.model, limit=3, min_score=0.0)
+    assert np.array_equal(fewer.propose(photo).boxes, result.boxes[:3])
     assert fewer.fingerprint != proposer.fingerprint
+
+
+def test_an_image_is_encoded_once_when_its_regions_are_proposed_and_named(
+    compact: CompactEncoder, photo: np.ndarray
+) -> None:
+    proposer = load_proposer("compact", recognizer=Recognizer(compact, cache=None))
+    assert isinstance(proposer, CompactProposer)
+    assert proposer.encoder is compact
+    (encoded,) = compact.encode_images([photo])
+    handed_over, alone = proposer.propose_encoded(encoded), proposer.propose(photo)
+    assert np.array_equal(handed_over.boxes, alone.boxes)
+    assert np.array_equal(handed_over.scores, alone.scores)
+    dense = load_proposer("compact", recognizer=load_recognizer(method="dense", cache=None))
+    assert dense.fingerprint == proposer.fingerprint
+    assert dense.encoder is None, "another model's encoder is of no use to it"
 
 
 def test_another_module(tmp_path: Path, compact: CompactEncoder) -> None:
@@ -148,7 +166,9 @@ def test_another_module(tmp_path: Path, compact: CompactEncoder) -> None:
     for name in ("namer.onnx", "namer.safetensors"):
         (tmp_path / name).write_bytes(read_asset(name))
     assert isinstance(load_recognizer(tmp_path).encoder, CompactEncoder)
-    assert CompactEncoder(tmp_path).fingerprint == compact.fingerprint, "the same weights"
+    assert CompactEncoder(CompactModel(tmp_path)).fingerprint == compact.fingerprint, (
+        "the same weights"
+    )
     (tmp_path / "namer.safetensors").unlink()
     with pytest.raises(CheckpointError, match="missing"):
         load_recognizer(tmp_path)

@@ -1,4 +1,4 @@
-"""The finder in torch: its cells, who answers for what, its training."""
+"""The proposal head in torch: its cells, what each is trained on, its training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ pytest.importorskip("lightning_fabric")
 
 import torch
 
-from anyregion.compact.grid_boxes import level_sizes
-from anyregion.compact.training.proposal_head_module import ProposalHeadConfig, centres
-from anyregion.compact.training.proposal_losses import (
+from anyregion.compact.proposal_head import level_sizes
+from anyregion.compact.training.losses import (
     assign,
     paired_iou,
     proposal_losses,
     smallest_around,
 )
+from anyregion.compact.training.modules import ProposalHeadConfig, centres
 from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
 from anyregion.evaluation.metrics.overlap import count_matched
-from tests.unit.compact.training.toy import toy_photographs
+from tests.unit.compact.training.toy_data import toy_dataset
 
 CONFIG = ProposalTaskConfig(head=ProposalHeadConfig(width=16), images=3)
 
@@ -36,17 +36,17 @@ def one_thread() -> None:
 
 @pytest.fixture
 def task(tmp_path: Path) -> ProposalTask:
-    photographs = toy_photographs(tmp_path)
-    return ProposalTask(photographs, config=CONFIG, held_out=photographs)
+    dataset = toy_dataset(tmp_path)
+    return ProposalTask(dataset, config=CONFIG, validation=dataset)
 
 
 def test_one_box_and_score_a_cell(task: ProposalTask) -> None:
     example = task.load(task.plan(0)[0])
     with torch.no_grad():
-        ((boxes, scores, given),) = task.module([example.maps])
+        ((boxes, scores, point_scores),) = task.module([example.maps])
     count = sum(rows * columns for rows, columns, _ in level_sizes(3, 4))
     assert boxes.shape == (count, 4)
-    assert scores.shape == given.shape == (count,)
+    assert scores.shape == point_scores.shape == (count,)
     at = torch.cat([centres(*size) for size in level_sizes(3, 4)])
     assert (boxes[:, :2] < at).all()
     assert (at < boxes[:, 2:]).all()
@@ -83,8 +83,8 @@ def test_perfect_answers_cost_nothing() -> None:
     around = smallest_around(things, 4, 4)
     exact = torch.zeros(len(owner))
     exact[around >= 0] = paired_iou(boxes[around >= 0], things)
-    given = exact.clamp(1e-6, 1 - 1e-6).logit()
-    losses = proposal_losses((boxes, logits, given), things, 4, 4)
+    point_logits = exact.clamp(1e-6, 1 - 1e-6).logit()
+    losses = proposal_losses((boxes, logits, point_logits), things, 4, 4)
     assert losses["box"] < 1e-6
     assert losses["score"] < 1e-4
     # cells of other levels lie in the thing too: there the second score says how wrong they are
@@ -102,7 +102,7 @@ def test_a_point_means_the_smallest_thing_around_it() -> None:
 
 
 def test_losses_fall_and_the_task_repeats_itself(tmp_path: Path, task: ProposalTask) -> None:
-    again = ProposalTask(toy_photographs(tmp_path), config=CONFIG)
+    again = ProposalTask(toy_dataset(tmp_path), config=CONFIG)
     assert list(again.plan(7)) == list(task.plan(7))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
     history = []
@@ -117,17 +117,17 @@ def test_losses_fall_and_the_task_repeats_itself(tmp_path: Path, task: ProposalT
         optimizer.step()
         history.append(losses["box"].mean().item())
     assert np.mean(history[-3:]) < 0.6 * history[0]
-    figures = task.validate(task.module)
-    assert figures["recall50_100"] > 0.5
-    assert figures["point_box_iou"] > 0.4
+    metrics = task.validate(task.module)
+    assert metrics["recall50_100"] > 0.5
+    assert metrics["point_box_iou"] > 0.4
 
 
 def test_recall_takes_every_box_once() -> None:
-    meant = np.array([[0.0, 0, 10, 10], [0, 0, 10, 12]])
-    assert count_matched(meant[:1], meant, 0.5) == 1
-    assert count_matched(np.repeat(meant[:1], 3, axis=0), meant, 0.5) == 2
-    assert count_matched(np.zeros((0, 4)), meant, 0.5) == 0
-    assert count_matched(meant, meant, 0.99) == 2
+    true_boxes = np.array([[0.0, 0, 10, 10], [0, 0, 10, 12]])
+    assert count_matched(true_boxes[:1], true_boxes, 0.5) == 1
+    assert count_matched(np.repeat(true_boxes[:1], 3, axis=0), true_boxes, 0.5) == 2
+    assert count_matched(np.zeros((0, 4)), true_boxes, 0.5) == 0
+    assert count_matched(true_boxes, true_boxes, 0.99) == 2
 
 
 def test_iou_of_pairs() -> None:

@@ -16,12 +16,18 @@ pytest.importorskip("lightning_fabric")
 import torch
 
 from anyregion.compact.mask_head import MaskHead
-from anyregion.compact.training.mask_head_module import MaskHeadConfig, enlarged
-from anyregion.compact.training.mask_losses import jittered, mask_losses, mask_target
-from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
-from anyregion.compact.training.torch_session import MaskHeadSession, read_mask_head, write_head
+from anyregion.compact.training.checkpoint import read_mask_head, write_head
+from anyregion.compact.training.export import MaskHeadSession
+from anyregion.compact.training.losses import mask_losses
+from anyregion.compact.training.mask_task import (
+    MaskTask,
+    MaskTaskConfig,
+    jitter_sides,
+    mask_target,
+)
+from anyregion.compact.training.modules import MaskHeadConfig, enlarged
 from anyregion.errors import CheckpointError, InputError
-from tests.unit.compact.training.toy import toy_photographs
+from tests.unit.compact.training.toy_data import toy_dataset
 
 SMALL = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
 CONFIG = MaskTaskConfig(head=SMALL, images=3, regions=2)
@@ -34,7 +40,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def task(tmp_path: Path) -> MaskTask:
-    return MaskTask(toy_photographs(tmp_path), config=CONFIG, seed=3)
+    return MaskTask(toy_dataset(tmp_path), config=CONFIG, seed=3)
 
 
 def test_crowds_are_left_out_and_every_region_comes_once_an_epoch(task: MaskTask) -> None:
@@ -47,14 +53,14 @@ def test_crowds_are_left_out_and_every_region_comes_once_an_epoch(task: MaskTask
 
 
 def test_plans_and_examples_follow_from_seed_and_step_alone(tmp_path: Path, task: MaskTask) -> None:
-    again = MaskTask(toy_photographs(tmp_path), config=CONFIG, seed=3)
+    again = MaskTask(toy_dataset(tmp_path), config=CONFIG, seed=3)
     assert list(again.plan(5)) == list(task.plan(5))
     first, second = task.load(task.plan(5)[1]), again.load(again.plan(5)[1])
     for name in ("frame", "boxes", "targets"):
         assert torch.equal(getattr(first, name), getattr(second, name))
     for a, b in zip(task.module.parameters(), again.module.parameters(), strict=True):
         assert torch.equal(a, b)
-    other = MaskTask(toy_photographs(tmp_path), config=CONFIG, seed=4)
+    other = MaskTask(toy_dataset(tmp_path), config=CONFIG, seed=4)
     assert not torch.equal(other.load(other.plan(5)[1]).frame, first.frame)
 
 
@@ -90,7 +96,7 @@ def test_losses_are_one_per_image_and_fall(task: MaskTask) -> None:
 
 def test_mirrored_images_have_mirrored_targets(tmp_path: Path) -> None:
     plain = MaskTaskConfig(head=SMALL, images=3, regions=2, jittered=0.0, brightness=0, tint=0)
-    task = MaskTask(toy_photographs(tmp_path), config=plain)
+    task = MaskTask(toy_dataset(tmp_path), config=plain)
     items = {(i.image, i.flipped): i for step in (0, 1) for i in task.plan(step)}
     one, other = (task.load(items[0, flipped]) for flipped in (False, True))
     order = np.argsort(items[0, False].rows), np.argsort(items[0, True].rows)
@@ -100,20 +106,20 @@ def test_mirrored_images_have_mirrored_targets(tmp_path: Path) -> None:
 
 
 def test_validation_measures_at_the_image_and_leaves_the_module_training(tmp_path: Path) -> None:
-    photographs = toy_photographs(tmp_path)
-    task = MaskTask(photographs, config=CONFIG, held_out=photographs)
+    dataset = toy_dataset(tmp_path)
+    task = MaskTask(dataset, config=CONFIG, validation=dataset)
     task.module.train()
-    figures = task.validate(task.module)
-    assert set(figures) == {"mean_iou", "auroc"}
-    assert 0 < figures["mean_iou"] < 1
+    metrics = task.validate(task.module)
+    assert set(metrics) == {"mean_iou", "auroc"}
+    assert 0 < metrics["mean_iou"] < 1
     assert task.module.training
 
 
 def test_no_masks_no_training(tmp_path: Path) -> None:
-    photographs = toy_photographs(tmp_path)
-    object.__setattr__(photographs.reader.annotations, "segmentations", None)
+    dataset = toy_dataset(tmp_path)
+    object.__setattr__(dataset.reader.annotations, "segmentations", None)
     with pytest.raises(InputError, match="no image has a region"):
-        MaskTask(photographs, config=CONFIG)
+        MaskTask(dataset, config=CONFIG)
 
 
 def test_targets_are_shares_of_cells() -> None:
@@ -137,7 +143,7 @@ def test_a_right_mask_costs_little_and_a_wrong_one_much() -> None:
 
 def test_jitter_moves_the_stated_share_of_boxes() -> None:
     boxes = np.tile([10.0, 10, 50, 30], (4000, 1))
-    moved = jittered(boxes, np.random.default_rng(0), spread=0.05, share=0.5)
+    moved = jitter_sides(boxes, np.random.default_rng(0), spread=0.05, share=0.5)
     assert 0.45 < (moved != boxes).any(axis=1).mean() < 0.55
     assert (moved[:, :2] < moved[:, 2:]).all()
     assert abs(moved - boxes).max() <= 0.2 * 40
@@ -148,17 +154,17 @@ def test_boxes_are_enlarged_about_their_middle() -> None:
 
 
 def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
-    photographs = toy_photographs(tmp_path)
-    known = list(photographs.reader.annotations.segmentations or ())
-    known[1] = known[4] = None  # the bars of two images
-    object.__setattr__(photographs.reader.annotations, "segmentations", tuple(known))
+    dataset = toy_dataset(tmp_path)
+    masks = list(dataset.reader.annotations.segmentations or ())
+    masks[1] = masks[4] = None  # the bars of two images
+    object.__setattr__(dataset.reader.annotations, "segmentations", tuple(masks))
     with pytest.raises(InputError, match="need a teacher"):
-        MaskTask(photographs, config=replace(CONFIG, taught_images=2))
-    learned = MaskTask(photographs, config=CONFIG)
-    write_head(learned.module, tmp_path / "head.safetensors", asdict(SMALL))
+        MaskTask(dataset, config=replace(CONFIG, taught_images=2))
+    before = MaskTask(dataset, config=CONFIG)
+    write_head(before.module, tmp_path / "head.safetensors", asdict(SMALL))
     teacher = read_mask_head(tmp_path / "head.safetensors")
     task = MaskTask(
-        photographs,
+        dataset,
         config=replace(CONFIG, taught_images=2),
         teacher=MaskHead(MaskHeadSession(teacher)),
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anyregion.compact.image_encoder import CHANNELS, prepare
-from anyregion.compact.training.photographs import Photographs
+from anyregion.compact.image_encoder import CHANNELS, letterbox
+from anyregion.compact.training.dataset import CompactDataset
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.coco import read_coco
 from anyregion.data.features import Features
@@ -35,17 +35,17 @@ class ToyReader:
 
 
 def toy_maps(pixels: Pixels) -> Features:
-    frame, span = prepare(pixels, long_side=SIDE)
-    found: dict[str, np.ndarray] = {"span": np.array(span, dtype=np.float32)}
+    frame, span = letterbox(pixels, long_side=SIDE)
+    maps: dict[str, np.ndarray] = {"span": np.array(span, dtype=np.float32)}
     for (name, width), stride in zip(CHANNELS.items(), (8, 16, 32, 32), strict=True):
         mixture = np.random.default_rng(width).normal(size=(3, width)) + 0.5
         rows, columns = frame.shape[2] // stride, frame.shape[3] // stride
         means = frame[0].reshape(3, rows, stride, columns, stride).mean((2, 4)).transpose(1, 2, 0)
-        found[name] = (means @ mixture).astype(np.float16)
-    return found
+        maps[name] = (means @ mixture).astype(np.float16)
+    return maps
 
 
-def toy_photographs(folder: Path, *, images: int = 3, seed: int = 0) -> Photographs:
+def toy_dataset(folder: Path, *, images: int = 3, seed: int = 0) -> CompactDataset:
     """Write the images and their COCO annotations, each with a disc, a bar and a crowd."""
     draw = np.random.default_rng(seed)
     entries, regions = [], []
@@ -79,4 +79,4 @@ def toy_photographs(folder: Path, *, images: int = 3, seed: int = 0) -> Photogra
     }
     path = folder / "toy.json"
     path.write_text(json.dumps(content))
-    return Photographs(ToyReader(read_coco(path, masks=True), folder), folder)
+    return CompactDataset(ToyReader(read_coco(path, masks=True), folder), folder)

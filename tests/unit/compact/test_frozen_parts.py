@@ -1,4 +1,4 @@
-"""The built-in model: its files, its graphs against torch, its two sides and what joins them."""
+"""The frozen parts of the built-in model: files, image encoder, text encoder, ConSE."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anyregion import CheckpointError, InputError, Regions
+from anyregion import CheckpointError, InputError
 from anyregion.baselines.pooling import pool
 from anyregion.compact.assets import assets_folder, read_asset, read_manifest
 from anyregion.compact.conse import best_classes, class_names
-from anyregion.compact.embedder import CompactEmbedder
-from anyregion.compact.image_encoder import CHANNELS, prepare
+from anyregion.compact.image_encoder import CHANNELS, letterbox
+from anyregion.compact.model import CompactEmbedder, CompactModel
 
 TEXTS = ["dog", "a photo of a traffic light", "zebra crossing", "a cell phone", "very " * 400]
 
 
 @pytest.fixture(scope="module")
 def compact() -> CompactEmbedder:
-    return CompactEmbedder(threads=1)
+    return CompactEmbedder(CompactModel(threads=1))
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_damaged_manifest_is_refused(copied: Path, text: str) -> None:
 
 def test_import_loads_no_onnxruntime() -> None:
     code = (
-        "import sys, anyregion, anyregion.compact.embedder;"
+        "import sys, anyregion, anyregion.compact.model;"
         "sys.exit(any(m in sys.modules for m in ('onnxruntime', 'tokenizers', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -99,20 +99,20 @@ def test_fingerprint_follows_every_asset(
     compact: CompactEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = compact.fingerprint
-    assert before == CompactEmbedder(threads=1).fingerprint
+    assert before == CompactEmbedder(CompactModel(threads=1)).fingerprint
     for name in ("eyes.onnx", "bridge.safetensors"):
         files = {**read_manifest(), name: {"sha256": "another"}}
-        monkeypatch.setattr("anyregion.compact.embedder.read_manifest", lambda files=files: files)
+        monkeypatch.setattr("anyregion.compact.model.read_manifest", lambda files=files: files)
         assert compact.fingerprint != before
     monkeypatch.undo()
     monkeypatch.setattr(compact.text, "fingerprint", "another")
     assert compact.fingerprint != before
 
 
-# eyes
+# image encoder
 
 
-def test_eyes_equal_torch(compact: CompactEmbedder) -> None:
+def test_image_encoder_equals_torch(compact: CompactEmbedder) -> None:
     """Against timm's network with the original weights, BatchNorm and dynamic "same" padding."""
     torch = pytest.importorskip("torch")
     timm = pytest.importorskip("timm")
@@ -124,7 +124,7 @@ def test_eyes_equal_torch(compact: CompactEmbedder) -> None:
     network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
     pixels = photo(120, 200)
     with torch.inference_mode():
-        batch, _ = prepare(pixels, long_side=320)
+        batch, _ = letterbox(pixels, long_side=320)
         x = network.bn1(network.conv_stem(torch.from_numpy(batch)))
         expected = []
         for stage, block in enumerate(network.blocks):
@@ -132,25 +132,26 @@ def test_eyes_equal_torch(compact: CompactEmbedder) -> None:
             if stage in (2, 4, 6):
                 expected.append(x)
         expected.append(network.bn2(network.conv_head(x)))
-    found = compact.eyes.encode(pixels, outputs=tuple(CHANNELS), long_side=320)
+    pyramid = compact.model.image_encoder.encode(pixels, long_side=320)
     for name, reference in zip(CHANNELS, expected, strict=True):
         assert reference.abs().max() > 1
-        difference = found.maps[name] - reference[0].permute(1, 2, 0).numpy()
+        difference = pyramid.maps[name] - reference[0].permute(1, 2, 0).numpy()
         assert np.abs(difference).max() < 1e-4, name
 
 
-def test_eyes_give_what_was_asked_for(compact: CompactEmbedder) -> None:
-    found = compact.eyes.encode(photo(96, 128), outputs=("stride16", "stride8"), long_side=128)
-    assert list(found.maps) == ["stride16", "stride8"]
-    assert found.maps["stride16"].shape == (6, 8, 112)
-    assert found.maps["stride8"].shape == (12, 16, 40)
+def test_only_the_outputs_that_are_named_are_computed(compact: CompactEmbedder) -> None:
+    encode = compact.model.image_encoder.encode
+    pyramid = encode(photo(96, 128), outputs=("stride16", "stride8"), long_side=128)
+    assert list(pyramid.maps) == ["stride16", "stride8"]
+    assert pyramid.maps["stride16"].shape == (6, 8, 112)
+    assert pyramid.maps["stride8"].shape == (12, 16, 40)
 
 
 def test_span_counts_the_padding() -> None:
-    batch, span = prepare(photo(50, 100), long_side=640)
+    batch, span = letterbox(photo(50, 100), long_side=640)
     assert batch.shape == (1, 3, 320, 640)
     assert span == (50, 100)
-    batch, span = prepare(np.full((480, 700, 3), 255, np.uint8), long_side=640)
+    batch, span = letterbox(np.full((480, 700, 3), 255, np.uint8), long_side=640)
     assert batch.shape == (1, 3, 448, 640)  # 439 rows of the image, 9 of padding
     assert span == pytest.approx((480 * 448 / 439, 700))
     assert np.allclose(batch[0, :, :439], 1)
@@ -159,7 +160,7 @@ def test_span_counts_the_padding() -> None:
 
 def test_network_input_is_scaled_as_documented() -> None:
     pixels = photo(64, 64)
-    batch, _ = prepare(pixels, long_side=64)
+    batch, _ = letterbox(pixels, long_side=64)
     assert np.array_equal(batch[0].transpose(1, 2, 0), (pixels.astype(np.float32) - 127) / 128)
 
 
@@ -185,13 +186,13 @@ def test_same_image_same_numbers(compact: CompactEmbedder) -> None:
 
 def test_unknown_device_is_refused() -> None:
     with pytest.raises(InputError, match="tpu"):
-        CompactEmbedder(device="tpu")
+        CompactModel(device="tpu")
 
 
-# words
+# text encoder
 
 
-def test_words_equal_the_original(compact: CompactEmbedder) -> None:
+def test_text_encoder_equals_the_original(compact: CompactEmbedder) -> None:
     """Against `transformers`' BertModel with the original float weights and tokeniser."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -203,8 +204,8 @@ def test_words_equal_the_original(compact: CompactEmbedder) -> None:
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)
     texts = [*TEXTS, "Müller's café", "a red-and-white umbrella", *class_names()[::25]]
-    found = compact.text.sentence_embeddings(texts)
-    for text, row in zip(texts, found, strict=True):
+    rows = compact.text.sentence_embeddings(texts)
+    for text, row in zip(texts, rows, strict=True):
         with torch.inference_mode():
             hidden = model(torch.tensor([tokenizer.encode(text).ids])).last_hidden_state
         expected = hidden[0].mean(0).numpy()
@@ -245,7 +246,9 @@ def test_only_256_pieces_are_read(compact: CompactEmbedder) -> None:
         ("dog\udcff", True),
     ],
 )
-def test_unreadable_names_are_told(compact: CompactEmbedder, text: str, unreadable: bool) -> None:
+def test_unreadable_names_are_reported(
+    compact: CompactEmbedder, text: str, unreadable: bool
+) -> None:
     assert compact.text.unreadable([text, "cat"]) == [unreadable, False]
     assert np.isfinite(compact.text.encode_text([text])).all()
 
@@ -259,22 +262,22 @@ def test_no_texts_and_no_images(compact: CompactEmbedder) -> None:
 
 
 def test_fingerprint_follows_the_files(compact: CompactEmbedder) -> None:
-    again = CompactEmbedder(threads=1)
+    again = CompactEmbedder(CompactModel(threads=1))
     assert again.text.fingerprint == compact.text.fingerprint
     assert again.text.fingerprint.startswith("compact-")
 
 
-# bridge
+# ConSE
 
 
 def test_conse_of_a_sure_classifier_is_the_class(compact: CompactEmbedder) -> None:
-    bridge = compact.bridge
+    conse = compact.model.conse
     logits = np.zeros((2, 1000), np.float32)
     logits[0, 281] = logits[1, 817] = 60
     probabilities, best = best_classes(logits)
     assert probabilities.shape == best.shape == (2, 30)
-    found = np.einsum("nk,nke->ne", probabilities, bridge.classes[best])
-    assert np.allclose(found, bridge.classes[[281, 817]], atol=1e-5)
+    embeddings = np.einsum("nk,nke->ne", probabilities, conse.classes[best])
+    assert np.allclose(embeddings, conse.classes[[281, 817]], atol=1e-5)
 
 
 def test_probabilities_are_those_of_all_classes() -> None:
@@ -282,12 +285,12 @@ def test_probabilities_are_those_of_all_classes() -> None:
     softmax = np.exp(logits / 1.5) / np.exp(logits / 1.5).sum(axis=1, keepdims=True)
     probabilities, best = best_classes(logits)
     assert np.allclose(probabilities, np.take_along_axis(softmax, best, 1), rtol=1e-4)
-    for row, chosen in zip(softmax, best, strict=True):
-        assert set(chosen.tolist()) == set(np.argsort(-row)[:30].tolist())
+    for row, indices in zip(softmax, best, strict=True):
+        assert set(indices.tolist()) == set(np.argsort(-row)[:30].tolist())
 
 
-def test_the_words_space_is_centred(compact: CompactEmbedder) -> None:
-    classes = compact.bridge.classes
+def test_the_text_space_is_centred(compact: CompactEmbedder) -> None:
+    classes = compact.model.conse.classes
     assert classes.shape == (1000, 384)
     assert np.allclose(np.linalg.norm(classes, axis=1), 1, atol=0.01)
     assert np.abs((classes @ classes.T)[~np.eye(1000, dtype=bool)].mean()) < 0.01
@@ -298,7 +301,7 @@ def test_classes_are_near_their_own_words(compact: CompactEmbedder) -> None:
     assert names[281] == "tabby"
     words = compact.text.encode_text([f"a {name}" for name in names[::10]])
     assert (
-        (words @ compact.bridge.classes.T).argmax(axis=1) == np.arange(0, 1000, 10)
+        (words @ compact.model.conse.classes.T).argmax(axis=1) == np.arange(0, 1000, 10)
     ).mean() > 0.9
 
 
@@ -316,8 +319,8 @@ def test_names_real_photos(
     data = pytest.importorskip("skimage.data")
     pixels = getattr(data, picture)()
     words = compact.text.encode_text([f"a {name}" for name in names])
-    whole = Regions.from_boxes([[0, 0, pixels.shape[1], pixels.shape[0]]])
-    dense = compact.project(pool(compact.dense_features([pixels])[0], whole))
+    image_box = np.array([[0.0, 0, pixels.shape[1], pixels.shape[0]]])
+    dense = compact.project(pool(compact.dense_features([pixels])[0], image_box))
     for embedding in (compact.embed_images([pixels]), dense):
         assert names[int((embedding @ words.T).argmax())] == right
 

@@ -19,15 +19,13 @@ import torch
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.mask_head import AT_ONCE, MaskHead
 from anyregion.compact.proposal_head import ProposalHead
-from anyregion.compact.training.export_heads import rounded_head
-from anyregion.compact.training.mask_head_module import MaskHeadConfig
+from anyregion.compact.training.export import MaskHeadSession, ProposalHeadSession, rounded
 from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
-from anyregion.compact.training.proposal_head_module import ProposalHeadConfig
+from anyregion.compact.training.modules import MaskHeadConfig, ProposalHeadConfig
 from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
-from anyregion.compact.training.torch_session import MaskHeadSession, ProposalHeadSession
 from anyregion.masks import mask_area, mask_box
 from anyregion.torch_utils.weights import read_state_dict
-from tests.unit.compact.training.toy import toy_maps, toy_photographs
+from tests.unit.compact.training.toy_data import toy_dataset, toy_maps
 
 SIZES = [(5, 6, 4), (2, 3, 1), (1, 1, 9)]
 
@@ -51,24 +49,24 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[MaskTask, Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("masks")
     head = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
-    task = MaskTask(toy_photographs(folder), config=MaskTaskConfig(head=head))
+    task = MaskTask(toy_dataset(folder), config=MaskTaskConfig(head=head))
     task.save(task.module, folder)
     return task, folder
 
 
 @pytest.fixture(scope="module")
-def finder(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProposalTask, Path]:
+def proposals(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProposalTask, Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finder")
     config = ProposalTaskConfig(head=ProposalHeadConfig(width=16))
-    task = ProposalTask(toy_photographs(folder), config=config)
+    task = ProposalTask(toy_dataset(folder), config=config)
     task.save(task.module, folder)
     return task, folder
 
 
 def test_the_mask_graph_equals_torch(masks: tuple[MaskTask, Path]) -> None:
     task, folder = masks
-    graph, head = session(folder / "mask_head.onnx"), MaskHeadSession(rounded_head(task.module))
+    graph, head = session(folder / "mask_head.onnx"), MaskHeadSession(rounded(task.module))
     for rows, columns, count in SIZES:
         draw = np.random.default_rng(count)
         corners = draw.uniform(-0.1, 0.6, (count, 2))
@@ -77,28 +75,28 @@ def test_the_mask_graph_equals_torch(masks: tuple[MaskTask, Path]) -> None:
         framed = (boxes * np.tile([columns * 32, rows * 32], 2)).astype(np.float32)
         feed = {**some_maps(rows, columns), "frame": frame, "boxes": framed}
         names = ["inside", "scores", "margin"]
-        for found, meant in zip(graph.run(names, feed), head.run(names, feed), strict=True):
-            assert found.shape == meant.shape
-            np.testing.assert_allclose(found, meant, rtol=0, atol=1e-4)
+        for array, expected in zip(graph.run(names, feed), head.run(names, feed), strict=True):
+            assert array.shape == expected.shape
+            np.testing.assert_allclose(array, expected, rtol=0, atol=1e-4)
 
 
-def test_the_finder_graph_equals_torch(finder: tuple[ProposalTask, Path]) -> None:
-    task, folder = finder
-    graph, head = session(folder / "finder.onnx"), ProposalHeadSession(rounded_head(task.module))
+def test_the_proposal_graph_equals_torch(proposals: tuple[ProposalTask, Path]) -> None:
+    task, folder = proposals
+    graph, head = session(folder / "finder.onnx"), ProposalHeadSession(rounded(task.module))
     for rows, columns, _ in SIZES:
         feed = some_maps(rows, columns)
         names = ["boxes", "scores", "point_scores"]
-        found, meant = graph.run(names, feed), head.run(names, feed)
-        np.testing.assert_allclose(found[0], meant[0], rtol=1e-5, atol=1e-4)
-        np.testing.assert_allclose(found[1:], meant[1:], rtol=0, atol=1e-4)
+        arrays, expected = graph.run(names, feed), head.run(names, feed)
+        np.testing.assert_allclose(arrays[0], expected[0], rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(arrays[1:], expected[1:], rtol=0, atol=1e-4)
 
 
 def test_graphs_hold_half_precision_and_no_trace_of_where_they_were_made(
-    masks: tuple[MaskTask, Path], finder: tuple[ProposalTask, Path]
+    masks: tuple[MaskTask, Path], proposals: tuple[ProposalTask, Path]
 ) -> None:
     for task, path in (
         (masks[0], masks[1] / "mask_head.onnx"),
-        (finder[0], finder[1] / "finder.onnx"),
+        (proposals[0], proposals[1] / "finder.onnx"),
     ):
         weights = sum(p.numel() for p in task.module.parameters())
         assert path.stat().st_size < 2 * weights + 100_000  # nodes and places
@@ -107,43 +105,46 @@ def test_graphs_hold_half_precision_and_no_trace_of_where_they_were_made(
     assert set(stored) == set(masks[0].module.state_dict())
 
 
-def test_masks_do_not_depend_on_how_many_are_asked_for(masks: tuple[MaskTask, Path]) -> None:
+def test_masks_do_not_depend_on_how_many_are_decoded(masks: tuple[MaskTask, Path]) -> None:
     head = MaskHead(session(masks[1] / "mask_head.onnx"))
     pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     features = toy_maps(pixels)
-    maps = FeaturePyramid({n: features[n].astype(np.float32) for n in CHANNELS}, (96.0, 128.0))
+    maps = {n: features[n].astype(np.float32) for n in CHANNELS}
+    pyramid = FeaturePyramid(maps, (96.0, 128.0), (96, 128))
+    frame = pyramid.letterbox(pixels)
     x, y = np.meshgrid(np.arange(0, 100, 10.0), np.arange(0, 70, 10.0))
     boxes = np.stack([x, y, x + 25.5, y + 20.25], axis=2).reshape(-1, 4)
     assert len(boxes) > AT_ONCE
-    found, scores = head.masks_from_boxes(maps, pixels, boxes)
-    assert len(found) == len(boxes) == len(scores)
+    decoded, scores = head.masks_from_boxes(pyramid, frame, boxes)
+    assert len(decoded) == len(boxes) == len(scores)
     assert ((scores > 0) & (scores < 1)).all()
     for i in (0, len(boxes) - 1):
-        alone, score = head.masks_from_boxes(maps, pixels, boxes[i : i + 1])
+        alone, score = head.masks_from_boxes(pyramid, frame, boxes[i : i + 1])
         assert score[0] == pytest.approx(scores[i], abs=1e-5)
-        assert abs(mask_area(alone[0]) - mask_area(found[i])) <= 2
-        tight = mask_box(found[i])
+        assert abs(mask_area(alone[0]) - mask_area(decoded[i])) <= 2
+        tight = mask_box(decoded[i])
         assert (tight[:2] >= boxes[i, :2] - 1).all()
         assert (tight[2:] <= boxes[i, 2:] + 1).all()
-    assert head.masks_from_boxes(maps, pixels, np.zeros((0, 4)))[0] == ()
+    assert head.masks_from_boxes(pyramid, frame, np.zeros((0, 4)))[0] == ()
 
 
-def test_the_finder_proposes_and_answers_points(finder: tuple[ProposalTask, Path]) -> None:
-    found = ProposalHead(session(finder[1] / "finder.onnx"))
+def test_the_proposal_head_proposes_and_boxes_points(proposals: tuple[ProposalTask, Path]) -> None:
+    head = ProposalHead(session(proposals[1] / "finder.onnx"))
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    features = toy_maps(pixels)  # the eyes see it at twice its size
-    maps = FeaturePyramid({n: features[n].astype(np.float32) for n in CHANNELS}, (48.0, 64.0))
-    boxes, scores = found.propose(maps, (48, 64), limit=7)
+    features = toy_maps(pixels)  # the frame has twice its size
+    maps = {n: features[n].astype(np.float32) for n in CHANNELS}
+    pyramid = FeaturePyramid(maps, (48.0, 64.0), (48, 64))
+    boxes, scores = head.propose(pyramid, limit=7)
     assert len(boxes) == len(scores) <= 7
     assert (np.diff(scores) <= 0).all()
     assert (boxes >= 0).all()
     assert (boxes <= [64, 48, 64, 48]).all()
     points = [np.array([[10.0, 10.0]]), np.array([[60.0, 40.0], [5.0, 5.0]])]
     labels = [np.array([1]), np.array([1, 0])]
-    boxes, scores = found.boxes_from_points(maps, (48, 64), points, labels)
+    boxes, scores = head.boxes_from_points(pyramid, points, labels)
     assert boxes.shape == (2, 4)
     assert ((scores > 0) & (scores < 1)).all()
     for box, where in zip(boxes, points, strict=True):
         assert (box[:2] <= where[0] + 0.5).all()
         assert (where[0] + 0.5 <= box[2:]).all()
-    assert found.boxes_from_points(maps, (48, 64), [], [])[0].shape == (0, 4)
+    assert head.boxes_from_points(pyramid, [], [])[0].shape == (0, 4)

@@ -1,11 +1,11 @@
-"""Small masks pasted into images: their code, their place, their borders."""
+"""The mask head's small masks pasted into images: their code, their place, their borders."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from anyregion.compact.paste_masks import encode_crop, paste
+from anyregion.compact.mask_head import encode_crop, paste
 from anyregion.masks import decode_mask, encode_mask, mask_box
 
 

@@ -1,0 +1,308 @@
+"""The built-in model and its four faces: region encoder, image embedder, extractor, proposer.
+
+All four stand on one `CompactModel`, so that graphs are loaded once, and an image is encoded once
+when its regions are proposed and then named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.baselines.embedder import DenseMap
+from anyregion.baselines.pooling import pool
+from anyregion.compact.assets import read_manifest
+from anyregion.compact.conse import ASSET as CONSE_ASSET
+from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, Conse, load_conse
+from anyregion.compact.image_encoder import ALL_MAPS, LONG_SIDE, FeaturePyramid, ImageEncoder
+from anyregion.compact.mask_head import MaskHead, load_mask_head
+from anyregion.compact.proposal_head import ProposalHead, load_proposal_head
+from anyregion.compact.region_features import extract_region_features
+from anyregion.compact.region_head import STACKED_LENGTH, RegionHead, load_region_head
+from anyregion.compact.text_encoder import WIDTH, CompactTextEncoder
+from anyregion.data.features import Features, to_half
+from anyregion.errors import InputError
+from anyregion.images import Pixels
+from anyregion.masks import RLE, decode_mask
+from anyregion.recognizer import RegionEmbeddings
+from anyregion.regions import Boxes, Regions
+from anyregion.scoring import Score
+
+# long side of an image that is embedded as one: a crop needs no small cells
+CROP_SIDE = 224
+
+# of the training-free answer: the softmax scale with the lowest log loss on given boxes of COCO
+# training images, 80 names, and then the bias with the lowest log loss of the sigmoid scores
+LOGIT_SCALE = 8.0
+LOGIT_BIAS = -4.75
+
+
+class CompactModel:
+    """Graphs and numbers of the built-in model, each loaded when the first face needs it.
+
+    Args:
+        folder: of a region head that training made, in place of the built-in one.
+        threads: of ONNX Runtime, for one operator; None leaves it to it (all cores).
+        device: `cpu`, or what the installed ONNX Runtime was built for (`cuda`, `cuda:1`, `mps`).
+
+    Raises:
+        InputError: ONNX Runtime cannot use the device.
+        CheckpointError: one of the model's files is missing or altered.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, *, threads: int | None = None, device: str = "cpu"
+    ) -> None:
+        self.folder, self.threads, self.device = folder, threads, device
+        self.image_encoder = ImageEncoder(threads=threads, device=device)
+
+    @cached_property
+    def conse(self) -> Conse:
+        """The training-free way from image features to texts."""
+        return load_conse()
+
+    @cached_property
+    def region_head(self) -> RegionHead:
+        """From region features to embeddings."""
+        return load_region_head(self.folder, threads=self.threads, device=self.device)
+
+    @cached_property
+    def proposal_head(self) -> ProposalHead:
+        """Boxes without a prompt, or at points."""
+        return load_proposal_head(threads=self.threads, device=self.device)
+
+    @cached_property
+    def mask_head(self) -> MaskHead:
+        """From boxes to masks."""
+        return load_mask_head(threads=self.threads, device=self.device)
+
+
+class CompactEncoder:
+    """`compact` with its trained heads, as a `RegionEncoder`.
+
+    Raises:
+        CheckpointError: one of the model's files is missing or altered.
+    """
+
+    name = "compact"
+    default_score: Score = "sigmoid"
+
+    def __init__(self, model: CompactModel) -> None:
+        self.model = model
+        self.calibration = model.region_head.calibration
+        self.text = CompactTextEncoder(
+            model.conse, self.calibration, threads=model.threads, device=model.device
+        )
+        self.logit_scale = self.calibration.scale * STACKED_LENGTH
+        self.logit_bias = self.calibration.bias
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that an answer depends on."""
+        parts = (LONG_SIDE, self.model.region_head.digest, self.logit_scale, self.logit_bias)
+        files = ("eyes.onnx", CONSE_ASSET, "finder.onnx", "mask_head.onnx")
+        return _fingerprint(files, *parts, self.text.fingerprint)
+
+    def encode_images(self, images: Sequence[Pixels]) -> list[FeaturePyramid]:
+        """All maps of each image, in one pass of the image encoder."""
+        return [self.model.image_encoder.encode(pixels) for pixels in images]
+
+    def embed_regions(
+        self,
+        encoded: Sequence[FeaturePyramid],
+        regions: Sequence[Regions],
+        *,
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[RegionEmbeddings]:
+        """See `RegionEncoder`. A region of points is grown to a box, and a box to a mask.
+
+        `mask_scores` are how well the mask probably fits (intersection over union); of a region
+        grown from points, how well its box does, if that is less.
+        """
+        del multimask  # there is one candidate a region
+        results = []
+        for pyramid, prompts in zip(encoded, regions, strict=True):
+            boxes = prompts.extents(pyramid.size)  # (N, 4)
+            box_scores = np.ones(len(prompts))  # 1 where the place is stated
+            has_mask = np.array([rle is not None for rle in prompts.masks], dtype=bool)
+            at_points = np.flatnonzero(~(prompts.has_box() | has_mask))
+            if len(at_points):
+                self._grow_boxes(pyramid, prompts, at_points, boxes, box_scores)
+            prompt_masks = [None if rle is None else decode_mask(rle) for rle in prompts.masks]
+            features = extract_region_features(
+                pyramid, boxes, self.model.conse, prompt_masks if has_mask.any() else None
+            )
+            embeddings = self.calibration.stack_regions(self.model.region_head.embed(features))
+            decoded: tuple[RLE, ...] | None = None
+            scores: NDArray[np.float32] | None = None
+            if masks:
+                decoded, mask_scores = self._decode_masks(pyramid, prompts, boxes)
+                scores = np.minimum(mask_scores, box_scores).astype(np.float32)
+            results.append(
+                RegionEmbeddings(embeddings, boxes=boxes, masks=decoded, mask_scores=scores)
+            )
+        return results
+
+    def _grow_boxes(
+        self,
+        pyramid: FeaturePyramid,
+        prompts: Regions,
+        rows: NDArray[np.int64],
+        boxes: Boxes,
+        scores: NDArray[np.float64],
+    ) -> None:
+        """Replace the boxes and scores of regions that are points alone."""
+        height, width = pyramid.size
+        grown, scores[rows] = self.model.proposal_head.boxes_from_points(
+            pyramid, [prompts.points[i] for i in rows], [prompts.point_labels[i] for i in rows]
+        )
+        # a box that was widened to a point may reach beyond the last pixel
+        boxes[rows] = np.clip(grown, 0, np.array([width, height] * 2, dtype=np.float64))
+
+    def _decode_masks(
+        self, pyramid: FeaturePyramid, prompts: Regions, boxes: Boxes
+    ) -> tuple[tuple[RLE, ...], NDArray[np.float64]]:
+        """The prompts' own masks, else masks grown from the boxes, and how well each fits."""
+        if pyramid.frame is None:
+            raise InputError("masks need the image itself: these features come from a store")
+        rows = [i for i, mask in enumerate(prompts.masks) if mask is None]
+        scores = np.ones(len(prompts))
+        grown, scores[rows] = self.model.mask_head.masks_from_boxes(
+            pyramid, pyramid.frame, boxes[rows]
+        )
+        by_row = dict(zip(rows, grown, strict=True))
+        return tuple(mask or by_row[i] for i, mask in enumerate(prompts.masks)), scores
+
+
+class CompactEmbedder:
+    """`compact` without its trained heads, as an `ImageEmbedder`.
+
+    EfficientNet-Lite0 encodes images, all-MiniLM-L6-v2 texts, ConSE joins them.
+    """
+
+    name = "compact"
+    logit_scale = LOGIT_SCALE
+    logit_bias = LOGIT_BIAS
+
+    def __init__(self, model: CompactModel) -> None:
+        self.model = model
+        self.text = CompactTextEncoder(model.conse, threads=model.threads, device=model.device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the assets, as they were checked on loading, and of the constants in use."""
+        constants = (LONG_SIDE, CROP_SIDE, TEMPERATURE, BEST_CLASSES, LOGIT_SCALE, LOGIT_BIAS)
+        return _fingerprint(("eyes.onnx", CONSE_ASSET), *constants, self.text.fingerprint)
+
+    def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Embed images of any sizes, `(len(images), 384)`, not normalised."""
+        if not images:
+            return np.zeros((0, WIDTH), dtype=np.float32)
+        pooled = []
+        for pixels in images:
+            height, width = pixels.shape[:2]
+            image_box = np.array([[0.0, 0.0, width, height]])  # without the padding
+            pooled.append(pool(self._last_map(pixels, CROP_SIDE), image_box))
+        return self.project(np.concatenate(pooled))
+
+    def dense_features(self, images: Sequence[Pixels]) -> list[DenseMap]:
+        """The last convolution of each image, 1,280 channels, a cell for 32 of 640 pixels."""
+        return [self._last_map(pixels, LONG_SIDE) for pixels in images]
+
+    def project(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Means of the last convolution `(n, 1280)` into the space of the texts `(n, 384)`."""
+        return self.model.conse.project(pooled)
+
+    def _last_map(self, pixels: Pixels, long_side: int) -> DenseMap:
+        encoder = self.model.image_encoder
+        pyramid = encoder.encode(pixels, outputs=("last",), long_side=long_side)
+        return DenseMap(pyramid.maps["last"], pyramid.span)
+
+
+class CompactExtractor:
+    """`compact`'s image encoder as a `FeatureExtractor`; the regions make no difference to it.
+
+    Arrays: `stride8`, `stride16`, `stride32`, `last`, each `(h, w, C)` float16 (see
+    `image_encoder.CHANNELS`), and `span` `(2,)` float32, the height and width in pixels that they
+    cover.
+    """
+
+    def __init__(self, model: CompactModel) -> None:
+        self.model = model
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the image encoder, as it was checked on loading, and of the size it works at."""
+        content = repr((read_manifest()["eyes.onnx"]["sha256"], LONG_SIDE, ALL_MAPS))
+        return f"compact-eyes-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
+
+    def describe(self) -> Mapping[str, str]:
+        """See `DescribedExtractor`. The key is that of stores made before."""
+        digest = read_manifest()["eyes.onnx"]["sha256"]
+        return {"eyes": f"compact ({digest[:12]}), long side {LONG_SIDE}"}
+
+    def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
+        """See `FeatureExtractor`. Images go one by one: the encoder gains nothing from a batch."""
+        extracted: list[Features] = []
+        for pixels in images:
+            pyramid = self.model.image_encoder.encode(pixels)
+            maps = {str(name): to_half(name, values) for name, values in pyramid.maps.items()}
+            extracted.append({**maps, "span": np.array(pyramid.span, dtype=np.float32)})
+        return extracted
+
+
+class CompactProposer:
+    """`compact`'s proposal head as an `EncodedProposer`: boxes of things of any kind.
+
+    Args:
+        model: may be the one of the recogniser that names the regions.
+        encoder: that recogniser's encoder, so that an image is encoded once for both; None for
+            another model's.
+        limit: most regions of an image.
+        min_score: lowest objectness.
+
+    Raises:
+        CheckpointError: one of the model's files is missing or altered.
+    """
+
+    name = "compact"
+
+    def __init__(
+        self,
+        model: CompactModel,
+        *,
+        encoder: CompactEncoder | None = None,
+        limit: int = 50,
+        min_score: float = 0.35,
+    ) -> None:
+        self.model, self.encoder = model, encoder
+        self.limit, self.min_score = limit, min_score
+        self._head = model.proposal_head
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the image encoder, the proposal head and the limits."""
+        files = ("eyes.onnx", "finder.onnx")
+        return _fingerprint(files, LONG_SIDE, self.limit, self.min_score)
+
+    def propose(self, image: Pixels) -> Regions:
+        """See `RegionProposer`."""
+        return self.propose_encoded(self.model.image_encoder.encode(image))
+
+    def propose_encoded(self, encoded: FeaturePyramid) -> Regions:
+        """See `EncodedProposer`."""
+        boxes, scores = self._head.propose(encoded, limit=self.limit, min_score=self.min_score)
+        return Regions.from_boxes(boxes, scores=scores)
+
+
+def _fingerprint(files: Sequence[str], *parts: object) -> str:
+    """Hash of assets, by the manifest's hashes of them, and of whatever else an answer needs."""
+    manifest = read_manifest()
+    content = repr([*(manifest[name]["sha256"] for name in files), *parts])
+    return f"compact-{hashlib.sha256(content.encode()).hexdigest()[:32]}"

@@ -1,0 +1,292 @@
+"""The heads out of torch: as ONNX graphs with float16 weights, or in place of such a graph."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import Dim
+
+from anyregion.compact.image_encoder import CHANNELS
+from anyregion.compact.region_features import MEMORY, POOLED
+from anyregion.compact.region_head import INPUTS
+from anyregion.compact.text_encoder import WIDTH
+from anyregion.compact.training.modules import (
+    MaskHeadModule,
+    Projection,
+    ProposalHeadModule,
+    as_tensors,
+)
+from anyregion.compact.training.region_head_module import RegionHeadModule
+from anyregion.files import atomic_path
+
+OPSET = 18  # what torch's exporter writes natively: others it has to convert
+# smaller weights (biases of few numbers, scalars) stay float32: they take no room
+_SMALLEST_HALVED = 64
+_EXAMPLE = (4, 6)  # rows and columns at stride 32 of the maps that are traced
+
+M = TypeVar("M", bound=nn.Module)
+Feed = Mapping[str, NDArray[np.float32]]
+
+
+def rounded(module: M) -> M:
+    """A copy with every weight that the graph stores as float16 rounded to it.
+
+    The standardisation of channels is folded into the projections first.
+    """
+    copied = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        for part in copied.modules():
+            if isinstance(part, Projection):
+                weight, bias = part.on_raw_channels()
+                part.linear.weight.copy_(weight)
+                part.linear.bias.copy_(bias)
+                part.shift.zero_()
+                part.factor.fill_(1.0)
+        for parameter in copied.parameters():
+            if parameter.numel() >= _SMALLEST_HALVED:
+                parameter.copy_(parameter.half().float())
+    return copied
+
+
+def export_region_head(module: RegionHeadModule, path: Path) -> None:
+    """Write the graph that `anyregion.compact.region_head.RegionHead` runs.
+
+    The numbers of regions and of cells are those of its inputs.
+    """
+    regions, cells = Dim("regions", min=1, max=65536), Dim("cells", min=2, max=65536)
+    example = (
+        torch.rand(3, POOLED),
+        torch.rand(3, WIDTH),
+        torch.tensor([[0.1, 0.1, 0.5, 0.6]] * 3),
+        torch.rand(24, MEMORY),
+        torch.rand(24, 2),
+        torch.tensor([0.75, 1.0]),
+    )
+    shapes: tuple[dict[int, Any], ...] = (
+        {0: regions},
+        {0: regions},
+        {0: regions},
+        {0: cells},
+        {0: cells},
+        {},
+    )
+    _export(_OneImageRegions(rounded(module)), example, INPUTS, ("embeddings",), shapes, path)
+
+
+def export_mask_head(head: MaskHeadModule, path: Path) -> None:
+    """Write the graph that `anyregion.compact.mask_head.MaskHead` runs."""
+    rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
+    tall, wide = _EXAMPLE[0] * 32, _EXAMPLE[1] * 32
+    shapes: tuple[dict[int, Any], ...] = (
+        *(
+            {0: Dim(f"rows_{s}", min=2, max=2048), 1: Dim(f"columns_{s}", min=2, max=2048)}
+            for s in (8, 16)
+        ),
+        *({0: rows, 1: columns} for _ in range(2)),
+        {2: Dim("frame_rows", min=32, max=16384), 3: Dim("frame_columns", min=32, max=16384)},
+        {0: Dim("boxes", min=1, max=65536)},
+    )
+    boxes = torch.tensor([[8.0, 8, 72, 40]] * 3)
+    _export(
+        _OneImageMasks(rounded(head)),
+        (*_example_maps(), torch.zeros(1, 3, tall, wide), boxes),
+        (*(str(name) for name in CHANNELS), "frame", "boxes"),
+        ("inside", "scores", "margin"),
+        shapes,
+        path,
+    )
+
+
+def export_proposal_head(head: ProposalHeadModule, path: Path) -> None:
+    """Write the graph that `anyregion.compact.proposal_head.ProposalHead` runs."""
+    rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
+    shapes = tuple({0: f * rows, 1: f * columns} for f in (4, 2, 1, 1))
+    names = tuple(str(name) for name in CHANNELS)
+    outputs = ("boxes", "scores", "point_scores")
+    _export(_OneImageProposals(rounded(head)), _example_maps(), names, outputs, shapes, path)
+
+
+class MaskHeadSession:
+    """Runs a `MaskHeadModule` as a session of its exported graph would: validation is inference."""
+
+    def __init__(self, head: MaskHeadModule) -> None:
+        self._head = head
+
+    def run(self, outputs: Sequence[str], feed: Feed) -> list[NDArray[np.float32]]:
+        """See `anyregion.compact.mask_head.MaskHead`."""
+        with _inference(self._head) as device:
+            maps = {name: cells.to(device) for name, cells in as_tensors(feed).items()}
+            frame, boxes = (torch.from_numpy(feed[name]).to(device) for name in ("frame", "boxes"))
+            logits, quality = self._head([maps], [frame], [boxes])
+        arrays = {
+            "inside": _probabilities(logits),
+            "scores": _probabilities(quality),
+            "margin": np.array(self._head.config.margin, dtype=np.float32),
+        }
+        return [arrays[name] for name in outputs]
+
+
+class ProposalHeadSession:
+    """Runs a `ProposalHeadModule` as a session of its exported graph would."""
+
+    def __init__(self, head: ProposalHeadModule) -> None:
+        self._head = head
+
+    def run(self, outputs: Sequence[str], feed: Feed) -> list[NDArray[np.float32]]:
+        """See `anyregion.compact.proposal_head.ProposalHead`."""
+        with _inference(self._head) as device:
+            maps = {name: cells.to(device) for name, cells in as_tensors(feed).items()}
+            boxes, scores, point_scores = self._head([maps])[0]
+        arrays = {
+            "boxes": boxes.float().cpu().numpy(),
+            "scores": _probabilities(scores),
+            "point_scores": _probabilities(point_scores),
+        }
+        return [arrays[name] for name in outputs]
+
+
+@contextmanager
+def _inference(module: nn.Module) -> Iterator[torch.device]:
+    """Without gradients and in evaluation, then back as it was; yields the module's device."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield next(module.parameters()).device
+    finally:
+        module.train(was_training)
+
+
+def _probabilities(logits: Tensor) -> NDArray[np.float32]:
+    return np.asarray(logits.float().sigmoid().cpu().numpy(), dtype=np.float32)
+
+
+class _OneImageRegions(nn.Module):
+    """The signature of the region head's graph."""
+
+    def __init__(self, module: RegionHeadModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(
+        self,
+        pooled: Tensor, conse: Tensor, boxes: Tensor, memory: Tensor, cells: Tensor, shape: Tensor,
+    ) -> Tensor:  # fmt: skip
+        embeddings: Tensor = self.module([(pooled, conse, boxes, memory, cells, shape)])[0]
+        return embeddings
+
+
+class _OneImageMasks(nn.Module):
+    """The signature of the mask head's graph."""
+
+    def __init__(self, head: MaskHeadModule) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, stride8: Tensor, stride16: Tensor, stride32: Tensor, last: Tensor,
+        frame: Tensor, boxes: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        maps = {"stride8": stride8, "stride16": stride16, "stride32": stride32, "last": last}
+        logits, quality = self.head([maps], [frame], [boxes])
+        return logits.sigmoid(), quality.sigmoid(), torch.tensor(self.head.config.margin)
+
+
+class _OneImageProposals(nn.Module):
+    """The signature of the proposal head's graph."""
+
+    def __init__(self, head: ProposalHeadModule) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, stride8: Tensor, stride16: Tensor, stride32: Tensor, last: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        maps = {"stride8": stride8, "stride16": stride16, "stride32": stride32, "last": last}
+        boxes, scores, point_scores = self.head([maps])[0]
+        return boxes, scores.sigmoid(), point_scores.sigmoid()
+
+
+def _example_maps() -> tuple[Tensor, ...]:
+    rows, columns = _EXAMPLE
+    return tuple(
+        torch.rand(rows * f, columns * f, width)
+        for f, width in zip((4, 2, 1, 1), CHANNELS.values(), strict=True)
+    )
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    shapes: tuple[dict[int, Any], ...],
+    path: Path,
+) -> None:
+    """Write a module whose weights are `rounded` as a graph.
+
+    Args:
+        module: called with the tensors of `example`.
+        example: arguments to trace with.
+        names, outputs: of the graph.
+        shapes: per argument its run-time dimensions, as `torch.export.Dim`.
+        path: the file, written all or not at all.
+    """
+    import onnx
+
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of every input that is not used
+    try:
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            input_names=list(names),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            verbose=False,
+        )
+    finally:
+        logger.setLevel(level)
+    model = program.model_proto  # type: ignore[union-attr]
+    _halve(model)
+    onnx.checker.check_model(model)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _halve(model: Any) -> None:
+    """Store large weights as the float16 they are, cast back where the graph reads them."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.size < _SMALLEST_HALVED:
+            continue
+        if not np.array_equal(values.astype(np.float16), values):
+            continue  # a constant, not a weight: those are rounded already
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
+    # types that were inferred before the weights became float16
+    inferred = [info for info in model.graph.value_info if not info.name.endswith("_half")]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(inferred)
+    for node in model.graph.node:
+        del node.metadata_props[:]  # where in this machine's files each node came from
+        node.doc_string = ""

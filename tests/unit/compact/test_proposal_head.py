@@ -1,0 +1,132 @@
+"""The proposal head's grid of boxes: proposals, boxes of points, and the frame of a pyramid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, letterbox
+from anyregion.compact.proposal_head import (
+    GridBoxes,
+    ProposalHead,
+    best_proposals,
+    box_of_points,
+    level_sizes,
+)
+from anyregion.proposals import box_iou
+
+ROWS, COLUMNS = 2, 3
+CELLS = sum(rows * columns for rows, columns, _ in level_sizes(ROWS, COLUMNS))
+
+
+def cells(answers: dict[int, tuple[list[float], float]]) -> GridBoxes:
+    """Cells that say nothing but for the given ones, of an image of 64 x 96 pixels."""
+    boxes, scores = np.zeros((CELLS, 4)), np.zeros(CELLS)
+    for cell, (box, score) in answers.items():
+        boxes[cell], scores[cell] = box, score
+    return GridBoxes(boxes, scores, scores, ROWS, COLUMNS, np.ones(4))
+
+
+def at(level: int, row: int, column: int) -> int:
+    sizes = level_sizes(ROWS, COLUMNS)
+    return sum(r * c for r, c, _ in sizes[:level]) + row * sizes[level][1] + column
+
+
+def ask(grid: GridBoxes, points: list[list[float]], labels: list[int]) -> tuple[list[float], float]:
+    box, score = box_of_points(grid, np.array(points, dtype=np.float64), np.array(labels))
+    return box.tolist(), score
+
+
+def test_levels_cover_the_frame() -> None:
+    assert level_sizes(3, 5) == [(12, 20, 8), (6, 10, 16), (3, 5, 32), (2, 3, 64)]
+
+
+def test_proposals_come_best_first_without_doubles() -> None:
+    grid = cells(
+        {
+            0: ([0, 0, 10, 10], 0.5),
+            1: ([0, 0, 10, 11], 0.9),  # nearly the same
+            2: ([20, 20, 40, 40], 0.7),
+            3: ([50, 5, 50.5, 30], 0.8),  # too thin to be anything
+        }
+    )
+    boxes, scores = best_proposals(grid, limit=10, min_score=0.1)
+    assert boxes.tolist() == [[0, 0, 10, 11], [20, 20, 40, 40]]
+    assert scores.tolist() == [0.9, 0.7]
+    assert len(best_proposals(grid, limit=1)[0]) == 1
+    assert best_proposals(grid, limit=5, min_score=0.95)[0].shape == (0, 4)
+
+
+def test_a_point_takes_the_surest_level() -> None:
+    grid = cells(
+        {
+            at(0, 3, 4): ([30, 20, 44, 36], 0.4),
+            at(1, 1, 2): ([20, 10, 60, 50], 0.8),
+            at(3, 0, 0): ([0, 0, 96, 64], 0.6),
+        }
+    )
+    assert ask(grid, [[35, 28]], [1]) == ([20, 10, 60, 50], 0.8)
+
+
+def test_background_points_exclude_the_boxes_that_hold_them() -> None:
+    grid = cells({at(0, 3, 4): ([30, 20, 44, 36], 0.4), at(1, 1, 2): ([20, 10, 60, 50], 0.8)})
+    assert ask(grid, [[35, 28], [58, 48]], [1, 0]) == ([30, 20, 44, 36], 0.4)
+
+
+def test_all_foreground_points_lie_in_the_box() -> None:
+    grid = cells({at(0, 3, 4): ([30, 20, 44, 36], 0.9), at(1, 1, 2): ([20, 10, 60, 50], 0.3)})
+    assert ask(grid, [[35, 28], [55, 40]], [1, 1]) == ([20, 10, 60, 50], 0.3)
+
+
+def test_a_box_is_widened_where_no_answer_holds_the_points() -> None:
+    grid = cells({at(0, 3, 4): ([30, 20, 44, 36], 0.9)})
+    box, score = ask(grid, [[35, 28], [80, 50]], [1, 1])
+    assert box == [30, 20, 81, 51]
+    assert 0 < score < 0.2
+
+
+@pytest.mark.parametrize("point", [[0, 0], [95, 63]])
+def test_points_at_the_corners_have_cells(point: list[float]) -> None:
+    grid = cells({cell: ([0, 0, 96, 64], 0.5) for cell in range(CELLS)})
+    assert ask(grid, [point], [1]) == ([0, 0, 96, 64], 0.5)
+
+
+def test_overlaps_of_boxes() -> None:
+    box = np.array([0.0, 0, 10, 10])
+    others = np.array([[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]])
+    np.testing.assert_allclose(box_iou(box[None], others)[0], [1, 1 / 3, 0])
+
+
+class OneCell:
+    """A session that answers with one box of the network's input for every cell."""
+
+    def run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        boxes = np.tile(np.array([[-8.0, 4, 400, 16]], dtype=np.float32), (22, 1))
+        return [boxes, np.ones(22, np.float32), np.full(22, 0.5, np.float32)]
+
+
+def test_boxes_are_clipped_to_the_image() -> None:
+    maps = {name: np.zeros((1, 1, width), np.float32) for name, width in CHANNELS.items()}
+    head = ProposalHead(OneCell())
+    pyramid = FeaturePyramid(maps, (16.0, 16.0), (50, 60))  # 2 pixels of the frame for one
+    boxes, scores = head.propose(pyramid)
+    assert boxes.tolist() == [[0, 2, 60, 8]]
+    assert scores.tolist() == [1.0]
+    boxes, scores = head.boxes_from_points(pyramid, [np.array([[30.0, 4]])], [np.array([1])])
+    assert (boxes.tolist(), scores.tolist()) == ([[0, 2, 60, 8]], [0.5])
+
+
+@pytest.mark.parametrize("size", [(333, 500), (500, 333), (64, 64), (7, 500), (1000, 751)])
+@pytest.mark.parametrize("long_side", [640, 224])
+def test_the_frame_is_what_the_image_encoder_was_fed(size: tuple[int, int], long_side: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    frame, span = letterbox(pixels, long_side=long_side)
+    rows, columns = frame.shape[2] // 32, frame.shape[3] // 32
+    maps = {
+        name: np.zeros((rows * f, columns * f, width), np.float32)
+        for (name, width), f in zip(CHANNELS.items(), (4, 2, 1, 1), strict=True)
+    }
+    pyramid = FeaturePyramid(maps, span, size)
+    np.testing.assert_array_equal(pyramid.letterbox(pixels), frame)
+    framed = np.array([0, 0, size[1], size[0]]) * pyramid.frame_scale()
+    assert framed[2:].max() == pytest.approx(long_side)

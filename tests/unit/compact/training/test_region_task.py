@@ -1,0 +1,442 @@
+"""The region head: features, module, graph, folder, names, calibration, training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("lightning_fabric")
+
+import torch
+
+from anyregion.compact.assets import read_asset
+from anyregion.compact.conse import load_conse
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
+from anyregion.compact.region_features import (
+    MEMORY,
+    POOLED,
+    RegionFeatures,
+    extract_region_features,
+    quarter,
+)
+from anyregion.compact.region_head import (
+    ANCHOR,
+    INPUTS,
+    STACKED_LENGTH,
+    Calibration,
+    load_region_head,
+)
+from anyregion.compact.text_encoder import CompactTextEncoder
+from anyregion.compact.training import checkpoint
+from anyregion.compact.training.checkpoint import load_region_head_module, save_region_head
+from anyregion.compact.training.dataset import open_named_dataset
+from anyregion.compact.training.export import rounded
+from anyregion.compact.training.losses import classification_loss, distillation_loss
+from anyregion.compact.training.metrics import fit_scores, held_out_ece
+from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
+from anyregion.compact.training.region_task import (
+    RegionObjective,
+    RegionTask,
+    RegionTaskConfig,
+    jitter_boxes,
+    random_boxes,
+)
+from anyregion.data.annotations.annotations import Annotations, Categories
+from anyregion.data.mirror import mirror_boxes
+from anyregion.errors import CheckpointError, InputError
+from anyregion.evaluation.metrics.calibration import ece
+from anyregion.training.config import LoopConfig, OptimizerConfig
+from anyregion.training.loop import fit
+
+SIZE = (96, 128)
+SMALL = RegionHeadConfig(width=16, layers=1, heads=2, dropout=0.0)
+
+
+def random_pyramid(seed: int, scale: int = 1) -> FeaturePyramid:
+    """Random maps of an image whose long side is 128, times `scale`."""
+    draw = np.random.default_rng(seed)
+    strides = {"stride8": 8, "stride16": 16, "stride32": 32, "last": 32}
+    maps = {
+        name: draw.normal(size=(SIZE[0] // s, SIZE[1] // s, CHANNELS[name])).astype(np.float32)  # type: ignore[index]
+        for name, s in strides.items()
+    }
+    size = (SIZE[0] * scale, SIZE[1] * scale)
+    return FeaturePyramid(maps, (float(size[0]), float(size[1])), size)  # type: ignore[arg-type]
+
+
+def random_features(count: int, seed: int = 0) -> RegionFeatures:
+    draw = np.random.default_rng(seed)
+    low = draw.uniform(0, 0.5, (count, 2)) * [SIZE[1], SIZE[0]]
+    boxes = np.concatenate([low, low + draw.uniform(8, 40, (count, 2))], axis=1)
+    return extract_region_features(random_pyramid(seed), boxes, load_conse())
+
+
+def features_of(box: list[float], seed: int, scale: int = 1) -> RegionFeatures:
+    pyramid = random_pyramid(seed, scale)
+    return extract_region_features(pyramid, np.array([box], dtype=np.float64), load_conse())
+
+
+def tensors(features: RegionFeatures) -> list[torch.Tensor]:
+    return [torch.from_numpy(getattr(features, name)) for name in INPUTS]
+
+
+def module(seed: int = 0) -> RegionHeadModule:
+    torch.manual_seed(seed)
+    head = RegionHeadModule(SMALL).eval()
+    with torch.no_grad():  # as after some training: the learned part counts
+        head.projector.weight.mul_(300)
+    return head
+
+
+def calibration() -> Calibration:
+    text_encoder = CompactTextEncoder(load_conse(), threads=1)
+    return Calibration(
+        text_encoder.encode_text(["a dog", "a cat"]), ("dog", "cat"), 0.13, 14.0, -6.0
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `module()`: its graph is exported once, which takes half a minute."""
+    folder = tmp_path_factory.mktemp("region_head") / "model"
+    save_region_head(module(), folder, calibration(), licence="Apache-2.0", metrics={"top1": 0.5})
+    return folder
+
+
+# features
+
+
+def test_quarters_make_up_their_box() -> None:
+    quarters, masks = quarter(np.array([[10.0, 20, 50, 80], [0, 0, 30, 10]]))
+    assert masks is None
+    assert quarters[:4].tolist() == [
+        [10, 20, 30, 50], [30, 20, 50, 50], [10, 50, 30, 80], [30, 50, 50, 80],
+    ]  # fmt: skip
+    many, one = random_features(5), features_of([10, 20, 50, 80], seed=3)
+    fine = random_pyramid(3).maps["stride8"]
+    assert one.pooled.shape == (1, POOLED)
+    # the mean of the quarters is the mean over the box, here by cells of 8 pixels, partly covered
+    rows = np.clip(np.minimum(80, np.arange(8, 104, 8)) - np.maximum(20, np.arange(0, 96, 8)), 0, 8)
+    cols = np.clip(
+        np.minimum(50, np.arange(8, 136, 8)) - np.maximum(10, np.arange(0, 128, 8)), 0, 8
+    )
+    mean = np.einsum("h,w,hwc->c", rows, cols, fine) / (rows.sum() * cols.sum())
+    assert np.allclose(one.pooled[0, :160].reshape(4, 40).mean(axis=0), mean, atol=1e-5)
+    assert many.memory.shape == (12, MEMORY)
+    assert np.allclose(np.linalg.norm(many.conse, axis=1), 1, atol=1e-5)
+
+
+def test_a_mask_is_cut_into_quarters() -> None:
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[10:20, 10:40] = True  # only in the upper half of its box
+    _, parts = quarter(np.array([[10.0, 10, 40, 60]]), [mask])
+    assert parts is not None
+    assert parts[0] is not None
+    assert parts[0].sum() == 150
+    assert parts[2] is not None
+    assert parts[2].sum() == mask.sum()  # an empty quarter: all of the mask
+
+
+def test_features_move_with_the_image() -> None:
+    """Boxes and cells are fractions of the image: twice the pixels say the same."""
+    small = features_of([16, 16, 64, 48], seed=1)
+    double = features_of([32, 32, 128, 96], seed=1, scale=2)
+    for name in INPUTS:
+        assert np.allclose(getattr(small, name), getattr(double, name), atol=1e-5), name
+
+
+# module and graph
+
+
+def test_training_begins_at_the_training_free_answer() -> None:
+    features = random_features(6)
+    torch.manual_seed(0)
+    (embeddings,) = RegionHeadModule(replace(SMALL, width=32)).eval()([tensors(features)])
+    cosine = torch.nn.functional.cosine_similarity(embeddings, torch.from_numpy(features.conse))
+    assert cosine.min() > 0.99
+
+
+def test_a_region_does_not_depend_on_the_others() -> None:
+    features = random_features(7)
+    net = module()
+    (together,) = net([tensors(features)])
+    alone = replace(
+        features,
+        pooled=features.pooled[2:3],
+        conse=features.conse[2:3],
+        boxes=features.boxes[2:3],
+    )
+    (single,) = net([tensors(alone)])
+    assert torch.allclose(together[2:3], single, atol=1e-5)
+
+
+def test_the_image_around_counts() -> None:
+    features = random_features(3)
+    other = replace(features, memory=np.roll(features.memory, 5, axis=0))
+    with torch.no_grad():
+        (a,), (b,) = module()([tensors(features)]), module()([tensors(other)])
+    assert (a - b).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("count", [1, 2, 600])
+def test_graph_equals_torch(saved: Path, count: int) -> None:
+    features = random_features(count, seed=4)
+    with torch.no_grad():
+        (expected,) = rounded(module())([tensors(features)])
+    expected = torch.nn.functional.normalize(expected, dim=-1)
+    embeddings = load_region_head(saved, threads=1).embed(features)
+    assert np.abs(embeddings - expected.numpy()).max() < 1e-4
+
+
+def test_graph_of_no_region(saved: Path) -> None:
+    features = random_features(2)
+    none = replace(
+        features, pooled=features.pooled[:0], conse=features.conse[:0], boxes=features.boxes[:0]
+    )
+    assert load_region_head(saved, threads=1).embed(none).shape == (0, 384)
+
+
+def test_bad_sizes() -> None:
+    with pytest.raises(InputError, match="does not divide"):
+        RegionHeadConfig(width=190, heads=4)
+    with pytest.raises(InputError, match="layers"):
+        RegionHeadConfig(layers=9)
+
+
+# files
+
+
+def test_save_and_load(tmp_path: Path, saved: Path) -> None:
+    head = load_region_head(saved, threads=1)
+    numbers = head.calibration
+    assert numbers.names == ("dog", "cat")
+    assert (numbers.gamma, numbers.scale, numbers.bias) == (0.13, 14.0, -6.0)
+    assert np.allclose(numbers.trained, calibration().trained, atol=1e-3)
+    assert len(head.digest) == 64
+    again = load_region_head_module(saved)
+    features = random_features(4)
+    with torch.no_grad():
+        (expected,) = again([tensors(features)])
+    expected = torch.nn.functional.normalize(expected, dim=-1)
+    assert np.abs(head.embed(features) - expected.numpy()).max() < 1e-4
+    folder = shutil.copytree(saved, tmp_path / "model")
+    (folder / "namer.safetensors").write_bytes(calibration().to_bytes()[:100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_region_head(folder, threads=1)
+    with pytest.raises(CheckpointError, match="missing"):
+        load_region_head(tmp_path / "nothing", threads=1)
+    (folder / "namer.onnx").write_bytes(read_asset("classes.json"))
+    with pytest.raises(CheckpointError, match="not a graph"):
+        load_region_head(folder, threads=1)
+
+
+def test_the_folder_keeps_its_format(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {
+        "namer.json", "namer.onnx", "namer.safetensors", "namer_weights.safetensors",
+    }  # fmt: skip
+    content = json.loads((saved / "namer.json").read_text())
+    assert content["format"] == "anyregion.compact.namer/1"
+    assert set(content) == {"format", "module", "licence", "names", "figures"}
+    assert b"novelty" in (saved / "namer.safetensors").read_bytes()
+
+
+# names that were not trained
+
+
+def test_new_names_gain_where_a_region_is_doubtful() -> None:
+    text_encoder = CompactTextEncoder(load_conse(), threads=1)
+    numbers = replace(
+        calibration(), trained=text_encoder.encode_text(["a couch", "a dog"]), gamma=0.2
+    )
+    names = text_encoder.encode_text(["a couch", "a sofa", "a wine glass"])
+    stacked = numbers.stack_names(names)
+    assert np.allclose(np.linalg.norm(stacked, axis=1), 1, atol=1e-5)
+    doubtful, sure = numbers.stack_regions(names[2:3]), numbers.stack_regions(names[0:1])
+    assert np.allclose(np.linalg.norm([doubtful, sure], axis=2), STACKED_LENGTH, atol=1e-5)
+    gain = (doubtful @ stacked.T)[0] - (names[2:3] @ names.T)[0]
+    assert gain[0] == pytest.approx(0, abs=1e-6)
+    assert 0 <= gain[1] < 0.1
+    # of a wholly new name: gamma, less what its vector was shortened
+    assert gain[2] == pytest.approx(0.2 - (1 - np.sqrt(1 - (0.2 / ANCHOR) ** 2)), abs=1e-4)
+    # a region that is surely of a trained class lifts no new name
+    assert (sure @ stacked.T)[0, 2] <= (names[0:1] @ names.T)[0, 2] + 1e-6
+    with_gains = CompactTextEncoder(load_conse(), numbers, threads=1)
+    assert with_gains.fingerprint != text_encoder.fingerprint
+    assert np.array_equal(with_gains.encode_text(["a couch", "a sofa", "a wine glass"]), stacked)
+
+
+# losses and calibration
+
+
+def test_losses_against_plain_numbers() -> None:
+    embedded = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
+    matrix = torch.eye(2)
+    loss = classification_loss(
+        embedded, torch.tensor([0, 0]), matrix, torch.tensor([2.0, 1.0]), scale=1.0
+    )
+    expected = 2 * (np.log(1 + np.exp(-1)) + np.log(1 + np.exp(1))) / 2
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    away = distillation_loss(
+        embedded, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), 1, labelled_share=0.1
+    )
+    assert float(away) == pytest.approx(1.0, abs=1e-6)
+    nothing = classification_loss(
+        embedded[:0], torch.zeros(0, dtype=torch.long), matrix, torch.ones(2), scale=1.0
+    )
+    assert float(nothing) == 0
+
+
+def test_scores_are_calibrated() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 10, 4000)
+    cosines = draw.normal(0.1, 0.08, (4000, 10)).astype(np.float32)
+    cosines[np.arange(4000), labels] += draw.normal(0.2, 0.15, 4000).astype(np.float32)
+    scale, bias = fit_scores(cosines, labels)
+    scores = 1 / (1 + np.exp(-(scale * cosines.max(axis=1) + bias)))
+    right = cosines.argmax(axis=1) == labels
+    assert ece(scores, right) < 0.1
+    assert held_out_ece(cosines, labels) < 0.1
+    assert ece(np.full(len(right), 0.99), right) > 0.1
+    perfect = fit_scores(np.eye(30, dtype=np.float32), np.arange(30))
+    assert 0.9 < 1 / (1 + np.exp(-sum(perfect))) < 1
+    with pytest.raises(InputError, match="no region"):
+        fit_scores(cosines[:0], labels[:0])
+
+
+# data
+
+
+def test_boxes_of_a_step() -> None:
+    draw = np.random.default_rng(0)
+    boxes = np.array([[0.0, 0, 40, 40], [10, 10, 11.2, 90]])
+    moved = jitter_boxes(boxes, SIZE, 0.1, draw)
+    assert (moved >= 0).all()
+    assert (np.abs(moved - boxes) <= 8 + 1e-9).all()
+    assert not np.allclose(moved[0], boxes[0])
+    assert mirror_boxes(boxes, 128)[0].tolist() == [88, 0, 128, 40]
+    anywhere = random_boxes(500, SIZE, draw)
+    assert (anywhere[:, 2:] - anywhere[:, :2] >= 16 - 1e-9).all()
+    assert (anywhere >= 0).all()
+    assert (anywhere <= [128, 96, 128, 96]).all()
+
+
+class FakeStore:
+    """Random maps of a few images whose classes show in the maps."""
+
+    folder = Path("fake")
+
+    def __init__(self, images: int = 6) -> None:
+        draw = np.random.default_rng(1)
+        count = images * 3
+        low = draw.uniform(0, 50, (count, 2))
+        labels = draw.integers(0, 4, count)
+        self.annotations = Annotations(
+            categories=Categories(
+                ids=np.array([3, 5, 8, 9]),
+                names=("dog", "cat", "bus", "tree"),
+                synonyms=((),) * 4,
+                frequency=("",) * 4,
+            ),
+            image_ids=tuple(map(str, range(images))),
+            file_names=tuple(f"{i}.jpg" for i in range(images)),
+            sizes=np.array([SIZE] * images),
+            starts=np.arange(images + 1) * 3,
+            boxes=np.concatenate([low, low + draw.uniform(16, 40, (count, 2))], axis=1),
+            labels=labels,
+            crowd=np.zeros(count, dtype=bool),
+            areas=np.full(count, 100.0),
+            region_ids=np.arange(count),
+        )
+        self.fingerprint = "fake"
+
+    def usable(self) -> np.ndarray:
+        return np.arange(len(self.annotations))
+
+    def read(self, image: int, *, flipped: bool = False) -> dict[str, np.ndarray]:
+        pyramid = random_pyramid(100 + image)
+        step = -1 if flipped else 1
+        arrays = {n: v[:, ::step].astype(np.float16) for n, v in pyramid.maps.items()}
+        return {**arrays, "span": np.array(pyramid.span, dtype=np.float32)}
+
+
+def task(seed: int = 0, **changes: object) -> RegionTask:
+    text_encoder = CompactTextEncoder(load_conse(), threads=1)
+    settings = RegionTaskConfig(
+        stores=("fake",),
+        validation="fake",
+        batch=3,
+        module=replace(SMALL, dropout=0.1),
+        objective=RegionObjective(random_boxes=2),
+        licence="test",
+        **changes,  # type: ignore[arg-type]
+    )
+    store = FakeStore()
+    dataset = open_named_dataset(
+        store,  # type: ignore[arg-type]
+        text_encoder,
+        unseen=settings.unseen,
+        class_power=0.4,
+    )
+    torch.manual_seed(seed)
+    return RegionTask(
+        RegionHeadModule(settings.module),
+        [dataset],
+        open_named_dataset(store, text_encoder),  # type: ignore[arg-type]
+        settings,
+        seed=seed,
+    )
+
+
+def test_steps_follow_from_the_seed_alone() -> None:
+    one, other, third = task(0), task(0), task(1)
+    assert one.plan(3) == other.plan(3)
+    assert [one.plan(s) for s in range(4)] != [third.plan(s) for s in range(4)]
+    a, b = one.load(one.plan(2)[0]), other.load(other.plan(2)[0])
+    assert torch.equal(a.features[0], b.features[0])
+    assert len(a.features[0]) == 3 + 2
+
+
+def test_unseen_classes_are_left_out() -> None:
+    without_cats = task(unseen="every:4:1")  # the second id: cat
+    dataset = without_cats.datasets[0]
+    annotations = dataset.data.reader.annotations
+    assert dataset.row_of_label.tolist() == [0, -1, 1, 2]
+    assert dataset.names == ("dog", "bus", "tree")
+    assert len(without_cats.validation.matrix) == 4
+    for step in range(6):
+        for item in without_cats.plan(step):
+            example = without_cats.load(item)
+            boxes, labels = dataset.labelled(item.image)
+            assert len(boxes) == len(labels) == len(example.labels)
+            annotated = annotations.labels[annotations.rows(item.image)]
+            assert len(labels) == (annotated != 1).sum()
+    weights = dataset.weights[dataset.row_of_label[annotations.labels]]
+    taking_part = dataset.row_of_label[annotations.labels] >= 0
+    assert weights[taking_part].mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_it_learns_and_saves(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    region_task = task()
+    before = region_task.validate(region_task.module.eval())
+    loop = LoopConfig(
+        steps=40, optimizer=OptimizerConfig(lr=3e-3), checkpoint_every=1000, tensorboard=False
+    )
+    # the graph of the same architecture stands in: exports are tested above
+    monkeypatch.setattr(
+        checkpoint, "export_region_head", lambda _, path: shutil.copy(saved / "namer.onnx", path)
+    )
+    report = fit(region_task, loop, tmp_path)
+    assert report.validation["top1"] > before["top1"] + 0.2
+    head = load_region_head(tmp_path / "model", threads=1)
+    assert sorted(head.calibration.names) == ["bus", "cat", "dog", "tree"]
+    assert head.embed(random_features(3)).shape == (3, 384)
+    learned = load_region_head_module(tmp_path / "model")
+    assert (learned.projector.weight - module().projector.weight).abs().max() > 1e-3
