@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     store: Store | None = None
     if args.repair and not args.verify:
         raise InputError("--repair mends what --verify finds: give both")
+    # without annotations the store that is there is meant, with the models that it notes
     if args.verify or args.annotations is None:
         if args.annotations is None and not (args.out / "store.json").is_file():
             raise InputError(f"{args.out}: no store there yet: give --annotations and --images")
@@ -173,6 +174,7 @@ def _verify(store: Store, images: Path) -> list[Problem]:
             images if images.is_dir() else None,
             progress=track("verifying", "shards"),
         )
+    # a file's name need not be text that can be printed
     for problem in problems:
         print(str(problem).encode(errors="backslashreplace").decode())
     with_problems = len({problem.shard for problem in problems})

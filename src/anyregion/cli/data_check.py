@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from anyregion.data.check.check import DataReport
     from anyregion.data.check.regions import ClassCount
 
-_ENDS = 5  # classes listed at either end of the table
+# classes listed at either end of the table
+_ENDS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.image_files import image_path, read_file
-from anyregion.data.load_sample import decode_sample, mirror_sample
+from anyregion.data.mirror import mirror_pixels, mirror_regions
 from anyregion.errors import InputError
-from anyregion.images import Pixels
+from anyregion.images import Pixels, read_image, size_of
 from anyregion.regions import Regions
 
 Features: TypeAlias = Mapping[str, NDArray[Any]]
@@ -27,7 +27,6 @@ class FeatureExtractor(Protocol):
     @property
     def fingerprint(self) -> str:
         """Changes whenever a number would: models, weights, sizes."""
-        ...
 
     def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
         """The features of each image with its regions; an image may have none.
@@ -35,7 +34,6 @@ class FeatureExtractor(Protocol):
         Raises:
             InputError: a number beyond half precision's range.
         """
-        ...
 
 
 class DescribedExtractor(FeatureExtractor, Protocol):
@@ -43,7 +41,6 @@ class DescribedExtractor(FeatureExtractor, Protocol):
 
     def describe(self) -> Mapping[str, str]:
         """The parts behind the fingerprint, in words: `{"vlm": "NAME (hash)", ...}`."""
-        ...
 
 
 class FeatureReader(Protocol):
@@ -65,7 +62,6 @@ class FeatureReader(Protocol):
         Raises:
             InputError: the image or its shard cannot be read; says which.
         """
-        ...
 
 
 class OnTheFly:
@@ -95,7 +91,7 @@ class OnTheFly:
             InputError: the image cannot be used; says which, and why. `fill_store` sets it aside.
         """
         path = image_path(self._folder, self.annotations.file_names[image])
-        pixels, regions = decode_sample(read_file(path), path, self.annotations, image)
+        pixels, regions = load_sample(read_file(path), path, self.annotations, image)
         if flipped:
             pixels, regions = mirror_sample(pixels, regions)
         try:
@@ -135,12 +131,53 @@ class CombinedReader:
         return features
 
 
+def load_sample(
+    content: bytes, path: Path, annotations: Annotations, image: int
+) -> tuple[Pixels, Regions]:
+    """The upright pixels and the regions that are no crowd, clipped to the image.
+
+    Args:
+        content: of the image file.
+        path: of the image file, for messages.
+        annotations, image: of which data set, and its position there.
+
+    Raises:
+        InputError: the image is broken or of another size than annotated, or one of its regions
+            does not lie in it: tokens of other places than annotated would be learned from.
+    """
+    try:
+        pixels = read_image(content)
+    except InputError as error:
+        raise InputError(str(error).replace("<bytes>", str(path), 1)) from None
+    height, width = size_of(pixels)
+    stated = tuple(annotations.sizes[image].tolist())
+    # -1: the annotations state no size
+    if min(stated) >= 0 and stated != (height, width):
+        raise InputError(
+            f"{path}: {width} x {height}, but the annotations say {stated[1]} x {stated[0]}"
+        )
+    try:
+        regions, outside = annotations.regions(image).fit(height, width)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    # one region outside spoils the image: rows of tokens are rows of the annotations
+    if outside:
+        raise InputError(f"{path}: {outside[0]}")
+    return pixels, regions
+
+
+def mirror_sample(pixels: Pixels, regions: Regions) -> tuple[Pixels, Regions]:
+    """The mirror image with its regions."""
+    return mirror_pixels(pixels), mirror_regions(regions, pixels.shape[1])
+
+
 def to_half(name: str, values: ArrayLike) -> NDArray[np.float16]:
     """Round to half precision.
 
     Raises:
         InputError: NaN, or numbers that half precision cannot hold (beyond 65,504).
     """
+    # an overflow becomes infinite here, and an error that names the array below
     with np.errstate(over="ignore"):
         half = np.ascontiguousarray(values, dtype=np.float16)
     if not np.isfinite(half).all():

@@ -17,12 +17,15 @@ from PIL import Image, UnidentifiedImageError
 
 from anyregion.errors import InputError
 
-_ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 exchange height and width
+# EXIF's tag; its values 5 to 8 exchange height and width
+_ORIENTATION = 0x0112
+# what Pillow may raise for the header of a damaged file
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-_AHEAD = 512  # items submitted at once: enough for every thread, and few results in memory
+# items submitted at once: plenty for every thread, and few results wait in memory
+_AHEAD = 512
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,14 +49,14 @@ def find_image(folder: Path, name: str) -> Path | None:
 
     Leading folders of the name are left out one by one until a file is there: a data set may lie
     flat, or start lower than its authors' did (`images/v1/patch8/x.jpg` as `patch8/x.jpg`). A name
-    never leads out of `folder`. LVIS v0.5's `COCO_val2014_000000000139.jpg` is `000000000139.jpg`
-    in the folders of 2017.
+    never leads out of `folder`. `COCO_val2014_000000000139.jpg` may be `000000000139.jpg`.
     """
     parts = _parts(name)
     for start in range(len(parts)):
         path = folder.joinpath(*parts[start:])
         if _is_file(path):
             return path
+    # LVIS v0.5 has COCO's names of 2014, and its images are in the folders of 2017
     if parts and parts[-1].startswith("COCO_"):
         path = folder / parts[-1].rpartition("_")[2]
         return path if _is_file(path) else None
@@ -69,7 +72,8 @@ def read_file(path: Path) -> bytes:
     """The bytes of a file; `InputError` names it."""
     try:
         return path.read_bytes()
-    except (FileNotFoundError, ValueError):  # `ValueError`: a name that no file can have
+    except (FileNotFoundError, ValueError):
+        # `ValueError`: a name that no file can have, as with a zero byte
         raise InputError(f"{path}: there is no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -96,7 +100,8 @@ def read_size(path: Path) -> ImageSize:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and damaged tags; none is decoded
+            # of large images and damaged tags; none is decoded
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 width, height = image.size
                 is_turned = _is_turned(image)

@@ -48,6 +48,7 @@ def mirror_regions(regions: Regions, width: int) -> Regions:
 
 
 def _points(points: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    # pixels, not borders: the last column, `width - 1`, becomes 0
     mirrored: NDArray[np.float64] = points.copy()
     mirrored[:, 0] = np.maximum(width - 1 - points[:, 0], 0)
     return mirrored

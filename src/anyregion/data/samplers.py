@@ -63,7 +63,8 @@ class EpochSampler:
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:
             self._orders[epoch] = self._shuffle(epoch)
-            while len(self._orders) > 2:  # a batch reaches from one epoch into the next
+            # two: a batch reaches from one epoch into the next
+            while len(self._orders) > 2:
                 self._orders.popitem(last=False)
         return self._orders[epoch]
 
@@ -93,6 +94,7 @@ class Mixture:
     def __init__(self, ratios: Sequence[int], *seed: int) -> None:
         if not ratios or min(ratios) < 1:
             raise InputError(f"ratios must be whole numbers from 1: {list(ratios)}")
+        # one round of steps, shuffled anew each time it is used up
         self._round = np.repeat(np.arange(len(ratios)), ratios)
         self._ratios = tuple(ratios)
         self._seed = seed

@@ -1,4 +1,4 @@
-"""Label maps that were made elsewhere: one PNG or .npy file an image."""
+"""Label maps in files of other tools: one PNG or .npy file an image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from anyregion.errors import InputError
 from anyregion.images import MAX_PIXELS, read_single_channel
 from anyregion.r2o.superpixels import LabelMap, renumbered
 
+# of label maps; where an image has both, the first counts
 SUFFIXES = (".png", ".npy")
-"""Of label maps; where an image has both, the first counts."""
 
 
 def map_paths(folder: Path, name: str) -> tuple[Path, ...]:
@@ -36,6 +36,7 @@ def read_label_map(folder: Path, name: str, size: int) -> LabelMap:
         if path.is_file():
             ids = _read_npy(path) if path.suffix == ".npy" else read_single_channel(path)
             height, width = ids.shape
+            # the pixel under the centre of each cell, in whole numbers: (size,) each
             row = (2 * np.arange(size) + 1) * height // (2 * size)
             column = (2 * np.arange(size) + 1) * width // (2 * size)
             return renumbered(ids[row[:, None], column])

@@ -151,5 +151,5 @@ def test_records_are_located_over_shards(tmp_path: Path) -> None:
     assert skipped == {2**63 + 1: "broken ✂"}
     sent = pickle.loads(pickle.dumps(shards))
     for number, row in ((1, 2), (2, 0), (1, 0)):
-        np.testing.assert_array_equal(sent.read(number, row), shards.read(number, row))
+        np.testing.assert_array_equal(sent.get(number).read(row), shards.get(number).read(row))
     assert shards.get(1) is shards.get(1)

@@ -119,7 +119,7 @@ class Annotations:
         return len(self.image_ids)
 
     def rows(self, image: int, *, crowd: bool = False) -> NDArray[np.int64]:
-        """Rows of the regions of one image; those of crowds only if asked for."""
+        """Rows of the regions of one image; those of crowds only with `crowd`."""
         rows = np.arange(self.starts[image], self.starts[image + 1], dtype=np.int64)
         return rows if crowd else rows[~self.crowd[rows]]
 

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.builder import RegionColumns, build_annotations
-from anyregion.data.annotations.records import (
+from anyregion.data.annotations.builder import (
     GROUP_OF_CLASSES,
     MALFORMED_ROWS,
     CategoryRecord,
     ImageRecord,
+    RegionColumns,
+    build_annotations,
 )
 from anyregion.data.annotations.report import Findings
 from anyregion.errors import InputError
@@ -44,6 +45,7 @@ def read_coco(path: Path, *, masks: bool = False, clip: bool = True) -> Annotati
         lists[name] = content[name]
     findings = Findings()
     regions = rows.columns(lists["annotations"], findings)
+    # a class without regions may be the exporter's name of the group of classes
     used = {regions.category_keys[i] for i in np.unique(regions.categories)}
     return build_annotations(
         _images(lists["images"], findings),
@@ -77,7 +79,8 @@ class _Rows:
         if "image_id" not in entry or "bbox" not in entry:
             return entry
         try:
-            if isinstance(entry["bbox"], str):  # "1234" is not four numbers
+            # "1234" is not four numbers
+            if isinstance(entry["bbox"], str):
                 return entry
             x, y, width, height = map(float, entry["bbox"])
             image = self.image_codes.setdefault(entry["image_id"], len(self.image_codes))
@@ -89,7 +92,8 @@ class _Rows:
             crowd = bool(int(entry.get("iscrowd") or 0) or _is_group(entry))
             number = _to_int(entry.get("id"))
         except (KeyError, TypeError, ValueError, OverflowError):
-            return entry  # reported with its place in the file, in `columns`
+            # reported with its place in the file, in `columns`
+            return entry
         self.boxes.extend((x, y, x + width, y + height))
         self.images.append(image)
         self.categories.append(category)
@@ -135,7 +139,8 @@ def _parse(path: Path, rows: _Rows) -> Any:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        read_json(path)  # raises the error that names the line
+        # parsed once more for the error that names the line
+        read_json(path)
         raise
 
 

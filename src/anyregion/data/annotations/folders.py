@@ -56,10 +56,12 @@ def find_sets(folder: str | Path) -> list[DataSet]:
     visited: set[str] = set()
     for current, folders, files in os.walk(top, followlinks=True):
         real = os.path.realpath(current)
-        if real in visited:  # links may lead in a circle
+        if real in visited:
+            # links may lead in a circle
             folders.clear()
             continue
         visited.add(real)
+        # in place: `os.walk` goes on into those that stay
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         path = Path(current)
         parts = path.relative_to(top).parts

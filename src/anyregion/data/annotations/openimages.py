@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.builder import RegionColumns, build_annotations
-from anyregion.data.annotations.records import MALFORMED_ROWS, CategoryRecord, ImageRecord
+from anyregion.data.annotations.builder import (
+    MALFORMED_ROWS,
+    CategoryRecord,
+    ImageRecord,
+    RegionColumns,
+    build_annotations,
+)
 from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.image_files import find_image, in_threads, read_size
 from anyregion.errors import InputError
@@ -58,7 +63,8 @@ def read_openimages(
         try:
             image, label, x0, y0, x1, y1, group = row
             box = (float(x0), float(y0), float(x1), float(y1))
-            is_group = int(group or 0) == 1  # -1 is "not known"
+            # -1 is "not known"
+            is_group = int(group or 0) == 1
         except ValueError as error:
             findings.add(MALFORMED_ROWS, f"row {number}", f"malformed ({error})")
             continue
@@ -67,6 +73,7 @@ def read_openimages(
         labels.append(label_codes.setdefault(label, len(label_codes)))
         groups.append(is_group)
         rows.append(number)
+    # reported once a class, not once a region
     for label in label_codes:
         if label not in class_names:
             findings.add(NOT_DESCRIBED, label, "its regions are left out")
@@ -114,18 +121,24 @@ def _rows(
     path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> Iterator[tuple[int, list[str]]]:
     """Number (from 1) and columns of every row, in order; an optional one that is absent is ''."""
+    rows = _read_csv(path)
+    header = [name.strip() for name in next(rows, [])]
+    if missing := [name for name in columns if name not in header]:
+        raise InputError(f"{path}: no column {', '.join(missing)} in its first line")
+    at = [header.index(name) if name in header else -1 for name in (*columns, *optional)]
+    for number, row in enumerate(rows, start=1):
+        if row:
+            # a row that is too short is handed on empty, for the caller to report
+            is_short = len(row) <= max(at)
+            yield number, [] if is_short else [row[i] if i >= 0 else "" for i in at]
+
+
+def _read_csv(path: Path) -> Iterator[list[str]]:
+    """Every line's cells; errors name the file and the place."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            if missing := [name for name in columns if name not in header]:
-                raise InputError(f"{path}: no column {', '.join(missing)} in its first line")
-            at = [header.index(name) if name in header else -1 for name in (*columns, *optional)]
-            last = max(at)
-            for number, row in enumerate(reader, start=1):
-                if row:
-                    short = len(row) <= last
-                    yield number, [] if short else [row[i] if i >= 0 else "" for i in at]
+            yield from reader
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
@@ -149,13 +162,7 @@ def _find_descriptions(path: Path) -> Path:
 
 def _descriptions(path: Path) -> dict[str, str]:
     """`{machine id: name}`; older versions have no first line of column names."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) >= 2]
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
+    rows = [row for row in _read_csv(path) if len(row) >= 2]
     names = {row[0]: row[1] for row in rows if row[0] != "LabelName"}
     if not names:
         raise InputError(f"{path}: no class descriptions in it (lines of LabelName,DisplayName)")

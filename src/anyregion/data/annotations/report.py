@@ -64,6 +64,7 @@ class Findings:
         self, kind: Kind, rows: NDArray[np.int64], describe: Callable[[int], tuple[str, str]]
     ) -> None:
         """Many of a kind; only the examples are described, as `(item, reason)`."""
+        # no entry for none: a kind that never occurs is not listed
         if len(rows):
             self._counts[kind] = self._counts.get(kind, 0) + len(rows)
             examples = self._examples.setdefault(kind, [])
@@ -71,7 +72,7 @@ class Findings:
             examples += [SetAside(*describe(int(row))) for row in rows[:room]]
 
     def list(self) -> tuple[Finding, ...]:
-        """In the order in which the kinds were met, what is wrong first."""
+        """In the order in which the kinds were first added, what is wrong first."""
         kinds = sorted(self._counts, key=lambda kind: not kind.wrong)
         return tuple(
             Finding(k.what, k.wrong, self._counts[k], tuple(self._examples[k]), k.advice)

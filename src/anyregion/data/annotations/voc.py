@@ -10,19 +10,24 @@ from xml.parsers import expat
 import numpy as np
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.builder import RegionColumns, build_annotations
-from anyregion.data.annotations.records import MALFORMED_ROWS, CategoryRecord, ImageRecord
+from anyregion.data.annotations.builder import (
+    MALFORMED_ROWS,
+    CategoryRecord,
+    ImageRecord,
+    RegionColumns,
+    build_annotations,
+)
 from anyregion.data.annotations.report import Findings, Kind
 from anyregion.errors import InputError
 from anyregion.files import read_text
 from anyregion.images import SUFFIXES
 
+# the 20 classes of Pascal VOC, in the order of its papers' tables
 VOC_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
-"""The 20 classes of Pascal VOC."""
 
 UNREADABLE_XML = Kind("images whose XML cannot be read", True, "mend or replace the file")
 
@@ -133,18 +138,20 @@ def _image(file: Path, content: _File) -> ImageRecord:
 
 
 def _side(text: str | None) -> int:
-    """A height or width; -1 where there is none. Some writers state 0 where they did not know."""
+    """A height or width; -1 where there is none."""
+    # some writers state 0 where they did not know
     fits = text and text.isascii() and text.isdigit() and len(text) < 10
     return (int(text) if text and fits else 0) or -1
 
 
 def _parse(file: Path) -> _File:
-    """Read one file. A document type is refused: entities are how small XML becomes large."""
+    """Read one file; a document type is refused."""
     content = _File()
     tags: list[str] = []  # from <annotation> down to the open one
     text: list[str] = []
 
     def refuse(*_: object) -> None:
+        # "a billion laughs": entities of entities make gigabytes of a few lines
         raise InputError(f"{file}: XML with a document type or entities is refused")
 
     def start(tag: str, _: dict[str, str]) -> None:

@@ -77,7 +77,7 @@ def check_regions(annotations: Annotations, sizes: NDArray[np.int64], findings: 
         item = f"{annotations.file_names[image[row]]}, region {annotations.region_ids[row]}"
         return item, f"{names[labels[row]]}, box {box} (xyxy)"
 
-    # where the file states no size, only the image could tell
+    # where the annotations state no size, the builder could not tell; the image file can
     unstated = (annotations.sizes.min(axis=1) < 0)[image]
     outside = unstated & without_area(clip_boxes(boxes, sizes, image))
     findings.add_rows(OUTSIDE, np.flatnonzero(outside), describe)
@@ -107,6 +107,7 @@ def check_masks(annotations: Annotations, sizes: NDArray[np.int64], findings: Fi
     for image, name in enumerate(annotations.file_names):
         for row in annotations.rows(image, crowd=True).tolist():
             segmentation = (annotations.segmentations or ())[row]
+            # without a size nothing says how polygons are to be drawn
             if segmentation is None or sizes[image].min() < 0:
                 continue
             try:

@@ -11,9 +11,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from anyregion.data.features import DescribedExtractor, FeatureExtractor, Features
+from anyregion.data.features import (
+    DescribedExtractor,
+    FeatureExtractor,
+    Features,
+    load_sample,
+    mirror_sample,
+)
 from anyregion.data.image_files import image_path, read_file
-from anyregion.data.load_sample import decode_sample, mirror_sample
 from anyregion.data.store.fill import fill_shards
 from anyregion.data.store.hashing import NO_HASH, short_hash
 from anyregion.data.store.index import other_models
@@ -93,11 +98,12 @@ def fill_store(
         first = number * store.info.images_per_shard
         images = range(first, min(first + store.info.images_per_shard, len(store)))
         read = partial(_read, store, folder)
+        # reading and decoding release the GIL: two threads keep a batch ready while models compute
         with ThreadPoolExecutor(max(1, workers), thread_name_prefix="anyregion-read") as pool:
             for batch in _read_ahead(pool, read, images, batch_size):
                 yield from _compute(extractor, batch, store.info.mirrored)
 
-    filled = fill_shards(
+    computed, skipped = fill_shards(
         store.shards,
         compute,
         progress=progress or (lambda done, total: None),
@@ -106,9 +112,9 @@ def fill_store(
     )
     names = store.annotations.file_names
     return FillReport(
-        computed=filled.computed,
+        computed=computed,
         seconds=time.monotonic() - started,
-        set_aside=tuple(SetAside(names[i], filled.skipped[i]) for i in sorted(filled.skipped)),
+        set_aside=tuple(SetAside(names[i], skipped[i]) for i in sorted(skipped)),
         bytes=sum(spec.path.stat().st_size for spec in store.shards.specs),
     )
 
@@ -138,7 +144,7 @@ def _read(store: Store, folder: Path, image: int) -> _Sample:
     try:
         content = read_file(path)
         file_hash = short_hash(content)
-        return _Sample(file_hash, decode_sample(content, path, store.annotations, image))
+        return _Sample(file_hash, load_sample(content, path, store.annotations, image))
     except InputError as error:
         return _Sample(file_hash, reason=str(error).removeprefix(f"{path}: "))
 
@@ -150,7 +156,7 @@ def _compute(extractor: FeatureExtractor, batch: Sequence[_Sample], mirrored: bo
     except InputError as error:
         if len(usable) == len(batch) == 1:
             return [Record(reason=str(error), file_hash=batch[0].file_hash)]
-        # which of them it is shows when each goes alone
+        # one image must not cost the others; which one it is shows when each goes alone
         return [record for one in batch for record in _compute(extractor, [one], mirrored)]
     return [
         Record(reason=sample.reason, file_hash=sample.file_hash)
@@ -165,7 +171,8 @@ def _extract(
 ) -> list[tuple[Features, ...]]:
     if not inputs:
         return []
-    if mirrored:  # each image is followed by its mirror image
+    # through the models as well: their tokens of a mirror image are not mirrored tokens
+    if mirrored:
         inputs = [both for one in inputs for both in (one, mirror_sample(*one))]
     features = extractor.extract(
         [pixels for pixels, _ in inputs], [regions for _, regions in inputs]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anyregion.data.features import Features
 from anyregion.data.store.hashing import HASH_BYTES, as_bytes, short_hash
-from anyregion.data.store.shards import Columns, Record
+from anyregion.data.store.shards import Columns, Keys, Record
 
 FLIPPED = ".flipped"
 _FILES, _RECORDS = "hashes.files", "hashes.records"
@@ -36,19 +36,16 @@ class FeatureCodec:
     def __init__(self, *, mirrored: bool) -> None:
         self.mirrored = mirrored
 
-    def header(self, keys: NDArray[np.uint64], records: Sequence[Record]) -> dict[str, Any]:
-        """See `Codec`."""
+    def header(self, keys: Keys, records: Sequence[Record]) -> dict[str, Any]:
         pairs = zip(keys.tolist(), records, strict=True)
         reasons = {
             str(image): record.reason for image, record in pairs if record.reason is not None
         }
         return {"first": str(keys[0]), "set_aside": json.dumps(reasons)}
 
-    def encode(
-        self, keys: NDArray[np.uint64], records: Sequence[Record]
-    ) -> dict[str, NDArray[Any]]:
-        """See `Codec`."""
+    def encode(self, keys: Keys, records: Sequence[Record]) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
+        # (n, parts, 16), zeros for what is set aside
         hashes = np.zeros((len(keys), 1 + self.mirrored, HASH_BYTES), dtype=np.uint8)
         for row, (image, record) in enumerate(zip(keys.tolist(), records, strict=True)):
             for part, features in enumerate(record.parts):
@@ -60,11 +57,9 @@ class FeatureCodec:
         return arrays
 
     def open(self, file: Any, header: Mapping[str, Any], columns: Columns) -> FeatureRecords:
-        """See `Codec`."""
         return FeatureRecords(file, header, columns)
 
     def cure(self, path: Path) -> str:
-        """See `Codec`."""
         return f"`anyregion cache --out {path.parent.parent} --verify --repair` computes it"
 
 
@@ -84,7 +79,7 @@ class FeatureRecords:
         self.skipped: dict[int, str] = {int(image): reason for image, reason in reasons.items()}
         self.parts: int = self._hashes.shape[1]
         self._file = file
-        # (image, part) to names of arrays; other names are columns
+        # (image, part) to names of arrays; names without a slash are columns
         self._names: dict[tuple[int, int], list[str]] = {}
         for text in file.keys():  # noqa: SIM118 (the library's file is no mapping)
             image, _, name = text.partition("/")
@@ -93,7 +88,6 @@ class FeatureRecords:
                 self._names.setdefault(record, []).append(name.removesuffix(FLIPPED))
 
     def read(self, row: int, part: int) -> Features:
-        """See `OpenRecords`."""
         image = int(self.keys[row])
         names = self._names.get((image, part), ())
         features = {name: self._file.get_tensor(_array_name(image, name, part)) for name in names}
@@ -106,6 +100,7 @@ class FeatureRecords:
 def hash_features(features: Features) -> bytes:
     """16 bytes that differ where a name, a type, a shape or a number does."""
     parts: list[bytes | memoryview] = []
+    # by name, whatever order an extractor or the file has them in
     for name in sorted(features):
         array = np.ascontiguousarray(features[name])
         parts += [f"{name} {array.dtype.str} {array.shape};".encode(), as_bytes(array)]

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from anyregion.data.store.locks import HEARTBEAT, STALE, try_lock
-from anyregion.data.store.shards import Record, Shard, ShardError, Shards, ShardSpec, write_shard
+from anyregion.data.store.shards import Record, ShardError, Shards, ShardSpec, write_shard
 from anyregion.files import writing
 from anyregion.vocabulary import Progress
 
+# seconds between looks at the shards that other processes compute
 WAIT = 0.5
-"""Seconds between looks at the shards that other processes compute."""
-
-
-@dataclass(eq=False)
-class Filled:
-    """What a call of `fill_shards` did.
-
-    Attributes:
-        computed: records that this process computed; the others were there or came from elsewhere.
-        skipped: keys of all records that are set aside, and why.
-    """
-
-    computed: int = 0
-    skipped: dict[int, str] = field(default_factory=dict)
 
 
 def fill_shards(
@@ -37,7 +24,7 @@ def fill_shards(
     before: int = 0,
     heartbeat: float = HEARTBEAT,
     stale: float = STALE,
-) -> Filled:
+) -> tuple[int, dict[int, str]]:
     """Compute every shard that is missing or damaged, and return when all are there.
 
     Each is computed once, by whichever process locks it first. What is finished stays, whatever
@@ -51,49 +38,52 @@ def fill_shards(
         before: records that were there before; they count as finished.
         heartbeat, stale: see `locks.STALE`.
 
+    Returns:
+        How many records this process computed; the keys of all that are set aside, and why.
+
     Raises:
         AnyRegionError: a shard or a lock file cannot be written.
     """
-    filled, done = Filled(), before
     sizes = [0 if spec.keys is None else len(spec.keys) for spec in shards.specs]
-    total = before + sum(sizes)
+    computed, done, total = 0, before, before + sum(sizes)
+    skipped: dict[int, str] = {}
     for spec in shards.specs[:1]:
         with writing(spec.path.parent):
             spec.path.parent.mkdir(parents=True, exist_ok=True)
     progress(done, total)
     todo = list(range(len(shards)))
     while todo:
-        elsewhere: list[int] = []  # other processes are at them, or were
+        elsewhere: list[int] = []  # other processes compute them, or did when they were killed
         for number in todo:
-            spec = shards.specs[number]
-            skipped = _finished(shards, number)
-            if skipped is None:
+            reasons = _finished(shards, number)
+            if reasons is None:
+                spec = shards.specs[number]
                 with try_lock(spec.lock, heartbeat=heartbeat, stale=stale) as locked:
-                    # another process may have finished it between the two looks
-                    skipped = _finished(shards, number)
-                    if locked and skipped is None:
+                    # another process may have finished it since
+                    reasons = _finished(shards, number)
+                    if locked and reasons is None:
                         records: list[Record | None] = []
                         for record in compute(number):
                             records.append(record)
                             progress(done + len(records), total)
-                        skipped = _write(shards, spec, records)
-                        filled.computed += len(records)
-            if skipped is None:
+                        reasons = _write(shards, spec, records)
+                        computed += len(records)
+            if reasons is None:
                 elsewhere.append(number)
                 continue
-            filled.skipped |= skipped
+            skipped |= reasons
             done += sizes[number]
             progress(done, total)
         if elsewhere:
             time.sleep(WAIT)
         todo = elsewhere
-    return filled
+    return computed, skipped
 
 
 def _finished(shards: Shards[Any], number: int) -> dict[int, str] | None:
     """What a finished shard has set aside; None if it has to be computed. Reads the header only."""
     try:
-        return Shard(shards.specs[number], shards.codec).records.skipped
+        return shards.open(number).records.skipped
     except ShardError:
         return None
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 HASH_BYTES = 16
+# the hash of a file that could not be read, and of features that are not there
 NO_HASH = bytes(HASH_BYTES)
-"""Stands for the hash of a file that could not be read, and of features that are not there."""
 
 
 def short_hash(*parts: bytes | memoryview) -> bytes:

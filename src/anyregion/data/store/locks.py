@@ -13,11 +13,11 @@ from pathlib import Path
 
 from anyregion.files import read_json, writing
 
+# seconds between signs of life, and how long after the last one a lock counts for nothing: long
+# enough for a file server that is away for a minute. On its own machine a lock ends at once with
+# its process
 HEARTBEAT = 15.0
 STALE = 120.0
-"""Seconds between signs of life, and how long after the last one a lock counts for nothing.
-
-On the machine that made it, a lock ends at once with its process."""
 
 
 @contextmanager
@@ -46,7 +46,8 @@ def try_lock(path: Path, *, heartbeat: float = HEARTBEAT, stale: float = STALE) 
     finally:
         ended.set()
         beating.join()
-        if _read_token(path) == token:  # else another process has taken it over
+        # else another process has taken it over
+        if _read_token(path) == token:
             path.unlink(missing_ok=True)
 
 
@@ -90,6 +91,7 @@ def _is_stale(path: Path, stale: float) -> bool:
         return False  # it has just ended; whoever comes next finds the place free
     if age > stale:
         return True
+    # a process of this machine that was killed need not be waited for
     try:
         owner = read_json(path)
         return owner["host"] == _machine() and not _is_alive(int(owner["pid"]))
@@ -98,7 +100,8 @@ def _is_stale(path: Path, stale: float) -> bool:
 
 
 def _machine() -> str:
-    """Within what a process's number says who it is: containers may share the machine's name."""
+    """The name of the machine and of the container on it."""
+    # process numbers are unique within a namespace, and containers may share the machine's name
     try:
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # no Linux
@@ -106,7 +109,8 @@ def _machine() -> str:
 
 
 def _server_time(path: Path) -> float:
-    """The time by the clock that dates the lock files: a file server's may differ from ours."""
+    """The time by the clock that dates the lock files."""
+    # of a file just written: a file server's clock may differ from this machine's
     probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with writing(probe):
@@ -117,7 +121,8 @@ def _server_time(path: Path) -> float:
 
 
 def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # where signal 0 would end it: age decides
+    # signal 0 asks whether the process exists; on Windows it would end it, so age decides
+    if os.name == "nt":
         return True
     try:
         os.kill(pid, 0)

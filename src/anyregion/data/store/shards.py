@@ -2,8 +2,7 @@
 
 Stores of features and of label maps are both folders of shards. What they share is here: a header
 with its hash, which store and which records a file belongs to, and which records are set aside.
-How records lie in a file's arrays is up to a `Codec`. A shard is written once and never changed, so
-that who reads it is not disturbed by who fills the store.
+How records lie in a file's arrays is up to a `Codec`.
 """
 
 from __future__ import annotations
@@ -27,13 +26,14 @@ from anyregion.files import atomic_path, writing
 
 Content = TypeVar("Content", covariant=True)
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
+Keys: TypeAlias = NDArray[np.uint64]
 
 # what a file with wrong bytes in its header may raise, here and in the library
 _BROKEN = (
     SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError,
 )  # fmt: skip
+# the shard and the row of a record that no shard has
 NOWHERE = -1
-"""Stands for the shard and the row of a record that no shard has."""
 
 
 class ShardError(InputError):
@@ -58,7 +58,7 @@ class ShardSpec:
 
     path: Path
     identity: str
-    keys: NDArray[np.uint64] | None = None
+    keys: Keys | None = None
 
     @property
     def lock(self) -> Path:
@@ -90,13 +90,12 @@ class OpenRecords(Protocol[Content]):
         parts: contents of one record.
     """
 
-    keys: NDArray[np.uint64]
+    keys: Keys
     skipped: dict[int, str]
     parts: int
 
     def read(self, row: int, part: int) -> Content:
         """One content, the caller's own copy; ValueError where it is not what was written."""
-        ...
 
 
 class Codec(Protocol[Content]):
@@ -114,23 +113,17 @@ class Codec(Protocol[Content]):
     columns: tuple[str, ...]
     header_entry: str | None
 
-    def header(self, keys: NDArray[np.uint64], records: Sequence[Record]) -> dict[str, Any]:
+    def header(self, keys: Keys, records: Sequence[Record]) -> dict[str, Any]:
         """What the header states beside format and identity: which records are set aside."""
-        ...
 
-    def encode(
-        self, keys: NDArray[np.uint64], records: Sequence[Record]
-    ) -> dict[str, NDArray[Any]]:
+    def encode(self, keys: Keys, records: Sequence[Record]) -> dict[str, NDArray[Any]]:
         """The arrays of a shard, `columns` among them."""
-        ...
 
     def open(self, file: Any, header: Mapping[str, Any], columns: Columns) -> OpenRecords[Content]:
         """The records of an open safetensors file; ValueError where they are malformed."""
-        ...
 
     def cure(self, path: Path) -> str:
         """What to do about a damaged shard, for error messages."""
-        ...
 
 
 def write_shard(spec: ShardSpec, codec: Codec[Any], records: Sequence[Record]) -> None:
@@ -147,7 +140,8 @@ def write_shard(spec: ShardSpec, codec: Codec[Any], records: Sequence[Record]) -
     # the library keeps several entries in no order; in one, equal shards are equal files
     entries = header if codec.header_entry is None else {codec.header_entry: json.dumps(header)}
     content = save(arrays, metadata=entries)
-    # written here, not by the library, whose errors do not tell a full disk from others
+    # written here, not by the library, whose errors do not tell a full disk from others; moved into
+    # place when whole, so that who reads is not disturbed by who fills
     with writing(spec.path), atomic_path(spec.path) as temporary:
         temporary.write_bytes(content)
 
@@ -155,9 +149,7 @@ def write_shard(spec: ShardSpec, codec: Codec[Any], records: Sequence[Record]) -
 class Shard(Generic[Content]):
     """An open shard. Its header and columns are checked when it opens, a record when it is read.
 
-    Checking whole shards would make the first steps of a training wait, and not notice what breaks
-    later; a record's check costs about half a millisecond for a megabyte. The file is mapped into
-    memory: an open shard keeps no file handle. Safe in several threads.
+    The file is mapped into memory: an open shard keeps no file handle. Safe in several threads.
 
     Attributes:
         spec: which one.
@@ -195,6 +187,8 @@ class Shard(Generic[Content]):
         Raises:
             ShardError: it is not what was written.
         """
+        # here, not for all records when the shard opens: that would make the first steps of a
+        # training wait, and not notice what breaks later. Half a millisecond for a megabyte
         try:
             return self.records.read(row, part)
         except _BROKEN as error:
@@ -258,10 +252,6 @@ class Shards(Generic[Content]):
         """
         return Shard(self.specs[number], self.codec)
 
-    def read(self, number: int, row: int, part: int = 0) -> Content:
-        """One content of a record of shard `number`; see `Shard.read`."""
-        return self.get(number).read(row, part)
-
     def get(self, number: int) -> Shard[Content]:
         """The open shard `number`; opened where it is not. Raises as `open` does."""
         with self._lock:
@@ -275,19 +265,18 @@ class Shards(Generic[Content]):
                 self._open.popitem(last=False)
         return shard
 
-    def locate(
-        self, keys: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], dict[int, str]]:
+    def locate(self, keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.int32], dict[int, str]]:
         """Where the records of `keys`, `(N,)`, lie. Opens every shard; damaged ones count as empty.
 
         Returns:
             Shard and row of each, `(N,)`, `NOWHERE` where there is none; the keys of all records
             that are set aside, and why.
         """
-        stored: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
+        stored: list[Keys] = [np.empty(0, dtype=np.uint64)]
         shard_of: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
         row_of: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
         skipped: dict[int, str] = {}
+        # opened anew and closed: columns alone are kept, of a thousand shards at ImageNet's size
         for number in range(len(self)):
             try:
                 records = self.open(number).records

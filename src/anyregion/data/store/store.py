@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import DescribedExtractor, Features
-from anyregion.data.store.columns import hash_columns, to_columns
 from anyregion.data.store.feature_codec import FeatureCodec
 from anyregion.data.store.index import (
     INFO,
     StoreInfo,
     differences,
+    hash_columns,
     read_index,
     read_info,
+    to_columns,
     write_index,
 )
 from anyregion.data.store.shards import Shards, ShardSpec
@@ -81,6 +82,7 @@ class Store:
             raise InputError(f"{self.folder}: there is no image {image} of {len(self)}")
         if flipped and not self.info.mirrored:
             raise InputError(f"{self.folder}: made without mirror images")
+        # by arithmetic: no shard but the image's own has to be opened
         number, row = divmod(image, self.info.images_per_shard)
         shard = self.shards.get(number)
         if (reason := shard.records.skipped.get(image)) is not None:
@@ -148,14 +150,16 @@ def create_store(
     )
     if not (folder / INFO).exists():
         write_index(folder, new, columns, annotations.categories)
-    info, _ = read_info(folder)  # another process may have been first
+    # read even if just written: another process may have been first, with something else
+    info, _ = read_info(folder)
     if reasons := differences(info, new):
         raise InputError(
             f"{folder}: holds a store of something else ({'; '.join(reasons)}); use another folder"
         )
     try:
         return Store(folder)
-    except InputError:  # the index is lost, and can be had again
+    except InputError:
+        # the index is lost or damaged, and equal annotations give it again
         write_index(folder, new, columns, annotations.categories)
         return Store(folder)
 

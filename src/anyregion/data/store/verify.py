@@ -102,6 +102,7 @@ def _changed_images(store: Store, shard: Shard[Any], number: int, folder: Path) 
             now, reason = short_hash(read_file(path)), ""
         except InputError as error:
             now, reason = NO_HASH, str(error).removeprefix(f"{path}: ")
+        # equal also where the file could be read neither then nor now: set aside, and rightly so
         if now == before:
             continue
         if before == NO_HASH:

@@ -22,9 +22,8 @@ from anyregion.images import SUFFIXES, find_images
 from anyregion.r2o.superpixel_files import map_paths
 from anyregion.r2o.superpixels import PriorConfig
 
+# the key of a file that is not there, or that nothing can be learned of
 UNREACHABLE = 0
-"""Stands for the key of a file that is not there, or that nothing can be learned of."""
-
 # images a task of a thread: a file server's delays overlap, a local disk's calls stay cheap
 _BATCH = 256
 
@@ -82,6 +81,7 @@ def list_images(folders: str | Path | Iterable[str | Path]) -> ImageList:
         if not root.is_dir():
             reason = "a file; give the folder it lies in" if root.exists() else "no such folder"
             raise InputError(f"{root}: {reason}")
+        # files below two of the folders are counted once
         inside = any(other != root and root.is_relative_to(other) for other in roots)
         files += 0 if inside else sum(len(file_names) for _, _, file_names in os.walk(root))
         images = find_images([root])[0]
