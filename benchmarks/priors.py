@@ -69,7 +69,7 @@ def speed(photos: Path, count: int, size: int) -> None:
         seconds = {"stored": 0.0, "each time": 0.0}
 
         def example(image: int, *, stored: bool) -> None:
-            pixels = read_image(store.path(image))
+            pixels = read_image(store.images.path(image))
             make_views(pixels, config, np.random.default_rng(image))
             whole = spanning_view(pixels, size)
             store.read(image) if stored else segment(whole, prior)

@@ -170,9 +170,7 @@ def _verify(store: Store, images: Path) -> list[Problem]:
         terminal.note(f"warning: no folder {images}: the images' files were not checked")
     with terminal.progress() as track:
         problems = verify(
-            store,
-            images if images.is_dir() else None,
-            progress=track("verifying", "shards"),
+            store, images if images.is_dir() else None, progress=track("verifying", "shards")
         )
     # a file's name need not be text that can be printed
     for problem in problems:

@@ -16,9 +16,9 @@ from anyregion.errors import InputError
 from anyregion.images import Pixels, read_image, size_of
 from anyregion.regions import Regions
 
+# named arrays of one image, float16 (but for single figures such as `compact`'s `span`, float32);
+# what is called `tokens` has one row a region
 Features: TypeAlias = Mapping[str, NDArray[Any]]
-"""Named arrays of one image, float16 (but for single figures such as `compact`'s `span`, float32);
-what is called `tokens` has one row a region."""
 
 
 class FeatureExtractor(Protocol):
@@ -137,9 +137,8 @@ def load_sample(
     """The upright pixels and the regions that are no crowd, clipped to the image.
 
     Args:
-        content: of the image file.
-        path: of the image file, for messages.
-        annotations, image: of which data set, and its position there.
+        content, path: of the image file.
+        annotations, image: of which data set, and the position in it.
 
     Raises:
         InputError: the image is broken or of another size than annotated, or one of its regions

@@ -82,7 +82,7 @@ def opened(folder: Path, **settings: Any) -> LabelStore:
 def assert_right(store: LabelStore) -> None:
     """Every usable map is what `segment` says of the image as it is now."""
     for image in store.usable.tolist():
-        pixels = read_image(store.path(image))
+        pixels = read_image(store.images.path(image))
         wanted = segment(spanning_view(pixels, store.size), store.prior)
         found = store.read(image)
         assert found.dtype == wanted.dtype
@@ -103,7 +103,7 @@ def test_maps_are_what_segment_says_and_are_computed_once(
     assert store.usable.tolist() == list(range(IMAGES))
     assert (seen[0][1], seen[-1]) == (IMAGES, (IMAGES, IMAGES))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert sorted(computed) == [store.name(i) for i in range(IMAGES)]
+    assert sorted(computed) == [store.images.name(i) for i in range(IMAGES)]
     assert len(shards(store)) == 4  # no lock, no leftover
     seen.clear()
     again = opened(folder, progress=lambda *now: seen.append(now))
@@ -137,7 +137,12 @@ def test_unusable_images_are_set_aside_for_good(folder: Path, computed: list[str
     assert [aside.item for aside in store.set_aside] == ["0.png", "2.png", "4.png", "huge.png"]
     assert "broken" in store.set_aside[0].reason
     assert "pixels" in store.set_aside[3].reason
-    assert [store.name(i) for i in store.usable] == ["6.png", "sub/1.png", "sub/3.png", "sub/5.png"]
+    assert [store.images.name(i) for i in store.usable] == [
+        "6.png",
+        "sub/1.png",
+        "sub/3.png",
+        "sub/5.png",
+    ]
     assert store.describe()["other_files"] == 1
     assert_right(store)
     with pytest.raises(InputError, match=r"0\.png.*broken"):
@@ -340,7 +345,7 @@ def test_two_that_fill_at_once_share_the_work(
 
     with ThreadPoolExecutor(2) as pool:
         stores = list(pool.map(work, range(2)))
-    assert sorted(computed) == sorted(stores[0].name(i) for i in range(IMAGES))
+    assert sorted(computed) == sorted(stores[0].images.name(i) for i in range(IMAGES))
     for store in stores:
         assert_right(store)
 
@@ -356,7 +361,7 @@ def test_a_damaged_map_is_computed_on_the_spot(folder: Path) -> None:
     for i in (0, IMAGES - 1, IMAGES - 1):
         np.testing.assert_array_equal(store.read(i), wanted[i])
     assert store.recomputed == 2
-    store.path(IMAGES - 1).unlink()
+    store.images.path(IMAGES - 1).unlink()
     with pytest.raises(InputError, match="no such file"):
         store.read(IMAGES - 1)
 

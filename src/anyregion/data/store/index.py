@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -109,12 +109,7 @@ def other_models(stored: Mapping[str, str], new: Mapping[str, str]) -> list[str]
     ] or ["models: the same by name, but not in their numbers"]
 
 
-def write_index(
-    folder: Path,
-    info: StoreInfo,
-    columns: Columns,
-    categories: Categories,
-) -> None:
+def write_index(folder: Path, info: StoreInfo, columns: Columns, categories: Categories) -> None:
     """Write both files; `store.json` last, for what it states must be there."""
     with writing(folder / INDEX), atomic_path(folder / INDEX) as temporary:
         # the library keeps metadata in no order; without, equal annotations are equal files
@@ -122,7 +117,7 @@ def write_index(
     if not (folder / INFO).is_file():
         stated = asdict(info)
         stated[_NOTES] = stated.pop("notes")
-        content = {"format": FORMAT, **stated, "categories": categories_to_json(categories)}
+        content = {"format": FORMAT, **stated, "categories": _categories_to_json(categories)}
         with writing(folder / INFO):
             write_json(folder / INFO, content, indent=1)
 
@@ -164,12 +159,12 @@ def read_index(folder: Path, *, masks: bool) -> tuple[StoreInfo, Annotations]:
     info, stated_categories = read_info(folder)
     path = folder / INDEX
     try:
-        categories = categories_from_json(stated_categories)
+        categories = _categories_from_json(stated_categories)
         columns = _map_safetensors(path)
         hashes = hash_columns(columns, categories)
         if wrong := sorted(n for n, v in info.columns.items() if hashes.get(n) != v):
             raise ValueError(f"{wrong[0]} is not what {INFO} states")
-        return info, from_columns(columns, categories, masks=masks)
+        return info, _from_columns(columns, categories, masks=masks)
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
@@ -231,20 +226,12 @@ def to_columns(annotations: Annotations) -> dict[str, NDArray[Any]]:
     return columns
 
 
-def from_columns(columns: Columns, categories: Categories, *, masks: bool) -> Annotations:
-    """The annotations; numeric columns are the arrays that were given, not copies.
-
-    Args:
-        columns: as `to_columns` gives them.
-        categories: the classes.
-        masks: also read the segmentations, where the columns hold them.
-
-    Raises:
-        KeyError, ValueError: columns that are missing or malformed.
-    """
+def _from_columns(columns: Columns, categories: Categories, *, masks: bool) -> Annotations:
+    """What `to_columns` took apart; numeric columns stay the same arrays, not copies."""
     segmentations: tuple[Any, ...] | None = None
     if masks and f"{SEGMENTATIONS}.ends" in columns:
-        segmentations = _unpack(SEGMENTATIONS, columns, lambda s: json.loads(s) if s else None)
+        texts = _unpack(SEGMENTATIONS, columns)
+        segmentations = tuple(json.loads(text) if text else None for text in texts)
     numeric: dict[str, Any] = {name: columns[name] for name in _NUMERIC}
     lists: dict[str, Any] = {name: _unpack_lists(name, columns) for name in _LISTS}
     items = _unpack("set_aside.item", columns)
@@ -260,7 +247,7 @@ def from_columns(columns: Columns, categories: Categories, *, masks: bool) -> An
     )
 
 
-def categories_to_json(categories: Categories) -> dict[str, Any]:
+def _categories_to_json(categories: Categories) -> dict[str, Any]:
     """For `store.json`."""
     return {
         "ids": categories.ids.tolist(),
@@ -270,8 +257,8 @@ def categories_to_json(categories: Categories) -> dict[str, Any]:
     }
 
 
-def categories_from_json(content: Any) -> Categories:
-    """What `categories_to_json` made; KeyError or TypeError where it is something else."""
+def _categories_from_json(content: Any) -> Categories:
+    """The reverse of `_categories_to_json`."""
     return Categories(
         ids=np.array(content["ids"], dtype=np.int64),
         names=tuple(content["names"]),
@@ -283,7 +270,7 @@ def categories_from_json(content: Any) -> Categories:
 def hash_columns(columns: Columns, categories: Categories) -> dict[str, str]:
     """Per column a hash of its type, shape and every number; the categories are one more."""
     hashes = {name: hash_array(array).hex() for name, array in columns.items()}
-    text = json.dumps(categories_to_json(categories), ensure_ascii=True)
+    text = json.dumps(_categories_to_json(categories), ensure_ascii=True)
     return {**hashes, "categories": short_hash(text.encode()).hex()}
 
 
@@ -295,17 +282,13 @@ def _pack(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
     return {f"{name}.bytes": content, f"{name}.ends": ends}
 
 
-def _unpack(
-    name: str, columns: Columns, read: Callable[[str], Any] = lambda text: text
-) -> tuple[Any, ...]:
+def _unpack(name: str, columns: Columns) -> tuple[str, ...]:
     content, ends = columns[f"{name}.bytes"].tobytes(), columns[f"{name}.ends"].tolist()
     # bytes and characters are then counted alike, and one decoding serves all (100,000 names)
     if content.isascii():
         text = content.decode("ascii")
-        return tuple(read(text[a:b]) for a, b in pairwise([0, *ends]))
-    return tuple(
-        read(content[a:b].decode("utf-8", "surrogatepass")) for a, b in pairwise([0, *ends])
-    )
+        return tuple(text[a:b] for a, b in pairwise([0, *ends]))
+    return tuple(content[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise([0, *ends]))
 
 
 def _pack_lists(name: str, lists: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[Any]]:

@@ -227,10 +227,7 @@ class Shards(Generic[Content]):
     """
 
     def __init__(
-        self,
-        specs: Sequence[ShardSpec],
-        codec: Codec[Content],
-        open_at_most: int | None = None,
+        self, specs: Sequence[ShardSpec], codec: Codec[Content], open_at_most: int | None = None
     ) -> None:
         self.specs, self.codec = specs, codec
         self._limit = open_at_most
@@ -272,9 +269,8 @@ class Shards(Generic[Content]):
             Shard and row of each, `(N,)`, `NOWHERE` where there is none; the keys of all records
             that are set aside, and why.
         """
-        stored: list[Keys] = [np.empty(0, dtype=np.uint64)]
-        shard_of: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
-        row_of: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+        stored: list[Keys] = []
+        places: list[NDArray[np.int32]] = []  # (2, n) shard and row of each record
         skipped: dict[int, str] = {}
         # opened anew and closed: columns alone are kept, of a thousand shards at ImageNet's size
         for number in range(len(self)):
@@ -282,23 +278,19 @@ class Shards(Generic[Content]):
                 records = self.open(number).records
             except ShardError:
                 continue  # its images have no record then, and are computed anew
+            rows = np.arange(len(records.keys), dtype=np.int32)
             stored.append(records.keys)
-            shard_of.append(np.full(len(records.keys), number, dtype=np.int32))
-            row_of.append(np.arange(len(records.keys), dtype=np.int32))
+            places.append(np.stack([np.full_like(rows, number), rows]))
             skipped |= records.skipped
-        all_keys = np.concatenate(stored)  # (K,) of all shards, in no order
-        if not len(all_keys):
-            nowhere = np.full(len(keys), NOWHERE, dtype=np.int32)
-            return nowhere, nowhere, {}
-        order = np.argsort(all_keys, kind="stable")
-        place = np.searchsorted(all_keys, keys, sorter=order).clip(max=len(all_keys) - 1)
-        position = order[place]  # (N,) where each key would lie in `all_keys`
-        is_stored = all_keys[position] == keys
-        return (
-            np.where(is_stored, np.concatenate(shard_of)[position], np.int32(NOWHERE)),
-            np.where(is_stored, np.concatenate(row_of)[position], np.int32(NOWHERE)),
-            skipped,
-        )
+        located = np.full((2, len(keys)), NOWHERE, dtype=np.int32)
+        if stored:
+            all_keys = np.concatenate(stored)  # (K,) of all shards, in no order
+            order = np.argsort(all_keys, kind="stable")
+            nearest = np.searchsorted(all_keys, keys, sorter=order).clip(max=len(all_keys) - 1)
+            position = order[nearest]  # (N,) where each key would lie in `all_keys`
+            is_stored = all_keys[position] == keys
+            located[:, is_stored] = np.concatenate(places, axis=1)[:, position[is_stored]]
+        return located[0], located[1], skipped
 
 
 def _hash_header(header: Mapping[str, Any], arrays: Columns, codec: Codec[Any]) -> str:

@@ -124,14 +124,6 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self.images)
 
-    def name(self, image: int) -> str:
-        """See `ImageList.name`."""
-        return self.images.name(image)
-
-    def path(self, image: int) -> Path:
-        """See `ImageList.path`."""
-        return self.images.path(image)
-
     def read(self, image: int) -> LabelMap:
         """The label map of one image, `(size, size)` uint8 or uint16; the caller's own copy.
 

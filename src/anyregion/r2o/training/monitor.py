@@ -171,7 +171,7 @@ def reread_image(store: LabelStore, image: int) -> Pixels:
         InputError: its file is gone, or has become unreadable since its label map was made.
     """
     try:
-        return read_image(store.path(image))
+        return read_image(store.images.path(image))
     except InputError as error:
         raise InputError(
             f"{error}. It could be read when the label maps were made. The same command goes on "

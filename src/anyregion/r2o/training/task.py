@@ -170,7 +170,7 @@ class R2OTask(Task):
 
     def describe(self, item: R2OItem) -> str:
         """See `Task`."""
-        return self.store.name(item.image)
+        return self.store.images.name(item.image)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Figures of the collapse watch; see `Task`. They judge no backbone: for that there is
