@@ -6,7 +6,7 @@ The rules, for regions of any number on images of any size:
   is reduced; lines and letters are sized by the picture, not by the image.
 - A region with a mask shows it as a translucent fill with a contour; any other shows its box. A
   region of less than five pixels is outlined as if it had five. Small regions are drawn last.
-- A colour belongs to a name and never changes (`drawing_style.name_colour`).
+- A colour belongs to a name and never changes (`name_colour`).
 - Labels never overlap. Small regions choose first; each takes the first that fits of: the full
   label beside or inside its region; the same in small letters; apart from it with a leader line; a
   number beside it; a number with a leader line. Numbers count the records from 1 and are spelt out
@@ -15,54 +15,80 @@ The rules, for regions of any number on images of any size:
 - Where the labels together would cover more than 30 % of the picture, all are in small letters;
   where those too would cover more than 40 %, all are numbers.
 - Names are cut at a width that the picture can hold. Letters that Pillow's own font lacks come from
-  a system font, where there is one (`drawing_style.font_for`).
+  a system font, where there is one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from anyregion.drawing.layout import Anchor, Layout, Place
-from anyregion.drawing.style import Colour, font_for, ink_on, name_colour
+from anyregion.drawing.layout import Anchor, LabelLayout, Placement
 from anyregion.images import Pixels
 from anyregion.masks import RLE, decode_mask
 from anyregion.predictions import Predictions
+
+Colour: TypeAlias = tuple[int, int, int]
 
 _SHORT_SIDE = 480
 _LEAST_SHOWN = 5.0
 _FILL = 0.32
 _SHADOW = (0, 0, 0, 110)
 
+# vivid colours, each the farthest from those before it in OKLab
+_PALETTE = (
+    *("ff4b2d", "00ff00", "1e78ff", "f000ff", "5affff", "878700", "f0a5f0", "ffe100", "ff0096"),
+    *("964bff", "00c378", "ffa55a", "00b4f0", "c35a87", "8778d2", "a5ff87", "c35ad2", "a5c300"),
+    *("c3692d", "ff8787"),
+)
+# of all salts tried, the one under which the names that people meet first differ most
+_SALT = 56184
+
+# fonts with more letters than Pillow's own, by the names under which systems keep them
+_MORE_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansArabic-Regular.ttf",
+    "NotoSansDevanagari-Regular.ttf",
+    "wqy-microhei.ttc",
+    "Arial Unicode.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "msyh.ttc",
+    "segoeui.ttf",
+    "Nirmala.ttf",
+)
+_NO_LETTER = "\U0010fffe"  # never assigned, so every font draws its replacement box for it
+_default_font = lru_cache(maxsize=64)(ImageFont.load_default)
+
 
 def draw(
-    pixels: Pixels, predictions: Predictions, *, max_side: int = 2048, show_scores: bool = True
+    pixels: Pixels,
+    predictions: Predictions | Sequence[Mapping[str, Any]],
+    *,
+    max_side: int = 2048,
+    show_scores: bool = True,
 ) -> Image.Image:
     """Draw the predictions of one image on it; see the module for the rules.
 
     Args:
         pixels: the image, `(height, width, 3)` RGB uint8; it is not changed.
-        predictions: what its regions were named.
+        predictions: what its regions were named; or their records, as `Predictions.to_records`
+            gives them and JSONL keeps them.
         max_side: the longest side of the drawn image; a legend may add to its height.
         show_scores: write the score behind each name.
     """
-    records = predictions.to_records()
-    return draw_records(pixels, records, max_side=max_side, show_scores=show_scores)
-
-
-def draw_records(
-    pixels: Pixels,
-    records: Sequence[dict[str, Any]],
-    *,
-    max_side: int = 2048,
-    show_scores: bool = True,
-) -> Image.Image:
-    """As `draw`, from the records of `Predictions.to_records` (as kept in JSONL)."""
+    records = predictions.to_records() if isinstance(predictions, Predictions) else predictions
     height, width = pixels.shape[:2]
     scale = min(max(1.0, _SHORT_SIDE / min(height, width)), max_side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -71,48 +97,57 @@ def draw_records(
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     if not records:
         return picture
-    boxes = _shown_boxes(records, np.array(size) / (width, height), size)
+    # in pixels of the picture, inside it, and none too small to be seen
+    boxes = np.array([record["box"] for record in records], dtype=np.float64)  # (R, 4)
+    boxes = boxes * np.tile(np.array(size) / (width, height), 2)
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    half = np.maximum(half, _LEAST_SHOWN / 2)
+    boxes = np.concatenate([centre - half, centre + half], axis=1).clip(0, np.tile(size, 2))
+
     names = [" ".join(str(record["label"]).split()) for record in records]
     colours = [name_colour(name) for name in names]
+    # 2 pixels below 800 x 800, 5 from 1,440 x 1,440
     line = int(np.clip(round(float(np.sqrt(size[0] * size[1])) / 320), 2, 5))
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    large_first = np.argsort(-areas, kind="stable")
+    large_first = np.argsort(-areas, kind="stable").tolist()
     anchors: dict[int, Anchor] = {}
     for i in large_first:
-        anchor = _draw_region(picture, records[i], boxes[i], colours[i], line, scale)
-        if anchor is not None:
-            anchors[int(i)] = anchor
+        mask: RLE | None = records[i].get("mask")
+        anchor = None if mask is None else _draw_mask(picture, mask, colours[i], line, scale)
+        if anchor is None:
+            _draw_box(picture, boxes[i], colours[i], line)
+        else:
+            anchors[i] = anchor
     for i in large_first:
-        _draw_points(picture, records[i], colours[i], line, scale)
-    scores = [f" {_score(record['score'])}" if show_scores else "" for record in records]
-    numbered = _draw_labels(picture, boxes, names, scores, colours, large_first[::-1], anchors)
+        if records[i].get("points"):
+            _draw_points(picture, records[i], colours[i], line, scale)
+
+    scores = [""] * len(records)
+    if show_scores:
+        values = [record["score"] for record in records]
+        scores = [" <0.01" if 0 < value < 0.005 else f" {value:.2f}" for value in values]
+    layout = LabelLayout(boxes, size, anchors)
+    numbered = _draw_labels(picture, layout, names, scores, large_first[::-1])
     return _with_legend(picture, names, scores, numbered) if numbered else picture
 
 
-def _shown_boxes(
-    records: Sequence[dict[str, Any]], scale: NDArray[np.float64], size: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Boxes in pixels of the picture, inside it, and none too small to be seen."""
-    boxes = np.array([r["box"] for r in records], dtype=np.float64) * np.tile(scale, 2)
-    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    half = np.maximum(half, _LEAST_SHOWN / 2)
-    shown: NDArray[np.float64] = np.concatenate([centre - half, centre + half], axis=1)
-    return shown.clip(0, np.tile(size, 2))
+@lru_cache(maxsize=4096)
+def name_colour(name: str) -> Colour:
+    """The colour of a name: always the same for the same name, whatever else is in the picture.
+
+    One of 20, so two names of one picture may share one: the label tells them apart.
+    """
+    word = " ".join(name.replace("_", " ").split()).casefold()
+    digest = hashlib.blake2s(word.encode(), digest_size=4, salt=_SALT.to_bytes(2, "little"))
+    code = _PALETTE[int.from_bytes(digest.digest(), "little") % len(_PALETTE)]
+    return int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16)
 
 
-def _draw_region(
-    picture: Image.Image,
-    record: dict[str, Any],
-    box: NDArray[np.float64],
-    colour: Colour,
-    line: int,
-    scale: float,
-) -> Anchor | None:
-    mask: RLE | None = record.get("mask")
-    if mask is not None and (anchor := _draw_mask(picture, mask, colour, line, scale)):
-        return anchor
+def _draw_box(picture: Image.Image, box: NDArray[np.float64], colour: Colour, line: int) -> None:
+    """An outline within the box, between shadows that set it off from any ground."""
     x0, y0, x1, y1 = (round(float(v)) for v in box)
     x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
+    # a small region is not to vanish under its own outline
     thin = max(1, min(line, min(x1 - x0, y1 - y0) // 8))
     pen = ImageDraw.Draw(picture, "RGBA")
     pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=_SHADOW, width=1)
@@ -120,14 +155,13 @@ def _draw_region(
         inner = (x0 + thin, y0 + thin, x1 - thin, y1 - thin)
         pen.rectangle(inner, outline=_SHADOW, width=1)
     pen.rectangle((x0, y0, x1, y1), outline=colour, width=thin)
-    return None
 
 
 def _draw_mask(
     picture: Image.Image, rle: RLE, colour: Colour, line: int, scale: float
 ) -> Anchor | None:
     """Fill and contour; None for a mask with nothing inside."""
-    mask = decode_mask(rle)
+    mask = decode_mask(rle)  # (H, W) of the image
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
@@ -135,7 +169,8 @@ def _draw_mask(
     left, top = round(x0 * scale), round(y0 * scale)
     size = (max(1, round(x1 * scale) - left), max(1, round(y1 * scale) - top))
     crop = Image.fromarray(mask[y0:y1, x0:x1].astype(np.uint8) * 255)
-    inside = np.asarray(crop.resize(size, Image.Resampling.BILINEAR)) > 127
+    inside = np.asarray(crop.resize(size, Image.Resampling.BILINEAR)) > 127  # (h, w) of the picture
+    # the contour is what lies in the mask, but not in all of its shifts by the line's width
     padded = np.pad(inside, line)
     core = inside.copy()
     for dy, dx in ((0, line), (2 * line, line), (line, 0), (line, 2 * line)):
@@ -150,13 +185,15 @@ def _draw_mask(
 
 def _thickest(crop: Image.Image) -> tuple[float, float]:
     """The place, from 0 to 1 of width and height, that is farthest from the edge of a mask."""
+    # 32 cells a side place a label well enough, and take 2 ms however large the mask is
     side = 32
-    left = np.pad(np.asarray(crop.resize((side, side), Image.Resampling.BOX)) > 127, 1)
-    core = left
+    eroded = np.pad(np.asarray(crop.resize((side, side), Image.Resampling.BOX)) > 127, 1)
+    core = eroded
     while core.any():
-        left, core = core, core.copy()
-        core[1:-1, 1:-1] &= left[:-2, 1:-1] & left[2:, 1:-1] & left[1:-1, :-2] & left[1:-1, 2:]
-    cells = np.argwhere(left)
+        eroded, core = core, core.copy()
+        for shifted in (eroded[:-2, 1:-1], eroded[2:, 1:-1], eroded[1:-1, :-2], eroded[1:-1, 2:]):
+            core[1:-1, 1:-1] &= shifted
+    cells = np.argwhere(eroded)
     if not len(cells):  # too thin to show at this size
         return 0.5, 0.5
     y, x = cells[np.abs(cells - cells.mean(axis=0)).sum(axis=1).argmin()]
@@ -164,12 +201,12 @@ def _thickest(crop: Image.Image) -> tuple[float, float]:
 
 
 def _draw_points(
-    picture: Image.Image, record: dict[str, Any], colour: Colour, line: int, scale: float
+    picture: Image.Image, record: Mapping[str, Any], colour: Colour, line: int, scale: float
 ) -> None:
     """Foreground points as discs, background points as crosses, both ringed in white."""
     pen = ImageDraw.Draw(picture)
     r = 2 * line
-    points = record.get("points", [])
+    points = record["points"]
     for (x, y), label in zip(points, record.get("point_labels", [1] * len(points)), strict=True):
         x, y = x * scale, y * scale
         if label:
@@ -182,14 +219,30 @@ def _draw_points(
                 pen.line((x - r, y + r, x + r, y - r), fill=ink, width=width)
 
 
+@dataclass(frozen=True)
+class _Label:
+    """A measured line of text on a ground of its own.
+
+    Attributes:
+        text, font: what is written.
+        width, height: of the ground. Capitals and descenders always count, so labels in letters of
+            one size are of one height.
+        offset: of the text's origin from the ground's upper left corner.
+    """
+
+    text: str
+    font: ImageFont.FreeTypeFont
+    width: int
+    height: int
+    offset: tuple[int, int]
+
+
 def _draw_labels(
     picture: Image.Image,
-    boxes: NDArray[np.float64],
+    layout: LabelLayout,
     names: list[str],
     scores: list[str],
-    colours: list[Colour],
-    order: NDArray[np.int64],
-    anchors: dict[int, Anchor],
+    order: list[int],
 ) -> dict[int, bool]:
     """Draw a label for every region that `order` names; give those the legend must explain.
 
@@ -197,85 +250,100 @@ def _draw_labels(
         by region: True where its number is in the picture, False where not even that found room.
     """
     width, height = picture.size
+    # 13 pixels up to 520 x 520, 28 from 1,120 x 1,120; below 10, Pillow's letters run together
     base = int(np.clip(round(float(np.sqrt(width * height)) / 40), 13, 28))
     small = max(10, round(0.8 * base))
-    texts = [_cut(n, s, small, 0.45 * width) for n, s in zip(names, scores, strict=True)]
+    texts = [_shorten(n, s, small, 0.45 * width) for n, s in zip(names, scores, strict=True)]
+    labels = {letters: [_measure(text, letters) for text in texts] for letters in (base, small)}
     share = {
-        letters: sum(float(np.prod(_label_size(t, letters))) for t in texts) / (width * height)
-        for letters in (base, small)
+        letters: sum(label.width * label.height for label in row) / (width * height)
+        for letters, row in labels.items()
     }
-    layout = Layout(boxes, width, height, anchors)
-    chosen: list[tuple[int, str, int, Place]] = []
+    first = 3 if share[small] > 0.4 else 1 if share[base] > 0.3 else 0
+    placed: list[tuple[int, _Label, Placement]] = []
     numbered: dict[int, bool] = {}
-    for i in (int(row) for row in order):
-        full, number = texts[i], str(i + 1)
-        ladder = [
-            (full, base, 0.0, 0.3),
-            (full, small, 0.0, 0.35),
-            (full, small, 4.0 * small, 0.45),
-            (number, small, 0.0, 0.7),
-            (number, small, 6.0 * small, 1.0),
-            (number, 10, 20.0 * small, 4.0),
+    for i in order:
+        number = _measure(str(i + 1), small)
+        ladder = [  # label, how far from its region it may stand, highest cost of its spot
+            (labels[base][i], 0.0, 0.3),
+            (labels[small][i], 0.0, 0.35),
+            (labels[small][i], 4.0 * small, 0.45),
+            (number, 0.0, 0.7),
+            (number, 6.0 * small, 1.0),
+            (_measure(str(i + 1), 10), 20.0 * small, 4.0),
         ]
-        crowded = share[base] > 0.3
-        for text, letters, reach, limit in ladder[3 if share[small] > 0.4 else int(crowded) :]:
-            sides = _label_size(text, letters)
-            place = layout.put(i, *sides, limit=limit, reach=reach)
-            if place is not None:
-                chosen.append((i, text, letters, place))
+        for label, reach, limit in ladder[first:]:
+            placement = layout.place(i, label.width, label.height, limit=limit, reach=reach)
+            if placement is not None:
+                placed.append((i, label, placement))
                 break
-        if place is None or text == number:
-            numbered[i] = place is not None
+        if placement is None or label.text == number.text:
+            numbered[i] = placement is not None
     pen = ImageDraw.Draw(picture)
-    for i, _, _, place in chosen:
-        if place.leader is not None:
-            pen.line(place.leader, fill=(0, 0, 0), width=3)
-            pen.line(place.leader, fill=colours[i], width=1)
-    for i, text, letters, place in chosen:
-        _draw_label(pen, text, letters, place.box[0], place.box[1], colours[i])
+    # all leader lines first: none is to cross a label
+    for i, _, placement in placed:
+        if placement.leader is not None:
+            pen.line(placement.leader, fill=(0, 0, 0), width=3)
+            pen.line(placement.leader, fill=name_colour(names[i]), width=1)
+    for i, label, placement in placed:
+        _draw_label(pen, label, round(placement.x), round(placement.y), name_colour(names[i]))
     return numbered
 
 
-def _cut(name: str, score: str, letters: int, room: float) -> str:
+def _shorten(name: str, score: str, letters: int, room: float) -> str:
     """Name and score, the name cut so that both fit into `room` pixels."""
     text = name + score
-    while len(name) > 4 and font_for(text, letters).getlength(text) > room:
+    while len(name) > 4 and _font_for(text, letters).getlength(text) > room:
         name = name[: max(4, min(len(name) - 1, int(len(name) * 0.9)))].rstrip()
         text = f"{name}…{score}"
     return text
 
 
-def _score(score: float) -> str:
-    return "<0.01" if 0 < score < 0.005 else f"{score:.2f}"
-
-
-def _padding(letters: int) -> tuple[int, int]:
-    return max(2, letters // 4), max(1, letters // 7)
-
-
-def _label_size(text: str, letters: int) -> tuple[int, int]:
-    top, bottom, length = _extent(text, letters)
-    x, y = _padding(letters)
-    return length + 2 * x, bottom - top + 2 * y
-
-
-def _extent(text: str, letters: int) -> tuple[int, int, int]:
-    """Top, bottom and width of a line of text; capitals and descenders always count."""
-    font = font_for(text, letters)
+def _measure(text: str, letters: int) -> _Label:
+    """A line of text in letters of a size, in pixels."""
+    font = _font_for(text, letters)
     _, top, right, bottom = font.getbbox(text)
     _, usual_top, _, usual_bottom = font.getbbox("Ay")
-    return int(min(top, usual_top)), int(np.ceil(max(bottom, usual_bottom))), int(np.ceil(right))
+    top, bottom = int(min(top, usual_top)), int(np.ceil(max(bottom, usual_bottom)))
+    x, y = max(2, letters // 4), max(1, letters // 7)
+    return _Label(
+        text, font, int(np.ceil(right)) + 2 * x, bottom - top + 2 * y, offset=(x, y - top)
+    )
 
 
-def _draw_label(
-    pen: ImageDraw.ImageDraw, text: str, letters: int, left: float, top: float, colour: Colour
-) -> None:
-    width, height = _label_size(text, letters)
-    x, y = round(left), round(top)
-    pen.rounded_rectangle((x, y, x + width - 1, y + height - 1), max(1, height // 6), fill=colour)
-    pad_x, pad_y = _padding(letters)
-    at = (x + pad_x, y + pad_y - _extent(text, letters)[0])
-    pen.text(at, text, fill=ink_on(colour), font=font_for(text, letters))
+@lru_cache(maxsize=4096)
+def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font where it has every letter; else the first known system font that has.
+
+    Where no font has them all, Pillow's own is used and missing letters show as boxes.
+    """
+    own = cast(ImageFont.FreeTypeFont, _default_font(size=size))
+    letters = "".join(sorted({letter for letter in text if letter > "~"}))
+    for font in chain([own], (_system_font(name, size) for name in _MORE_FONTS)):
+        if font is not None:
+            box = bytes(font.getmask(_NO_LETTER))
+            if all(bytes(font.getmask(letter)) != box for letter in letters):
+                return font
+    return own
+
+
+@lru_cache(maxsize=256)
+def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:  # not on this system
+        return None
+
+
+def _draw_label(pen: ImageDraw.ImageDraw, label: _Label, x: int, y: int, ground: Colour) -> None:
+    """Text on a rounded ground, black or white, whichever contrasts more (WCAG 2)."""
+    corner = (x + label.width - 1, y + label.height - 1)
+    pen.rounded_rectangle((x, y, *corner), max(1, label.height // 6), fill=ground)
+    linear = [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in ground]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    # the two contrasts are equal where (L + 0.05)^2 = 1.05 * 0.05
+    ink = (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+    pen.text((x + label.offset[0], y + label.offset[1]), label.text, fill=ink, font=label.font)
 
 
 def _with_legend(
@@ -287,26 +355,25 @@ def _with_legend(
         groups[names[i]].append(i)
     letters, margin = 13, 10
     width = max(picture.width, 320)
-    cells: list[tuple[str, Colour | None]] = []
+    cells: list[tuple[str, Colour | None]] = []  # a name on its colour, else numbers on white
     for name in sorted(groups, key=str.casefold):
         shown = [i for i in groups[name] if numbered[i]]
-        cells.append((_cut(name, "", letters, 0.6 * width), name_colour(name)))
+        cells.append((_shorten(name, "", letters, 0.6 * width), name_colour(name)))
         cells.extend((f"{i + 1}:{scores[i]}" if scores[i] else f"{i + 1}", None) for i in shown)
         if rest := len(groups[name]) - len(shown):
             cells.append((f"{'and ' if shown else ''}{rest} without a number", None))
     x, y, row = margin, margin, round(1.7 * letters)
-    spots: list[tuple[int, int]] = []
+    placed: list[tuple[_Label, int, int, Colour]] = []
     for text, colour in cells:
-        length = _label_size(text, letters)[0]
+        label = _measure(text, letters)
         x += margin if colour is not None and x > margin else 0
-        if x + length > width - margin:
+        if x + label.width > width - margin:
             x, y = margin, y + row
-        spots.append((x, y))
-        x += length + 4
+        placed.append((label, x, picture.height + y, colour or (255, 255, 255)))
+        x += label.width + 4
     sheet = Image.new("RGB", (width, picture.height + y + row + margin // 2), "white")
     sheet.paste(picture)
     pen = ImageDraw.Draw(sheet)
-    for (text, colour), (left, top) in zip(cells, spots, strict=True):
-        ground: Colour = (255, 255, 255) if colour is None else colour
-        _draw_label(pen, text, letters, left, picture.height + top, ground)
+    for label, left, top, ground in placed:
+        _draw_label(pen, label, left, top, ground)
     return sheet

@@ -1,4 +1,4 @@
-"""Pictures: labels apart and inside, every region outlined, colours that stay."""
+"""Pictures, by their pixels: labels apart and inside, regions outlined, colours that stay."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageFont
 
-from anyregion.drawing import draw, draw_records
+from anyregion.drawing import draw
 from anyregion.drawing import picture as drawing
-from anyregion.drawing.layout import Anchor, Layout
-from anyregion.drawing.style import font_for, ink_on, name_colour
+from anyregion.drawing.layout import Anchor, LabelLayout
+from anyregion.drawing.picture import name_colour
 from anyregion.masks import encode_mask
 from anyregion.predictions import Predictions
 from anyregion.regions import Regions
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.shared import SHARED, needs_shared
+from tests.unit.drawing.reading import BLACK, WHITE, Box, contrast, find_labels, find_text
 
 NAMES = ["person", "car", "chair", "dog", "cat", "bicycle", "bus", "truck", "bottle", "cup", "book"]
+GREY = 128
+SIZES = (14, 11, 10)  # of letters in pictures of 640 x 480
 
 
-def grey(height: int = 480, width: int = 640) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.full((height, width, 3), 128, np.uint8)
+def grey(height: int = 480, width: int = 640) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), GREY, np.uint8)
 
 
 def record(box: list[float], label: str = "dog", score: float = 0.5, **more: Any) -> dict[str, Any]:
@@ -46,181 +50,249 @@ def crowd(
     low, high = np.clip(centres - sides / 2, 0, size - 4), centres + sides / 2
     boxes = np.concatenate([low, np.clip(np.maximum(high, low + 2), 0, size)], axis=1)
     return [
-        record(b.tolist(), NAMES[int(rng.integers(len(NAMES)))], float(rng.uniform()))
+        record(b.tolist(), NAMES[int(rng.integers(len(NAMES)))], float(rng.uniform(0.01, 1)))
         for b in boxes
     ]
 
 
-@pytest.fixture
-def labels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float, float, float]]:
-    """Text and rectangle of every label that is drawn, the legend's included."""
-    drawn: list[tuple[str, float, float, float, float]] = []
-    original = drawing._draw_label
-
-    def spy(pen: Any, text: str, letters: int, left: float, top: float, colour: Any) -> None:
-        width, height = drawing._label_size(text, letters)
-        drawn.append((text, round(left), round(top), round(left) + width, round(top) + height))
-        original(pen, text, letters, left, top, colour)
-
-    monkeypatch.setattr(drawing, "_draw_label", spy)
-    return drawn
+def label_text(item: dict[str, Any]) -> str:
+    return f"{item['label']} {item['score']:.2f}"
 
 
-def overlapping(labels: list[tuple[str, float, float, float, float]]) -> Iterator[tuple[str, str]]:
-    for (s, a0, b0, a1, b1), (t, c0, d0, c1, d1) in itertools.combinations(labels, 2):
-        if min(a1, c1) - max(a0, c0) > 1 and min(b1, d1) - max(b0, d0) > 1:
-            yield s, t
+def find_name(
+    picture: Image.Image, text: str, name: str, *, sizes: Sequence[int] = SIZES
+) -> list[Box]:
+    """Where a label's text stands on the colour of its name."""
+    return find_text(picture, text, name_colour(name), sizes=sizes)
+
+
+def find_names(
+    picture: Image.Image | NDArray[Any],
+    texts: list[tuple[str, str]],
+    *,
+    sizes: Sequence[int] = SIZES,
+) -> list[tuple[str, Box]]:
+    """The same of many texts, each with its name."""
+    return find_labels(picture, [(text, name_colour(name)) for text, name in texts], sizes=sizes)
+
+
+def legend_texts(picture: Image.Image, texts: list[str]) -> list[str]:
+    """The texts that stand in black on white, sorted."""
+    labels = find_labels(picture, [(text, WHITE) for text in texts], sizes=[13])
+    return sorted(text for text, _ in labels)
+
+
+def in_legend(picture: Image.Image, text: str) -> bool:
+    """Whether a text stands in black on white."""
+    return bool(find_text(picture, text, WHITE, sizes=[13]))
+
+
+def pixels_of(picture: Image.Image, box: Box, *, margin: int = 5) -> NDArray[np.bool_]:
+    """The pixels of a label, its whole ground among them, of a text at `box`."""
+    inside = np.zeros((picture.height, picture.width), bool)
+    x0, y0, x1, y1 = box
+    inside[max(0, y0 - margin) : y1 + margin, max(0, x0 - margin) : x1 + margin] = True
+    return inside
+
+
+def overlapping(labels: list[tuple[str, Box]]) -> list[tuple[str, str]]:
+    return [
+        (s, t)
+        for (s, (a0, b0, a1, b1)), (t, (c0, d0, c1, d1)) in itertools.combinations(labels, 2)
+        if min(a1, c1) > max(a0, c0) and min(b1, d1) > max(b0, d0)
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 5, 15, 40, 100, 300])
-def test_labels_neither_overlap_nor_leave_the_picture(
-    count: int, labels: list[tuple[str, float, float, float, float]]
-) -> None:
-    out = draw_records(grey(), crowd(count, seed=count))
-    assert len(labels) >= count
-    assert not list(overlapping(labels))
-    for _, x0, y0, x1, y1 in labels:
-        assert x0 >= 0
-        assert y0 >= 0
-        assert x1 <= out.width
-        assert y1 <= out.height
+def test_every_label_stands_whole_in_the_picture_and_apart(count: int) -> None:
+    records = crowd(count, seed=count)
+    out = draw(grey(), records)
+    picture, legend = out.crop((0, 0, 640, 480)), out.crop((0, 480, out.width, out.height))
+    full = find_names(picture, [(label_text(r), r["label"]) for r in records])
+    numbers = find_names(picture, [(str(i), r["label"]) for i, r in enumerate(records, start=1)])
+    assert not overlapping(full + numbers)
+    # whatever has no whole label is counted in the legend
+    hidden = Counter(r["label"] for r in records)
+    hidden -= Counter(text.split()[0] for text, _ in full)
+    hidden -= Counter(records[int(text) - 1]["label"] for text, _ in numbers)
+    for name, rest in hidden.items():
+        texts = (f"{rest} without a number", f"and {rest} without a number")
+        assert any(in_legend(legend, text) for text in texts), (name, rest)
+    listed = [f"{text}: {records[int(text) - 1]['score']:.2f}" for text, _ in numbers]
+    assert legend_texts(legend, listed) == sorted(listed)
+    if count <= 15:
+        assert len(full) == count
 
 
-def test_a_few_regions_get_full_labels_and_no_legend(
-    labels: list[tuple[str, float, float, float, float]],
-) -> None:
+def test_a_few_regions_get_full_labels_and_no_legend() -> None:
     records = [
         record([40, 60, 200, 200], "dog", 0.876),
         record([300, 60, 500, 300], "red car", 1.0),
     ]
-    out = draw_records(grey(), records)
+    out = draw(grey(), records)
     assert out.size == (640, 480)
-    assert sorted(text for text, *_ in labels) == ["dog 0.88", "red car 1.00"]
+    assert len(find_name(out, "dog 0.88", "dog")) == 1
+    assert len(find_name(out, "red car 1.00", "red car")) == 1
 
 
-def test_scores_can_be_left_out_and_tiny_ones_are_not_rounded_to_zero(
-    labels: list[tuple[str, float, float, float, float]],
-) -> None:
-    draw_records(grey(), [record([40, 60, 200, 200], score=0.001)])
-    draw_records(grey(), [record([40, 60, 200, 200], score=0.001)], show_scores=False)
-    assert [text for text, *_ in labels] == ["dog <0.01", "dog"]
+def test_scores_can_be_left_out_and_tiny_ones_are_not_rounded_to_zero() -> None:
+    records = [record([40, 60, 200, 200], score=0.001)]
+    scored, plain = draw(grey(), records), draw(grey(), records, show_scores=False)
+    assert len(find_name(scored, "dog <0.01", "dog")) == 1
+    assert len(find_name(plain, "dog", "dog")) == 1
+    assert not find_name(plain, "dog <0.01", "dog")
 
 
-def test_labels_spare_small_regions(labels: list[tuple[str, float, float, float, float]]) -> None:
+def test_labels_spare_small_regions() -> None:
     small = [[x, 100.0, x + 24, 124.0] for x in (100.0, 200.0, 300.0, 400.0)]
     large = [90.0, 126.0, 440.0, 300.0]
-    draw_records(grey(), [record(large, "table"), *(record(b, "cup") for b in small)])
-    for text, x0, y0, x1, y1 in labels:
+    out = draw(grey(), [record(large, "table"), *(record(b, "cup") for b in small)])
+    labels = find_names(out, [("table 0.50", "table"), ("cup 0.50", "cup")])
+    assert len(labels) == 5
+    for text, (x0, y0, x1, y1) in labels:
         for sx0, sy0, sx1, sy1 in small:
             shared = max(0, min(x1, sx1) - max(x0, sx0)) * max(0, min(y1, sy1) - max(y0, sy0))
             assert shared <= 0.35 * 24 * 24, text
 
 
-def test_every_region_is_in_the_picture_or_the_legend(
-    labels: list[tuple[str, float, float, float, float]],
-) -> None:
-    records = [record([10, 10, 50, 40], f"kind {i % 3}") for i in range(600)]
-    draw_records(grey(60, 80), records, show_scores=False)
-    texts = Counter(text for text, *_ in labels)
-    numbers = {text for text in texts if text.isdigit()}
-    rest = sum(int(t.split()[-4]) for t in texts.elements() if t.endswith("without a number"))
-    named = sum(n for text, n in texts.items() if text.startswith("kind")) - 3
-    assert all(texts[number] == 2 for number in numbers)  # on the picture and in the legend
-    assert rest > 0
-    assert len(numbers) + rest + named == 600
-    assert not list(overlapping(labels))
+def test_every_region_is_in_the_picture_or_the_legend() -> None:
+    kinds = [f"kind {i}" for i in range(3)]
+    records = [record([10, 10, 50, 40], kinds[i % 3]) for i in range(600)]
+    out = draw(grey(60, 80), records, show_scores=False)
+    picture, legend = out.crop((0, 0, 640, 480)), out.crop((0, 480, 640, out.height))
+    full = find_names(picture, [(name, name) for name in kinds])
+    numbers = find_names(picture, [(str(i + 1), kinds[i % 3]) for i in range(600)])
+    assert numbers
+    assert not overlapping(full + numbers)
+    for k, name in enumerate(kinds):
+        in_place = sum(text == name for text, _ in full)
+        numbered = [int(text) for text, _ in numbers if (int(text) - 1) % 3 == k]
+        rest = 200 - in_place - len(numbered)
+        assert rest > 0
+        assert in_legend(legend, f"and {rest} without a number")
+        listed = [str(number) for number in numbered]
+        assert legend_texts(legend, listed) == sorted(listed)
 
 
 @pytest.mark.parametrize("count", [1, 15, 100])
-def test_every_region_is_outlined_in_its_colour(
-    count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drawing, "_draw_labels", lambda *a: {})
+def test_the_edges_of_a_box_have_its_colour_and_nothing_else_changes(count: int) -> None:
     for item in crowd(count, seed=7):
-        out = np.asarray(draw_records(grey(), [item]))
-        x0, y0, x1, y1 = (round(v) for v in item["box"])
-        around = out[max(0, y0 - 3) : y1 + 3, max(0, x0 - 3) : x1 + 3]
-        same = (around == name_colour(item["label"])).all(axis=2)
-        assert same.any(axis=1).sum() >= min(5, y1 - y0)
-        assert same.any(axis=0).sum() >= min(5, x1 - x0)
-        # nothing changes far from the region
-        changed = (out != 128).any(axis=2)
-        changed[max(0, y0 - 5) : y1 + 5, max(0, x0 - 5) : x1 + 5] = False
-        assert not changed.any()
+        picture = draw(grey(), [item])
+        out, colour = np.asarray(picture), name_colour(item["label"])
+        (label,) = find_name(picture, label_text(item), item["label"], sizes=[14])
+        elsewhere = ~pixels_of(picture, label)
+        low, high = np.array(item["box"][:2]), np.array(item["box"][2:])
+        middle, half = (low + high) / 2, np.maximum((high - low) / 2, 2.5)
+        x0, y0 = (round(v) for v in (middle - half).clip(0, (640, 480)).tolist())
+        x1, y1 = (round(v) - 1 for v in (middle + half).clip(0, (640, 480)).tolist())
+        same = (out == colour).all(axis=2)
+        for edge in (
+            (y0, slice(x0, x1 + 1)),
+            (y1, slice(x0, x1 + 1)),
+            (slice(y0, y1 + 1), x0),
+            (slice(y0, y1 + 1), x1),
+        ):
+            assert same[edge][elsewhere[edge]].all()
+        changed = (out != GREY).any(axis=2) & elsewhere
+        changed[max(0, y0 - 1) : y1 + 2, max(0, x0 - 1) : x1 + 2] = False
+        assert not changed.any(), "outside the outline and its shadow"
+        inner = (slice(y0 + 6, y1 - 5), slice(x0 + 6, x1 - 5))
+        assert (out[inner][elsewhere[inner]] == GREY).all(), "within the box"
 
 
-def test_a_region_of_one_pixel_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_draw_labels", lambda *a: {})
-    out = np.asarray(draw_records(grey(), [record([300, 200, 301, 201])]))
-    assert (out == name_colour("dog")).all(axis=2).sum() >= 12
+def test_a_region_of_one_pixel_can_be_seen() -> None:
+    out = np.asarray(draw(grey(), [record([300, 200, 301, 201])]))
+    assert (out[198:203, 298:303] == name_colour("dog")).all(axis=2).sum() >= 12
 
 
-def test_small_regions_are_drawn_over_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_draw_labels", lambda *a: {})
+def test_small_regions_are_drawn_over_large_ones() -> None:
     mask = np.zeros((480, 640), bool)
     mask[50:450, 50:600] = True
     large = record([50, 50, 600, 450], "sofa", mask=encode_mask(mask))
     small = record([200, 200, 220, 220], "cat")
     for records in ([large, small], [small, large]):
-        out = np.asarray(draw_records(grey(), records))
+        out = np.asarray(draw(grey(), records))
         assert (out[200, 205:215] == name_colour("cat")).all()
 
 
-def test_masks_are_filled_lightly_and_contoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_draw_labels", lambda *a: {})
+def test_masks_are_filled_lightly_and_contoured() -> None:
     y, x = np.mgrid[:480, :640]
-    disc = (x - 320) ** 2 + (y - 240) ** 2 < 100**2
-    out = np.asarray(
-        draw_records(grey(), [record([220, 140, 420, 340], "cat", mask=encode_mask(disc))])
-    ).astype(int)
-    colour = np.array(name_colour("cat"))
-    assert (out[240, 220:224] == colour).all(axis=1).any()
-    inside = 128 + drawing._FILL * (colour - 128)
-    assert np.abs(out[240, 320] - inside).max() <= 2
-    assert (out[145, 225] == 128).all()  # the corner of the box lies outside the mask
-    # an empty mask falls back on the box
+    distance = np.hypot(x - 320, y - 240)
+    disc = distance < 100
+    picture = draw(grey(), [record([220, 140, 420, 340], "cat", mask=encode_mask(disc))])
+    out, colour = np.asarray(picture).astype(int), np.array(name_colour("cat"))
+    (label,) = find_name(picture, "cat 0.50", "cat")
+    elsewhere = ~pixels_of(picture, label)
+    assert (out[~disc & elsewhere] == GREY).all(), "a mask tints inside only"
+    beside = np.pad(disc, 1)
+    neighbours = (beside[:-2, 1:-1], beside[2:, 1:-1], beside[1:-1, :-2], beside[1:-1, 2:])
+    contour = disc & ~np.logical_and.reduce(neighbours)
+    assert (out[contour & elsewhere] == colour).all()
+    tint = out[(distance < 95) & elsewhere]
+    assert np.ptp(tint, axis=0).max() == 0, "one tint"
+    shares = (tint[0] - GREY) / (colour - GREY)
+    assert np.abs(shares - shares.mean()).max() < 0.03
+    assert 0.2 < shares.mean() < 0.5, "the image shows through"
+
+
+def test_an_empty_mask_falls_back_on_the_box() -> None:
     empty = record([220, 140, 420, 340], "cat", mask=encode_mask(np.zeros((480, 640), bool)))
-    assert (np.asarray(draw_records(grey(), [empty]))[140, 300] == colour).all()
+    plain = record([220, 140, 420, 340], "cat")
+    assert draw(grey(), [empty]).tobytes() == draw(grey(), [plain]).tobytes()
 
 
-def test_a_mask_is_labelled_where_it_is_thickest(
-    labels: list[tuple[str, float, float, float, float]],
-) -> None:
+def test_a_mask_is_labelled_where_it_is_thickest() -> None:
     mask = np.zeros((480, 640), bool)
     mask[100:110, 50:600] = True  # a thin arm, and a body at its right end
     mask[100:400, 400:600] = True
-    draw_records(grey(), [record([50, 100, 600, 400], "crane", mask=encode_mask(mask))])
-    ((_, x0, y0, x1, y1),) = labels
+    out = draw(grey(), [record([50, 100, 600, 400], "crane", mask=encode_mask(mask))])
+    ((x0, y0, x1, y1),) = find_name(out, "crane 0.50", "crane")
     assert 400 <= (x0 + x1) / 2 <= 600
     assert 110 <= (y0 + y1) / 2 <= 400
 
 
-def test_points_are_marked_and_kinds_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_draw_labels", lambda *a: {})
+def test_points_are_marked_and_kinds_differ() -> None:
     box = [100, 100, 300, 300]
-    plain = draw_records(grey(), [record(box)])
+    plain = draw(grey(), [record(box)])
+    colour = name_colour("dog")
     for label in (1, 0):
-        marked = draw_records(grey(), [record(box, points=[[200, 150]], point_labels=[label])])
+        marked = draw(grey(), [record(box, points=[[200, 150]], point_labels=[label])])
         x0, y0, x1, y1 = ImageChops.difference(plain, marked).getbbox()
         assert 4 <= x1 - x0 <= 16
         assert abs((x0 + x1) / 2 - 200) <= 1.5
         assert abs((y0 + y1) / 2 - 150) <= 1.5
-    both = [
-        np.asarray(draw_records(grey(), [record(box, points=[[200, 150]], point_labels=[k])]))
-        for k in (0, 1)
-    ]
-    assert (both[0] != both[1]).any()
+        assert marked.getpixel((200, 150)) == colour
+        # a disc for foreground; between the arms of a cross the image shows
+        assert marked.getpixel((200, 145)) == (BLACK if label else (GREY,) * 3)
+
+
+def test_labels_that_stand_apart_are_joined_to_their_regions_by_a_line() -> None:
+    box = (300, 220, 340, 260)
+    records = [record(list(box), score=i / 100 + 0.1) for i in range(40)]
+    out = np.asarray(draw(grey(), records))[:480]
+    texts = [(label_text(r), "dog") for r in records]
+    labels = find_names(out, texts + [(str(i + 1), "dog") for i in range(40)])
+    apart = 0
+    for _, label in labels:
+        low, high = np.array(label[:2]), np.array(label[2:])
+        start = np.clip((np.array(box[:2]) + box[2:]) / 2, low, high)
+        end = np.clip(start, box[:2], box[2:])
+        if np.abs(end - start).max() > 12:
+            apart += 1
+            x, y = ((start + end) / 2).round().astype(int)
+            assert (out[y, x] != GREY).any()
+    assert apart >= 5
 
 
 def test_no_regions_leave_the_image_as_it_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (500, 600, 3), dtype=np.uint8)
-    assert (np.asarray(draw_records(pixels, [])) == pixels).all()
+    assert (np.asarray(draw(pixels, [])) == pixels).all()
 
 
 def test_the_image_given_is_not_changed() -> None:
     pixels = grey()
-    draw_records(pixels, crowd(5))
-    assert (pixels == 128).all()
+    draw(pixels, crowd(5))
+    assert (pixels == GREY).all()
 
 
 @pytest.mark.parametrize(
@@ -236,29 +308,31 @@ def test_the_image_given_is_not_changed() -> None:
 def test_small_images_grow_and_large_ones_shrink(
     shape: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    box = [0, 0, shape[1], shape[0]]
-    assert draw_records(np.zeros((*shape, 3), np.uint8), [record(box)]).size == size
+    out = draw(np.zeros((*shape, 3), np.uint8), [record([0, 0, shape[1], shape[0]])])
+    assert out.size == size
+    # the outline is that of the whole picture
+    assert out.getpixel((0, size[1] - 1)) == out.getpixel((size[0] - 1, 0)) == name_colour("dog")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (3, 5)])
-def test_strange_shapes_are_drawn(
-    shape: tuple[int, int], labels: list[tuple[str, float, float, float, float]]
-) -> None:
+def test_strange_shapes_are_drawn(shape: tuple[int, int]) -> None:
     records = [record([0, 0, shape[1], shape[0]], "a"), record([0, 0, 1, 1], "b")]
-    out = draw_records(np.zeros((*shape, 3), np.uint8), records)
-    for _, x0, y0, x1, y1 in labels:
-        assert 0 <= x0 < x1 <= out.width
-        assert 0 <= y0 < y1 <= out.height
+    out = draw(np.zeros((*shape, 3), np.uint8), records)
+    sizes = range(10, 30)
+    for i, name in enumerate("ab", start=1):
+        in_place = find_name(out, f"{name} 0.50", name, sizes=sizes)
+        spelt_out = [in_legend(out, text) for text in (f"{i}: 0.50", "1 without a number")]
+        assert in_place or (find_name(out, name, name, sizes=[13]) and any(spelt_out))
 
 
 def test_max_side_is_kept() -> None:
-    assert max(draw_records(grey(600, 1200), [record([0, 0, 9, 9])], max_side=300).size) == 300
+    assert max(draw(grey(600, 1200), [record([0, 0, 9, 9])], max_side=300).size) == 300
 
 
 def test_three_hundred_regions_take_less_than_two_seconds() -> None:
     records = crowd(300)
     start = time.process_time()
-    draw_records(grey(), records)
+    draw(grey(), records)
     assert time.process_time() - start < 2
 
 
@@ -277,12 +351,12 @@ def test_predictions_and_their_records_make_the_same_picture() -> None:
         embeddings=np.ones((2, 4), np.float32),
         masks=masks,
     )
-    kept = json.loads(json.dumps(predictions.to_records()))
-    assert draw(grey(), predictions).tobytes() == draw_records(grey(), kept).tobytes()
+    records = json.loads(json.dumps(predictions.to_records()))
+    assert draw(grey(), predictions).tobytes() == draw(grey(), records).tobytes()
 
 
 def test_a_colour_belongs_to_a_name_in_every_process() -> None:
-    code = "from anyregion.drawing.style import name_colour as c; print(c('dog'), c('red car'))"
+    code = "from anyregion.drawing.picture import name_colour as c; print(c('dog'), c('red car'))"
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert fresh.stdout.strip() == f"{name_colour('dog')} {name_colour('red car')}"
     assert name_colour("dog") == (150, 75, 255)
@@ -297,73 +371,89 @@ def test_the_names_met_most_differ_in_colour() -> None:
 
 
 def test_ink_contrasts_with_every_colour() -> None:
-    def luminance(colour: tuple[int, int, int]) -> float:
-        c = np.array(colour) / 255
-        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    for name in map(str, range(200)):
-        a, b = sorted((luminance(name_colour(name)), luminance(ink_on(name_colour(name)))))
-        assert (b + 0.05) / (a + 0.05) >= 4.5
+    names = {name_colour(name): name for name in map(str, range(1000, 1200))}
+    assert len(names) == 20
+    for ground, name in names.items():
+        # find_text looks for the ink that contrasts more
+        assert find_name(draw(grey(), [record([40, 60, 200, 200], name)]), f"{name} 0.50", name)
+        assert max(contrast(BLACK, ground), contrast(WHITE, ground)) >= 4.5
 
 
-def test_names_that_are_too_long_are_cut(
-    labels: list[tuple[str, float, float, float, float]],
-) -> None:
-    draw_records(grey(), [record([40, 60, 600, 400], "very " * 100 + "long")])
-    ((text, x0, _, x1, _),) = labels
-    assert text.endswith("… 0.50")
-    assert x1 - x0 < 0.6 * 640
+def test_names_that_are_too_long_are_cut() -> None:
+    name = "very " * 100 + "long"
+    out = draw(grey(), [record([40, 60, 600, 400], name)])
+    cuts = [(f"{name[:n].rstrip()}… 0.50", name) for n in range(4, 100)]
+    ((_, (x0, _, x1, _)),) = find_names(out, cuts)
+    assert 0.3 * 640 < x1 - x0 < 0.6 * 640
 
 
 @pytest.mark.parametrize(
     "name", ["自行车", "دراجة", "велосипед", "Straße", "🐕", "a\nb", "x" * 5000]
 )
 def test_any_name_is_drawn_somehow(name: str) -> None:
-    out = draw_records(grey(), [record([40, 60, 600, 400], name)])
+    out = draw(grey(), [record([40, 60, 600, 400], name)])
     assert out.size == (640, 480)
+    ground = (np.asarray(out)[:58] == name_colour(name)).all(axis=2)
+    assert ground.sum() >= 300
+    rows, columns = np.flatnonzero(ground.any(axis=1)), np.flatnonzero(ground.any(axis=0))
+    label = ground[rows[0] + 2 : rows[-1] - 1, columns[0] + 2 : columns[-1] - 1]
+    assert (~label).sum() >= 40, "ink"
 
 
 def test_a_font_without_the_letters_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    font_for.cache_clear()
-    monkeypatch.setattr("anyregion.drawing.style._font", lambda name, size: asked.append(name))
-    assert font_for("自行车", 14).getname()[0] == font_for("dog", 14).getname()[0]
-    assert len(asked) > 5
-    font_for.cache_clear()
+    tried: list[str] = []
+
+    own = ImageFont.truetype
+
+    def missing(font: Any, *args: Any, **options: Any) -> Any:
+        if not isinstance(font, str):  # Pillow's own
+            return own(font, *args, **options)
+        tried.append(font)
+        raise OSError
+
+    caches = (drawing._font_for, drawing._system_font)
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(ImageFont, "truetype", missing)
+    out = draw(grey(), [record([40, 60, 600, 400], "自行车")])
+    for cache in caches:
+        cache.cache_clear()
+    assert len(set(tried)) > 5
+    # in the place of each letter stands the same box
+    assert find_name(out, "自行车 0.50", "自行车")
+    assert find_name(out, "车行自 0.50", "自行车")
 
 
 def test_layout_refuses_a_spot_that_costs_too_much() -> None:
-    layout = Layout(np.array([[10.0, 10, 20, 20]] * 2), 30, 30, {})
+    layout = LabelLayout(np.array([[10.0, 10, 20, 20]] * 2), (30, 30), {})
     # every spot that a label of this size could take hides the other region
-    assert layout.put(0, 28, 28, limit=0.5) is None
-    assert layout.put(0, 28, 28, limit=5.0) is not None
-    assert layout.put(1, 28, 28, limit=5.0) is None  # taken
+    assert layout.place(0, 28, 28, limit=0.5) is None
+    assert layout.place(0, 28, 28, limit=5.0) is not None
+    assert layout.place(1, 28, 28, limit=5.0) is None  # taken
 
 
 def test_layout_joins_a_distant_label_by_a_line() -> None:
-    layout = Layout(np.array([[100.0, 100, 110, 110]]), 300, 300, {})
-    place = layout.put(0, 40, 10, limit=1.0, reach=50)
+    layout = LabelLayout(np.array([[100.0, 100, 110, 110]]), (300, 300), {})
+    place = layout.place(0, 40, 10, limit=1.0, reach=50)
     assert place is not None
     assert place.leader is not None
     x0, y0, x1, y1 = place.leader
-    assert place.box[0] <= x0 <= place.box[2]
-    assert place.box[1] <= y0 <= place.box[3]
+    assert place.x <= x0 <= place.x + 40
+    assert place.y <= y0 <= place.y + 10
     assert 100 <= x1 <= 110
     assert 100 <= y1 <= 110
 
 
 def test_layout_prefers_the_anchor_of_a_shape() -> None:
     boxes = np.array([[0.0, 0, 200, 200]])
-    place = Layout(boxes, 200, 200, {0: Anchor(150, 60, 100, 9000)}).put(0, 20, 10, limit=1)
+    layout = LabelLayout(boxes, (200, 200), {0: Anchor(150, 60, 100, 9000)})
+    place = layout.place(0, 20, 10, limit=1)
     assert place is not None
-    assert place.box == (140, 55, 160, 65)
+    assert (place.x, place.y) == (140, 55)
 
 
 @needs_shared
-def test_real_photographs_with_many_objects(
-    labels: list[tuple[str, float, float, float, float]],
-) -> None:
+def test_real_photographs_with_many_objects() -> None:
     folder = SHARED / "data" / "coco"
     content = json.loads((folder / "annotations" / "instances_val.json").read_text())
     names = {c["id"]: c["name"] for c in content["categories"]}
@@ -375,10 +465,10 @@ def test_real_photographs_with_many_objects(
         )
     largest = sorted(content["images"], key=lambda i: -len(rows.get(i["id"], [])))[:5]
     for image in largest:
-        labels.clear()
+        records = rows[image["id"]]
         pixels = np.asarray(Image.open(folder / "images" / image["file_name"]).convert("RGB"))
-        draw_records(pixels, rows[image["id"]])
-        assert not list(overlapping(labels))
+        out = draw(pixels, records)
+        full = find_names(out, [(label_text(r), r["label"]) for r in records], sizes=range(10, 20))
+        assert not overlapping(full)
         # most regions can be read in place, without the legend
-        full = sum(text.endswith("0.50") and ":" not in text for text, *_ in labels)
-        assert full >= 0.8 * len(rows[image["id"]])
+        assert len(full) >= 0.8 * len(records)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from anyregion.data.image_files import image_path
 from anyregion.data.region_dataset import RegionDataset
 from anyregion.data.samplers import EpochSampler, Mixture, repeat_factors
-from anyregion.drawing.picture import draw_records
+from anyregion.drawing.picture import draw
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
 from anyregion.images import Pixels, read_image
@@ -115,7 +115,7 @@ class Validation:
                 )
             ]
             pixels = read_image(image_path(dataset.folder, annotations.file_names[image]))
-            picture = draw_records(pixels, records, max_side=1024)
+            picture = draw(pixels, records, max_side=1024)
             pictures[Path(annotations.file_names[image]).stem] = np.array(picture)
         return pictures
 
