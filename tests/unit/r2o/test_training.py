@@ -53,7 +53,7 @@ def test_parts_of_a_step(photos: Path, tmp_path: Path, monkeypatch: pytest.Monke
     """Each part is a batch to BatchNorm and to the loss; the target follows once a step."""
     followed: list[float] = []
     by_hand: list[float] = []
-    follow, begin = Networks.follow, R2OTask.on_step_start
+    follow, begin = Networks.update_target, R2OTask.on_step_start
 
     def counted(self: Networks, momentum: float) -> None:
         followed.append(momentum)
@@ -70,7 +70,7 @@ def test_parts_of_a_step(photos: Path, tmp_path: Path, monkeypatch: pytest.Monke
             followed.clear()
         return begin(self, step) and scale
 
-    monkeypatch.setattr(Networks, "follow", counted)
+    monkeypatch.setattr(Networks, "update_target", counted)
     monkeypatch.setattr(R2OTask, "on_step_start", noted)
     changes = QUICK | {"precision": "fp32", "micro_batch": 2, "r2o__epochs": 0.6}
     assert pretrain(photos, tmp_path / "run", **changes) == 0
