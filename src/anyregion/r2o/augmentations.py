@@ -83,7 +83,7 @@ class ViewConfig:
 
     @property
     def kernel(self) -> int:
-        """The blur's kernel, worked out where none is given."""
+        """Side of the blur's kernel; by default a tenth of the view's, as 23 is of 224."""
         return self.blur_kernel or 2 * round((self.size / 10 - 1) / 2) + 1
 
 
@@ -109,25 +109,25 @@ class View:
 
 def make_views(image: Pixels, config: ViewConfig, rng: np.random.Generator) -> tuple[View, View]:
     """Draw the two views of `image`, (height, width, 3). The same `rng` state gives the same."""
-    return _make_view(image, config, rng, index=0), _make_view(image, config, rng, index=1)
-
-
-def _make_view(image: Pixels, config: ViewConfig, rng: np.random.Generator, *, index: int) -> View:
-    # the order of the draws is the seed's contract: another order gives another view
-    box = random_crop_box(*size_of(image), config, rng)
-    flipped = bool(rng.random() < config.flip)
-    view = _resized_crop(image, box, config.size, flipped)
-    if any(config.jitter) and rng.random() < config.jitter_p:
-        view = color_jitter(view, config.jitter, rng)
-    if rng.random() < config.grey:
-        view = to_grayscale(view)
-    pixels = np.array(view)
-    if rng.random() < config.blur[index]:
-        sigma = float(rng.uniform(*config.blur_sigma))
-        pixels = gaussian_blur(pixels, kernel=config.kernel, sigma=sigma)
-    if rng.random() < config.solarise[index]:
-        pixels = solarize(pixels, threshold=config.solarise_at)
-    return View(pixels=pixels, box=box_fractions(box, *size_of(image)), flipped=flipped)
+    height, width = size_of(image)
+    views = []
+    for blur_p, solarize_p in zip(config.blur, config.solarise, strict=True):
+        # the order of the draws is the seed's contract: another order gives other views
+        i, j, h, w = random_crop_box(height, width, config, rng)
+        flipped = bool(rng.random() < config.flip)
+        view = _resized_crop(image, (i, j, h, w), config.size, flipped)
+        if any(config.jitter) and rng.random() < config.jitter_p:
+            view = color_jitter(view, config.jitter, rng)
+        if rng.random() < config.grey:
+            view = to_grayscale(view)
+        pixels = np.array(view)  # (S, S, 3)
+        if rng.random() < blur_p:
+            sigma = float(rng.uniform(*config.blur_sigma))
+            pixels = gaussian_blur(pixels, kernel=config.kernel, sigma=sigma)
+        if rng.random() < solarize_p:
+            pixels = solarize(pixels, threshold=config.solarise_at)
+        views.append(View(pixels, box_fractions((i, j, h, w), height, width), flipped))
+    return views[0], views[1]
 
 
 def random_crop_box(
@@ -189,7 +189,7 @@ def _resized_crop(
 
 def spanning_view(image: Pixels, size: int) -> Pixels:
     """The whole image squashed to (size, size, 3), unchanged otherwise."""
-    return crop_and_resize(image, (0, 0, *size_of(image)), size=size, flipped=False)
+    return np.array(_resized_crop(image, (0, 0, *size_of(image)), size, flipped=False))
 
 
 def color_jitter(

@@ -83,13 +83,25 @@ def clusters_float(config: CurriculumConfig, epoch: float, *, epochs: float | No
 
     Args and Raises: as `clusters_at`.
     """
-    starts, values = _epochs(config, epochs), config.values  # one epoch a value
+    values, starts = config.values, config.epochs
     if config.kind == "constant":
         return float(values[0])
+    if starts is None:
+        if epochs is None or not epochs > 0:
+            raise InputError(
+                "curriculum.epochs is not given: the run's own number of them is needed"
+            )
+        parts = len(values) if config.kind == "piecewise" else len(values) - 1
+        starts = tuple(epochs * i / parts for i in range(len(values)))  # one epoch a value
     if config.kind == "piecewise":
         return float(values[max(bisect_right(starts, epoch) - 1, 0)])
     if config.kind == "cosine":
-        return _cosine((epoch - starts[0]) / (starts[1] - starts[0]), values[0], values[1])
+        first, last = values
+        part = min(max((epoch - starts[0]) / (starts[1] - starts[0]), 0.0), 1.0)
+        # a quarter of a wave, slowest at the larger number: most epochs are spent on small regions
+        if first >= last:
+            return math.cos(math.pi * part / 2) * (first - last) + last
+        return math.sin(math.pi * part / 2) * (last - first) + first
     # the outer two lines go on beyond the ends, as published
     i = min(max(bisect_left(starts, epoch), 1), len(starts) - 1)
     slope = (values[i] - values[i - 1]) / (starts[i] - starts[i - 1])
@@ -116,21 +128,3 @@ def rate_scale(
         return 1.0
     counted = _PUBLISHED_NO_CLUSTERING if clusters is None else clusters
     return (counted if most is None else min(counted, most)) / per
-
-
-def _epochs(config: CurriculumConfig, epochs: float | None) -> tuple[float, ...]:
-    if config.epochs is not None or config.kind == "constant":
-        return config.epochs or (0.0,)
-    if epochs is None or not epochs > 0:
-        raise InputError("curriculum.epochs is not given: the run's own number of them is needed")
-    count = len(config.values)
-    parts = count if config.kind == "piecewise" else count - 1
-    return tuple(epochs * i / parts for i in range(count))
-
-
-def _cosine(part: float, first: float, last: float) -> float:
-    # a quarter of a wave, slowest at the larger number: most epochs are spent on small regions
-    part = min(max(part, 0.0), 1.0)
-    if first >= last:
-        return math.cos(math.pi * part / 2) * (first - last) + last
-    return math.sin(math.pi * part / 2) * (last - first) + first

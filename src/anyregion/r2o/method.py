@@ -124,7 +124,18 @@ class R2O(nn.Module):
         """
         regions = self.find_regions(whole, labels, clusters, seeds)
         comparison = self.compare(views, regions.masks, boxes, flipped, momentum)
-        return self._per_image(comparison, len(whole))
+        areas, weights = comparison.areas, comparison.weights
+        shared = shared_masks(areas[0], areas[1]).sum(dim=1).float()  # (B,)
+        total, count = weights.sum(), shared.new_tensor(float(len(whole)))
+        total, count = summed(torch.stack([total, count])).unbind()
+        losses = comparison.losses.new_zeros(len(whole))
+        if len(comparison.image):
+            scale = count / total.clamp(min=torch.finfo(total.dtype).tiny)
+            losses = losses.index_add(0, comparison.image, comparison.losses * weights * scale)
+        else:
+            losses = losses + comparison.losses.sum()
+        spread = _spread(comparison.projected.detach().flatten(0, 1))
+        return {"loss": losses, "shared_masks": shared, "spread": spread.expand(len(whole))}
 
     @torch.no_grad()
     def find_regions(
@@ -180,7 +191,9 @@ class R2O(nn.Module):
             # also where nothing is compared: the targets of all processes stay the same
             networks.update_target(momentum)
         rows = _mask_features(features, aligned, compared)  # (2, R, C)
-        if not self._any_rows(rows.shape[1]):
+        # the heads' BatchNorms need rows: in any process, where they are synchronised
+        count = areas.new_tensor(float(rows.shape[1]))
+        if not bool((summed(count) if self.synchronised else count) > 0):
             return self._empty(areas)
         projected = networks.online.projector(rows.flatten(0, 1))
         predicted = networks.predictor(projected)
@@ -202,13 +215,6 @@ class R2O(nn.Module):
             areas=areas,
         )
 
-    def _any_rows(self, rows: int) -> bool:
-        """Whether the heads' BatchNorms have rows: in any process, where they are synchronised."""
-        if not self.synchronised:
-            return rows > 0
-        device = next(self.parameters()).device
-        return bool(summed(torch.tensor([float(rows)], device=device)) > 0)
-
     def _empty(self, areas: Tensor) -> Comparison:
         """No mask lies in both views: a loss of zero that back-propagates to every parameter."""
         learned = [*self.networks.online.parameters(), *self.networks.predictor.parameters()]
@@ -218,21 +224,6 @@ class R2O(nn.Module):
         return Comparison(
             image, none, none, none.detach(), zero.expand(1), areas.new_zeros(1), areas
         )
-
-    def _per_image(self, comparison: Comparison, images: int) -> dict[str, Tensor]:
-        """Each image's loss and figures; the mean loss is the weighted mean over masks."""
-        areas, weights = comparison.areas, comparison.weights
-        shared = shared_masks(areas[0], areas[1]).sum(dim=1).float()  # (B,)
-        total, count = weights.sum(), shared.new_tensor(float(images))
-        total, count = summed(torch.stack([total, count])).unbind()
-        losses = comparison.losses.new_zeros(images)
-        if len(comparison.image):
-            scale = count / total.clamp(min=torch.finfo(total.dtype).tiny)
-            losses = losses.index_add(0, comparison.image, comparison.losses * weights * scale)
-        else:
-            losses = losses + comparison.losses.sum()
-        spread = _spread(comparison.projected.detach().flatten(0, 1))
-        return {"loss": losses, "shared_masks": shared, "spread": spread.expand(images)}
 
 
 def align_masks(

@@ -1,4 +1,4 @@
-"""R2O's task for the trainer's loop: which images, their views, the losses."""
+"""The training task of R2O: the images of every step, their views, the losses."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class R2OItem:
 
     Attributes:
         image: position in the label store.
-        drawn: how many images were drawn before it in the whole run: its views follow from that.
+        draw: its number among all images drawn in the whole run: the seed of its views.
     """
 
     image: int
-    drawn: int
+    draw: int
 
 
 @dataclass(frozen=True, eq=False)
 class R2OExample:
-    """What an `R2OItem` holds: its two views, the spanning view and its labels `(S, S)`."""
+    """The two views, the spanning view and the superpixels `(S, S)` of an `R2OItem`."""
 
     views: tuple[View, View]
     whole: Pixels
     labels: NDArray[np.unsignedinteger]
-    drawn: int
+    draw: int
 
 
 class R2OTask(Task):
@@ -92,24 +92,24 @@ class R2OTask(Task):
         lr = config.optimizer.lr
         if own.base_batch is not None:
             lr *= own.batch / own.base_batch
-        looks = steps(own.look_epochs)
+        monitor_steps = steps(own.look_epochs)
         return replace(
             config,
             steps=steps(own.epochs),
             checkpoint_every=steps(own.checkpoint_epochs),
-            validate_every=looks,
-            samples_every=looks if own.shown else 0,
+            validate_every=monitor_steps,
+            samples_every=monitor_steps if own.shown else 0,
             optimizer=replace(config.optimizer, lr=lr),
             schedule=replace(config.schedule, warmup_steps=int(own.warmup_epochs * epoch)),
         )
 
     def epoch(self, step: int) -> float:
-        """How many epochs lie behind `step`; whole ones only where things go as published."""
+        """Epochs finished before `step`; cut to whole ones with `method.published`."""
         done = step * self.config.batch / self.epoch_images
         return int(done) if self.config.method.published else done
 
     def clusters(self, step: int) -> int | None:
-        """How many regions the curriculum asks for; None for the superpixels themselves."""
+        """Number of regions at `step`; None for the superpixels themselves."""
         return clusters_at(self.config.curriculum, self.epoch(step), epochs=self.config.epochs)
 
     def on_step_start(self, step: int) -> float:
@@ -123,36 +123,54 @@ class R2OTask(Task):
     def plan(self, step: int) -> list[R2OItem]:
         """See `Task`."""
         batch = self.config.batch
-        drawn = self._sampler.draw(step * batch, batch)
+        positions = self._sampler.draw(step * batch, batch)
         return [
             R2OItem(int(self.usable[position]), step * batch + place)
-            for place, position in enumerate(drawn)
+            for place, position in enumerate(positions)
         ]
 
     def load(self, item: R2OItem) -> R2OExample:
         """See `Task`."""
         pixels = reread_image(self.store, item.image)
-        views = make_views(pixels, self.config.views, generator(self.seed, "views", item.drawn))
+        views = make_views(pixels, self.config.views, generator(self.seed, "views", item.draw))
         whole = spanning_view(pixels, self.config.views.size)
-        return R2OExample(views, whole, self.store.read(item.image), item.drawn)
+        return R2OExample(views, whole, self.store.read(item.image), item.draw)
 
     def losses(self, module: nn.Module, examples: Sequence[R2OExample]) -> dict[str, Tensor]:
         """See `Task`. `shared_masks` are the masks that lie in both views; `spread`, how far
         apart projections are, of the whole part."""
         device = next(self.module.parameters()).device
         views = [e.views[side] for side in (0, 1) for e in examples]
+        encoder = self.r2o.networks.online.encoder
+        view_pixels, whole_pixels = (
+            normalize(
+                pixels,
+                device,
+                mean=encoder.mean,
+                std=encoder.std,
+                channels_last=self.config.channels_last,
+            )
+            for pixels in ([v.pixels for v in views], [e.whole for e in examples])
+        )
         first, self._part = self._part == 0, self._part + 1
+        # k-means starts from the image's own draw, or from the step's and its part's (from 1)
+        keys = (
+            [(e.draw,) for e in examples]
+            if self.config.method.scope == "image"
+            else [(self._step, self._part)]
+        )
+        seeds = [int(generator(self.seed, "clusters", *k).integers(2**63)) for k in keys]
         try:
-            found: dict[str, Tensor] = module(
-                self._images([v.pixels for v in views], device),
-                self._images([e.whole for e in examples], device),
+            losses: dict[str, Tensor] = module(
+                view_pixels,
+                whole_pixels,
                 torch.from_numpy(np.stack([e.labels for e in examples]).astype(np.int64)).to(
                     device
                 ),
                 torch.from_numpy(np.stack([v.box for v in views])).to(device),
                 torch.tensor([v.flipped for v in views], device=device),
                 clusters=self.clusters(self._step),
-                seeds=self._seeds(examples),
+                seeds=seeds,
                 momentum=(
                     target_momentum(self._step, self.steps, self.config.momentum) if first else None
                 ),
@@ -166,14 +184,14 @@ class R2OTask(Task):
                 f"told, since views of {self.config.views.size} pixels are too small to run one "
                 "alone. Larger views (r2o.views.size), precision fp32, or a lower learning rate"
             ) from None
-        return found
+        return losses
 
     def describe(self, item: R2OItem) -> str:
         """See `Task`."""
         return self.store.images.name(item.image)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Figures of the collapse watch; see `Task`. They judge no backbone: for that there is
+        """Collapse metrics; see `Task`. They judge no backbone: for that there is
         `anyregion evaluate`."""
         return self.monitor.metrics(self.r2o, self.clusters(self._step))
 
@@ -204,24 +222,6 @@ class R2OTask(Task):
             "prior": ", ".join(f"{k} {v}" for k, v in config.prior.describe().items()),
             "epochs": f"{config.epochs}",
         }
-
-    def _seeds(self, examples: Sequence[R2OExample]) -> list[int]:
-        """What k-means starts from: the image's own draw, or the step's and part's."""
-        if self.config.method.scope == "image":
-            draws = [generator(self.seed, "clusters", e.drawn) for e in examples]
-        else:
-            draws = [generator(self.seed, "clusters", self._step, self._part)]
-        return [int(draw.integers(2**63)) for draw in draws]
-
-    def _images(self, pixels: Sequence[Pixels], device: torch.device) -> Tensor:
-        encoder = self.r2o.networks.online.encoder
-        return normalize(
-            pixels,
-            device,
-            mean=encoder.mean,
-            std=encoder.std,
-            channels_last=self.config.channels_last,
-        )
 
 
 def check_same_images(store: LabelStore, device: torch.device) -> None:
