@@ -59,21 +59,15 @@ class Conse:
         embeddings = np.zeros((len(pooled), self.classes.shape[1]), dtype=np.float32)
         for start in range(0, len(pooled), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
-            probabilities, best = best_classes(pooled[rows] @ self.weight.T + self.bias)  # (n, 30)
+            logits = pooled[rows] @ self.weight.T + self.bias  # (n, 1000)
+            highest = logits.max(axis=1, keepdims=True)
+            total = np.exp((logits - highest) / TEMPERATURE).sum(axis=1, keepdims=True)
+            best = np.argpartition(-logits, BEST_CLASSES - 1, axis=1)[:, :BEST_CLASSES]  # (n, 30)
+            best_logits = np.take_along_axis(logits, best, axis=1)
+            # of all classes' softmax: they do not add up to 1, and a doubtful region stays short
+            probabilities = np.exp((best_logits - highest) / TEMPERATURE) / total
             embeddings[rows] = np.einsum("nk,nke->ne", probabilities, self.classes[best])
         return embeddings
-
-
-def best_classes(
-    logits: Floats, *, temperature: float = TEMPERATURE, count: int = BEST_CLASSES
-) -> tuple[Floats, NDArray[np.int64]]:
-    """Probabilities (of all classes' softmax) and indices of the best ones, both `(n, count)`."""
-    best = np.argpartition(-logits, count - 1, axis=1)[:, :count]
-    highest = logits.max(axis=1, keepdims=True)
-    total = np.exp((logits - highest) / temperature).sum(axis=1, keepdims=True)
-    best_logits = np.take_along_axis(logits, best, axis=1)
-    probabilities: Floats = np.exp((best_logits - highest) / temperature) / total
-    return probabilities, best
 
 
 def load_conse() -> Conse:

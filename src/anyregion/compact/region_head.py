@@ -68,7 +68,8 @@ class Calibration:
 
     def stack_names(self, embeddings: Floats) -> Floats:
         """Names `(n, 384)` of length 1 to `(n, 386)` of length 1: with what new ones gain."""
-        new = 1 - self._nearness(embeddings, NEW, SYNONYM)
+        nearest = (embeddings @ self.trained.T).max(axis=1, initial=-1.0)  # (n,) cosines
+        new = 1 - np.clip((nearest - NEW) / (SYNONYM - NEW), 0, 1).astype(np.float32)
         gain = (self.gamma / ANCHOR * new)[:, None]  # (n, 1)
         stacked: Floats = np.concatenate(
             [embeddings * np.sqrt(1 - gain**2), gain, np.zeros_like(gain)], axis=1
@@ -77,17 +78,13 @@ class Calibration:
 
     def stack_regions(self, embeddings: Floats) -> Floats:
         """Regions `(n, 384)` of length 1 to `(n, 386)` of length `STACKED_LENGTH`, with doubt."""
-        doubt = 1 - self._nearness(embeddings, DOUBTFUL, SURE)[:, None]  # (n, 1)
+        nearest = (embeddings @ self.trained.T).max(axis=1, initial=-1.0)  # (n,) cosines
+        sure = np.clip((nearest - DOUBTFUL) / (SURE - DOUBTFUL), 0, 1).astype(np.float32)
+        doubt = 1 - sure[:, None]  # (n, 1)
         # the second number is for the length alone: that of names is 0
         ends = ANCHOR * np.concatenate([doubt, np.sqrt(1 - doubt**2)], axis=1)
         stacked: Floats = np.concatenate([embeddings, ends], axis=1)
         return stacked
-
-    def _nearness(self, embeddings: Floats, low: float, high: float) -> Floats:
-        """Cosine to the nearest trained name, `(n,)`: 0 up to `low`, 1 from `high` on."""
-        nearest = (embeddings @ self.trained.T).max(axis=1, initial=-1.0)
-        ramp: Floats = np.clip((nearest - low) / (high - low), 0, 1).astype(np.float32)
-        return ramp
 
     def to_bytes(self) -> bytes:
         """As the content of a safetensors file."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from anyregion import CheckpointError, InputError
 from anyregion.baselines.pooling import pool
 from anyregion.compact.assets import assets_folder, read_asset, read_manifest
-from anyregion.compact.conse import best_classes, class_names
+from anyregion.compact.conse import Conse, class_names
 from anyregion.compact.image_encoder import CHANNELS, letterbox
 from anyregion.compact.model import CompactEmbedder, CompactModel
 
@@ -270,23 +271,29 @@ def test_fingerprint_follows_the_files(compact: CompactEmbedder) -> None:
 # ConSE
 
 
+def plain_conse(conse: Conse) -> Conse:
+    """Takes logits in place of features, and gives the probability of each class itself."""
+    identity = np.eye(1000, dtype=np.float32)
+    return replace(conse, weight=identity, bias=np.zeros(1000, np.float32), classes=identity)
+
+
 def test_conse_of_a_sure_classifier_is_the_class(compact: CompactEmbedder) -> None:
     conse = compact.model.conse
     logits = np.zeros((2, 1000), np.float32)
     logits[0, 281] = logits[1, 817] = 60
-    probabilities, best = best_classes(logits)
-    assert probabilities.shape == best.shape == (2, 30)
-    embeddings = np.einsum("nk,nke->ne", probabilities, conse.classes[best])
+    assert (plain_conse(conse).project(logits) > 0).sum(axis=1).tolist() == [30, 30]
+    embeddings = replace(plain_conse(conse), classes=conse.classes).project(logits)
     assert np.allclose(embeddings, conse.classes[[281, 817]], atol=1e-5)
 
 
-def test_probabilities_are_those_of_all_classes() -> None:
+def test_probabilities_are_those_of_all_classes(compact: CompactEmbedder) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (5, 1000)).astype(np.float32)
     softmax = np.exp(logits / 1.5) / np.exp(logits / 1.5).sum(axis=1, keepdims=True)
-    probabilities, best = best_classes(logits)
-    assert np.allclose(probabilities, np.take_along_axis(softmax, best, 1), rtol=1e-4)
-    for row, indices in zip(softmax, best, strict=True):
-        assert set(indices.tolist()) == set(np.argsort(-row)[:30].tolist())
+    probabilities = plain_conse(compact.model.conse).project(logits)
+    for row, all_classes in zip(probabilities, softmax, strict=True):
+        best = np.flatnonzero(row)
+        assert set(best.tolist()) == set(np.argsort(-all_classes)[:30].tolist())
+        assert np.allclose(row[best], all_classes[best], rtol=1e-4)
 
 
 def test_the_text_space_is_centred(compact: CompactEmbedder) -> None:

@@ -1,8 +1,8 @@
-"""The data sets of `compact`'s trainings: annotations, stored maps, and the regions of a step."""
+"""What `compact`'s trainings draw: stored maps of a `RegionDataset`, and the regions of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,133 +12,37 @@ from numpy.typing import NDArray
 
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.text_encoder import CompactTextEncoder
-from anyregion.data.features import FeatureReader
-from anyregion.data.image_files import find_image
-from anyregion.data.mirror import mirror_boxes, mirror_pixels
+from anyregion.data.region_dataset import RegionDataset, region_dataset
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.evaluation.regions.seen_unseen import unseen_categories
-from anyregion.images import Pixels, read_image
-from anyregion.masks import RLE, segmentation_to_rle
-from anyregion.regions import Boxes
 from anyregion.training.seeds import generator
-from anyregion.vocabulary import Floats, Vocabulary, encode_vocabulary
+from anyregion.vocabulary import Vocabulary, encode_vocabulary
 
 
-@dataclass(frozen=True, eq=False)
-class CompactDataset:
-    """Annotations with the stored maps of their images, and where the images are.
+def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -> FeaturePyramid:
+    """The stored maps of an image or of its mirror image, float32 again, without a frame.
 
-    Attributes:
-        reader: gives `stride8`, `stride16`, `stride32`, `last` and `span` (see `CompactExtractor`).
-        folder: of the image files; None where pixels are not needed.
+    Args:
+        dataset: its reader gives what `CompactExtractor` extracted.
+        image: position in the annotations.
+        flipped: the mirror image.
     """
-
-    reader: FeatureReader
-    folder: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.reader.annotations)
-
-    def pyramid(self, image: int, *, flipped: bool = False) -> FeaturePyramid:
-        """The stored maps of an image or of its mirror image, float32 again, without a frame."""
-        features = self.reader.read(image, flipped=flipped)
-        height, width = (float(v) for v in np.asarray(features["span"]).reshape(-1))
-        maps = {name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS}
-        return FeaturePyramid(maps, (height, width), self.size(image))
-
-    def pixels(self, image: int, *, flipped: bool = False) -> Pixels:
-        """The image or its mirror image.
-
-        Raises:
-            InputError: there is no such file, or it cannot be read.
-        """
-        name = self.reader.annotations.file_names[image]
-        path = None if self.folder is None else find_image(self.folder, name)
-        if path is None:
-            raise InputError(f"{name}: not found in {self.folder}")
-        pixels = read_image(path)
-        return mirror_pixels(pixels) if flipped else pixels
-
-    def size(self, image: int) -> tuple[int, int]:
-        """Height and width, as the annotations state them.
-
-        Raises:
-            InputError: they do not.
-        """
-        height, width = self.reader.annotations.sizes[image].tolist()
-        if height < 1 or width < 1:
-            name = self.reader.annotations.file_names[image]
-            raise InputError(f"{name}: the annotations do not state its size")
-        return height, width
-
-    def boxes(self, image: int, rows: NDArray[np.int64], *, flipped: bool = False) -> Boxes:
-        """Boxes of some regions, `(n, 4)`."""
-        boxes = self.reader.annotations.boxes[rows]
-        return mirror_boxes(boxes, self.size(image)[1]) if flipped else boxes
-
-    def rle(self, image: int, row: int) -> RLE:
-        """The mask of one region, not mirrored."""
-        masks = self.reader.annotations.segmentations
-        return segmentation_to_rle(None if masks is None else masks[row], *self.size(image))
-
-    def rows(self, image: int, *, with_mask: bool | None = None) -> NDArray[np.int64]:
-        """Rows of the image's regions, without crowds; only those with a mask, or without one."""
-        annotations = self.reader.annotations
-        rows = annotations.rows(image)
-        if with_mask is None:
-            return rows
-        masks = annotations.segmentations
-        has_mask = np.array([bool(masks is not None and masks[row]) for row in rows], dtype=bool)
-        matching: NDArray[np.int64] = rows[has_mask == with_mask]
-        return matching
-
-    def describe(self, image: int, flipped: bool) -> str:
-        """The image in words, for messages."""
-        return self.reader.annotations.file_names[image] + (" (mirrored)" if flipped else "")
-
-
-@dataclass(frozen=True, eq=False)
-class NamedDataset:
-    """A data set whose classes have text embeddings.
-
-    Attributes:
-        data: annotations and maps.
-        images: positions of the images that have features and regions of a class that takes part.
-        names: `C` classes that take part.
-        matrix: `(C, 384)` their text embeddings, rows of length 1.
-        row_of_label: `(classes,)` from a label to its row of the matrix; -1 where it takes no part.
-        weights: `(C,)` of the classes; 1 on average over the regions.
-    """
-
-    data: CompactDataset
-    images: NDArray[np.int64]
-    names: tuple[str, ...]
-    matrix: Floats
-    row_of_label: NDArray[np.int64]
-    weights: Floats
-
-    def labelled(self, image: int, *, flipped: bool = False) -> tuple[Boxes, NDArray[np.int64]]:
-        """Boxes of one image (or its mirror image) that take part, and their rows of the matrix."""
-        annotations = self.data.reader.annotations
-        rows = annotations.rows(image)
-        labels = self.row_of_label[annotations.labels[rows]]
-        boxes = annotations.boxes[rows[labels >= 0]]
-        if flipped:
-            boxes = mirror_boxes(boxes, int(annotations.sizes[image, 1]))
-        return boxes, labels[labels >= 0]
+    features = dataset.reader.read(image, flipped=flipped)
+    height, width = (float(v) for v in np.asarray(features["span"]).reshape(-1))
+    maps = {name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS}
+    return FeaturePyramid(maps, (height, width), dataset.size(image))
 
 
 def open_named_dataset(
-    store: Store, text_encoder: CompactTextEncoder, *, unseen: str = "", class_power: float = 0.0
-) -> NamedDataset:
-    """A store as a data set whose classes are named.
+    store: Store, text_encoder: CompactTextEncoder, *, unseen: str = ""
+) -> RegionDataset:
+    """A store as a data set with all its class names as the vocabulary.
 
     Args:
         store: its features, with mirror images where these are to be used.
         text_encoder: for the names.
         unseen: classes that take no part; see `RegionTaskConfig`.
-        class_power: see `RegionObjective`.
 
     Raises:
         InputError: images of unknown size, names that repeat, or nothing to learn from.
@@ -146,45 +50,55 @@ def open_named_dataset(
     annotations = store.annotations
     if len(annotations) and annotations.sizes.min() < 1:
         raise InputError(f"{store.folder}: images of unknown size; state them in the annotations")
-    ids, names = annotations.categories.ids.tolist(), annotations.categories.names
-    excluded = unseen_categories(unseen, dict(zip(ids, names, strict=True))) if unseen else ()
-    labels = [label for label, category in enumerate(ids) if category not in excluded]
-    vocabulary = Vocabulary.from_names([names[label] for label in labels])
-    if len(vocabulary) != len(labels):
-        raise InputError(f"{store.folder}: {vocabulary.set_aside[0]}")
-    row_of_label = np.full(len(names), -1, dtype=np.int64)
-    row_of_label[labels] = np.arange(len(labels))
-    usable = (row_of_label[annotations.labels] >= 0) & ~annotations.crowd  # (R,)
-    image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.starts))  # (R,)
-    images = np.intersect1d(store.usable(), image_of[usable])
-    if not len(images):
-        raise InputError(f"{store.folder}: no image has a region to learn from")
-    counts = np.bincount(row_of_label[annotations.labels[usable]], minlength=len(labels))
-    weights = np.maximum(counts, 1.0) ** -class_power  # (C,)
-    weights *= counts.sum() / (weights * counts).sum()
-    return NamedDataset(
-        data=CompactDataset(store),
-        images=images,
-        names=tuple(names[label] for label in labels),
-        matrix=encode_vocabulary(vocabulary, text_encoder, cache=None).matrix,
-        row_of_label=row_of_label,
-        weights=weights.astype(np.float32),
+    categories = dict(
+        zip(annotations.categories.ids.tolist(), annotations.categories.names, strict=True)
     )
+    excluded = unseen_categories(unseen, categories) if unseen else frozenset()
+    names = [name for category, name in categories.items() if category not in excluded]
+    vocabulary = Vocabulary.from_names(names)
+    if len(vocabulary) != len(names):
+        raise InputError(f"{store.folder}: {vocabulary.set_aside[0]}")
+    encoded = encode_vocabulary(vocabulary, text_encoder, cache=None)
+    return region_dataset(str(store.folder), store, encoded, images=store.usable())
 
 
-def check_features(stores: Sequence[Store], like: Store) -> None:
-    """Refuse stores whose features are not of compact's image encoder, or not of that of `like`.
+def open_localizing_datasets(
+    train: str, validation: str, *, images: str | None = None, validation_images: str | None = None
+) -> tuple[RegionDataset, RegionDataset]:
+    """What a mask head or proposal head is trained and validated on: regions without names.
+
+    Args:
+        train, validation: folders of stores; the first with mirror images.
+        images, validation_images: folders of the image files, where pixels are needed.
+
+    Raises:
+        InputError: stores that cannot be had, or were made by another encoder.
+    """
+    stores = Store(train, masks=True), Store(validation, masks=True)
+    check_features(stores[0], stores[0])
+    check_features(stores[1], stores[0])
+    if not stores[0].info.mirrored:
+        raise InputError(f"{train}: made without mirror images; make it anew")
+    folders = (None if folder is None else Path(folder) for folder in (images, validation_images))
+    training, held_out = (
+        region_dataset(str(store.folder), store, images=store.usable(), folder=folder)
+        for store, folder in zip(stores, folders, strict=True)
+    )
+    return training, held_out
+
+
+def check_features(store: Store, like: Store) -> None:
+    """Refuse a store whose features are not of compact's image encoder, or not of that of `like`.
 
     Raises:
         InputError: naming the store.
     """
-    for store in stores:
-        # `eyes` is what `CompactExtractor.describe` calls the image encoder
-        if store.fingerprint != like.fingerprint or "eyes" not in store.info.extractor:
-            raise InputError(
-                f"{store.folder}: not the features that compact is trained on; make the store with "
-                "`anyregion cache --model compact`"
-            )
+    # `eyes` is what `CompactExtractor.describe` calls the image encoder
+    if store.fingerprint != like.fingerprint or "eyes" not in store.info.extractor:
+        raise InputError(
+            f"{store.folder}: not the features that compact is trained on; make the store with "
+            "`anyregion cache --model compact`"
+        )
 
 
 @dataclass(frozen=True)
@@ -213,7 +127,7 @@ class RegionSampler:
     It has no state: an item follows from the seed and its position alone.
 
     Args:
-        rows: per image the rows to train on; images without any are left out.
+        rows: by image the rows to train on; images without any are left out.
         at_most: regions of an image in one item; None for all.
         seed: of everything random.
         kind: a name, so that two of them in one training differ.
@@ -224,18 +138,17 @@ class RegionSampler:
 
     def __init__(
         self,
-        rows: Sequence[NDArray[np.int64]],
+        rows: Mapping[int, NDArray[np.int64]],
         *,
         at_most: int | None,
         seed: int,
         kind: str = "rows",
     ) -> None:
-        self._rows = rows
+        self._rows = {image: of_image for image, of_image in rows.items() if len(of_image)}
         self._at_most = at_most
         self._seed = seed
         self._kind = kind
-        self._images = [i for i, of_image in enumerate(rows) if len(of_image)]
-        self.items = sum(-(-len(rows[i]) // (at_most or len(rows[i]))) for i in self._images)
+        self.items = sum(-(-len(r) // (at_most or len(r))) for r in self._rows.values())
         if not self.items:
             raise InputError("no image has a region to train on")
         # reader threads are at most one epoch apart
@@ -251,8 +164,8 @@ class RegionSampler:
     def _shuffled(self, epoch: int) -> list[tuple[int, tuple[int, ...]]]:
         random = generator(self._seed, self._kind, epoch)
         items = []
-        for image in self._images:
-            rows = random.permutation(self._rows[image]).tolist()
+        for image, of_image in self._rows.items():
+            rows = random.permutation(of_image).tolist()
             step = self._at_most or len(rows)
             items += [(image, tuple(rows[s : s + step])) for s in range(0, len(rows), step)]
         return [items[i] for i in random.permutation(len(items))]

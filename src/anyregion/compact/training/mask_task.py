@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from anyregion.compact.image_encoder import FeaturePyramid
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.checkpoint import read_mask_head, unwrapped, write_head
 from anyregion.compact.training.dataset import (
-    CompactDataset,
     RegionSampler,
     SampledRegions,
-    check_features,
+    open_localizing_datasets,
+    read_pyramid,
 )
 from anyregion.compact.training.export import MaskHeadSession, export_mask_head
 from anyregion.compact.training.losses import mask_losses
@@ -31,7 +30,7 @@ from anyregion.compact.training.modules import (
     enlarged,
     standardised,
 )
-from anyregion.data.store.store import Store
+from anyregion.data.region_dataset import RegionDataset
 from anyregion.errors import InputError
 from anyregion.masks import RLE, decode_mask
 from anyregion.regions import Boxes
@@ -94,33 +93,24 @@ def build_mask_task(settings: MaskTrainingConfig, *, loop: LoopConfig) -> MaskTa
     Raises:
         InputError: stores that cannot be had, hold no masks, or were made by another encoder.
     """
-    store, validation = open_stores(settings.store, settings.validation)
-    validation_images = settings.validation_images or settings.images
+    dataset, validation = open_localizing_datasets(
+        settings.store,
+        settings.validation,
+        images=settings.images,
+        validation_images=settings.validation_images or settings.images,
+    )
     teacher = None
     if settings.teacher is not None:
         teacher = MaskHead(MaskHeadSession(read_mask_head(Path(settings.teacher))))
     return MaskTask(
-        CompactDataset(store, Path(settings.images)),
+        dataset,
         config=settings.task,
-        validation=CompactDataset(validation, Path(validation_images)),
+        validation=validation,
         teacher=teacher,
         seed=loop.seed,
         terms=settings.terms,
         licence=settings.licence,
     )
-
-
-def open_stores(train: str, validation: str) -> tuple[Store, Store]:
-    """The stores of a localising head: the first holds mirror images, both of one encoder.
-
-    Raises:
-        InputError: naming the store.
-    """
-    stores = Store(train, masks=True), Store(validation, masks=True)
-    check_features(stores, stores[0])
-    if not stores[0].info.mirrored:
-        raise InputError(f"{train}: made without mirror images; make it anew")
-    return stores
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +148,10 @@ class MaskTask(Task):
 
     def __init__(
         self,
-        dataset: CompactDataset,
+        dataset: RegionDataset,
         *,
         config: MaskTaskConfig | None = None,
-        validation: CompactDataset | None = None,
+        validation: RegionDataset | None = None,
         teacher: MaskHead | None = None,
         seed: int = 0,
         terms: str = "unstated",
@@ -173,7 +163,8 @@ class MaskTask(Task):
         self.metrics = {} if validation is None else MASK_METRICS
         self._card = {"data": terms, "licence": licence}
         self._seed = seed
-        rows = [dataset.rows(i, with_mask=True) for i in range(len(dataset))]
+        images = dataset.images.tolist()
+        rows = {image: dataset.rows(image, with_mask=True) for image in images}
         self._sampler = RegionSampler(rows, at_most=self.config.regions, seed=seed, kind="masks")
         self._teacher = teacher
         self._taught_sampler: RegionSampler | None = None
@@ -181,14 +172,14 @@ class MaskTask(Task):
         if self.config.taught_images:
             if teacher is None:
                 raise InputError("taught_images need a teacher")
-            without = [dataset.rows(i, with_mask=False) for i in range(len(dataset))]
+            without = {image: dataset.rows(image, with_mask=False) for image in images}
             self._taught_sampler = RegionSampler(
                 without, at_most=self.config.regions, seed=seed, kind="taught"
             )
         seed_torch(seed, "mask head")
-        images = [i for i, of_image in enumerate(rows) if len(of_image)]
+        with_mask = [image for image, of_image in rows.items() if len(of_image)]
         self.module: nn.Module = standardised(
-            MaskHeadModule(self.config.head), dataset.reader, images
+            MaskHeadModule(self.config.head), dataset.reader, with_mask
         )
 
     @property
@@ -208,7 +199,7 @@ class MaskTask(Task):
         """See `Task`."""
         config, dataset = self.config, self._dataset
         random = generator(self._seed, item.kind, item.position, "example")
-        pyramid = dataset.pyramid(item.image, flipped=item.flipped)
+        pyramid = read_pyramid(dataset, item.image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
         boxes = jitter_sides(
             dataset.boxes(item.image, rows, flipped=item.flipped),
@@ -254,7 +245,7 @@ class MaskTask(Task):
 
     def describe(self, item: SampledRegions) -> str:
         """See `Task`."""
-        return self._dataset.describe(item.image, item.flipped)
+        return self._dataset.describe(item.image, flipped=item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """See `Task`: masks of held-out boxes at the image's resolution."""
@@ -277,7 +268,7 @@ class MaskTask(Task):
         if image not in self._teacher_masks:
             # all of an image at once, so that the numbers do not depend on the order of items
             rows = dataset.rows(image, with_mask=False)
-            pyramid: FeaturePyramid = dataset.pyramid(image)
+            pyramid = read_pyramid(dataset, image)
             grown, _ = self._teacher.masks_from_boxes(
                 pyramid, pyramid.letterbox(dataset.pixels(image)), dataset.boxes(image, rows)
             )

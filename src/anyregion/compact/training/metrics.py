@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.proposal_head import ProposalHead
-from anyregion.compact.training.dataset import CompactDataset
+from anyregion.compact.training.dataset import read_pyramid
+from anyregion.data.region_dataset import RegionDataset
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.calibration import auroc, ece
 from anyregion.evaluation.metrics.overlap import AR_THRESHOLDS, count_matched, mask_ious, mean_iou
@@ -34,12 +35,12 @@ POINT_METRICS = {
 }
 
 
-def mask_metrics(head: MaskHead, dataset: CompactDataset) -> dict[str, float]:
+def mask_metrics(head: MaskHead, dataset: RegionDataset) -> dict[str, float]:
     """The values of `MASK_METRICS`: masks of annotated boxes, at the image's resolution."""
     ious: list[float] = []
     scores: list[float] = []
     for image, rows in _images_with_masks(dataset):
-        pyramid = dataset.pyramid(image)
+        pyramid = read_pyramid(dataset, image)
         frame = pyramid.letterbox(dataset.pixels(image))
         masks, predicted = head.masks_from_boxes(pyramid, frame, dataset.boxes(image, rows))
         ious += mask_ious(masks, [dataset.rle(image, row) for row in rows.tolist()]).tolist()
@@ -47,16 +48,13 @@ def mask_metrics(head: MaskHead, dataset: CompactDataset) -> dict[str, float]:
     return {"mean_iou": mean_iou(ious), "auroc": _auroc_of_quality(scores, ious, 0.75)}
 
 
-def proposal_metrics(head: ProposalHead, dataset: CompactDataset) -> dict[str, float]:
+def proposal_metrics(head: ProposalHead, dataset: RegionDataset) -> dict[str, float]:
     """The values of `PROPOSAL_METRICS`: recall of annotated boxes of any class, as COCO's."""
     matched = np.zeros((len(LIMITS), len(AR_THRESHOLDS)))
     total = 0
-    for image in range(len(dataset)):
-        rows = dataset.rows(image)
-        if not len(rows):
-            continue
-        boxes, _ = head.propose(dataset.pyramid(image), limit=max(LIMITS))
-        true_boxes = dataset.boxes(image, rows)
+    for image in dataset.images.tolist():
+        true_boxes, _ = dataset.labelled(image)
+        boxes, _ = head.propose(read_pyramid(dataset, image), limit=max(LIMITS))
         total += len(true_boxes)
         for i, limit in enumerate(LIMITS):
             matched[i] += [count_matched(boxes[:limit], true_boxes, t) for t in AR_THRESHOLDS]
@@ -65,9 +63,7 @@ def proposal_metrics(head: ProposalHead, dataset: CompactDataset) -> dict[str, f
     return by_limit | {f"recall50_{limit}": float(recall[i, 0]) for i, limit in enumerate(LIMITS)}
 
 
-def point_metrics(
-    head: ProposalHead, dataset: CompactDataset, *, seed: int = 0
-) -> dict[str, float]:
+def point_metrics(head: ProposalHead, dataset: RegionDataset, *, seed: int = 0) -> dict[str, float]:
     """The values of `POINT_METRICS`: a point is drawn evenly from the pixels of each mask."""
     random = np.random.default_rng(seed)
     ious: list[float] = []
@@ -79,7 +75,7 @@ def point_metrics(
             pixel = random.integers(len(y))
             points.append(np.array([[x[pixel], y[pixel]]], dtype=np.float64))
         foreground = [np.ones(1, dtype=np.int64)] * len(rows)
-        boxes, predicted = head.boxes_from_points(dataset.pyramid(image), points, foreground)
+        boxes, predicted = head.boxes_from_points(read_pyramid(dataset, image), points, foreground)
         ious += np.diag(box_iou(boxes, dataset.boxes(image, rows))).tolist()
         scores += predicted.tolist()
     return {"point_box_iou": mean_iou(ious), "point_auroc": _auroc_of_quality(scores, ious, 0.5)}
@@ -134,9 +130,9 @@ def held_out_ece(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> flo
     return ece(scores, cosines.argmax(axis=1) == labels)
 
 
-def _images_with_masks(dataset: CompactDataset) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _images_with_masks(dataset: RegionDataset) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Positions of the images that have annotated masks, and the rows of those."""
-    for image in range(len(dataset)):
+    for image in dataset.images.tolist():
         rows = dataset.rows(image, with_mask=True)
         if len(rows):
             yield image, rows

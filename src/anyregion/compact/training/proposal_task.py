@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from anyregion.compact.proposal_head import ProposalHead
 from anyregion.compact.training.checkpoint import unwrapped, write_head
-from anyregion.compact.training.dataset import CompactDataset, RegionSampler, SampledRegions
+from anyregion.compact.training.dataset import (
+    RegionSampler,
+    SampledRegions,
+    open_localizing_datasets,
+    read_pyramid,
+)
 from anyregion.compact.training.export import ProposalHeadSession, export_proposal_head
 from anyregion.compact.training.losses import proposal_losses
-from anyregion.compact.training.mask_task import open_stores
 from anyregion.compact.training.metrics import (
     POINT_METRICS,
     PROPOSAL_METRICS,
@@ -28,6 +32,7 @@ from anyregion.compact.training.modules import (
     as_tensors,
     standardised,
 )
+from anyregion.data.region_dataset import RegionDataset
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import seed_torch
 from anyregion.training.task import Task
@@ -71,11 +76,11 @@ def build_proposal_task(settings: ProposalTrainingConfig, *, loop: LoopConfig) -
     Raises:
         InputError: stores that cannot be had, or were made by another encoder.
     """
-    store, validation = open_stores(settings.store, settings.validation)
+    dataset, validation = open_localizing_datasets(settings.store, settings.validation)
     return ProposalTask(
-        CompactDataset(store),
+        dataset,
         config=settings.task,
-        validation=CompactDataset(validation),
+        validation=validation,
         seed=loop.seed,
         terms=settings.terms,
         licence=settings.licence,
@@ -105,10 +110,10 @@ class ProposalTask(Task):
 
     def __init__(
         self,
-        dataset: CompactDataset,
+        dataset: RegionDataset,
         *,
         config: ProposalTaskConfig | None = None,
-        validation: CompactDataset | None = None,
+        validation: RegionDataset | None = None,
         seed: int = 0,
         terms: str = "unstated",
         licence: str = "unstated",
@@ -120,10 +125,10 @@ class ProposalTask(Task):
         if validation is not None:
             with_masks = validation.reader.annotations.segmentations is not None
             self.metrics = PROPOSAL_METRICS | (POINT_METRICS if with_masks else {})
-        rows = [dataset.rows(i) for i in range(len(dataset))]
+        images = dataset.images.tolist()
+        rows = {image: dataset.annotations.rows(image) for image in images}
         self._sampler = RegionSampler(rows, at_most=None, seed=seed)
         seed_torch(seed, "finder")  # the recipe's name of the head: seeds stay
-        images = [i for i, of_image in enumerate(rows) if len(of_image)]
         self.module: nn.Module = standardised(
             ProposalHeadModule(self.config.head), dataset.reader, images
         )
@@ -140,7 +145,7 @@ class ProposalTask(Task):
 
     def load(self, item: SampledRegions) -> ProposalExample:
         """See `Task`."""
-        pyramid = self._dataset.pyramid(item.image, flipped=item.flipped)
+        pyramid = read_pyramid(self._dataset, item.image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
         boxes = self._dataset.boxes(item.image, rows, flipped=item.flipped)
         framed = torch.from_numpy(boxes * pyramid.frame_scale()).float()
@@ -162,7 +167,7 @@ class ProposalTask(Task):
 
     def describe(self, item: SampledRegions) -> str:
         """See `Task`."""
-        return self._dataset.describe(item.image, item.flipped)
+        return self._dataset.describe(item.image, flipped=item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Recall of held-out boxes, and how well one point in each held-out mask is boxed."""

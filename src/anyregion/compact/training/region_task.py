@@ -17,10 +17,11 @@ from anyregion.compact.region_features import extract_region_features
 from anyregion.compact.region_head import INPUTS, Calibration
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.checkpoint import save_region_head, unwrapped
-from anyregion.compact.training.dataset import NamedDataset, check_features, open_named_dataset
+from anyregion.compact.training.dataset import check_features, open_named_dataset, read_pyramid
 from anyregion.compact.training.losses import classification_loss, distillation_loss
 from anyregion.compact.training.metrics import fit_scores, held_out_ece
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
+from anyregion.data.region_dataset import RegionDataset
 from anyregion.data.samplers import EpochSampler
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
@@ -30,8 +31,9 @@ from anyregion.torch_utils.weights import fingerprint
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator, seed_torch
 from anyregion.training.task import ACCURACY_METRICS, Task
+from anyregion.vocabulary import EncodedVocabulary
 
-_SMALLEST_RANDOM = 16.0  # pixels; a smaller box shows nothing that could be kept
+SMALLEST_RANDOM = 16.0  # pixels a side; a smaller box shows nothing that could be kept
 
 
 @dataclass(frozen=True)
@@ -112,18 +114,15 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
     module = RegionHeadModule(settings.module)
     stores = [Store(folder) for folder in settings.stores]
     validation = Store(settings.validation)
-    check_features([*stores, validation], validation)
+    for store in [*stores, validation]:
+        check_features(store, validation)
     for store in stores:
         if settings.flip and not store.info.mirrored:
             raise InputError(
                 f"{store.folder}: made without mirror images: set compact.flip to 0, or make it "
                 "anew"
             )
-    power = settings.objective.class_power
-    datasets = [
-        open_named_dataset(store, text_encoder, unseen=settings.unseen, class_power=power)
-        for store in stores
-    ]
+    datasets = [open_named_dataset(s, text_encoder, unseen=settings.unseen) for s in stores]
     validation_set = open_named_dataset(validation, text_encoder)
     return RegionTask(module, datasets, validation_set, settings, seed=loop.seed)
 
@@ -159,7 +158,7 @@ class RegionTask(Task):
 
     Args:
         module: what learns.
-        datasets: what it learns from.
+        datasets: what it learns from, each with its own vocabulary.
         validation: not trained on; scores are calibrated on it too.
         settings: see `RegionTaskConfig`.
         seed: of everything random.
@@ -170,8 +169,8 @@ class RegionTask(Task):
     def __init__(
         self,
         module: RegionHeadModule,
-        datasets: Sequence[NamedDataset],
-        validation: NamedDataset,
+        datasets: Sequence[RegionDataset],
+        validation: RegionDataset,
         settings: RegionTaskConfig,
         *,
         seed: int,
@@ -183,8 +182,11 @@ class RegionTask(Task):
         self._measured: tuple[str, NDArray[np.float32], NDArray[np.int64]] | None = None
         self._images = [(number, int(i)) for number, d in enumerate(datasets) for i in d.images]
         self._sampler = EpochSampler(np.ones(len(self._images)), seed)
-        self._matrices = [torch.from_numpy(d.matrix) for d in datasets]
-        self._weights = [torch.from_numpy(d.weights) for d in datasets]
+        self._matrices = [
+            torch.from_numpy(_vocabulary(d).matrix) for d in datasets
+        ]  # (C, 384) each
+        power = settings.objective.class_power
+        self._weights = [torch.from_numpy(_class_weights(d, power)) for d in datasets]
 
     def plan(self, step: int) -> list[RegionItem]:
         """See `Task`."""
@@ -199,13 +201,13 @@ class RegionTask(Task):
     def load(self, item: RegionItem) -> RegionExample:
         """See `Task`."""
         dataset, objective = self.datasets[item.dataset], self.settings.objective
-        pyramid = dataset.data.pyramid(item.image, flipped=item.flipped)
+        pyramid = read_pyramid(dataset, item.image, flipped=item.flipped)
         boxes, labels = dataset.labelled(item.image, flipped=item.flipped)
         random = generator(self.seed, "boxes", item.step, item.place)
-        boxes = jitter_boxes(boxes, pyramid.size, self.settings.jitter, random)
-        if objective.distillation:
-            anywhere = random_boxes(objective.random_boxes, pyramid.size, random)
-            boxes = np.concatenate([boxes, anywhere])
+        anywhere = objective.random_boxes if objective.distillation else 0
+        boxes = sample_boxes(
+            boxes, pyramid.size, random, jitter=self.settings.jitter, anywhere=anywhere
+        )
         features = extract_region_features(pyramid, boxes, self.conse)
         tensors = [torch.from_numpy(getattr(features, name)) for name in INPUTS]
         return RegionExample(item.dataset, tensors, torch.from_numpy(labels))
@@ -237,7 +239,7 @@ class RegionTask(Task):
 
     def describe(self, item: RegionItem) -> str:
         """See `Task`."""
-        return self.datasets[item.dataset].data.describe(item.image, item.flipped)
+        return self.datasets[item.dataset].describe(item.image, flipped=item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """See `Task`: among all names of the validation data, none favoured for being new."""
@@ -248,9 +250,10 @@ class RegionTask(Task):
         """The graph, the numbers that belong to it, the weights. See `Task`."""
         cosines, labels = self._validation_cosines(module)
         scale, bias = fit_scores(cosines, labels)
+        vocabularies = [_vocabulary(d) for d in self.datasets]
         calibration = Calibration(
-            trained=np.concatenate([d.matrix for d in self.datasets]),
-            names=tuple(name for d in self.datasets for name in d.names),
+            trained=np.concatenate([v.matrix for v in vocabularies]),
+            names=tuple(name for v in vocabularies for name in v.vocabulary.names),
             gamma=self.settings.novelty,
             scale=scale,
             bias=bias,
@@ -268,7 +271,7 @@ class RegionTask(Task):
     def card(self) -> Mapping[str, str]:
         """See `Task`."""
         lines = {
-            f"data {number}": f"{len(d.images):,} images, {len(d.matrix)} names"
+            f"data {number}": f"{len(d.images):,} images, {len(_vocabulary(d).matrix)} names"
             for number, d in enumerate(self.datasets, start=1)
         }
         return {
@@ -292,35 +295,63 @@ class RegionTask(Task):
         with torch.inference_mode():
             for image in dataset.images.tolist():
                 boxes, rows = dataset.labelled(image)
-                pyramid = dataset.data.pyramid(image)
+                pyramid = read_pyramid(dataset, image)
                 features = extract_region_features(pyramid, boxes, self.conse)
                 inputs = [torch.from_numpy(getattr(features, n)).to(device) for n in INPUTS]
                 embeddings.append(F.normalize(module([inputs])[0].float(), dim=-1).cpu())
                 labels.append(rows)
-        cosines: NDArray[np.float32] = torch.cat(embeddings).numpy() @ dataset.matrix.T
+        cosines: NDArray[np.float32] = torch.cat(embeddings).numpy() @ _vocabulary(dataset).matrix.T
         self._measured = (weights, cosines, np.concatenate(labels))
         return self._measured[1:]
 
 
-def jitter_boxes(
-    boxes: Boxes, size: tuple[int, int], most: float, random: np.random.Generator
+def _vocabulary(dataset: RegionDataset) -> EncodedVocabulary:
+    """`C` names and the `(C, 384)` matrix of their text embeddings, of length 1."""
+    if dataset.vocabulary is None:
+        raise InputError(f"{dataset.name}: the region head is trained on names; there are none")
+    return dataset.vocabulary
+
+
+def _class_weights(dataset: RegionDataset, power: float) -> NDArray[np.float32]:
+    """`(C,)`: a class of n regions weighs n to the minus `power`; 1 on average over the regions."""
+    labels, classes = dataset.labels, len(_vocabulary(dataset).matrix)
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
+    weights = np.maximum(counts, 1.0) ** -power
+    weights *= counts.sum() / (weights * counts).sum()
+    single: NDArray[np.float32] = weights.astype(np.float32)
+    return single
+
+
+def sample_boxes(
+    boxes: Boxes,
+    size: tuple[int, int],
+    random: np.random.Generator,
+    *,
+    jitter: float,
+    anywhere: int,
 ) -> Boxes:
-    """Boxes whose sides each moved by up to `most` of the box; those left too thin stay."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    moved = boxes + random.uniform(-most, most, boxes.shape) * sides
+    """The labelled boxes of an image, jittered, and then random ones.
+
+    Args:
+        boxes: `(n, 4)` xyxy in pixels.
+        size: height and width of the image.
+        random: where the numbers come from.
+        jitter: each side moves by up to this share of the box; a box left too thin stays.
+        anywhere: how many random boxes: between two random points, at least 16 pixels a side.
+
+    Returns:
+        `(n + anywhere, 4)`.
+    """
     height, width = size
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    moved = boxes + random.uniform(-jitter, jitter, boxes.shape) * sides
     moved = moved.clip(0, [width, height, width, height])
     thin = (moved[:, 2:] - moved[:, :2] < 1).any(axis=1)
     moved[thin] = boxes[thin]
-    return moved
-
-
-def random_boxes(count: int, size: tuple[int, int], random: np.random.Generator) -> Boxes:
-    """Boxes between two random points each, at least 16 pixels wide and high, `(count, 4)`."""
-    height, width = size
-    smallest = np.minimum(_SMALLEST_RANDOM, [width, height])
-    corners = np.sort(random.uniform(0, 1, (count, 2, 2)), axis=1) * [width, height]
+    if not anywhere:
+        return moved
+    smallest = np.minimum(SMALLEST_RANDOM, [width, height])
+    corners = np.sort(random.uniform(0, 1, (anywhere, 2, 2)), axis=1) * [width, height]
     low = np.minimum(corners[:, 0], [width, height] - smallest)
     high = np.maximum(corners[:, 1], low + smallest)
-    boxes: Boxes = np.concatenate([low, high], axis=1)
-    return boxes
+    return np.concatenate([moved, np.concatenate([low, high], axis=1)])

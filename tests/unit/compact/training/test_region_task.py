@@ -45,8 +45,7 @@ from anyregion.compact.training.region_task import (
     RegionObjective,
     RegionTask,
     RegionTaskConfig,
-    jitter_boxes,
-    random_boxes,
+    sample_boxes,
 )
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.mirror import mirror_boxes
@@ -316,12 +315,15 @@ def test_scores_are_calibrated() -> None:
 def test_boxes_of_a_step() -> None:
     draw = np.random.default_rng(0)
     boxes = np.array([[0.0, 0, 40, 40], [10, 10, 11.2, 90]])
-    moved = jitter_boxes(boxes, SIZE, 0.1, draw)
+    moved = sample_boxes(boxes, SIZE, draw, jitter=0.1, anywhere=0)
     assert (moved >= 0).all()
     assert (np.abs(moved - boxes) <= 8 + 1e-9).all()
     assert not np.allclose(moved[0], boxes[0])
     assert mirror_boxes(boxes, 128)[0].tolist() == [88, 0, 128, 40]
-    anywhere = random_boxes(500, SIZE, draw)
+    with_random = sample_boxes(boxes, SIZE, draw, jitter=0.0, anywhere=500)
+    assert np.array_equal(with_random[:2], boxes)
+    anywhere = with_random[2:]
+    assert len(anywhere) == 500
     assert (anywhere[:, 2:] - anywhere[:, :2] >= 16 - 1e-9).all()
     assert (anywhere >= 0).all()
     assert (anywhere <= [128, 96, 128, 96]).all()
@@ -373,17 +375,12 @@ def task(seed: int = 0, **changes: object) -> RegionTask:
         validation="fake",
         batch=3,
         module=replace(SMALL, dropout=0.1),
-        objective=RegionObjective(random_boxes=2),
+        objective=RegionObjective(random_boxes=2, class_power=0.4),
         licence="test",
         **changes,  # type: ignore[arg-type]
     )
     store = FakeStore()
-    dataset = open_named_dataset(
-        store,  # type: ignore[arg-type]
-        text_encoder,
-        unseen=settings.unseen,
-        class_power=0.4,
-    )
+    dataset = open_named_dataset(store, text_encoder, unseen=settings.unseen)  # type: ignore[arg-type]
     torch.manual_seed(seed)
     return RegionTask(
         RegionHeadModule(settings.module),
@@ -406,10 +403,11 @@ def test_steps_follow_from_the_seed_alone() -> None:
 def test_unseen_classes_are_left_out() -> None:
     without_cats = task(unseen="every:4:1")  # the second id: cat
     dataset = without_cats.datasets[0]
-    annotations = dataset.data.reader.annotations
-    assert dataset.row_of_label.tolist() == [0, -1, 1, 2]
-    assert dataset.names == ("dog", "bus", "tree")
-    assert len(without_cats.validation.matrix) == 4
+    annotations = dataset.annotations
+    row_of_label = np.array([0, -1, 1, 2])
+    assert np.array_equal(dataset.labels, row_of_label[annotations.labels])
+    assert dataset.vocabulary.vocabulary.names == ("dog", "bus", "tree")
+    assert len(without_cats.validation.vocabulary.matrix) == 4
     for step in range(6):
         for item in without_cats.plan(step):
             example = without_cats.load(item)
@@ -417,9 +415,8 @@ def test_unseen_classes_are_left_out() -> None:
             assert len(boxes) == len(labels) == len(example.labels)
             annotated = annotations.labels[annotations.rows(item.image)]
             assert len(labels) == (annotated != 1).sum()
-    weights = dataset.weights[dataset.row_of_label[annotations.labels]]
-    taking_part = dataset.row_of_label[annotations.labels] >= 0
-    assert weights[taking_part].mean() == pytest.approx(1, rel=1e-5)
+    weights = without_cats._weights[0].numpy()[dataset.labels]
+    assert weights[dataset.labels >= 0].mean() == pytest.approx(1, rel=1e-5)
 
 
 def test_it_learns_and_saves(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

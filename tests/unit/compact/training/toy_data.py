@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from anyregion.compact.image_encoder import CHANNELS, letterbox
-from anyregion.compact.training.dataset import CompactDataset
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.coco import read_coco
 from anyregion.data.features import Features
 from anyregion.data.mirror import mirror_pixels
+from anyregion.data.region_dataset import RegionDataset, region_dataset
 from anyregion.images import Pixels, read_image
 from anyregion.masks import encode_mask, mask_box
 
@@ -45,7 +45,7 @@ def toy_maps(pixels: Pixels) -> Features:
     return maps
 
 
-def toy_dataset(folder: Path, *, images: int = 3, seed: int = 0) -> CompactDataset:
+def toy_dataset(folder: Path, *, images: int = 3, seed: int = 0) -> RegionDataset:
     """Write the images and their COCO annotations, each with a disc, a bar and a crowd."""
     draw = np.random.default_rng(seed)
     entries, regions = [], []
@@ -79,4 +79,5 @@ def toy_dataset(folder: Path, *, images: int = 3, seed: int = 0) -> CompactDatas
     }
     path = folder / "toy.json"
     path.write_text(json.dumps(content))
-    return CompactDataset(ToyReader(read_coco(path, masks=True), folder), folder)
+    reader = ToyReader(read_coco(path, masks=True), folder)
+    return region_dataset("toy", reader, folder=folder)
