@@ -1,4 +1,4 @@
-"""R2O's published training checkpoints: their names and ours.
+"""R2O's published training checkpoints, read into and written from the networks of this package.
 
 A published file is `{"config", "epoch", "steps", "model", "optimizer", "amp"}`. Below `model`, each
 name may begin with `module.`; the trunk of the target is there a second time, as `_fpn.*`. The
@@ -37,7 +37,7 @@ _DUPLICATE = "_fpn."
 
 @dataclass(frozen=True)
 class R2OSizes:
-    """What the shapes of a checkpoint say.
+    """Architecture and widths of a checkpoint, from its tensors' shapes.
 
     Attributes:
         backbone: torchvision's name, `resnet50`.
@@ -74,12 +74,12 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: a name that is not of the published layout.
     """
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    named = {name: _ours(name) for name in plain if not name.startswith(_DUPLICATE)}
-    if unknown := [name for name, ours in named.items() if ours is None]:
+    renamed = {name: _from_published(name) for name in plain if not name.startswith(_DUPLICATE)}
+    if unknown := [name for name, key in renamed.items() if key is None]:
         raise CheckpointError(
             f"not the names of a published R2O checkpoint: {', '.join(unknown[:4])}"
         )
-    return {ours: plain[name] for name, ours in named.items() if ours is not None}
+    return {key: plain[name] for name, key in renamed.items() if key is not None}
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -98,13 +98,13 @@ def published_names(names: Iterable[str]) -> dict[str, str]:
     Raises:
         CheckpointError: as `to_published`.
     """
-    named = {name: _theirs(name) for name in names}
-    if unknown := [name for name, theirs in named.items() if theirs is None]:
+    renamed = {name: _to_published(name) for name in names}
+    if unknown := [name for name, published in renamed.items() if published is None]:
         raise CheckpointError(
             "published R2O checkpoints are of ResNets only; they have no name for "
             f"{', '.join(unknown[:4])}"
         )
-    return {name: theirs for name, theirs in named.items() if theirs is not None}
+    return {name: published for name, published in renamed.items() if published is not None}
 
 
 def sizes_of(state: Mapping[str, Tensor]) -> R2OSizes:
@@ -141,11 +141,11 @@ def read_published(path: str | Path) -> PublishedCheckpoint:
     path = Path(path)
     state = read_state_dict(path)
     try:
-        ours = from_published(state)
-        sizes = sizes_of(ours)
+        renamed = from_published(state)
+        sizes = sizes_of(renamed)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return PublishedCheckpoint(ours, sizes, *_progress(path))
+    return PublishedCheckpoint(renamed, sizes, *_progress(path))
 
 
 def load_published(networks: Networks, checkpoint: PublishedCheckpoint, *, where: str = "") -> None:
@@ -180,29 +180,29 @@ def networks_of(checkpoint: PublishedCheckpoint, *, size: int = 224) -> Networks
     return networks
 
 
-def _ours(name: str) -> str | None:
+def _from_published(name: str) -> str | None:
     branch, _, rest = name.partition(".")
     if branch == "predictor":
         return _renamed(rest, "predictor.", "predictor.", _HEAD)
     if branch not in _BRANCHES:
         return None
-    ours = _BRANCHES[branch]
-    return _renamed(rest, "encoder.", f"{ours}.encoder.body.", _TRUNK) or _renamed(
-        rest, "projetion.", f"{ours}.projector.", _HEAD
+    target = _BRANCHES[branch]
+    return _renamed(rest, "encoder.", f"{target}.encoder.body.", _TRUNK) or _renamed(
+        rest, "projetion.", f"{target}.projector.", _HEAD
     )
 
 
-def _theirs(name: str) -> str | None:
+def _to_published(name: str) -> str | None:
     branch, _, rest = name.partition(".")
-    head = {ours: theirs for theirs, ours in _HEAD.items()}
+    head = {key: published for published, key in _HEAD.items()}
     if branch == "predictor":
         return _renamed(rest, "", "predictor.predictor.", head)
-    theirs = {ours: theirs for theirs, ours in _BRANCHES.items()}.get(branch)
-    if theirs is None:
+    network = {key: published for published, key in _BRANCHES.items()}.get(branch)
+    if network is None:
         return None
-    trunk = {ours: number for number, ours in _TRUNK.items()}
-    return _renamed(rest, "encoder.body.", f"{theirs}.encoder.", trunk) or _renamed(
-        rest, "projector.", f"{theirs}.projetion.", head
+    trunk = {key: index for index, key in _TRUNK.items()}
+    return _renamed(rest, "encoder.body.", f"{network}.encoder.", trunk) or _renamed(
+        rest, "projector.", f"{network}.projetion.", head
     )
 
 

@@ -1,4 +1,4 @@
-"""Where segments come from before anything is learned: superpixels, a grid, nothing, or files.
+"""Priors of R2O: the label map of an image before anything is learned (superpixels, grid, files).
 
 R2O (arXiv 2208.11821, section 3.1) begins with SLIC, about 100 segments of the whole image squashed
 to a square. Label maps are computed once and stored: see `label_store`.
@@ -21,7 +21,7 @@ PriorKind: TypeAlias = Literal["slic", "felzenszwalb", "grid", "whole", "files"]
 LabelMap: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
 """(S, S) ids of segments, 0 to n - 1, none left out; 8 bits as long as they suffice."""
 
-# which settings each kind looks at: the others change nothing, neither maps nor caches
+# the settings that each kind reads: the others change neither maps nor caches
 _SETTINGS: dict[PriorKind, tuple[str, ...]] = {
     "slic": ("segments", "compactness", "normalised"),
     "felzenszwalb": ("scale", "sigma", "min_size"),
@@ -35,7 +35,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """What divides an image into segments. Each kind looks at its own settings only.
+    """Settings of the prior segmentation. Each kind reads only its own.
 
     Attributes:
         kind: `slic` (k-means of colour and place, in scikit-image), `felzenszwalb` (a graph's
@@ -108,18 +108,18 @@ def segment(pixels: Pixels, config: PriorConfig) -> LabelMap:
     from skimage import segmentation
 
     if config.kind == "felzenszwalb":
-        found = segmentation.felzenszwalb(
+        ids = segmentation.felzenszwalb(
             pixels, scale=config.scale, sigma=config.sigma, min_size=config.min_size
         )
     else:
-        found = segmentation.slic(
+        ids = segmentation.slic(
             _normalised(pixels) if config.normalised else pixels,
             n_segments=config.segments,
             compactness=config.compactness,
             start_label=0,
             channel_axis=-1,
         )
-    return renumbered(found)
+    return renumbered(ids)
 
 
 def renumbered(ids: NDArray[Any]) -> LabelMap:
@@ -130,12 +130,12 @@ def renumbered(ids: NDArray[Any]) -> LabelMap:
     """
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= 2**20:
-        values, place = np.unique(ids, return_inverse=True)
-        labels, count = place.reshape(ids.shape), len(values)
+        values, inverse = np.unique(ids, return_inverse=True)
+        labels, count = inverse.reshape(ids.shape), len(values)
     else:  # counting is many times quicker than sorting, and what superpixels need
         plain = ids.astype(np.int64)
-        there = np.bincount(plain.reshape(-1)) > 0
-        labels, count = (np.cumsum(there) - 1)[plain], int(there.sum())
+        present = np.bincount(plain.reshape(-1)) > 0
+        labels, count = (np.cumsum(present) - 1)[plain], int(present.sum())
     if count > 2**16:
         raise InputError(f"{count} segments are more than a label map holds (65536)")
     if count > 2**8:
