@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import SamConfig, SamModel
 
-from anyregion.localizers.frame import boxes_to_frame, padded_frame
+from anyregion.localizers.frame import padded_frame, to_frame
 from anyregion.localizers.sam import sam_localizer
 from anyregion.localizers.segmenter import LocalizedImage, PromptableSegmenter
 from anyregion.regions import Regions
@@ -65,7 +65,7 @@ def plain(
     hook = model.mask_decoder.transformer.register_forward_hook(
         lambda _module, _inputs, output: tokens.append(output[0][0, :, 1:2])
     )
-    boxes = torch.from_numpy(boxes_to_frame(regions.boxes, encoded.frame))[None]
+    boxes = torch.from_numpy(to_frame(regions.boxes, encoded.frame))[None]
     for part in boxes.split(chunk, dim=1):
         model(image_embeddings=encoded.embedding, input_boxes=part, multimask_output=False)
     hook.remove()

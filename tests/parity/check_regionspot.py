@@ -23,8 +23,8 @@ from anyregion import Recognizer, Regions, Vocabulary
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
 from anyregion.data.region_dataset import region_dataset
-from anyregion.localizers.frame import boxes_to_frame, resize_to_frame
-from anyregion.localizers.prompts import prompt_chunks
+from anyregion.localizers.frame import resize_to_frame, to_frame
+from anyregion.localizers.prompts import prompt_batches
 from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.masks import decode_mask
 from anyregion.regionspot.adapter import Adapter
@@ -132,7 +132,7 @@ def sparse_tokens(
     localizer: PromptableSegmenter, encoded: EncodedImage, regions: Regions
 ) -> NDArray[np.float32]:
     """The prompt encoder's tokens of regions that are all prompted alike, in one chunk."""
-    (chunk,) = prompt_chunks(
+    (chunk,) = prompt_batches(
         regions,
         encoded.localized.frame,
         chunk=len(regions),
@@ -202,9 +202,7 @@ def run_eval(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabul
     ]
     yield "eval__clip_input", encoder.vlm.preprocess(images, antialias=True).numpy()
     encoded = encoder.encode_images(images)
-    framed = [
-        boxes_to_frame(r.boxes, e.localized.frame) for e, r in zip(encoded, regions, strict=True)
-    ]
+    framed = [to_frame(r.boxes, e.localized.frame) for e, r in zip(encoded, regions, strict=True)]
     yield "eval__boxes_sam_frame", np.stack(framed)
     embedded = encoder.embed_regions(encoded, regions, masks=True)
     scored = np.stack(

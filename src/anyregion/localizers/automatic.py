@@ -1,4 +1,4 @@
-"""SAM's automatic masks: a grid of points is asked about, and the good answers stay.
+"""SAM's automatic mask generator: prompts on a grid of points, and of their masks the good ones.
 
 Kirillov et al. 2023, appendix B; the defaults are those of the published generator.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from anyregion.errors import InputError, require
 from anyregion.images import Pixels, size_of
 from anyregion.localizers.frame import Frame, logits_to_image
-from anyregion.localizers.sam2 import Sam2Backend
+from anyregion.localizers.sam2 import Sam2Backend, stability_score
 from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.masks import RLE, decode_mask, encode_mask, mask_box
 from anyregion.proposals import nms
@@ -31,7 +31,7 @@ _PIXELS_AT_ONCE = 2**24  # of logits at the image's size: 64 MiB
 
 @dataclass(frozen=True, kw_only=True)
 class AutomaticOptions:
-    """How masks are looked for and which are kept.
+    """How masks are generated and filtered.
 
     Attributes:
         points_per_side: points of the grid along each side of the image.
@@ -41,7 +41,7 @@ class AutomaticOptions:
         stability_score_thresh: masks of lower stability are dropped.
         stability_score_offset: see `stability_score`.
         box_nms_thresh: of two boxes in one crop with a higher IoU the worse is dropped.
-        crop_n_layers: layers of crops that are searched too; layer i has `4^i` of them.
+        crop_n_layers: layers of crops that are prompted too; layer i has `4^i` of them.
         crop_nms_thresh: the same between crops, where the smaller crop wins.
         crop_overlap_ratio: overlap of the first layer's crops, as a share of the short side.
         crop_n_points_downscale_factor: the grid of layer i is coarser by this to the power i.
@@ -76,38 +76,29 @@ DEFAULTS = AutomaticOptions()
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
-    """Masks of the image, their tight boxes, predicted IoUs, and the area of each one's crop."""
+class MaskSet:
+    """Masks of one image.
+
+    Attributes:
+        boxes: `(N, 4)` tight boxes, xyxy in pixels of the image.
+        scores: `(N,)` predicted IoUs.
+        areas: `(N,)` area in pixels of the crop that each was generated in.
+        masks: at the image's size.
+    """
 
     boxes: Boxes
     scores: NDArray[np.float64]
     areas: NDArray[np.float64]
     masks: list[RLE]
 
-    def take(self, rows: NDArray[np.int64]) -> _Found:
+    def take(self, rows: NDArray[np.int64]) -> MaskSet:
+        """Some of them, in the order of `rows`."""
         masks = [self.masks[i] for i in rows.tolist()]
-        return _Found(self.boxes[rows], self.scores[rows], self.areas[rows], masks)
-
-    @staticmethod
-    def of(found: list[tuple[RLE, float]], area: float) -> _Found:
-        boxes = np.array([mask_box(rle) for rle, _ in found], dtype=np.float64)
-        scores = np.array([score for _, score in found], dtype=np.float64)
-        return _Found(
-            boxes.reshape(-1, 4), scores, np.full(len(found), area), [rle for rle, _ in found]
-        )
-
-    @staticmethod
-    def join(parts: list[_Found]) -> _Found:
-        return _Found(
-            np.concatenate([p.boxes for p in parts]),
-            np.concatenate([p.scores for p in parts]),
-            np.concatenate([p.areas for p in parts]),
-            [rle for p in parts for rle in p.masks],
-        )
+        return MaskSet(self.boxes[rows], self.scores[rows], self.areas[rows], masks)
 
 
 class AutomaticMasks:
-    """A `RegionProposer` on any of the SAM families.
+    """A `RegionProposer` on any SAM.
 
     Scores are the predicted IoUs, not above 1. What is proposed depends on image and options alone.
 
@@ -124,12 +115,11 @@ class AutomaticMasks:
     ) -> None:
         if options.min_mask_region_area:
             require("torch", "scipy")
-        published = 0.8 if isinstance(localizer.backend, Sam2Backend) else 0.88
-        asked = options.pred_iou_thresh
-        self._least_iou = published if asked is None else asked
-        options = replace(options, pred_iou_thresh=self._least_iou)
+        if options.pred_iou_thresh is None:
+            published = 0.8 if isinstance(localizer.backend, Sam2Backend) else 0.88
+            options = replace(options, pred_iou_thresh=published)
         self.localizer = localizer
-        self.options = options
+        self.options: AutomaticOptions = options
         self.name = f"automatic masks ({localizer.name})"
 
     @property
@@ -142,68 +132,79 @@ class AutomaticMasks:
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`; every region has a mask, and its tight box."""
         options = self.options
-        size = size_of(image)
-        crops = crop_boxes(size, options.crop_n_layers, options.crop_overlap_ratio)
-        found = _Found.join([self._in_crop(image, layer, crop) for layer, crop in crops])
+        crops = crop_boxes(size_of(image), options.crop_n_layers, options.crop_overlap_ratio)
+        parts = [self._crop_masks(image, layer, crop) for layer, crop in crops]
+        masks = MaskSet(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.areas for part in parts]),
+            [rle for part in parts for rle in part.masks],
+        )
         if len(crops) > 1:
-            found = found.take(nms(found.boxes, 1 / found.areas, options.crop_nms_thresh))
+            # the smaller crop shows the same thing larger
+            masks = masks.take(nms(masks.boxes, 1 / masks.areas, options.crop_nms_thresh))
         if options.min_mask_region_area:
-            found = self._cleaned(found)
-        found = found.take(np.argsort(-found.scores, kind="stable"))
+            masks = self._clean(masks)
+        masks = masks.take(np.argsort(-masks.scores, kind="stable"))
         return Regions.from_prompts(
-            boxes=found.boxes, masks=found.masks, scores=np.clip(found.scores, 0, 1)
+            boxes=masks.boxes, masks=masks.masks, scores=np.clip(masks.scores, 0, 1)
         )
 
-    def _in_crop(self, image: Pixels, layer: int, crop: tuple[int, int, int, int]) -> _Found:
+    def _crop_masks(self, image: Pixels, layer: int, crop: tuple[int, int, int, int]) -> MaskSet:
+        """The masks of one crop, at the image's size, after the filters and NMS."""
         x0, y0, x1, y1 = crop
         options = self.options
         (encoded,) = self.localizer.encode([np.ascontiguousarray(image[y0:y1, x0:x1])])
         side = max(1, options.points_per_side // options.crop_n_points_downscale_factor**layer)
         points = point_grid(side) * [x1 - x0, y1 - y0]
-        found: list[tuple[RLE, float]] = []
+        codes: list[RLE] = []
+        ious: list[float] = []
         for start in range(0, len(points), options.points_per_batch):
             part = points[start : start + options.points_per_batch]
             prompts = Regions.from_prompts(points=[p[None] for p in part])
-            answer = self.localizer.tokens(encoded, prompts, multimask=True, masks=True)
-            if answer.mask_logits is None or answer.mask_scores is None:
+            result = self.localizer.tokens(encoded, prompts, multimask=True, masks=True)
+            if result.mask_logits is None or result.mask_scores is None:
                 raise InputError(f"{self.localizer.name} gave no masks")
-            scores, logits = answer.mask_scores.flatten(), answer.mask_logits.flatten(0, 1)
-            sure = torch.nonzero(scores > self._least_iou)[:, 0]
-            for rows, masks in self._stable(logits, sure, encoded.frame):
+            # three candidates a point: (P, 3) to (3 P,)
+            scores, logits = result.mask_scores.flatten(), result.mask_logits.flatten(0, 1)
+            confident = torch.nonzero(scores > (options.pred_iou_thresh or 0.0))[:, 0]
+            for rows, masks in self._stable_masks(logits, confident, encoded.frame):
                 for row, mask in zip(rows.tolist(), masks, strict=True):
                     if not _is_cut(mask, crop, size_of(image)):
-                        whole = np.zeros(size_of(image), dtype=bool)
-                        whole[y0:y1, x0:x1] = mask
-                        found.append((encode_mask(whole), float(scores[row])))
-        kept = _Found.of(found, float((x1 - x0) * (y1 - y0)))
-        return kept.take(nms(kept.boxes, kept.scores, options.box_nms_thresh))
+                        full = np.zeros(size_of(image), dtype=bool)
+                        full[y0:y1, x0:x1] = mask
+                        codes.append(encode_mask(full))
+                        ious.append(float(scores[row]))
+        areas = np.full(len(codes), float((x1 - x0) * (y1 - y0)))
+        unfiltered = MaskSet(_mask_boxes(codes), np.array(ious, dtype=np.float64), areas, codes)
+        return unfiltered.take(nms(unfiltered.boxes, unfiltered.scores, options.box_nms_thresh))
 
-    def _stable(
+    def _stable_masks(
         self, logits: Tensor, rows: Tensor, frame: Frame
     ) -> Iterator[tuple[Tensor, NDArray[np.bool_]]]:
         """The stable ones of `rows`, a few at a time, with their masks at the image's size."""
         options = self.options
         step = max(1, _PIXELS_AT_ONCE // max(frame.size[0] * frame.size[1], frame.side**2))
         for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            large = logits_to_image(logits[some], frame)
+            batch = rows[start : start + step]
+            large = logits_to_image(logits[batch], frame)  # (M, height, width)
             scores = stability_score(large, options.stability_score_offset)
             masks = large > 0
-            good = (scores >= options.stability_score_thresh) & masks.flatten(1).any(1)
-            yield some[good], masks[good].cpu().numpy()
+            stable = (scores >= options.stability_score_thresh) & masks.flatten(1).any(1)
+            yield batch[stable], masks[stable].cpu().numpy()
 
-    def _cleaned(self, found: _Found) -> _Found:
+    def _clean(self, masks: MaskSet) -> MaskSet:
         """Without small holes and islands; what so became a duplicate yields to the untouched."""
-        least = self.options.min_mask_region_area
-        masks = [remove_small_regions(decode_mask(rle), least) for rle in found.masks]
+        area = self.options.min_mask_region_area
+        cleaned = [remove_small_regions(decode_mask(rle), area) for rle in masks.masks]
         codes = [
-            r if m is None else encode_mask(m) for m, r in zip(masks, found.masks, strict=True)
+            rle if mask is None else encode_mask(mask)
+            for mask, rle in zip(cleaned, masks.masks, strict=True)
         ]
-        untouched = np.array([m is None for m in masks], dtype=np.float64)
-        boxes = np.array([mask_box(rle) for rle in codes], dtype=np.float64).reshape(-1, 4)
-        cleaned = _Found(boxes, found.scores, found.areas, codes)
+        untouched = np.array([mask is None for mask in cleaned], dtype=np.float64)
+        result = MaskSet(_mask_boxes(codes), masks.scores, masks.areas, codes)
         iou = max(self.options.box_nms_thresh, self.options.crop_nms_thresh)
-        return cleaned.take(nms(boxes, untouched, iou))
+        return result.take(nms(result.boxes, untouched, iou))
 
 
 def point_grid(side: int) -> NDArray[np.float64]:
@@ -236,36 +237,28 @@ def crop_boxes(
     return crops
 
 
-def stability_score(logits: Tensor, offset: float) -> Tensor:
-    """IoU of masks cut above `offset` with the same cut above `-offset`: 1 where all is sharp.
-
-    Of logits `(M, H, W)` to `(M,)`. 0 where even the lower threshold leaves nothing.
-    """
-    inner = (logits > offset).flatten(1).sum(1)
-    outer = (logits > -offset).flatten(1).sum(1)
-    return torch.where(outer > 0, inner / outer, 0.0)
-
-
 def remove_small_regions(mask: NDArray[np.bool_], area: int) -> NDArray[np.bool_] | None:
     """Fill holes and remove islands of fewer than `area` pixels; None where there are none.
 
     Pixels that touch at a corner belong together. Of a mask of small islands alone the largest
     stays.
     """
-    filled = mask | _small(~mask, area)
-    islands = _small(filled, area, keep_largest=True)
+    filled = mask | _small_parts(~mask, area)
+    islands = _small_parts(filled, area, keep_largest=True)
     cleaned: NDArray[np.bool_] = filled & ~islands
     return None if (cleaned == mask).all() else cleaned
 
 
-def _small(mask: NDArray[np.bool_], area: int, *, keep_largest: bool = False) -> NDArray[np.bool_]:
+def _small_parts(
+    mask: NDArray[np.bool_], area: int, *, keep_largest: bool = False
+) -> NDArray[np.bool_]:
     """The connected parts of fewer than `area` pixels; not the largest if all are and it stays."""
     from scipy import ndimage  # type: ignore[import-untyped]
 
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     counts = np.bincount(labels.ravel())
     small = counts < area
-    small[0] = False  # what lies outside
+    small[0] = False  # the background
     if keep_largest and len(counts) > 1 and small[1:].all():
         small[1 + counts[1:].argmax()] = False
     inside: NDArray[np.bool_] = small[labels]
@@ -283,3 +276,7 @@ def _is_cut(
     near_crop = np.abs(box - [x0, y0, x1, y1]) <= EDGE
     near_image = np.abs(box - [0, 0, width, height]) <= EDGE
     return bool((near_crop & ~near_image).any())
+
+
+def _mask_boxes(codes: list[RLE]) -> Boxes:
+    return np.array([mask_box(rle) for rle in codes], dtype=np.float64).reshape(-1, 4)

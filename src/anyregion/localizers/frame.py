@@ -1,4 +1,4 @@
-"""The square a localizer sees: how an image, prompts and masks move into it and back."""
+"""Transforms between an image and a localizer's square input, for pixels, prompts and masks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from anyregion.images import Pixels
 from anyregion.masks import RLE, encode_mask
 
+# magnitude of the logits that a binary mask prompt becomes: a sure mask, as SAM itself gives it
 MASK_LOGIT = 10.0
-"""Magnitude of the logits that a given binary mask becomes: a sure mask, as SAM itself gives it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Frame:
 def padded_frame(size: tuple[int, int], side: int) -> Frame:
     """The long side becomes `side`, the other keeps the aspect, rounded half up."""
     scale = side / max(size)
-    height, width = (max(1, int(length * scale + 0.5)) for length in size)
+    height = max(1, int(size[0] * scale + 0.5))
+    width = max(1, int(size[1] * scale + 0.5))
     return Frame(size, (height, width), side, padded=True)
 
 
@@ -54,17 +55,18 @@ def resize_to_frame(image: Pixels, frame: Frame) -> Pixels:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def points_to_frame(points: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:
-    """Scale x and y, in the last axis, each by its own side's factor; boxes as `(N, 2, 2)`."""
-    factors = np.array([frame.inside[1] / frame.size[1], frame.inside[0] / frame.size[0]])
-    scaled: NDArray[np.float32] = (points * factors).astype(np.float32)
+def to_frame(coordinates: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:
+    """Scale coordinates of the image to the square, x and y each by its own side's factor.
+
+    Args:
+        coordinates: x and y in turn along the last axis: points `(..., 2)`, boxes `(..., 4)`.
+        frame: of the image.
+    """
+    factors = [frame.inside[1] / frame.size[1], frame.inside[0] / frame.size[0]]
+    scaled: NDArray[np.float32] = (
+        coordinates * np.tile(factors, coordinates.shape[-1] // 2)
+    ).astype(np.float32)
     return scaled
-
-
-def boxes_to_frame(boxes: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:
-    """Boxes `(N, 4)` xyxy in pixels of the image to pixels of the square."""
-    corners = points_to_frame(boxes.reshape(-1, 2, 2), frame)
-    return corners.reshape(-1, 4)
 
 
 def mask_to_logits(mask: NDArray[np.bool_], frame: Frame, low_side: int) -> Tensor:
@@ -79,7 +81,7 @@ def mask_to_logits(mask: NDArray[np.bool_], frame: Frame, low_side: int) -> Tens
     share = torch.from_numpy(mask.astype(np.float32))[None, None]
     share = F.interpolate(share, frame.inside, mode="bilinear", antialias=True)
     height, width = frame.inside
-    share = F.pad(share, (0, frame.side - width, 0, frame.side - height))
+    share = F.pad(share, (0, frame.side - width, 0, frame.side - height))  # (1, 1, side, side)
     share = F.interpolate(share, (low_side, low_side), mode="bilinear", antialias=True)
     return (share[0, 0] * 2 - 1) * MASK_LOGIT
 
@@ -89,18 +91,15 @@ def logits_to_image(logits: Tensor, frame: Frame) -> Tensor:
 
     Bilinear; from a padded square by way of its full size, as published.
     """
-    large = logits[:, None].float()
+    maps = logits[:, None].float()  # (M, 1, h, w)
     if frame.padded:
-        large = _bilinear(large, (frame.side, frame.side))
-        large = large[..., : frame.inside[0], : frame.inside[1]]
-    return _bilinear(large, frame.size)[:, 0]
+        square = (frame.side, frame.side)
+        maps = F.interpolate(maps, square, mode="bilinear", align_corners=False)
+        maps = maps[..., : frame.inside[0], : frame.inside[1]]
+    return F.interpolate(maps, frame.size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def logits_to_masks(logits: Tensor, frame: Frame) -> list[RLE]:
     """Low-resolution logits `(M, h, w)` of the square to the image's masks: inside is above 0."""
     inside = (logits_to_image(logits, frame) > 0).cpu().numpy()
     return [encode_mask(mask) for mask in inside]
-
-
-def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

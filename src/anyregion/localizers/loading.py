@@ -1,4 +1,4 @@
-"""A name, folder or file to a ready localizer: the one table of the families."""
+"""Loading of localizers by hub name, folder or file."""
 
 from __future__ import annotations
 
@@ -50,10 +50,9 @@ def load_localizer(
     # only now: without the extra, importing this module must not fail
     import transformers
 
-    from anyregion.localizers.sam import sam_localizer
+    from anyregion.localizers.checkpoint import sam_model_from_state
+    from anyregion.localizers.sam import sam_hq_localizer, sam_localizer
     from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
-    from anyregion.localizers.sam_checkpoint import sam_model_from_state
-    from anyregion.localizers.sam_hq import sam_hq_localizer
     from anyregion.localizers.segmenter import LocalizerOptions
     from anyregion.torch_utils.hub import WEIGHT_SUFFIXES, load_config, load_model
     from anyregion.torch_utils.weights import read_state_dict

@@ -1,24 +1,23 @@
-"""Regions as a localizer's prompts, in groups that can share one batch."""
+"""Regions as batches of prompts for a localizer's prompt encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anyregion.errors import InputError
-from anyregion.localizers.frame import Frame, boxes_to_frame, mask_to_logits, points_to_frame
+from anyregion.localizers.frame import Frame, mask_to_logits, to_frame
 from anyregion.masks import mask_box
 from anyregion.regions import Regions
 
 
-@dataclass(frozen=True, eq=False)
-class PromptChunk:
-    """Some regions of one image that have equally many points, and all or none a box and a mask.
+@dataclass(eq=False)
+class PromptBatch:
+    """Prompts of one image with equally many points, and all or none with a box and a mask.
 
     Attributes:
         rows: their positions among the regions.
@@ -29,23 +28,31 @@ class PromptChunk:
     """
 
     rows: list[int]
-    points: Tensor | None
-    labels: Tensor | None
-    boxes: Tensor | None
-    masks: Tensor | None
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
 
 
-def prompt_chunks(
+def prompt_batches(
     regions: Regions, frame: Frame, *, chunk: int, low_side: int, device: torch.device
-) -> Iterator[PromptChunk]:
+) -> Iterator[PromptBatch]:
     """Group the regions by the shape of their prompt and yield them, `chunk` at most at a time.
 
     Prompts of unequal length cannot share a batch: a padding token is attended to, and moves the
     tokens of the others. A region whose only prompt is a mask gets the mask's tight box too: SAM
     was trained with masks beside other prompts, never alone. `mask_logits` go before `masks`.
 
+    Args:
+        regions: prompts in pixels of the image.
+        frame: of the image.
+        chunk: most prompts of a batch.
+        low_side: side of the mask logits that the model takes.
+        device: where the tensors go.
+
     Raises:
-        InputError: `mask_logits` that are not `(low_side, low_side)`, naming the region.
+        InputError: a mask that is not of the image's size, or `mask_logits` that are not
+            `(low_side, low_side)`, naming the region.
     """
     boxes = regions.boxes.copy()
     groups: dict[tuple[int, bool, bool], list[int]] = {}
@@ -54,26 +61,29 @@ def prompt_chunks(
         count = len(regions.points[row])
         if rle is not None and count == 0 and np.isnan(boxes[row]).any():
             boxes[row] = mask_box(rle)
-        dense = rle is not None or regions.mask_logits[row] is not None
-        groups.setdefault((count, bool(np.isfinite(boxes[row]).all()), dense), []).append(row)
-    for (count, has_box, dense), members in groups.items():
+        has_mask = rle is not None or regions.mask_logits[row] is not None
+        has_box = bool(np.isfinite(boxes[row]).all())
+        groups.setdefault((count, has_box, has_mask), []).append(row)
+    for (count, has_box, has_mask), members in groups.items():
         for start in range(0, len(members), chunk):
             rows = members[start : start + chunk]
-            points = np.stack([regions.points[row] for row in rows])
-            labels = np.stack([regions.point_labels[row] for row in rows])
-            masks = [_dense(regions, row, frame, low_side) for row in rows] if dense else None
-            yield PromptChunk(
-                rows,
-                points=_tensor(points_to_frame(points, frame), device) if count else None,
-                labels=_tensor(labels, device) if count else None,
-                boxes=_tensor(boxes_to_frame(boxes[rows], frame), device) if has_box else None,
-                masks=None if masks is None else torch.stack(masks)[:, None].to(device),
-            )
+            batch = PromptBatch(rows)
+            if count:
+                points = to_frame(np.stack([regions.points[row] for row in rows]), frame)
+                batch.points = torch.from_numpy(points)[None].to(device)
+                labels = np.stack([regions.point_labels[row] for row in rows])
+                batch.labels = torch.from_numpy(labels)[None].to(device)
+            if has_box:
+                batch.boxes = torch.from_numpy(to_frame(boxes[rows], frame))[None].to(device)
+            if has_mask:
+                logits = [_mask_logits(regions, row, frame, low_side) for row in rows]
+                batch.masks = torch.stack(logits)[:, None].to(device)
+            yield batch
 
 
-def _dense(regions: Regions, row: int, frame: Frame, low_side: int) -> Tensor:
-    given = regions.mask_logits[row]
-    if given is None:
+def _mask_logits(regions: Regions, row: int, frame: Frame, low_side: int) -> Tensor:
+    logits = regions.mask_logits[row]
+    if logits is None:
         mask = regions.mask(row)
         if mask is None or mask.shape != frame.size:
             shape = None if mask is None else mask.shape
@@ -81,13 +91,9 @@ def _dense(regions: Regions, row: int, frame: Frame, low_side: int) -> Tensor:
                 f"region {regions.ids[row]}: mask of size {shape}, but the image is {frame.size}"
             )
         return mask_to_logits(mask, frame, low_side)
-    if given.shape != (low_side, low_side):
+    if logits.shape != (low_side, low_side):
         raise InputError(
-            f"region {regions.ids[row]}: mask_logits are {given.shape}, but this localizer takes "
+            f"region {regions.ids[row]}: mask_logits are {logits.shape}, but this localizer takes "
             f"{(low_side, low_side)}"
         )
-    return torch.from_numpy(np.array(given, dtype=np.float32))
-
-
-def _tensor(values: Any, device: torch.device) -> Tensor:
-    return torch.from_numpy(values)[None].to(device)
+    return torch.from_numpy(np.array(logits, dtype=np.float32))

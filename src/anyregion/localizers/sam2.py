@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anyregion.images import Pixels
+from anyregion.images import Pixels, size_of
 from anyregion.localizers.frame import Frame, squashed_frame
-from anyregion.localizers.mask_head import mask_maps, upscale
+from anyregion.localizers.sam import mask_maps, upscale
 from anyregion.localizers.segmenter import (
     DEFAULTS,
     LocalizedImage,
     LocalizerOptions,
     PromptableSegmenter,
-    frozen,
+    freeze,
 )
 
 SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,7 +44,7 @@ def sam2_localizer(
         options: how it runs.
         mean, std: of the input in 0 to 1, RGB; SAM 3 was trained with 0.5.
     """
-    backend = Sam2Backend(frozen(model, options), mean=mean, std=std)
+    backend = Sam2Backend(freeze(model, options), mean=mean, std=std)
     return PromptableSegmenter(backend, name=name, options=options)
 
 
@@ -72,19 +72,16 @@ class Sam2Backend:
         self._mean = torch.tensor(mean).view(3, 1, 1)
         self._std = torch.tensor(std).view(3, 1, 1)
 
-    def frame(self, size: tuple[int, int]) -> Frame:
-        return squashed_frame(size, self.model.prompt_encoder.input_image_size)
-
-    def pixels(self, image: Pixels, frame: Frame) -> Tensor:
+    def preprocess(self, image: Pixels) -> tuple[Tensor, Frame]:
+        """Squash to the square as floats, then normalise. See `Backend`."""
+        frame = squashed_frame(size_of(image), self.model.prompt_encoder.input_image_size)
         values = torch.tensor(image).permute(2, 0, 1) / 255
         values = F.interpolate(values[None], frame.inside, mode="bilinear", antialias=True)[0]
-        return (values - self._mean) / self._std
+        return (values - self._mean) / self._std, frame
 
-    def encode(self, pixels: Tensor) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-        quarter, half, embeddings = (
-            level.split(1) for level in self.model.get_image_embeddings(pixels)
-        )
-        return [(e, (h, q)) for e, h, q in zip(embeddings, half, quarter, strict=True)]
+    def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        quarter, half, embeddings = self.model.get_image_embeddings(pixels)
+        return embeddings, half, quarter
 
     def mask_features(self, encoded: LocalizedImage) -> tuple[Tensor, ...]:
         return encoded.extras
@@ -94,27 +91,27 @@ class Sam2Backend:
     ) -> tuple[Tensor, Tensor]:
         decoder = self.model.mask_decoder
         half, quarter = features
-        maps = upscale(decoder, image, half=half, quarter=quarter)
-        first = self.mask_row
+        maps = upscale(decoder, image, half=half, quarter=quarter)  # (P, C / 8, 4 h, 4 w)
         heads = list(decoder.output_hypernetworks_mlps)
-        logits = mask_maps(heads, tokens[:, first : first + len(heads)], maps)
-        scores = decoder.iou_prediction_head(tokens[:, self.score_row])
+        logits = mask_maps(heads, tokens[:, self.mask_row : self.mask_row + len(heads)], maps)
+        scores = decoder.iou_prediction_head(tokens[:, self.score_row])  # (P, 4)
         if multimask:
             return logits[:, 1:], scores[:, 1:]
         if not decoder.dynamic_multimask_via_stability:
             return logits[:, :1], scores[:, :1]
         delta = decoder.dynamic_multimask_stability_delta
-        threshold = decoder.dynamic_multimask_stability_thresh
-        stable = _stability(logits[:, 0], delta) >= threshold
-        chosen = torch.where(stable, 0, 1 + scores[:, 1:].argmax(1))[:, None]
-        return (
-            logits.gather(1, chosen[..., None, None].expand(-1, -1, *logits.shape[2:])),
-            scores.gather(1, chosen),
-        )
+        stability = stability_score(logits[:, 0], delta, empty=1.0)
+        stable = stability >= decoder.dynamic_multimask_stability_thresh
+        best = torch.where(stable, 0, 1 + scores[:, 1:].argmax(1))[:, None]  # (P, 1)
+        index = best[..., None, None].expand(-1, -1, *logits.shape[2:])
+        return logits.gather(1, index), scores.gather(1, best)
 
 
-def _stability(logits: Tensor, delta: float) -> Tensor:
-    """IoU of a mask cut above `delta` with the one cut above `-delta`; 1 where both are empty."""
-    inner = (logits > delta).flatten(1).sum(1)
-    outer = (logits > -delta).flatten(1).sum(1)
-    return torch.where(outer > 0, inner / outer, 1.0)
+def stability_score(logits: Tensor, offset: float, *, empty: float = 0.0) -> Tensor:
+    """IoU of masks cut above `offset` with the same cut above `-offset`: 1 where all is sharp.
+
+    Of logits `(M, H, W)` to `(M,)`; `empty` where even the lower threshold leaves nothing.
+    """
+    inner = (logits > offset).flatten(1).sum(1)
+    outer = (logits > -offset).flatten(1).sum(1)
+    return torch.where(outer > 0, inner / outer, empty)

@@ -1,4 +1,4 @@
-"""The one `Localizer` behind all promptable segmenters; what differs is a `Backend`."""
+"""`PromptableSegmenter`, the `Localizer` of every SAM; what differs among them is a `Backend`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from torch import Tensor
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, logits_to_masks
-from anyregion.localizers.prompts import PromptChunk, prompt_chunks
+from anyregion.localizers.prompts import PromptBatch, prompt_batches
 from anyregion.localizers.protocol import RegionTokens, TokenSource
 from anyregion.localizers.two_way import ImageTokens, image_tokens, two_way
 from anyregion.masks import RLE
 from anyregion.regions import Regions
 from anyregion.torch_utils.devices import check_device
-from anyregion.torch_utils.hf_config import config_json
-from anyregion.torch_utils.weights import fingerprint
+from anyregion.torch_utils.weights import config_json, fingerprint
 
 
 class Backend(Protocol):
     """What SAM, SAM-HQ, SAM 2 and SAM 3 do differently around the same two-way transformer.
 
     Attributes:
-        model: the model of `transformers`, with `prompt_encoder` and `mask_decoder`.
+        model: the model of `transformers`, with `prompt_encoder` and `mask_decoder`, frozen.
         kind: its name in fingerprints, which stores and unfinished runs hold: it never changes.
         output_tokens: `(R, C)`, the learned tokens that go before the prompt's.
         score_row: which of them predicts the masks' IoU.
@@ -44,16 +43,12 @@ class Backend(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def frame(self, size: tuple[int, int]) -> Frame:
-        """Where an image of `(height, width)` lies in the model's square."""
+    def preprocess(self, image: Pixels) -> tuple[Tensor, Frame]:
+        """The model's input `(3, side, side)` on the CPU, and where the image lies in it."""
         ...
 
-    def pixels(self, image: Pixels, frame: Frame) -> Tensor:
-        """The model's input `(3, side, side)` float32 on the CPU."""
-        ...
-
-    def encode(self, pixels: Tensor) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-        """`(B, 3, side, side)` to each image's `(1, C, h, w)`, and what its masks need beside."""
+    def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """`(B, 3, side, side)` to the embeddings `(B, C, h, w)` and what masks need beside them."""
         ...
 
     def mask_features(self, encoded: LocalizedImage) -> tuple[Tensor, ...]:
@@ -73,7 +68,13 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LocalizedImage:
-    """An image that was encoded once: its embedding `(1, C, h, w)`, its frame, backend's extras."""
+    """An image that was encoded once.
+
+    Attributes:
+        embedding: `(1, C, h, w)`.
+        frame: where the image lies in the model's square.
+        extras: what the backend's masks need beside the embedding, `(1, ...)` each.
+    """
 
     embedding: Tensor
     frame: Frame
@@ -93,7 +94,7 @@ class LocalizerOptions:
         encoder_dtype: bfloat16 runs the image encoder alone under autocast; else float32.
 
     Raises:
-        InputError: a device that is not here.
+        InputError: a device that is not here, or a `chunk` or `batch_size` below 1.
     """
 
     device: str | torch.device = "cpu"
@@ -103,55 +104,54 @@ class LocalizerOptions:
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        for count in (self.chunk, self.batch_size):
+            if count is not None and count < 1:
+                raise InputError("chunk and batch_size must be at least 1")
 
 
 DEFAULTS = LocalizerOptions()
 
 
-def frozen(model: Any, options: LocalizerOptions) -> Any:
+def freeze(model: Any, options: LocalizerOptions) -> Any:
     """The model on its device, in evaluation mode, without gradients."""
     return model.to(options.device).eval().requires_grad_(False)
 
 
 class PromptableSegmenter:
-    """Tokens and masks of prompted regions, by a frozen model of the SAM families.
+    """Tokens and masks of prompted regions, by a frozen SAM of any version.
 
     A region's token is the mask decoder's output token: token 0 for the single mask, tokens 1 to 3
     for the candidates. Tokens alone never pay for mask upsampling, nor each prompt for what it
     shares with the others (see `two_way`).
+
+    Args:
+        backend: a `SamBackend`, `SamHQBackend` or `Sam2Backend` of a model that `freeze` returned.
+        name: hub name or path that the weights came from.
+        options: how it runs, on the device where the model is.
     """
 
     def __init__(self, backend: Backend, *, name: str, options: LocalizerOptions) -> None:
-        """Wrap a backend's model.
-
-        Args:
-            backend: a `SamBackend`, `SamHQBackend` or `Sam2Backend`; its model is `frozen` already.
-            name: hub name or path that the weights came from.
-            options: how it runs, on the device where the model is.
-
-        Raises:
-            InputError: a `chunk` or `batch_size` below 1.
-        """
         self.backend = backend
         self.name = name
         self.device: torch.device = backend.output_tokens.device
         self.token_width: int = backend.output_tokens.shape[1]
         on_cpu = self.device.type == "cpu"
         if on_cpu:
-            _keep_freed_memory()
-        self.chunk = (2 if on_cpu else 32) if options.chunk is None else options.chunk
-        self.batch_size = (1 if on_cpu else 8) if options.batch_size is None else options.batch_size
+            # Every chunk allocates the same blocks of some megabytes again: handed back to the
+            # system each time, their pages fault anew, a third of the whole time. Freeing one
+            # untouched block just below glibc's limit of 32 MiB lifts its dynamic threshold that
+            # far (mallopt(3), M_MMAP_THRESHOLD).
+            torch.empty(31 * 2**20, dtype=torch.uint8)
+        self.chunk = options.chunk or (2 if on_cpu else 32)
+        self.batch_size = options.batch_size or (1 if on_cpu else 8)
         self.encoder_dtype = options.encoder_dtype or torch.float32
-        if self.chunk < 1 or self.batch_size < 1:
-            raise InputError("chunk and batch_size must be at least 1")
-        grid = backend.model.prompt_encoder.image_embedding_size[0]
-        self.low_side: int = 4 * grid
+        self.low_side: int = 4 * backend.model.prompt_encoder.image_embedding_size[0]
         with torch.no_grad():
             self._positions: Tensor = backend.model.get_image_wide_positional_embeddings()
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of weights, configuration, backend, input and precision; computed when asked."""
+        """Hash of weights, configuration, backend, input and precision; computed on first use."""
         backend = self.backend
         return fingerprint(
             backend.model.state_dict().items(),
@@ -165,18 +165,17 @@ class PromptableSegmenter:
     @torch.no_grad()
     def encode(self, images: Sequence[Pixels]) -> list[LocalizedImage]:
         """Encode images of any sizes, `batch_size` at a time in one padded batch."""
-        frames = [self.backend.frame((image.shape[0], image.shape[1])) for image in images]
         encoded: list[LocalizedImage] = []
+        device, low = self.device.type, self.encoder_dtype != torch.float32
         for start in range(0, len(images), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            pixels = torch.stack(
-                [self.backend.pixels(i, f) for i, f in zip(images[part], frames[part], strict=True)]
-            ).to(self.device)
-            with self._autocast():
-                outputs = self.backend.encode(pixels)
-            for frame, (embedding, extras) in zip(frames[part], outputs, strict=True):
-                extras = tuple(extra.float() for extra in extras)
-                encoded.append(LocalizedImage(embedding.float(), frame, extras))
+            batch = images[start : start + self.batch_size]
+            pixels, frames = zip(*map(self.backend.preprocess, batch), strict=True)
+            with torch.autocast(device, dtype=self.encoder_dtype) if low else nullcontext():
+                maps = self.backend.encode(torch.stack(pixels).to(self.device))
+            # split into images: (1, C, h, w) each
+            by_image = zip(*(torch.split(m.float(), 1) for m in maps), strict=True)
+            for frame, (embedding, *extras) in zip(frames, by_image, strict=True):
+                encoded.append(LocalizedImage(embedding, frame, tuple(extras)))
         return encoded
 
     @torch.no_grad()
@@ -197,17 +196,22 @@ class PromptableSegmenter:
             InputError: `mask_logits` or a mask of another size than the model or image has.
         """
         multimask = multimask and source == "decoder"
-        result = self._empty(len(regions), 3 if multimask else 1, masks, masks or multimask)
-        features = self.backend.mask_features(encoded) if masks and len(regions) else ()
-        shared: ImageTokens | None = None
-        chunks = prompt_chunks(
-            regions,
-            encoded.frame,
-            chunk=self.chunk,
-            low_side=self.low_side,
-            device=self.device,
+        count, candidates, side = len(regions), 3 if multimask else 1, self.low_side
+        result = RegionTokens(
+            tokens=torch.empty((count, candidates, self.token_width), device=self.device),
+            mask_scores=torch.empty((count, candidates), device=self.device)
+            if masks or multimask
+            else None,
+            mask_logits=torch.empty((count, candidates, side, side), device=self.device)
+            if masks
+            else None,
         )
-        for prompt in chunks:
+        features = self.backend.mask_features(encoded) if masks and count else ()
+        shared: ImageTokens | None = None
+        batches = prompt_batches(
+            regions, encoded.frame, chunk=self.chunk, low_side=side, device=self.device
+        )
+        for prompt in batches:
             sparse, dense = self.prompt_embeddings(prompt)
             if source == "prompt":
                 result.tokens[prompt.rows] = sparse.mean(1, keepdim=True)
@@ -217,8 +221,9 @@ class PromptableSegmenter:
             if image is None or prompt.masks is not None:
                 transformer = self.backend.model.mask_decoder.transformer
                 image = image_tokens(transformer, encoded.embedding + dense, self._positions)
+                # a mask prompt changes the image tokens: those are of no use to other batches
                 shared = image if prompt.masks is None else shared
-            self._decode(result, prompt.rows, sparse, image, features, multimask, source)
+            self._decode(result, prompt.rows, sparse, image, features, source)
         return result
 
     def masks(self, encoded: LocalizedImage, mask_logits: Tensor) -> list[list[RLE]]:
@@ -226,7 +231,7 @@ class PromptableSegmenter:
         # one region at a time: the full-size logits of many would not fit in memory
         return [logits_to_masks(logits, encoded.frame) for logits in mask_logits]
 
-    def prompt_embeddings(self, prompt: PromptChunk) -> tuple[Tensor, Tensor]:
+    def prompt_embeddings(self, prompt: PromptBatch) -> tuple[Tensor, Tensor]:
         """The prompt encoder's tokens `(P, T, C)` and dense embedding `(1 or P, C, h, w)`."""
         sparse, dense = self.backend.model.prompt_encoder(
             input_points=prompt.points,
@@ -243,58 +248,35 @@ class PromptableSegmenter:
         sparse: Tensor,
         image: ImageTokens,
         features: tuple[Tensor, ...],
-        multimask: bool,
         source: TokenSource,
     ) -> None:
+        """Run the mask decoder on prompts `(P, T, C)`; fill `rows` of all that `result` holds."""
         backend = self.backend
+        decoder = backend.model.mask_decoder
+        multimask = result.tokens.shape[1] > 1
+        candidates = [1, 2, 3] if multimask else [0]
+        mask_rows = [backend.mask_row + i for i in candidates]
         output = backend.output_tokens
-        wanted = [backend.mask_row + i for i in ((1, 2, 3) if multimask else (0,))]
-        keep_image = result.mask_logits is not None
-        if keep_image:
-            asked = list(range(len(output)))
+        # only what is read is led through the last attention; masks read every output token
+        if result.mask_logits is not None:
+            last = list(range(len(output)))
         else:
-            asked = wanted + [backend.score_row] * (result.mask_scores is not None)
+            last = mask_rows + [backend.score_row] * (result.mask_scores is not None)
         tokens, maps = two_way(
-            backend.model.mask_decoder.transformer,
-            torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1),
+            decoder.transformer,
+            torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1),  # (P, R + T, C)
             image,
-            rows=asked,
-            keep_image=keep_image,
+            rows=last,
+            keep_image=result.mask_logits is not None,
         )
         if source == "decoder":
-            result.tokens[rows] = tokens[:, [asked.index(row) for row in wanted]]
+            result.tokens[rows] = tokens[:, [last.index(row) for row in mask_rows]]
         if maps is not None and result.mask_logits is not None and result.mask_scores is not None:
             grid = self.low_side // 4
-            maps = maps.transpose(1, 2).reshape(len(rows), -1, grid, grid)
+            maps = maps.transpose(1, 2).reshape(len(rows), -1, grid, grid)  # (P, C, h, w)
             logits, scores = backend.mask_logits(tokens, maps, features, multimask=multimask)
             result.mask_logits[rows] = logits
             result.mask_scores[rows] = scores
         elif result.mask_scores is not None:
-            head = backend.model.mask_decoder.iou_prediction_head
-            scores = head(tokens[:, asked.index(backend.score_row)])
-            result.mask_scores[rows] = scores[:, [row - backend.mask_row for row in wanted]]
-
-    def _empty(self, count: int, candidates: int, masks: bool, scores: bool) -> RegionTokens:
-        def empty(*shape: int) -> Tensor:
-            return torch.empty(shape, device=self.device)
-
-        return RegionTokens(
-            tokens=empty(count, candidates, self.token_width),
-            mask_scores=empty(count, candidates) if scores else None,
-            mask_logits=empty(count, candidates, self.low_side, self.low_side) if masks else None,
-        )
-
-    def _autocast(self) -> Any:
-        if self.encoder_dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.encoder_dtype)
-
-
-def _keep_freed_memory() -> None:
-    """Raise the size from which glibc gives freed blocks back to the system at once.
-
-    Every chunk allocates the same blocks of some megabytes again: handed back each time, their
-    pages fault anew, a third of the whole time. Freeing one block just below glibc's limit of 32
-    MiB lifts its dynamic threshold that far (mallopt(3), M_MMAP_THRESHOLD). It is never touched.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+            scores = decoder.iou_prediction_head(tokens[:, last.index(backend.score_row)])  # (P, 4)
+            result.mask_scores[rows] = scores[:, candidates]

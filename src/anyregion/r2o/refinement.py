@@ -76,13 +76,13 @@ def cluster_segments(
     images, segments, width = features.shape
     present = None if absent_too else features.square().sum(dim=-1) > 0
     if scope == "image":
-        draws = draw(generators, clusters).to(features.device)
+        draws = draw(generators, clusters)
         return kmeans(features, clusters, present=present, draws=draws).labels
     rows = features.reshape(1, images * segments, width)  # (1, B * N, C): one group
     present = None if present is None else present.reshape(1, -1)
     # every process clusters the points of all, so that cluster k means the same everywhere
     points, all_present, local = gather_points(rows, present)
-    draws = draw(generators, clusters).to(features.device)
+    draws = draw(generators, clusters)
     labels = kmeans(points, clusters, present=all_present, draws=draws).labels  # (1, all points)
     return labels[0, local].reshape(images, segments)
 

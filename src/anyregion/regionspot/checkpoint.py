@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from anyregion.errors import CheckpointError, InputError
-from anyregion.localizers.sam_checkpoint import sam_from_state
+from anyregion.localizers.checkpoint import sam_from_state
 from anyregion.regionspot.adapter import AdapterConfig
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.regionspot.pretrained import Pretrained, adapter_from_state, write_folder

@@ -19,8 +19,10 @@ Rules that the usual implementations leave open:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +30,14 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
 from anyregion.errors import InputError
-from anyregion.torch_utils.deterministic import exact
 
-_SAME_POINT = 4e-6  # share of the largest squared norm: some tens of float32 roundings
+# share of the largest squared norm below which two points are one: some tens of float32 roundings
+_SAME_POINT = 4e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """What k-means found in G groups of N points of D numbers.
+    """The result of k-means in G groups of N points of D numbers.
 
     Attributes:
         labels: `(G, N)` int64, the cluster of each point, -1 where absent. They are those from
@@ -63,21 +65,26 @@ class Draws:
     first: Tensor
     trials: Tensor
 
-    def to(self, device: torch.device) -> Draws:
-        """The same numbers, in the widest type of `device`."""
-        wide = _wide(device)
-        return Draws(first=self.first.to(device, wide), trials=self.trials.to(device, wide))
-
 
 @dataclass(frozen=True, eq=False)
 class _Points:
-    """Points about their group's mean, which keeps float32 products precise; absent ones are 0."""
+    """Points with their group's mean at zero, which keeps float32 products precise.
 
-    rows: Tensor  # (G, N, D)
-    squares: Tensor  # (G, N)
-    present: Tensor  # (G, N)
-    mean: Tensor  # (G, 1, D)
-    same: Tensor  # (G, 1) squared distance up to which two points are one
+    Attributes:
+        rows: `(G, N, D)`; absent ones are 0.
+        squares: `(G, N)`, their squared norms.
+        present: `(G, N)` bool.
+        mean: `(G, 1, D)`, what was subtracted.
+        tie: `(G, 1)`, the squared distance up to which two points are one.
+        wide: the type that sums are kept in.
+    """
+
+    rows: Tensor
+    squares: Tensor
+    present: Tensor
+    mean: Tensor
+    tie: Tensor
+    wide: torch.dtype
 
 
 def draw(generators: Sequence[np.random.Generator], k: int) -> Draws:
@@ -87,8 +94,8 @@ def draw(generators: Sequence[np.random.Generator], k: int) -> Draws:
     """
     trials = 2 + int(math.log(k))
     numbers = np.stack([generator.random(1 + (k - 1) * trials) for generator in generators])
-    drawn = torch.from_numpy(numbers)
-    return Draws(first=drawn[:, 0], trials=drawn[:, 1:].reshape(len(drawn), k - 1, trials))
+    uniform = torch.from_numpy(numbers)
+    return Draws(first=uniform[:, 0], trials=uniform[:, 1:].reshape(len(uniform), k - 1, trials))
 
 
 def start_points(points: Tensor, k: int, *, draws: Draws, present: Tensor | None = None) -> Tensor:
@@ -109,7 +116,7 @@ def start_points(points: Tensor, k: int, *, draws: Draws, present: Tensor | None
     """
     _check(points, k, present=present, start=None, draws=draws)
     with exact(points.device):
-        return _choose(_about_mean(points, present), k, draws)
+        return _plus_plus(_center(points, present), k, draws)
 
 
 def kmeans(
@@ -143,18 +150,18 @@ def kmeans(
     if max_passes < 1:
         raise InputError(f"max_passes is {max_passes}: at least one pass is needed")
     with exact(points.device):
-        data = _about_mean(points, present)
+        data = _center(points, present)
         if start is not None and draws is None:
             centres = start.to(data.rows) - data.mean
             if not bool(centres.isfinite().all()):
                 raise InputError("NaN, infinite or too large numbers among the start centres")
             used = torch.ones(centres.shape[:2], dtype=torch.bool, device=points.device)
         elif draws is not None and start is None:
-            chosen = _choose(data, k, draws)
-            centres, used = _rows_at(data.rows, chosen.clamp_min(0)), chosen >= 0
+            index = _plus_plus(data, k, draws)  # (G, K), -1 where distinct points ran out
+            centres, used = _rows_at(data.rows, index.clamp_min(0)), index >= 0
         else:
             raise InputError("k-means needs either start centres or draws for k-means++")
-        return _passes(data, centres, used, max_passes)
+        return _lloyd(data, centres, used, max_passes)
 
 
 def _check(
@@ -185,36 +192,54 @@ def _check(
         )
 
 
-def _wide(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """No gradients, no autocast, no TF32: a label must not depend on how the caller trains."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        if not hasattr(torch.backends, "fp32_precision"):  # torch before 2.9
+            overall = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")
+            try:
+                yield
+            finally:
+                torch.set_float32_matmul_precision(overall)
+            return
+        # by library, which can be read and put back whichever way the caller set it
+        mkldnn: Any = torch.backends.mkldnn
+        libraries = (torch.backends.cuda.matmul, mkldnn.matmul)
+        before = [library.fp32_precision for library in libraries]
+        try:
+            for library in libraries:
+                library.fp32_precision = "ieee"
+            yield
+        finally:
+            for library, precision in zip(libraries, before, strict=True):
+                library.fp32_precision = precision
 
 
-def _about_mean(points: Tensor, present: Tensor | None) -> _Points:
-    rows = points.float()
+def _center(points: Tensor, present: Tensor | None) -> _Points:
+    """Subtract each group's mean of the present points; refuse numbers that are not finite."""
+    rows = points.float()  # (G, N, D)
     if present is None:
-        given = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+        present = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
         mean = rows.sum(1, keepdim=True) / max(rows.shape[1], 1)
         rows = rows - mean
     else:
-        given = present.to(rows.device)
-        absent = ~given[..., None]
+        present = present.to(rows.device)
+        absent = ~present[..., None]
         rows = rows.masked_fill(absent, 0.0)  # an absent row may hold NaN
-        mean = rows.sum(1, keepdim=True) / given.sum(1).clamp_min(1)[:, None, None]
+        mean = rows.sum(1, keepdim=True) / present.sum(1).clamp_min(1)[:, None, None]
         rows = (rows - mean).masked_fill_(absent, 0.0)
-    squares = _squares(rows)
+    # unlike rows.square(), this writes nothing of the rows' size
+    squares: Tensor = torch.linalg.vector_norm(rows, dim=-1).square_()  # (G, N)
     broken = ~squares.isfinite().all(-1)
     if bool(broken.any()):
         groups = broken.nonzero().flatten().tolist()
         named = ", ".join(map(str, groups[:8])) + (", ..." if len(groups) > 8 else "")
         raise InputError(f"NaN, infinite or too large numbers among the points of group {named}")
     largest = pad(squares, [0, 1]).amax(-1, keepdim=True)  # 0 for a group of no points
-    return _Points(rows, squares, given, mean, largest * _SAME_POINT)
-
-
-def _squares(rows: Tensor) -> Tensor:
-    # unlike rows.square(), this writes nothing of the rows' size
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
-    return norms.square_()
+    wide = torch.float32 if rows.device.type == "mps" else torch.float64  # mps has no float64
+    return _Points(rows, squares, present, mean, largest * _SAME_POINT, wide)
 
 
 def _rows_at(rows: Tensor, index: Tensor) -> Tensor:
@@ -226,76 +251,78 @@ def _rows_at(rows: Tensor, index: Tensor) -> Tensor:
     return rows.reshape(-1, width)[flat.flatten()].view(*index.shape, width)
 
 
-def _apart(data: _Points, index: Tensor | None) -> Tensor:
+def _squared_distances(data: _Points, index: Tensor | None) -> Tensor:
     """Squared distances of the points at `(G, T)`, or of all, to all: `(G, T, N)`."""
-    chosen, squares = data.rows, data.squares
+    rows, squares = data.rows, data.squares
     if index is not None:
-        chosen, squares = _rows_at(chosen, index), squares.gather(1, index)
-    both = squares[:, :, None] + data.squares[:, None]
-    found = torch.baddbmm(both, chosen, data.rows.mT, alpha=-2)
+        rows, squares = _rows_at(rows, index), squares.gather(1, index)
+    sums = squares[:, :, None] + data.squares[:, None]
+    distances = torch.baddbmm(sums, rows, data.rows.mT, alpha=-2)
     # what only rounding tells apart is the same point
-    return found.masked_fill_(found <= data.same[:, None], 0.0)
+    return distances.masked_fill_(distances <= data.tie[:, None], 0.0)
 
 
-def _choose(data: _Points, k: int, draws: Draws) -> Tensor:
-    """The body of `start_points`."""
-    device, wide = data.rows.device, _wide(data.rows.device)
-    groups, count = data.squares.shape
-    chosen = torch.full((groups, k), -1, dtype=torch.int64, device=device)
-    if chosen.numel() == 0 or count == 0:
-        return chosen
-    draws = draws.to(device)
+def _plus_plus(data: _Points, k: int, draws: Draws) -> Tensor:
+    """Greedy k-means++, the body of `start_points`: `(G, K)` positions of points, -1 for none."""
+    device, (groups, count) = data.rows.device, data.squares.shape
+    start = torch.full((groups, k), -1, dtype=torch.int64, device=device)
+    if start.numel() == 0 or count == 0:
+        return start
+    uniform = draws.first.to(device, data.wide)  # (G,)
+    trials = draws.trials.to(device, data.wide)  # (G, K - 1, T)
     # Small groups: all distances in one product cost less than many thin products.
-    every = _apart(data, None) if count <= 2 * draws.trials.shape[1:].numel() else None
-
-    def distances(index: Tensor) -> Tensor:
-        return _apart(data, index) if every is None else _rows_at(every, index)
+    table = _squared_distances(data, None) if count <= 2 * trials.shape[1:].numel() else None
 
     present = data.present.sum(1, keepdim=True)
-    rank = (draws.first[:, None] * present).long().clamp_max(present - 1)
-    begin = torch.searchsorted(data.present.cumsum(1), rank + 1)
-    begin.clamp_max_(count - 1)
-    chosen[:, :1] = begin.where(present > 0, -1)
-    closest = distances(begin)[:, 0].masked_fill_(~data.present, 0.0)
-    for place in range(1, k):
-        mass = closest.cumsum(-1, dtype=wide)
+    rank = (uniform[:, None] * present).long().clamp_max(present - 1)
+    first = torch.searchsorted(data.present.cumsum(1), rank + 1)
+    first.clamp_max_(count - 1)
+    start[:, :1] = first.where(present > 0, -1)
+    to_first = _squared_distances(data, first) if table is None else _rows_at(table, first)
+    closest = to_first[:, 0].masked_fill_(~data.present, 0.0)  # (G, N), to the nearest centre
+    for number in range(1, k):
+        mass = closest.cumsum(-1, dtype=data.wide)
         # right: a point without mass, such as an absent one, is never drawn
-        index = torch.searchsorted(mass, draws.trials[:, place - 1] * mass[:, -1:], right=True)
-        index.clamp_max_(count - 1)
-        left = torch.minimum(distances(index), closest[:, None])
-        sums = left.sum(-1, dtype=wide)
+        index = torch.searchsorted(mass, trials[:, number - 1] * mass[:, -1:], right=True)
+        index.clamp_max_(count - 1)  # (G, T), the candidates
+        to_all = _squared_distances(data, index) if table is None else _rows_at(table, index)
+        remaining = torch.minimum(to_all, closest[:, None])  # (G, T, N)
+        sums = remaining.sum(-1, dtype=data.wide)
         # Either of two neighbours leaves the same sum: rounding is not to choose between them, for
         # it differs between one process and several.
-        tied = sums <= sums.amin(-1, keepdim=True) + data.same
+        tied = sums <= sums.amin(-1, keepdim=True) + data.tie
         best = tied.byte().argmax(-1, keepdim=True)
-        chosen[:, place : place + 1] = index.gather(1, best).where(mass[:, -1:] > 0, -1)
-        closest = left.gather(1, best[:, :, None].expand(-1, -1, count))[:, 0]
-    return chosen
+        start[:, number : number + 1] = index.gather(1, best).where(mass[:, -1:] > 0, -1)
+        closest = remaining.gather(1, best[:, :, None].expand(-1, -1, count))[:, 0]
+    return start
 
 
-def _passes(data: _Points, centres: Tensor, used: Tensor, max_passes: int) -> Clusters:
+def _lloyd(data: _Points, centres: Tensor, used: Tensor, max_passes: int) -> Clusters:
     """Lloyd's passes about the mean; `used` `(G, K)` tells which centres may be nearest."""
     (groups, count), k = data.squares.shape, centres.shape[1]
-    wide, device = _wide(data.rows.device), data.rows.device
-    found = Clusters(
+    device = data.rows.device
+    result = Clusters(
         labels=torch.full((groups, count), -1, dtype=torch.int64, device=device),
         centres=centres + data.mean,
-        inertia=torch.zeros(groups, dtype=wide, device=device),
+        inertia=torch.zeros(groups, dtype=data.wide, device=device),
         passes=torch.zeros(groups, dtype=torch.int64, device=device),
     )
+    # groups that are finished leave: the tensors below are those of the open ones
     open_groups = torch.arange(groups if count else 0, device=device)
-    rows, squares, present, same = data.rows, data.squares, data.present, data.same
-    labels_before = torch.full_like(found.labels, -2)
-    inertia_before = torch.full_like(found.inertia, -1.0)
+    rows, squares, present, tie = data.rows, data.squares, data.present, data.tie
+    labels_before = torch.full_like(result.labels, -2)
+    inertia_before = torch.full_like(result.inertia, -1.0)
     scores: Tensor | None = None
     stale: Tensor | None = None
     for number in range(1, max_passes + 1):
         if not len(open_groups):
             break
-        scores = _scores(rows, centres, used, scores, stale)
-        labels, away = _nearest(scores, squares, present)
-        labels, away, sizes = _fill_empty(labels, away, same, k)
-        sums = _sums(rows, labels, sizes)
+        scores = _scores(rows, centres, used, scores, stale)  # (G, N, K)
+        lowest, labels = scores.min(-1)
+        distances = (lowest + squares).clamp_min_(0.0).masked_fill_(~present, 0.0)  # (G, N)
+        labels = labels.masked_fill_(~present, k)
+        labels, distances, sizes = _fill_empty(labels, distances, tie, k)
+        sums = _cluster_sums(rows, labels, sizes)  # (G, K, D)
         centres_before, used_before = centres, used
         used = sizes[:, :k] > 0
         means = sums.div_(sizes[:, :k, None].clamp_min(1))
@@ -303,7 +330,7 @@ def _passes(data: _Points, centres: Tensor, used: Tensor, max_passes: int) -> Cl
         if groups == 1:  # late passes move few centres: the scores of the others still hold
             moved = (centres != centres_before).any(-1) | (used != used_before)
             stale = moved[0].nonzero().flatten()
-        inertia = away.sum(-1, dtype=wide)
+        inertia = distances.sum(-1, dtype=data.wide)
         repeats = inertia == inertia_before
         # the same labels make the same centres: the next pass would repeat the inertia
         settled = (labels == labels_before).all(-1)
@@ -311,63 +338,59 @@ def _passes(data: _Points, centres: Tensor, used: Tensor, max_passes: int) -> Cl
         labels_before, inertia_before = labels, inertia
         if bool(done.any()):
             at = open_groups[done]
-            found.labels[at] = labels[done].masked_fill_(~present[done], -1)
-            found.centres[at] = centres[done] + data.mean[at]
-            found.inertia[at] = inertia[done]
+            result.labels[at] = labels[done].masked_fill_(~present[done], -1)
+            result.centres[at] = centres[done] + data.mean[at]
+            result.inertia[at] = inertia[done]
             foreseen = settled[done] & ~repeats[done] & (number < max_passes)
-            found.passes[at] = number + foreseen.long()
-            on = ~done
-            open_groups, rows, squares, present, same = (
-                held[on] for held in (open_groups, rows, squares, present, same)
+            result.passes[at] = number + foreseen.long()
+            going = ~done
+            open_groups, rows, squares, present, tie = (
+                tensor[going] for tensor in (open_groups, rows, squares, present, tie)
             )
-            centres, used = centres[on], used[on]
-            labels_before, inertia_before = labels_before[on], inertia_before[on]
-    return found
+            centres, used = centres[going], used[going]
+            labels_before, inertia_before = labels_before[going], inertia_before[going]
+    return result
 
 
 def _scores(
     rows: Tensor, centres: Tensor, used: Tensor, before: Tensor | None, stale: Tensor | None
 ) -> Tensor:
-    """Squared distances `(G, N, K)` less the points' squares; `stale` centres alone, if told."""
-    norms = _squares(centres).masked_fill_(~used, math.inf)[:, None]
+    """Squared distances `(G, N, K)` less the points' squares; only of `stale` centres, if given."""
+    norms = torch.linalg.vector_norm(centres, dim=-1).square_()
+    norms = norms.masked_fill_(~used, math.inf)[:, None]  # (G, 1, K)
+    # beyond half of the centres one whole product is quicker than a part and its copy
     if before is None or stale is None or 2 * len(stale) > centres.shape[1]:
         return torch.baddbmm(norms, rows, centres.mT, alpha=-2)
     renewed = torch.baddbmm(norms[:, :, stale], rows, centres[:, stale].mT, alpha=-2)
     return before.index_copy_(2, stale, renewed)
 
 
-def _nearest(scores: Tensor, squares: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels `(G, N)`, K where absent, and squared distances, 0 where absent."""
-    lowest, labels = scores.min(-1)
-    away = (lowest + squares).clamp_min_(0.0).masked_fill_(~present, 0.0)
-    return labels.masked_fill_(~present, scores.shape[2]), away
-
-
 def _fill_empty(
-    labels: Tensor, away: Tensor, same: Tensor, k: int
+    labels: Tensor, distances: Tensor, tie: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give each empty cluster a far point of its own; labels, distances, sizes `(G, K + 1)`."""
-    sizes = _sizes(labels, k)
+    sizes = _cluster_sizes(labels, k)
     empty = sizes[:, :k] == 0
     if not bool(empty.any()):
-        return labels, away, sizes
-    farthest = away.sort(dim=-1, descending=True, stable=True)
+        return labels, distances, sizes
+    farthest = distances.sort(dim=-1, descending=True, stable=True)
     turn = empty.cumsum(-1) - 1  # the first empty cluster takes the farthest point, and so on
     reach = turn.clamp(0, labels.shape[1] - 1)
-    able = empty & (turn < labels.shape[1]) & (farthest.values.gather(1, reach) > same)
+    able = empty & (turn < labels.shape[1]) & (farthest.values.gather(1, reach) > tie)
     group, cluster = able.nonzero(as_tuple=True)
     point = farthest.indices.gather(1, reach)[group, cluster]
     labels[group, point] = cluster
-    away[group, point] = 0.0
-    return labels, away, _sizes(labels, k)
+    distances[group, point] = 0.0
+    return labels, distances, _cluster_sizes(labels, k)
 
 
-def _sizes(labels: Tensor, k: int) -> Tensor:
+def _cluster_sizes(labels: Tensor, k: int) -> Tensor:
+    """Points of each cluster, `(G, K + 1)`; the last column counts the absent ones."""
     bags = labels + torch.arange(len(labels), device=labels.device)[:, None] * (k + 1)
     return torch.bincount(bags.flatten(), minlength=len(labels) * (k + 1)).view(-1, k + 1)
 
 
-def _sums(rows: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
+def _cluster_sums(rows: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
     """The sum of each cluster's rows `(G, K, D)`, added in the rows' order on every device."""
     groups, count, width = rows.shape
     bags = labels + torch.arange(groups, device=labels.device)[:, None] * sizes.shape[1]

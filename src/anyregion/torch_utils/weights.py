@@ -1,8 +1,9 @@
-"""Files of weights: read without ever running what is in them. Needs torch."""
+"""State dicts: read without running what is in the file, compared, written, hashed. Needs torch."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import struct
 import zipfile
@@ -24,6 +25,8 @@ _BROKEN = (
     struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 _WRAPPERS = ("model", "state_dict")
+# what a configuration says of its file and the library; names with an underscore do so too
+_BOOKKEEPING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -51,16 +54,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def compare_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """What is missing, unexpected or of another shape in `found`, in one line; None if nothing."""
+def compare_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """What is missing, unexpected or of another shape in `state`, in one line; None if nothing."""
     problems = []
-    if missing := sorted(expected.keys() - found.keys()):
+    if missing := sorted(expected.keys() - state.keys()):
         problems.append(f"missing {_few(missing)}")
-    if unexpected := sorted(found.keys() - expected.keys()):
+    if unexpected := sorted(state.keys() - expected.keys()):
         problems.append(f"unexpected {_few(unexpected)}")
     other = [
         f"{name} is {tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
-        for name, tensor in found.items()
+        for name, tensor in state.items()
         if name in expected and tensor.shape != expected[name].shape
     ]
     if other:
@@ -90,6 +93,26 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]], *about: object) -> str:
         plain = tensor.detach().cpu().contiguous()
         digest.update(plain.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
+
+
+def config_json(config: Any) -> str:
+    """A `transformers` configuration as sorted JSON, without paths, versions and precision.
+
+    Two with the same weights may still differ here in activation, heads, the norms' eps: those
+    are other models. Copies of one model in two folders are equal.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            items = ((str(key), item) for key, item in value.items())
+            return {
+                key: plain(item)
+                for key, item in items
+                if key not in _BOOKKEEPING and not key.startswith("_")
+            }
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(plain(config.to_dict()), sort_keys=True, default=str)
 
 
 def _few(names: Iterable[str], limit: int = 4) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anyregion.errors import CheckpointError, require
-from anyregion.torch_utils.hf_config import config_json
+from anyregion.torch_utils.weights import config_json
 from anyregion.vlms import openai_format
 from anyregion.vlms.attention import Dense, LastLayer, from_transformers, run_dense, run_layers
 from anyregion.vlms.model import FrozenVLM

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyregion.errors import CheckpointError
-from anyregion.torch_utils.hf_config import config_json
+from anyregion.torch_utils.weights import config_json
 from anyregion.vlms.attention import Dense, LastLayer, from_transformers, run_dense, run_layers
 from anyregion.vlms.model import FrozenVLM
 from anyregion.vlms.options import VlmOptions

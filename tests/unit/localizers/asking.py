@@ -57,8 +57,8 @@ def plainly(
 ) -> tuple[Any, Any, Any]:
     """Tokens, masks and scores by the model's own forward pass, one region at a time."""
     backend, model = localizer.backend, localizer.backend.model
-    frame = backend.frame(image.shape[:2])
-    pixels = backend.pixels(image, frame)[None]
+    pixels, frame = backend.preprocess(image)
+    pixels = pixels[None]
     caught: list[Any] = []
     hooks = [
         model.mask_decoder.transformer.register_forward_hook(

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 import transformers
 
-from anyregion.localizers.sam import sam_localizer
+from anyregion.localizers.sam import sam_hq_localizer, sam_localizer
 from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
-from anyregion.localizers.sam_hq import sam_hq_localizer
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 
 

@@ -209,7 +209,7 @@ def test_what_a_crop_cuts_is_dropped(localizers: dict[str, PromptableSegmenter])
     proposer = AutomaticMasks(localizers["sam"], options)
     image = photo(size, seed=1)
     crops = crop_boxes(size, 1, options.crop_overlap_ratio)
-    inside = [proposer._in_crop(image, layer, crop) for layer, crop in crops]
+    inside = [proposer._crop_masks(image, layer, crop) for layer, crop in crops]
     for (_, crop), found in itertools.islice(zip(crops, inside, strict=True), 1, None):
         for box in found.boxes:
             borders = zip(box, crop, (0, 0, size[1], size[0]), strict=True)

@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from anyregion.errors import CheckpointError, InputError, MissingExtraError  # noqa: E402
+from anyregion.localizers.checkpoint import sam_from_state  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam2 import sam2_localizer  # noqa: E402
-from anyregion.localizers.sam_checkpoint import sam_from_state  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
 from tests.unit.localizers.asking import LANDSCAPE, close, photo, regions_of  # noqa: E402
 from tests.unit.localizers.small_models import FAMILIES, build  # noqa: E402

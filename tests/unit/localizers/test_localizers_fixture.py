@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from anyregion.localizers.frame import boxes_to_frame, resize_to_frame  # noqa: E402
+from anyregion.localizers.frame import resize_to_frame, to_frame  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
-from anyregion.localizers.prompts import prompt_chunks  # noqa: E402
+from anyregion.localizers.prompts import prompt_batches  # noqa: E402
 from anyregion.masks import decode_mask  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
 from tests.helpers.shared import SHARED  # noqa: E402
@@ -101,7 +101,7 @@ def test_published_image_side(fixture: dict[str, Any]) -> None:
 def test_published_prompts_tokens_and_masks(fixture: dict[str, Any], name: str) -> None:
     localizer, encoded = fixture["localizer"], fixture["encoded"][0]
     regions, multimask = scenario(fixture["arrays"], name)
-    (chunk,) = prompt_chunks(
+    (chunk,) = prompt_batches(
         regions, encoded.frame, chunk=99, low_side=localizer.low_side, device=localizer.device
     )
     sparse, _ = localizer.prompt_embeddings(chunk)
@@ -120,7 +120,7 @@ def test_published_prompts_tokens_and_masks(fixture: dict[str, Any], name: str) 
 def test_published_evaluation_boxes_and_masks(fixture: dict[str, Any]) -> None:
     localizer, arrays = fixture["localizer"], fixture["arrays"]
     boxes = [arrays["in__boxes"][:4], arrays["in__boxes2"]]
-    scaled = [boxes_to_frame(b, e.frame) for b, e in zip(boxes, fixture["encoded"], strict=True)]
+    scaled = [to_frame(b, e.frame) for b, e in zip(boxes, fixture["encoded"], strict=True)]
     within_tolerance(fixture, "eval__boxes_sam_frame", np.stack(scaled))
     wrong = 0
     for index, (of_image, encoded) in enumerate(zip(boxes, fixture["encoded"], strict=True)):

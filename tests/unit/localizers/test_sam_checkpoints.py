@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from anyregion.errors import CheckpointError  # noqa: E402
+from anyregion.localizers.checkpoint import sam_from_state, sam_model_from_state  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam import sam_localizer  # noqa: E402
-from anyregion.localizers.sam_checkpoint import sam_from_state, sam_model_from_state  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
 from tests.unit.localizers.asking import close, photo, plainly, regions_of  # noqa: E402
 from tests.unit.localizers.small_models import sam_config, spread  # noqa: E402

@@ -13,11 +13,11 @@ pytest.importorskip("transformers")
 from anyregion.errors import InputError
 from anyregion.localizers.frame import (
     MASK_LOGIT,
-    boxes_to_frame,
     logits_to_masks,
     mask_to_logits,
     padded_frame,
     squashed_frame,
+    to_frame,
 )
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.masks import decode_mask
@@ -30,7 +30,7 @@ from tests.unit.localizers.asking import LANDSCAPE, PORTRAIT, photo, regions_of
 def test_padded_frame_rounds_half_up_and_scales_each_axis_on_its_own() -> None:
     frame = padded_frame((33, 100), 50)
     assert frame.inside == (17, 50)  # 16.5 rounds up
-    scaled = boxes_to_frame(np.array([[10.0, 11.0, 100.0, 33.0]]), frame)
+    scaled = to_frame(np.array([[10.0, 11.0, 100.0, 33.0]]), frame)
     np.testing.assert_allclose(scaled, [[5.0, 11 * 17 / 33, 50.0, 17.0]], rtol=1e-6)
     assert padded_frame((1000, 1), 64).inside == (64, 1)
 

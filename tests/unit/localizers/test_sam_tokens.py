@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from anyregion.localizers.prompts import prompt_chunks  # noqa: E402
+from anyregion.localizers.prompts import prompt_batches  # noqa: E402
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
 from tests.unit.localizers.asking import (  # noqa: E402
@@ -218,7 +218,7 @@ def test_prompt_source_is_the_mean_of_the_prompt_encoders_tokens(
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     regions = regions_of("box+points", PORTRAIT, localizer.low_side)
     found = localizer.tokens(encoded, regions, source="prompt", multimask=True)
-    (chunk,) = prompt_chunks(
+    (chunk,) = prompt_batches(
         regions, encoded.frame, chunk=9, low_side=localizer.low_side, device=localizer.device
     )
     sparse, _ = localizer.prompt_embeddings(chunk)

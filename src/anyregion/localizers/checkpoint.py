@@ -1,4 +1,4 @@
-"""SAM weights in segment-anything's own layout, turned into `transformers`' `SamModel`.
+"""Checkpoints of SAM in segment-anything's layout, converted to `transformers`' `SamModel`.
 
 Every size is read from the tensors, except the eight heads of the mask decoder, which no tensor
 tells and all published SAMs share.
@@ -18,8 +18,8 @@ from anyregion.localizers.sam import sam_localizer
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.torch_utils.weights import compare_shapes
 
-_ANCHOR = "image_encoder.patch_embed.proj.weight"
-_MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+_PATCH_EMBED = "image_encoder.patch_embed.proj.weight"
+_POSITION_MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 # segment-anything's prefixes to those of transformers; the first that fits counts
 _PREFIXES = {
@@ -92,14 +92,16 @@ def sam_model_from_state(state: Mapping[str, Tensor], *, name: str = "state dict
 
 
 def _without_prefix(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    prefixes = [key.removesuffix(_ANCHOR) for key in state if key.endswith(_ANCHOR)]
+    prefixes = [key.removesuffix(_PATCH_EMBED) for key in state if key.endswith(_PATCH_EMBED)]
     if len(prefixes) != 1:
         few = ", ".join(list(state)[:3])
-        raise CheckpointError(f"{name}: not segment-anything's SAM: no {_ANCHOR} among {few} ...")
+        raise CheckpointError(
+            f"{name}: not segment-anything's SAM: no {_PATCH_EMBED} among {few} ..."
+        )
     (prefix,) = prefixes
-    inside = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+    inner = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
     # without a prefix everything belongs to it, and what does not is reported
-    return {k: t for k, t in inside.items() if not prefix or k.startswith(_PARTS)}
+    return {k: t for k, t in inner.items() if not prefix or k.startswith(_PARTS)}
 
 
 def _rename(sam: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -110,15 +112,15 @@ def _rename(sam: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for key, tensor in sam.items():
         tensor = tensor.float()
-        if key == _MATRIX:
+        if key == _POSITION_MATRIX:
             renamed["shared_image_embedding.positional_embedding"] = tensor
             renamed["prompt_encoder.shared_embedding.positional_embedding"] = tensor
             continue
         new = key
         if match := _MLP_LAYER.match(key):
             index, last = int(match[2]), depths[match[1]]
-            place = {0: "proj_in", last: "proj_out"}.get(index, f"layers.{index - 1}")
-            new = f"{match[1]}.{place}.{match[3]}"
+            layer = {0: "proj_in", last: "proj_out"}.get(index, f"layers.{index - 1}")
+            new = f"{match[1]}.{layer}.{match[3]}"
         for old, replacement in _PREFIXES.items():
             if new.startswith(old):
                 new = replacement + new.removeprefix(old)
@@ -160,11 +162,11 @@ def _config(sam: Mapping[str, Tensor]) -> Any:
 
 def _vision_config(sam: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
     encoder = "image_encoder."
-    weight = sam[_ANCHOR]
+    weight = sam[_PATCH_EMBED]
     grid, depth = sam[f"{encoder}pos_embed"].shape[1], _count(sam, f"{encoder}blocks.")
     tables = [sam[f"{encoder}blocks.{i}.attn.rel_pos_h"].shape for i in range(depth)]
     # a table has an entry for every distance along one side: 2 x side - 1
-    globally = [i for i, (length, _) in enumerate(tables) if length == 2 * grid - 1]
+    global_blocks = [i for i, (length, _) in enumerate(tables) if length == 2 * grid - 1]
     windows = {(length + 1) // 2 for length, _ in tables} - {grid}
     if len(windows) > 1:
         raise ValueError(f"attention windows of several sizes: {sorted(windows)}")
@@ -177,9 +179,9 @@ def _vision_config(sam: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
         "num_attention_heads": weight.shape[0] // tables[0][1],
         "mlp_dim": sam[f"{encoder}blocks.0.mlp.lin1.weight"].shape[0],
         "window_size": windows.pop() if windows else grid,
-        "global_attn_indexes": globally,
+        "global_attn_indexes": global_blocks,
         "output_channels": sam[f"{encoder}neck.0.weight"].shape[0],
-        "num_pos_feats": sam[_MATRIX].shape[1],
+        "num_pos_feats": sam[_POSITION_MATRIX].shape[1],
     }, grid
 
 
