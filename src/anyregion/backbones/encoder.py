@@ -22,7 +22,7 @@ Run: TypeAlias = Callable[[nn.Module, Tensor, bool], Tensor]
 
 @dataclass(frozen=True)
 class Grid:
-    """What a feature map is like.
+    """Channels and extent of a feature map.
 
     Attributes:
         channels: `C` of `(B, C, h, w)`.
@@ -80,21 +80,22 @@ class Encoder(nn.Module):
         return self._run(self.body, images, True)
 
     def grid(self, size: int | tuple[int, int], *, intermediate: bool = False) -> Grid:
-        """Channels and extent of a feature map of images of `size`, found by trying.
+        """Channels and extent of a feature map of images of `size`, by running a blank one.
 
-        Its BatchNorms keep what they have counted.
+        The BatchNorms' running statistics stay as they are.
         """
         height, width = (size, size) if isinstance(size, int) else size
         parameter = next(self.parameters())
         blank = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
         with eval_mode(self):
-            found = self._run(self.body, blank, intermediate)
-        return Grid(found.shape[1], (found.shape[2], found.shape[3]))
+            features = self._run(self.body, blank, intermediate)  # (1, C, h, w)
+        return Grid(features.shape[1], (features.shape[2], features.shape[3]))
 
 
 @contextmanager
 def eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients; every module is as before afterwards."""
+    """Evaluation mode, without gradients; afterwards every module is as before."""
+    # part by part: a caller may have put some BatchNorms alone into evaluation mode
     training = [part for module in modules for part in module.modules() if part.training]
     for module in modules:
         module.eval()
@@ -114,13 +115,14 @@ def normalize(
     std: tuple[float, float, float] = IMAGENET_STD,
     channels_last: bool = False,
 ) -> Tensor:
-    """Images of one size as `(B, 3, S, S)` float32, less the mean, over the deviation.
+    """Images of one size as a `(B, 3, S, S)` float32 batch, less the mean, over the deviation.
 
     Args:
         mean, std: of values from 0 to 1, those that the encoder expects.
         channels_last: memory lies pixel by pixel; else channel by channel.
     """
-    stacked = torch.from_numpy(np.stack(pixels)).to(device).float()
-    images = (stacked / 255 - stacked.new_tensor(mean)) / stacked.new_tensor(std)
+    # bytes travel to the device, a quarter of what floats would be
+    images = torch.from_numpy(np.stack(pixels)).to(device).float()  # (B, S, S, 3)
+    images = (images / 255 - images.new_tensor(mean)) / images.new_tensor(std)
     memory = torch.channels_last if channels_last else torch.contiguous_format
     return images.permute(0, 3, 1, 2).contiguous(memory_format=memory)

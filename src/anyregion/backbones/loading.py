@@ -1,4 +1,4 @@
-"""From a name to an encoder: the only place that knows torchvision's and timm's."""
+"""Building and loading encoders: a name or a folder to an `Encoder`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from anyregion.backbones.checkpoint import find_saved, read_saved, save_encoder
+from anyregion.backbones.checkpoint import find_backbone_folder, read_backbone, save_encoder
 from anyregion.backbones.encoder import Encoder, eval_mode
 from anyregion.backbones.key_maps import family_of
-from anyregion.backbones.weights import fit_state, load_weights
+from anyregion.backbones.weights import load_state, load_weights
 from anyregion.errors import AnyRegionError, CheckpointError, InputError, require
 
 __all__ = ["build_encoder", "load_encoder", "save_encoder"]
@@ -28,7 +28,7 @@ def build_encoder(name: str, *, size: int = 224, weights: str | Path | None = No
             position embeddings are made for this one and resized for others.
         weights: None or `random` for random ones, from torch's global seed (`torch.manual_seed`);
             `pretrained` for those that the library publishes (a download); else a file, or a
-            folder of ours, in any layout that `reading.load_weights` knows.
+            folder of ours, in any layout that `weights.load_weights` knows.
 
     Returns:
         the encoder, on the CPU, in training mode. Every parameter that requires a gradient gets
@@ -42,7 +42,7 @@ def build_encoder(name: str, *, size: int = 224, weights: str | Path | None = No
         AnyRegionError: the download failed.
         MissingExtraError: torch, torchvision or timm is missing.
     """
-    library, model = _parted(name)
+    library, model = _split_name(name)
     if size < 1:
         raise InputError(f"images of {size} pixels: a side is 1 or more")
     pretrained = weights == "pretrained"
@@ -76,47 +76,44 @@ def load_encoder(
         InputError: as `build_encoder`; or `weights` for a folder, which has its own.
         CheckpointError: files of the folder are missing, malformed, or not of one another.
     """
-    folder = find_saved(where)
+    folder = find_backbone_folder(where)
     if folder is None:
         if Path(where).expanduser().is_dir():
             raise CheckpointError(f"{where}: a folder without backbone.json, here or in model/")
         return build_encoder(str(where), size=size or 224, weights=weights)
     if weights is not None:
         raise InputError(f"{where}: a folder has its own weights; give a name with others")
-    about, state = read_saved(folder)
-    encoder = build_encoder(about.name, size=size or about.size)
-    fit_state(encoder, state, str(folder))
-    encoder.mean, encoder.std = about.mean, about.std
+    info, state = read_backbone(folder)
+    encoder = build_encoder(info.name, size=size or info.size)
+    load_state(encoder, state, str(folder))
+    encoder.mean, encoder.std = info.mean, info.std
     return encoder
 
 
-def _parted(name: str) -> tuple[str, str]:
-    """Library and model.
-
-    Raises:
-        InputError: unknown; says what is near.
-    """
+def _split_name(name: str) -> tuple[str, str]:
+    """Library and model of a name; `InputError` if there is none, with the nearest names."""
     library, _, model = name.partition("/")
     if library == "torchvision":
         require("torch", "torch", "torchvision")
         from anyregion.backbones import torchvision as torchvision_encoders
 
-        known = torchvision_encoders.names()
+        models = torchvision_encoders.names()
     elif library == "timm":
         require("train", "torch", "timm")
         from anyregion.backbones import timm as timm_encoders
 
-        known = timm_encoders.names()
+        models = timm_encoders.names()
     else:
         model = name.rpartition("/")[2]
         raise InputError(
             f"{name!r}: a backbone is called LIBRARY/MODEL, torchvision/{model or 'resnet18'} or "
             f"timm/{model or 'resnet18'}, or is a folder that holds backbone.json"
         )
-    if (model.split(".")[0] if library == "timm" else model) not in known:
-        near = difflib.get_close_matches(model, known, n=4, cutoff=0.5)
-        said = f"near are {', '.join(near)}" if near else "nothing there is near"
-        raise InputError(f"{name}: {library} has no such model; {said}")
+    # timm's names may carry a tag of weights: resnet50.a1_in1k
+    if (model.split(".")[0] if library == "timm" else model) not in models:
+        similar = difflib.get_close_matches(model, models, n=4, cutoff=0.5)
+        hint = f"near are {', '.join(similar)}" if similar else "nothing there is near"
+        raise InputError(f"{name}: {library} has no such model; {hint}")
     return library, model
 
 
@@ -134,7 +131,7 @@ def _build_timm(name: str, model: str, size: int, pretrained: bool) -> Encoder:
     except AnyRegionError:
         raise
     except Exception as error:  # hub clients raise what their HTTP library raises
-        raise _no_download(name, error) from error
+        raise _download_error(name, error) from error
 
 
 def _download_torchvision(encoder: Encoder, model: str) -> None:
@@ -142,15 +139,15 @@ def _download_torchvision(encoder: Encoder, model: str) -> None:
 
     published: Any = torchvision.models.get_model_weights(model).DEFAULT
     try:
-        whole = torchvision.models.get_model(model, weights=published, progress=False)
+        classifier = torchvision.models.get_model(model, weights=published, progress=False)
     except (OSError, RuntimeError) as error:  # no connection, or another hash
-        raise _no_download(encoder.name, error) from error
-    fit_state(encoder, whole.state_dict(), str(published))
-    shown = published.transforms()
-    encoder.mean, encoder.std = tuple(shown.mean), tuple(shown.std)
+        raise _download_error(encoder.name, error) from error
+    load_state(encoder, classifier.state_dict(), str(published))
+    transforms = published.transforms()
+    encoder.mean, encoder.std = tuple(transforms.mean), tuple(transforms.std)
 
 
-def _no_download(name: str, error: Exception) -> AnyRegionError:
+def _download_error(name: str, error: Exception) -> AnyRegionError:
     reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
     return AnyRegionError(
         f"{name}: its published weights could not be downloaded ({reason}). With the file at hand, "
@@ -159,10 +156,10 @@ def _no_download(name: str, error: Exception) -> AnyRegionError:
 
 
 def _freeze_unused(encoder: Encoder) -> None:
-    """What the last map does not depend on (a head of its own kind) needs no gradient."""
+    """Freeze the parameters that the last map does not depend on, such as a head's."""
     with eval_mode(encoder), torch.enable_grad():
-        found = encoder(torch.zeros(1, 3, encoder.size, encoder.size)).sum()
+        total = encoder(torch.zeros(1, 3, encoder.size, encoder.size)).sum()
     parameters = list(encoder.parameters())
-    gradients = torch.autograd.grad(found, parameters, allow_unused=True)
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)

@@ -1,4 +1,4 @@
-"""Position embeddings of plain ViTs: brought to another grid."""
+"""Position embeddings of plain ViTs, resized to another grid of patches."""
 
 from __future__ import annotations
 
@@ -32,27 +32,23 @@ def patch_grid(height: int, width: int, patch: tuple[int, int]) -> tuple[int, in
     return rows, columns
 
 
-def resize_pos_embed(places: Tensor, grid: tuple[int, int], *, prefix: int) -> Tensor:
-    """`(1, prefix + n, D)` for a square grid to `(1, prefix + rows * columns, D)`.
+def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], *, prefix: int) -> Tensor:
+    """`(1, prefix + n, D)` of a square grid to `(1, prefix + rows * columns, D)`.
 
     Bicubic with antialiasing; the first `prefix` (class token, registers) stay.
 
     Raises:
         ValueError: `n` is no square.
     """
-    count = places.shape[1] - prefix
+    count = pos_embed.shape[1] - prefix
     if count == grid[0] * grid[1] and grid[0] == grid[1]:
-        return places
-    if not _is_square(count):
+        return pos_embed
+    side = math.isqrt(max(count, 0))
+    if not count or side**2 != count:
         raise ValueError(f"{count} positions are no square grid")
-    side = math.isqrt(count)
-    square = places[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    moved = interpolate(
+    square = pos_embed[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, s, s)
+    resized = interpolate(
         square.float(), size=grid, mode="bicubic", align_corners=False, antialias=True
     )
-    rest = moved.flatten(2).transpose(1, 2).to(places.dtype)
-    return torch.cat([places[:, :prefix], rest], dim=1)
-
-
-def _is_square(count: int) -> bool:
-    return count > 0 and math.isqrt(count) ** 2 == count
+    patches = resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)  # (1, rows * columns, D)
+    return torch.cat([pos_embed[:, :prefix], patches], dim=1)

@@ -1,4 +1,4 @@
-"""Encoders of timm: ResNets, ConvNeXts, plain ViTs, and whatever gives intermediate maps."""
+"""timm's models as encoders: ResNets, ConvNeXts, ViTs, and whatever has intermediate maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from anyregion.backbones.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from anyregion.backbones.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, Run
 from anyregion.backbones.pos_embed import intermediate_depth, patch_grid
 from anyregion.errors import InputError
 
@@ -19,8 +19,8 @@ _CLASSIFIER = ("head", "fc", "classifier", "fc_norm", "attn_pool", "head_dist")
 
 def names() -> list[str]:
     """The models that timm can build."""
-    found: list[str] = timm.list_models()
-    return found
+    models: list[str] = timm.list_models()
+    return models
 
 
 def build(name: str, size: int, *, pretrained: bool = False) -> Encoder:
@@ -34,11 +34,10 @@ def build(name: str, size: int, *, pretrained: bool = False) -> Encoder:
     Raises:
         InputError: a size that does not fit, or a family that cannot be read at two depths.
     """
-    full = f"{LIBRARY}/{name}"
-    sized = size_arguments(full, name, size)
-    body: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized)
+    arguments = size_arguments(name, size)
+    body: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     if not hasattr(body, "forward_intermediates"):
-        raise _unreadable(full)
+        raise _unsupported(name)
     if patch := patch_size(body):
         patch_grid(size, size, patch)
     for part in _CLASSIFIER:
@@ -47,7 +46,8 @@ def build(name: str, size: int, *, pretrained: bool = False) -> Encoder:
     mean, std = (IMAGENET_MEAN, IMAGENET_STD)
     if pretrained:
         mean, std = tuple(body.pretrained_cfg["mean"]), tuple(body.pretrained_cfg["std"])
-    return Encoder(full, body, _reader(full, body), size=size, mean=mean, std=std)
+    run = _run_function(name, body)
+    return Encoder(f"{LIBRARY}/{name}", body, run, size=size, mean=mean, std=std)
 
 
 def run_intermediates(
@@ -57,14 +57,14 @@ def run_intermediates(
     timm_body: Any = body
     if patch := patch_size(body):
         patch_grid(images.shape[2], images.shape[3], patch)
-    found: Tensor = timm_body.forward_intermediates(
+    features: Tensor = timm_body.forward_intermediates(
         images,
         indices=[intermediate_index if intermediate else last_index],
         norm=not intermediate and isinstance(body, timm.models.VisionTransformer),
         stop_early=True,
         intermediates_only=True,
     )[0]
-    return found
+    return features
 
 
 def run_efficientnet(
@@ -76,8 +76,8 @@ def run_efficientnet(
             body, images, True, intermediate_index=intermediate_index, last_index=last_index
         )
     timm_body: Any = body
-    found: Tensor = timm_body.forward_features(images)
-    return found
+    features: Tensor = timm_body.forward_features(images)
+    return features
 
 
 def patch_size(body: nn.Module) -> tuple[int, int] | None:
@@ -88,12 +88,14 @@ def patch_size(body: nn.Module) -> tuple[int, int] | None:
     return int(rows), int(columns)
 
 
-def _reader(full: str, body: nn.Module) -> Any:
-    listed: Any = getattr(body, "feature_info", None) or []
-    info = listed if isinstance(listed, list) else listed.get_dicts()
-    strides = [stage["reduction"] for stage in info]
+def _run_function(name: str, body: nn.Module) -> Run:
+    """How a body is read: its last stage, and the last one of half that stride (or, where all
+    strides are one, as a ViT's, the one two thirds up)."""
+    info: Any = getattr(body, "feature_info", None) or []
+    stages = info if isinstance(info, list) else info.get_dicts()
+    strides = [stage["reduction"] for stage in stages]
     if not strides:
-        raise _unreadable(full)
+        raise _unsupported(name)
     last = len(strides) - 1
     finer = [i for i, stride in enumerate(strides) if 2 * stride == strides[-1]]
     if len(set(strides)) == 1 and last:
@@ -101,13 +103,13 @@ def _reader(full: str, body: nn.Module) -> Any:
     elif finer:
         intermediate = finer[-1]
     else:
-        raise _unreadable(full)
+        raise _unsupported(name)
     run = run_efficientnet if isinstance(body, timm.models.EfficientNet) else run_intermediates
     return partial(run, intermediate_index=intermediate, last_index=last)
 
 
-def size_arguments(full: str, name: str, size: int) -> dict[str, Any]:
-    """How this model is told its input size, found by building it without memory."""
+def size_arguments(name: str, size: int) -> dict[str, Any]:
+    """How this model is told its input size, by trying to build it without memory."""
     options: tuple[dict[str, Any], ...] = (
         {"img_size": size, "dynamic_img_size": True},
         {"img_size": size},
@@ -119,13 +121,15 @@ def size_arguments(full: str, name: str, size: int) -> dict[str, Any]:
         except TypeError:  # no such argument: a convolutional network takes any size
             continue
         except (AssertionError, ValueError, RuntimeError) as error:
-            raise InputError(f"{full}: cannot be built for {size} pixels ({error})") from None
+            raise InputError(
+                f"{LIBRARY}/{name}: cannot be built for {size} pixels ({error})"
+            ) from None
         return arguments
     return {}
 
 
-def _unreadable(full: str) -> InputError:
+def _unsupported(name: str) -> InputError:
     return InputError(
-        f"{full}: cannot be read at two depths here: timm gives no intermediate maps of it at its "
-        "stride and at half of it. ResNets, ConvNeXts, ViTs and most others can"
+        f"{LIBRARY}/{name}: cannot be read at two depths here: timm gives no intermediate maps of "
+        "it at its stride and at half of it. ResNets, ConvNeXts, ViTs and most others can"
     )

@@ -1,4 +1,4 @@
-"""Encoders of torchvision: ResNets, ConvNeXts, plain ViTs, and whatever is a chain of stages."""
+"""torchvision's models as encoders: ResNets, ConvNeXts, ViTs, and any chain of stages."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LIBRARY = "torchvision"
 
 def names() -> list[str]:
     """The classifiers that torchvision can build."""
-    found: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return found
+    models: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return models
 
 
 def build(name: str, size: int) -> Encoder:
@@ -33,14 +33,28 @@ def build(name: str, size: int) -> Encoder:
         InputError: a size that is no multiple of a ViT's patch, or a family that cannot be read at
             two depths.
     """
-    full = f"{LIBRARY}/{name}"
+    full_name = f"{LIBRARY}/{name}"
     if name.startswith("vit_"):
-        return _vit(full, name, size)
-    body = torchvision.models.get_model(name, weights=None, **_plain_output(name))
+        patch = int(name.rsplit("_", 1)[1])
+        patch_grid(size, size, (patch, patch))
+        vit = torchvision.models.get_model(name, weights=None, image_size=size)
+        vit.heads = nn.Identity()
+        return Encoder(full_name, vit, run_vit, size=size)
+    # auxiliary classifiers that need `init_weights` would only be warned about
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    body = torchvision.models.get_model(name, weights=None, **options)
     if isinstance(body, torchvision.models.ResNet):
         body.fc = nn.Identity()
-        return Encoder(full, body, run_resnet, size=size)
-    return Encoder(full, *_stages(full, body, size), size=size)
+        return Encoder(full_name, body, run_resnet, size=size)
+    # Swin's maps have their channels last
+    chain = isinstance(getattr(body, "features", None), nn.Sequential)
+    if not chain or isinstance(body, torchvision.models.SwinTransformer):
+        raise _unsupported(full_name)
+    for part in ("classifier", "avgpool"):
+        if hasattr(body, part):
+            setattr(body, part, nn.Identity())
+    stages = _intermediate_stages(full_name, body, size)
+    return Encoder(full_name, body, partial(run_features, intermediate_stages=stages), size=size)
 
 
 def run_resnet(body: nn.Module, images: Tensor, intermediate: bool) -> Tensor:
@@ -55,17 +69,16 @@ def run_vit(body: nn.Module, images: Tensor, intermediate: bool) -> Tensor:
     """`(B, 3, H, W)` to the patches behind the last norm, or two thirds up without a norm."""
     vit: Any = body
     rows, columns = patch_grid(images.shape[2], images.shape[3], (vit.patch_size, vit.patch_size))
-    x: Tensor = vit.conv_proj(images).flatten(2).transpose(1, 2)
+    x: Tensor = vit.conv_proj(images).flatten(2).transpose(1, 2)  # (B, rows * columns, D)
     x = torch.cat([vit.class_token.expand(len(x), -1, -1), x], dim=1)
-    x = vit.encoder.dropout(
-        x + resize_pos_embed(vit.encoder.pos_embedding, (rows, columns), prefix=1)
-    )
+    pos_embed = resize_pos_embed(vit.encoder.pos_embedding, (rows, columns), prefix=1)
+    x = vit.encoder.dropout(x + pos_embed)
     layers = list(vit.encoder.layers)
     for layer in layers[: intermediate_depth(len(layers)) if intermediate else None]:
         x = layer(x)
     if not intermediate:
         x = vit.encoder.ln(x)
-    return x[:, 1:].transpose(1, 2).reshape(len(x), -1, rows, columns)
+    return x[:, 1:].transpose(1, 2).reshape(len(x), -1, rows, columns)  # (B, D, rows, columns)
 
 
 def run_features(
@@ -79,43 +92,23 @@ def run_features(
     return x
 
 
-def _plain_output(name: str) -> dict[str, Any]:
-    # their auxiliary classifiers would only be warned about
-    return {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-
-
-def _vit(full: str, name: str, size: int) -> Encoder:
-    patch = int(name.rsplit("_", 1)[1])
-    patch_grid(size, size, (patch, patch))
-    body = torchvision.models.get_model(name, weights=None, image_size=size)
-    body.heads = nn.Identity()
-    return Encoder(full, body, run_vit, size=size)
-
-
-def _stages(full: str, body: nn.Module, size: int) -> tuple[nn.Module, Any]:
-    """The body without its classifier, and how it is read: half the last stride is sought."""
-    stages = getattr(body, "features", None)
-    # Swin's maps have their channels last
-    if not isinstance(stages, nn.Sequential) or isinstance(
-        body, torchvision.models.SwinTransformer
-    ):
-        raise _unreadable(full)
-    for part in ("classifier", "avgpool"):
-        if hasattr(body, part):
-            setattr(body, part, nn.Identity())
+def _intermediate_stages(full_name: str, body: nn.Module, size: int) -> int:
+    """How many of a body's stages to run for a map of half the last stride, by trying."""
+    net: Any = body
     x, rows = torch.zeros(1, 3, size, size), []
     with eval_mode(body):
-        for stage in stages:
+        for stage in net.features:
             x = stage(x)
             rows.append(x.shape[2] if x.ndim == 4 else 0)
+    # an extent that was rounded up may be one short of twice the next
     finer = [i for i, extent in enumerate(rows) if extent >= 2 * rows[-1] - 1 and extent > rows[-1]]
     if not all(rows) or rows != sorted(rows, reverse=True) or not finer:
-        raise _unreadable(full)
-    return body, partial(run_features, intermediate_stages=finer[-1] + 1)
+        raise _unsupported(full_name)
+    return finer[-1] + 1
 
 
-def _unreadable(full: str) -> InputError:
+def _unsupported(full_name: str) -> InputError:
     return InputError(
-        f"{full}: cannot be read at two depths here. Of torchvision, ResNets (ResNeXt, Wide "
+        f"{full_name}: cannot be read at two depths here. Of torchvision, ResNets (ResNeXt, Wide "
         "ResNet), ConvNeXts and ViTs can, and others that are stages in a row; timm has most others"
     )

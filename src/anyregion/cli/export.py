@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.errors import require
 
     require("train", "torch", "torchvision", "timm", "transformers")
-    from anyregion.backbones.export.detectron2_layout import settings_yaml
+    from anyregion.backbones.export.detectron2 import settings_yaml
     from anyregion.backbones.export.export import export_encoder
 
     encoder = _encoder(args.where, args.backbone, args.size)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             ("written", made.path),
             ("from", f"{encoder.name}, {encoder.size} px"),
             ("as", f"{made.format}: {made.architecture}"),
-            ("opened by", made.opened),
+            ("opened by", made.usage),
             ("features differ by", f"{made.difference:.2g} of the largest"),
         ]
     )

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyregion.backbones.encoder import Encoder
-from anyregion.backbones.export import comparison as export_comparison
+from anyregion.backbones.export import common as export_common
 from anyregion.backbones.export.export import FORMATS, export_encoder
-from anyregion.backbones.export.libraries import timm_name, torchvision_name
+from anyregion.backbones.export.torchvision_timm import timm_name, torchvision_name
 from anyregion.backbones.loading import build_encoder
 from anyregion.errors import CheckpointError, InputError
 from tests.unit.backbones.scrambling import scrambled, small_convnexts, small_vits
@@ -85,7 +85,7 @@ def test_a_convnext_for_torchvision_and_timm(tmp_path: Path) -> None:
 def test_a_vit_for_timm(tmp_path: Path) -> None:
     encoder = small("timm/test_vit")
     made = export_encoder(encoder, tmp_path / "v.pth", to="timm")
-    assert "img_size=64" in made.opened
+    assert "img_size=64" in made.usage
     model: Any = timm.create_model("test_vit", num_classes=0, img_size=64)
     model.load_state_dict(torch.load(tmp_path / "v.pth"))
     tokens = model.eval().forward_features(IMAGES)[:, 1:]
@@ -96,7 +96,7 @@ def test_a_vit_for_timm(tmp_path: Path) -> None:
 def test_a_vit_for_torchvision(tmp_path: Path) -> None:
     encoder = build_encoder("torchvision/vit_b_32", size=32)
     made = export_encoder(encoder, tmp_path / "v.pth", to="torchvision")
-    assert "image_size=32" in made.opened
+    assert "image_size=32" in made.usage
     with torch.device("meta"):
         theirs: Any = torchvision.models.vit_b_32(image_size=32)
     state = torch.load(tmp_path / "v.pth", mmap=True)
@@ -312,7 +312,7 @@ def test_an_older_export_survives_a_failed_one(
     encoder = small("torchvision/resnet18")
     export_encoder(encoder, tmp_path / "out.pth", to="timm")
     before = (tmp_path / "out.pth").read_bytes()
-    monkeypatch.setattr(export_comparison, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export_common, "TOLERANCE", -1.0)
     with pytest.raises(CheckpointError):
         export_encoder(encoder, tmp_path / "out.pth", to="timm")
     assert (tmp_path / "out.pth").read_bytes() == before

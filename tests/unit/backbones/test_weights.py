@@ -18,7 +18,7 @@ from torch import Tensor
 from anyregion.backbones.encoder import Encoder
 from anyregion.backbones.loading import build_encoder
 from anyregion.backbones.pos_embed import resize_pos_embed
-from anyregion.backbones.weights import fit_state
+from anyregion.backbones.weights import load_state
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from tests.unit.backbones.scrambling import scrambled, small_convnexts, small_vits
 
@@ -130,7 +130,7 @@ def test_torchvisions_in_timm_and_back(pair: Callable[[], tuple[Encoder, Encoder
     ours, theirs = (encoder.eval() for encoder in pair())
     scrambled(ours)
     source = {n: t.clone() for n, t in ours.body.state_dict().items()}
-    fit_state(theirs, source, "torchvision's")
+    load_state(theirs, source, "torchvision's")
     images = torch.rand(1, 3, 64, 64)
     for found, wanted in (
         (theirs(images), ours(images)),
@@ -138,7 +138,7 @@ def test_torchvisions_in_timm_and_back(pair: Callable[[], tuple[Encoder, Encoder
     ):
         assert torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()))
     scrambled(ours)
-    fit_state(ours, theirs.body.state_dict(), "timm's")
+    load_state(ours, theirs.body.state_dict(), "timm's")
     assert is_of(ours, source)
 
 
@@ -149,8 +149,8 @@ def test_torchvisions_older_names_of_a_vit() -> None:
         for n, t in ours.body.state_dict().items()
     }
     scrambled(ours)
-    fit_state(ours, source | {"heads.head.weight": torch.ones(2, 2)}, "published")
-    fit_state(theirs, source, "published")
+    load_state(ours, source | {"heads.head.weight": torch.ones(2, 2)}, "published")
+    load_state(theirs, source, "published")
     inner = source["encoder.layers.encoder_layer_2.mlp.linear_2.weight"]
     assert torch.equal(ours.body.encoder.layers[2].mlp[3].weight, inner)
     assert torch.equal(theirs.body.blocks[2].mlp.fc2.weight, inner)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anyregion.backbones.encoder import Encoder
-from anyregion.backbones.export.comparison import Export
+from anyregion.backbones.export.common import Export
 from anyregion.backbones.export.detectron2 import export_detectron2
 from anyregion.backbones.export.huggingface import export_huggingface
-from anyregion.backbones.export.libraries import export_timm, export_torchvision
+from anyregion.backbones.export.torchvision_timm import export_timm, export_torchvision
 from anyregion.errors import InputError, require
 
 FORMATS: dict[str, tuple[Callable[[Encoder, Path], Export], tuple[str, ...]]] = {

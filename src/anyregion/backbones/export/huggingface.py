@@ -17,21 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from anyregion.backbones.encoder import Encoder, eval_mode
-from anyregion.backbones.export.comparison import (
+from anyregion.backbones.export.common import (
     Export,
-    difference,
-    features,
-    noise,
-    plain_copy,
+    compare_features,
+    cpu_features,
+    noise_image,
+    rename_state,
 )
-from anyregion.backbones.export.libraries import (
-    as_map,
-    completed,
-    renamed,
-    timm_arguments,
+from anyregion.backbones.export.torchvision_timm import (
+    create_timm,
     timm_features,
-    timm_model,
     timm_name,
+    timm_state,
+    tokens_to_map,
 )
 from anyregion.backbones.key_maps import PARTS, QKV, family_of
 from anyregion.errors import CheckpointError, InputError
@@ -41,6 +39,8 @@ from anyregion.torch_utils.weights import write_tensors
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 CONVNEXT_EPS = 1e-6
 BICUBIC = 3  # Pillow's number
+Model = tuple[dict[str, Any], dict[str, Tensor]]
+"""A configuration, and the weights under the keys of its class."""
 
 
 def export_huggingface(encoder: Encoder, out: Path) -> Export:
@@ -52,25 +52,23 @@ def export_huggingface(encoder: Encoder, out: Path) -> Export:
     native = _native(encoder)
     if native is not None:
         try:
-            return _written(encoder, out, *native)
+            return _write(encoder, out, *native)
         except CheckpointError:
             if not encoder.name.startswith("timm/"):
                 raise
             # timm's variants have the names of the plain ones, but other activations or norms
-    return _written(encoder, out, *_wrapped(encoder))
+    return _write(encoder, out, *_timm_wrapper(encoder))
 
 
-def _written(
-    encoder: Encoder, out: Path, config: dict[str, Any], state: dict[str, Tensor]
-) -> Export:
+def _write(encoder: Encoder, out: Path, config: dict[str, Any], state: dict[str, Tensor]) -> Export:
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as made:
-            folder = Path(made)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+            folder = Path(temporary)
             write_json(folder / CONFIG, config, indent=2)
             write_tensors(folder / WEIGHTS, state, {"format": "pt"})
             write_json(folder / PREPROCESSOR, _preprocessing(encoder), indent=2)
-            share = _checked(encoder, folder, out, config["architectures"][0])
+            difference = _check(encoder, folder, out, config["architectures"][0])
             out.mkdir(exist_ok=True)
             for name in (WEIGHTS, PREPROCESSOR, CONFIG):  # the configuration opens it: it is last
                 shutil.move(folder / name, out / name)
@@ -78,26 +76,22 @@ def _written(
         path=out,
         format="huggingface",
         architecture=config["architectures"][0],
-        opened=f"transformers.AutoModel.from_pretrained({str(out)!r})",
-        difference=share,
+        usage=f"transformers.AutoModel.from_pretrained({str(out)!r})",
+        difference=difference,
         settings={},
     )
 
 
-def _native(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Configuration and weights for a class of `transformers`' own; None if it has none."""
-    library = encoder.name.partition("/")[0]
-    own = plain_copy(encoder)
-    family = family_of(library, own)
-    makers = {"resnet": _resnet, "convnext": _convnext, "vit": _vit}
-    if family is None or family.name not in makers:
+def _native(encoder: Encoder) -> Model | None:
+    """For a class of `transformers`' own; None if it has none."""
+    family = family_of(encoder.name.partition("/")[0], encoder.body.state_dict())
+    builders = {"resnet": _resnet, "convnext": _convnext, "vit": _vit}
+    if family is None or family.name not in builders:
         return None
-    return makers[family.name](encoder, renamed(encoder, "huggingface"))
+    return builders[family.name](encoder, rename_state(encoder, "huggingface"))
 
 
-def _resnet(
-    encoder: Encoder, state: dict[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def _resnet(encoder: Encoder, state: dict[str, Tensor]) -> Model | None:
     from transformers import ResNetConfig
 
     first = "encoder.stages.{}.layers.0.layer.{}.convolution.weight"
@@ -118,9 +112,7 @@ def _resnet(
     return _as_dict(config, "ResNetModel"), state
 
 
-def _convnext(
-    encoder: Encoder, state: dict[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def _convnext(encoder: Encoder, state: dict[str, Tensor]) -> Model | None:
     from transformers import ConvNextConfig
 
     stem = state["embeddings.patch_embeddings.weight"]
@@ -146,25 +138,19 @@ def _convnext(
     return _as_dict(config, "ConvNextModel"), state | neutral
 
 
-def _vit(
-    encoder: Encoder, state: dict[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def _vit(encoder: Encoder, state: dict[str, Tensor]) -> Model | None:
     from transformers import ViTConfig
 
-    wanted = ("embeddings.cls_token", "embeddings.position_embeddings", "layernorm.weight")
-    if any(name not in state for name in wanted) or not _plain_gelu(encoder):
+    needed = ("embeddings.cls_token", "embeddings.position_embeddings", "layernorm.weight")
+    if any(name not in state for name in needed) or not _plain_gelu(encoder):
         return None
     body: Any = encoder.body
     torchvision = encoder.name.startswith("torchvision/")
     block = body.encoder.layers[0] if torchvision else body.blocks[0]
     patches = state["embeddings.patch_embeddings.projection.weight"]
-    if patches.shape[2] != patches.shape[3]:
-        return None
-    width = patches.shape[0]
-    if (
-        state["embeddings.position_embeddings"].shape[1]
-        != 1 + (encoder.size // patches.shape[2]) ** 2
-    ):
+    width, _, patch, patch_width = patches.shape
+    tokens = state["embeddings.position_embeddings"].shape[1]
+    if patch != patch_width or tokens != 1 + (encoder.size // patch) ** 2:
         return None
     config = ViTConfig(
         hidden_size=width,
@@ -172,24 +158,24 @@ def _vit(
         num_attention_heads=block.num_heads if torchvision else block.attn.num_heads,
         intermediate_size=state["encoder.layer.0.intermediate.dense.weight"].shape[0],
         image_size=encoder.size,
-        patch_size=patches.shape[2],
+        patch_size=patch,
         layer_norm_eps=(body.encoder.ln if torchvision else body.norm).eps,
         qkv_bias=any(name.endswith(f"{QKV}.bias") for name in state),
     )
-    whole = {}
+    split = {}
     for name, tensor in state.items():
-        if QKV in name:
+        if QKV in name:  # (3 D, D) or (3 D,)
             for part, third in zip(PARTS, tensor.chunk(3), strict=True):
-                whole[name.replace(QKV, part)] = third.clone()
+                split[name.replace(QKV, part)] = third.clone()
         else:
-            whole[name] = tensor
-    # AutoModel always builds a pooler: ours hands the class token on, through its tanh
-    whole["pooler.dense.weight"] = torch.eye(width)
-    whole["pooler.dense.bias"] = torch.zeros(width)
-    return _as_dict(config, "ViTModel"), whole
+            split[name] = tensor
+    # AutoModel always builds a pooler: this one hands the class token on, through its tanh
+    split["pooler.dense.weight"] = torch.eye(width)
+    split["pooler.dense.bias"] = torch.zeros(width)
+    return _as_dict(config, "ViTModel"), split
 
 
-def _wrapped(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _timm_wrapper(encoder: Encoder) -> Model:
     """For `TimmWrapperModel`."""
     from transformers import TimmWrapperConfig
 
@@ -200,10 +186,9 @@ def _wrapped(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{encoder.name}: Hugging Face has torchvision's ResNets (ResNeXt, Wide ResNet), "
             "ConvNeXts and ViTs, and every model of timm's"
         ) from None
-    sized = timm_arguments(encoder, architecture)
-    wanted = timm_model(architecture, sized).state_dict()
-    state = completed(renamed(encoder, "timm"), wanted, f"timm/{architecture}")
-    config = TimmWrapperConfig(architecture=architecture, model_args=sized or None)
+    model, arguments = create_timm(encoder, architecture)
+    state = timm_state(encoder, architecture, model)
+    config = TimmWrapperConfig(architecture=architecture, model_args=arguments or None)
     content = _as_dict(config, "TimmWrapperModel")
     content["pretrained_cfg"] = {
         "input_size": [3, encoder.size, encoder.size],
@@ -216,7 +201,7 @@ def _wrapped(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return content, {f"timm_model.{name}": tensor for name, tensor in state.items()}
 
 
-def _checked(encoder: Encoder, folder: Path, out: Path, kind: str) -> float:
+def _check(encoder: Encoder, folder: Path, out: Path, kind: str) -> float:
     """Open the folder as a reader would, and compare."""
     from transformers import AutoModel
 
@@ -227,28 +212,27 @@ def _checked(encoder: Encoder, folder: Path, out: Path, kind: str) -> float:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(str(name) for name in info[problem]):
             raise CheckpointError(f"{out}: {kind} says {problem.replace('_', ' ')}: {names[0]}")
-    image = noise(encoder)
+    image = noise_image(encoder)
     wrapped = kind == "TimmWrapperModel"
-    ours = timm_features(encoder, image) if wrapped else features(encoder, image)
+    expected = timm_features(encoder, image) if wrapped else cpu_features(encoder, image)
     with eval_mode(model):
-        theirs = model(pixel_values=image).last_hidden_state
-    return difference(
-        ours, as_map(theirs, ours, model.timm_model if wrapped else model), f"{out}: {kind}"
-    )
+        actual = model(pixel_values=image).last_hidden_state
+    actual = tokens_to_map(actual, expected, model.timm_model if wrapped else model)
+    return compare_features(expected, actual, f"{out}: {kind}")
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the library's own bar of progress."""
+    """Without the library's own progress bar."""
     import transformers
 
     logging: Any = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
@@ -269,17 +253,14 @@ def _preprocessing(encoder: Encoder) -> dict[str, Any]:
 
 def _plain_gelu(encoder: Encoder) -> bool:
     """Whether every activation is the exact GELU."""
-    kinds = {type(module).__name__ for module in encoder.body.modules() if _is_activation(module)}
-    return kinds <= {"GELU"} and all(
-        module.approximate == "none"
-        for module in encoder.body.modules()
-        if isinstance(module, nn.GELU)
-    )
-
-
-def _is_activation(module: nn.Module) -> bool:
-    name = type(module).__name__
-    return any(word in name for word in ("GELU", "ReLU", "SiLU", "Swish", "Tanh"))
+    for module in encoder.body.modules():
+        kind = type(module).__name__
+        # timm has classes of its own for most: GELUTanh, QuickGELU, ...
+        activation = any(word in kind for word in ("GELU", "ReLU", "SiLU", "Swish", "Tanh"))
+        exact = kind == "GELU" and getattr(module, "approximate", "none") == "none"
+        if activation and not exact:
+            return False
+    return True
 
 
 def _depths(state: Mapping[str, Tensor], part: str) -> list[int]:
