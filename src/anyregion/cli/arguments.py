@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anyregion.errors import InputError
 
@@ -66,21 +66,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def model_choice(args: argparse.Namespace) -> dict[str, Any]:
-    """What `load_recognizer` is asked for, but for the device: all that changes answers."""
-    return {
-        "model": args.model,
-        "method": args.method,
-        "localizer": args.localizer,
-        "vlm": args.vlm,
-        "antialias": False if args.no_antialias else None,
-    }
-
-
 def model_loader(
     args: argparse.Namespace, *, scores: bool = True
 ) -> tuple[Callable[[], Recognizer], ProposedRegions | None]:
-    """What loads the recogniser, and with `--regions auto` what proposes regions.
+    """A call that loads the recogniser; and with `--regions auto` the source of the regions.
 
     Args:
         args: with `--regions`, `--proposer` and `--use-masks`, or without any of them.
@@ -88,8 +77,14 @@ def model_loader(
     """
     from anyregion import factory
 
-    choice, proposer = model_choice(args), getattr(args, "proposer", None)
-    source = None
+    choice = {
+        "model": args.model,
+        "method": args.method,
+        "localizer": args.localizer,
+        "vlm": args.vlm,
+        "antialias": False if args.no_antialias else None,
+    }
+    proposer, source = getattr(args, "proposer", None), None
     if getattr(args, "regions", None) == "auto":
         from anyregion.runs.region_source import ProposedRegions
 
@@ -180,7 +175,7 @@ def read_vocabulary(
         words = load_vocabulary(
             args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning
         )
-        templates = parse_templates(args.templates)
+        templates = parse_templates(args.templates) if args.templates else None
         if isinstance(words, Vocabulary):
             words = replace(words, templates=templates)
         elif templates or args.cleaning != "plain" or args.no_synonyms:
@@ -204,10 +199,8 @@ def read_vocabulary(
     )
 
 
-def parse_templates(texts: Sequence[str] | None) -> tuple[str, ...] | None:
+def parse_templates(texts: Sequence[str]) -> tuple[str, ...]:
     """Each a template with one `{}`, or a text file of templates, one a line."""
-    if not texts:
-        return None
     from anyregion.files import read_text
 
     lines: list[str] = []
@@ -231,10 +224,10 @@ def count_names(count: int, spec: str | None = None) -> str:
     return text
 
 
-def warn_one_name(args: argparse.Namespace, count: int) -> None:
-    """Warn where a vocabulary of one name would score 1 whatever is shown: softmax over it."""
+def warn_one_name(args: argparse.Namespace) -> None:
+    """Warn where a vocabulary of one name will score 1 whatever is shown: softmax over it."""
     from anyregion.cli import terminal
     from anyregion.factory import default_score
 
-    if count == 1 and (args.score or default_score(args.model, args.method)) == "softmax":
+    if (args.score or default_score(args.model, args.method)) == "softmax":
         terminal.note("warning: one name always scores 1 under softmax: use --score sigmoid")

@@ -140,10 +140,18 @@ def run(args: argparse.Namespace) -> int:
         source: SameRegions | FileRegions = SameRegions(prompts(args.box, args.point))
     elif proposed is None:
         source = FileRegions(args.regions, masks=args.use_masks, scores=not args.ignore_scores)
-    shared.warn_one_name(args, len(names))
-    # results folders have called the method "recognizer" from the first: a run may be continued
-    choice = shared.model_choice(args)
-    settings = {"recognizer" if key == "method" else key: value for key, value in choice.items()}
+    if len(names) == 1:
+        shared.warn_one_name(args)
+    settings = {
+        "model": args.model,
+        # the key of the first version, so that its results folders can be continued
+        "recognizer": args.method,
+        "localizer": args.localizer,
+        "vlm": args.vlm,
+        "antialias": False if args.no_antialias else None,
+        "use_masks": args.use_masks,
+        "ignore_scores": args.ignore_scores,
+    }
     with terminal.progress() as track:
         try:
             report = recognize_images(
@@ -163,11 +171,9 @@ def run(args: argparse.Namespace) -> int:
                 output=OutputOptions(
                     pictures=not args.no_pictures, csv=args.csv, overwrite=args.overwrite
                 ),
-                settings={
-                    **settings, "use_masks": args.use_masks, "ignore_scores": args.ignore_scores
-                },
+                settings=settings,
                 track=track,
-            )  # fmt: skip
+            )
         except KeyboardInterrupt:
             again = " without --overwrite" if args.overwrite else ""
             terminal.note(

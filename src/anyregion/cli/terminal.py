@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import (
@@ -49,19 +50,23 @@ def progress() -> Iterator[Callable[[str, str], vocabulary.Progress]]:
         yield track
 
 
+@dataclass
 class _Lines:
-    def __init__(self, doing: str, unit: str) -> None:
-        self.doing, self.unit = doing, unit
-        self.started = self.last = time.monotonic()
-        self.told = False
+    """Progress of one piece of work as lines on stderr, some seconds apart."""
+
+    doing: str
+    unit: str
+    started: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+    printed: bool = False
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if done == 0:
             self.started = self.last = now
         # what ends before the first line is due needs none
-        elif now - self.last >= SECONDS_BETWEEN_LINES and (done < total or self.told):
-            self.last, self.told = now, True
+        elif now - self.last >= SECONDS_BETWEEN_LINES and (done < total or self.printed):
+            self.last, self.printed = now, True
             minutes, seconds = divmod(round((now - self.started) / done * (total - done)), 60)
             note(f"{self.doing}: {done}/{total} {self.unit}, {minutes}:{seconds:02d} left")
 

@@ -14,6 +14,11 @@ from typing import Any
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.files import atomic_path, writing
 
+try:
+    import fcntl
+except ImportError:  # Windows: two runs into one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -100,26 +105,21 @@ class Journal:
             # unbuffered: a line is on its way to the disk before the image counts as finished
             self._file = self.path.open("a+b", buffering=0)
         try:
-            self._lock()
-            self._recover()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            return  # Windows: two runs into one folder are not noticed there
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._file.close()
             raise AnyRegionError(
                 f"{self.path.parent}: another run is writing there; wait for it, or give another "
                 "folder"
             ) from None
         except OSError:
-            return  # a network disk without locks: the run goes on without one
+            pass  # a network disk without locks: the run goes on without one
+        try:
+            self._recover()
+        except BaseException:
+            self._file.close()
+            raise
 
     def _recover(self) -> None:
         """Read the lines, and cut off a last one that a kill or a full disk left unfinished."""

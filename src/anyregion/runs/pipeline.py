@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from anyregion.errors import InputError, SetAside
-from anyregion.images import ImageLike, Pixels, read_ahead, size_of
+from anyregion.images import ImageLike, Pixels, read_ahead
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer, RegionEncoder
@@ -56,6 +56,7 @@ class ReadSample:
     Attributes:
         sample: as it was asked for.
         pixels: the image.
+        size: its `(height, width)`.
         regions: clipped to the image.
         set_aside: regions that do not lie in the image.
         encoded: what the encoder made of the image, where a proposer has needed it already.
@@ -63,6 +64,7 @@ class ReadSample:
 
     sample: Sample
     pixels: Pixels
+    size: tuple[int, int]
     regions: Regions
     set_aside: list[SetAside]
     encoded: Any = None
@@ -73,27 +75,16 @@ class Batch(Generic[Answer]):
     """What became of a few samples, each in the order they were given.
 
     Attributes:
-        results: the samples whose regions were asked about, and the answer for each.
-        without_regions: samples that have none to ask about (see `ask_empty`).
+        read: the samples that could be used, with regions to ask about or without.
+        results: those that were asked about, and the answer for each.
         skipped: samples that cannot be used, and why.
+        set_aside: the skipped images, then regions that do not lie in their images.
     """
 
+    read: list[ReadSample]
     results: list[tuple[ReadSample, Answer]]
-    without_regions: list[ReadSample]
     skipped: list[tuple[Sample, str]]
-
-    @property
-    def read(self) -> list[ReadSample]:
-        """The samples that could be used, with regions or without."""
-        return [item for item, _ in self.results] + self.without_regions
-
-    def set_aside(self) -> list[SetAside]:
-        """Images that were skipped, then regions that do not lie in their images."""
-        return [SetAside(sample.name, reason) for sample, reason in self.skipped] + [
-            SetAside(f"{item.sample.name}, {a.item}", a.reason)
-            for item in self.read
-            for a in item.set_aside
-        ]
+    set_aside: list[SetAside]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +146,7 @@ class RegionNamer:
         answers = self.recognizer.predict_encoded(
             encoded,
             prompts,
-            [size_of(item.pixels) for item in items],
+            [item.size for item in items],
             self.vocabulary,
             top_k=options.top_k,
             score=options.score,
@@ -199,24 +190,29 @@ def run_pipeline(
     start = 0
     for images in read_ahead([sample.image for sample in samples], batch_size=batch_size):
         part = samples[start : start + len(images)]
-        items: list[ReadSample] = []
+        read: list[ReadSample] = []
         skipped: list[tuple[Sample, str]] = []
         for sample, pixels in zip(part, images, strict=True):
             try:
                 if isinstance(pixels, InputError):
                     raise pixels
-                items.append(_check(sample, pixels, encoder, proposer))
+                read.append(_check(sample, pixels, encoder, proposer))
             except InputError as error:
                 skipped.append((sample, str(error)))
-        asked = [item for item in items if ask_empty or len(item.regions)]
         results: list[tuple[ReadSample, Answer]] = []
-        for item, result in _ask(asked, encoder, answer):
+        with_regions = [item for item in read if ask_empty or len(item.regions)]
+        for item, result in _ask(with_regions, encoder, answer):
             if isinstance(result, InputError):
+                read.remove(item)
                 skipped.append((item.sample, str(result)))
             else:
                 results.append((item, result))
-        empty = [] if ask_empty else [item for item in items if not len(item.regions)]
-        yield Batch(results, empty, skipped)
+        set_aside = [SetAside(sample.name, reason) for sample, reason in skipped]
+        for item in read:
+            set_aside += [
+                SetAside(f"{item.sample.name}, {a.item}", a.reason) for a in item.set_aside
+            ]
+        yield Batch(read, results, skipped, set_aside)
         start += len(images)
         if progress is not None:
             progress(start, len(samples))
@@ -226,7 +222,7 @@ def _check(
     sample: Sample, pixels: Pixels, encoder: RegionEncoder, proposer: RegionProposer | None
 ) -> ReadSample:
     """The sample with the regions that lie in its image, which are found now if none were given."""
-    size = height, width = size_of(pixels)
+    height, width = size = (pixels.shape[0], pixels.shape[1])
     if sample.size is not None and sample.size != size:
         stated = f"{sample.size[1]} x {sample.size[0]}"
         raise InputError(sample.mismatch.format(f"{width} x {height}", stated))
@@ -240,7 +236,7 @@ def _check(
         else:
             regions = proposer.propose(pixels)
     regions, set_aside = regions.fit(height, width)
-    return ReadSample(sample, pixels, regions, set_aside, encoded)
+    return ReadSample(sample, pixels, size, regions, set_aside, encoded)
 
 
 def _ask(

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from glob import has_magic
@@ -31,7 +32,12 @@ from anyregion.runs.pipeline import (
     Track,
     run_pipeline,
 )
-from anyregion.runs.region_source import ProposedRegions, RegionSource, region_source
+from anyregion.runs.region_source import (
+    FileRegions,
+    ProposedRegions,
+    RegionSource,
+    SameRegions,
+)
 from anyregion.runs.results_folder import ResultsFolder, earlier_root, is_results_folder
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
@@ -120,7 +126,13 @@ def recognize_images(
         vocabulary = load_vocabulary(vocabulary)
     elif not isinstance(vocabulary, (Vocabulary, EncodedVocabulary, ExemplarVocabulary)):
         vocabulary = Vocabulary.from_names(vocabulary)
-    source = region_source(regions)
+    source: RegionSource
+    if isinstance(regions, Regions):
+        source = SameRegions(regions)
+    elif isinstance(regions, (str, Path)):
+        source = ProposedRegions() if regions == "auto" else FileRegions(regions)
+    else:
+        source = regions
     root, images, set_aside = name_images(
         [paths] if isinstance(paths, (str, Path)) else paths,
         pictures=out / "pictures",
@@ -139,9 +151,10 @@ def recognize_images(
         "vocabulary": _digest(vocabulary),
         "regions": source.digest,
     }
-    with ResultsFolder(
+    folder = ResultsFolder(
         out, settings=fixed, root=root, version=__version__, overwrite=output.overwrite
-    ) as folder:
+    )
+    with closing(folder.journal):
         finished = folder.journal.entries
         marks = {name: file_mark(path) for name, path in images.items()}
         # their answers go once it is sure that there will be new ones
@@ -158,7 +171,10 @@ def recognize_images(
         started = time.perf_counter()
         unreadable: tuple[str, ...] = ()
         if pending:
-            model = _loaded(recognizer)
+            if isinstance(recognizer, (str, Path)):
+                model = factory.load_recognizer(recognizer)
+            else:
+                model = recognizer if isinstance(recognizer, Recognizer) else recognizer()
             names_read = track("reading the vocabulary", "names") if track else None
             encoded = model.encode_vocabulary(vocabulary, progress=names_read)
             unreadable = encoded.unreadable
@@ -170,9 +186,8 @@ def recognize_images(
                 models["proposer"] = proposer.fingerprint
                 namer = replace(namer, use_masks=source.masks, use_scores=source.scores)
             folder.pin(models, stale=stale)
-            folder.remove_exports()
             started = time.perf_counter()
-        else:
+        elif stale:
             folder.drop(stale)
         folder.skip(set_aside)
         for name, reason in samples.items():
@@ -238,31 +253,21 @@ def name_images(
     if images and not files:
         set_aside.append(SetAside("the images", "pictures that a run of anyregion drew"))
     if root is None or not all(path.is_relative_to(root) for path in files):
+        starts: list[str] = []
+        for path in (Path(p).expanduser() for p in paths):
+            parts = path.parts
+            if path.is_file():
+                parts = parts[:-1]  # whatever its name: a file may be called [1].jpg
+            elif not path.is_dir():
+                fixed = (i for i, part in enumerate(parts) if has_magic(part))
+                parts = parts[: next(fixed, len(parts) - 1)]
+            starts.append(os.path.abspath(Path(*parts)))  # noqa: PTH100
         try:
-            root = Path(os.path.commonpath([_start(Path(p).expanduser()) for p in paths] or ["."]))
+            root = Path(os.path.commonpath(starts or [os.curdir]))
         except ValueError:
-            raise InputError(
-                "the images lie on several drives: give them in several runs"
-            ) from None
+            reason = "the images lie on several drives: give them in several runs"
+            raise InputError(reason) from None
     return root, {path.relative_to(root).as_posix(): path for path in files}, set_aside
-
-
-def _start(path: Path) -> str:
-    """The folder that a given path leads into: itself, a file's, or a glob's fixed part."""
-    if path.is_file():
-        path = path.parent  # whatever its name: a file may be called [1].jpg
-    elif not path.is_dir():
-        parts = path.parent.parts
-        path = Path(*parts[: next((i for i, p in enumerate(parts) if has_magic(p)), len(parts))])
-    return os.path.abspath(path)  # noqa: PTH100
-
-
-def _loaded(recognizer: Recognizer | Callable[[], Recognizer] | str | Path) -> Recognizer:
-    if isinstance(recognizer, Recognizer):
-        return recognizer
-    if isinstance(recognizer, (str, Path)):
-        return factory.load_recognizer(recognizer)
-    return recognizer()
 
 
 def _write_results(
@@ -273,42 +278,31 @@ def _write_results(
 ) -> list[SetAside]:
     """Write each batch in a thread, while the next is named and the one after it is read."""
     set_aside: list[SetAside] = []
-    writing: Future[None] | None = None
+    writing: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-write") as writer:
         for batch in batches:
-            if writing is not None:
-                writing.result()
+            for future in writing:
+                future.result()
             for sample, reason in batch.skipped:
                 folder.skip([SetAside("image", reason)], image=sample.name)
-            set_aside += batch.set_aside()
-            writing = writer.submit(_write_batch, batch, folder, marks, pictures)
-        if writing is not None:
-            writing.result()
+            set_aside += batch.set_aside
+            writing = []
+            for item, predictions in batch.results:
+                # region files may have ids of any kind, or none; COCO's ids of images are numbers
+                key = item.sample.key or ""
+                future = writer.submit(
+                    folder.finish,
+                    item.sample.name,
+                    predictions,
+                    image_id=int(key) if key.isascii() and key.isdecimal() else None,
+                    file=marks[item.sample.name],
+                    set_aside=item.set_aside,
+                    pixels=item.pixels if pictures else None,
+                )
+                writing.append(future)
+        for future in writing:
+            future.result()
     return set_aside
-
-
-def _write_batch(
-    batch: Batch[Predictions],
-    folder: ResultsFolder,
-    marks: Mapping[str, dict[str, int] | None],
-    pictures: bool,
-) -> None:
-    for item, predictions in batch.results:
-        picture = None
-        if pictures:
-            from anyregion.drawing import draw
-
-            picture = draw(item.pixels, predictions.best_candidates())
-        # region files may have ids of any kind, or none; COCO's ids of images are numbers
-        key = item.sample.key or ""
-        folder.finish(
-            item.sample.name,
-            predictions,
-            image_id=int(key) if key.isascii() and key.isdecimal() else None,
-            file=marks[item.sample.name],
-            set_aside=item.set_aside,
-            picture=picture,
-        )
 
 
 def _digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> str:

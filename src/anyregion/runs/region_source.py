@@ -54,15 +54,10 @@ class FileRegions:
     """
 
     def __init__(self, path: str | Path, *, masks: bool = False, scores: bool = True) -> None:
-        self.path = Path(path)
         self.file = load_regions(path, masks=masks, scores=scores)
         self.set_aside = self.file.set_aside
-
-    @property
-    def digest(self) -> str:
-        """A hash of the file."""
-        with self.path.open("rb") as opened:
-            return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
+        with Path(path).open("rb") as opened:
+            self.digest = f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
 
     def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
         """By the images' names: each with its regions, or the reason why it has none."""
@@ -79,13 +74,14 @@ class FileRegions:
                 names[entry.key].append(name)
         for key, fitting in names.items():
             entry = self.file.images[key]
-            tails = {name: _shared_tail(images[name], entry) for name in fitting}
-            best = [name for name in fitting if tails[name] == max(tails.values())]
-            if len(best) > 1:
+            if len(fitting) > 1:
+                tails = {name: _shared_tail(images[name], entry) for name in fitting}
+                fitting = [name for name in fitting if tails[name] == max(tails.values())]
+            if len(fitting) > 1:
                 reason = f"the regions of {entry.file_name or key} fit several images of this run"
-                samples.update(dict.fromkeys(best, reason))
+                samples.update(dict.fromkeys(fitting, reason))
             else:
-                (name,) = best
+                (name,) = fitting
                 samples[name] = Sample(name, images[name], entry.regions, key, entry.size)
         return samples
 
@@ -132,15 +128,6 @@ class ProposedRegions:
 RegionSource: TypeAlias = SameRegions | FileRegions | ProposedRegions
 """Each has `samples(images)`, a `digest` that changes whenever the regions do, and `set_aside`,
 those that cannot be used."""
-
-
-def region_source(regions: Regions | RegionSource | str | Path) -> RegionSource:
-    """A source of regions: of `Regions` for every image, a file's path, or `auto`."""
-    if isinstance(regions, Regions):
-        return SameRegions(regions)
-    if isinstance(regions, (str, Path)):
-        return ProposedRegions() if regions == "auto" else FileRegions(regions)
-    return regions
 
 
 def _shared_tail(image: Path, entry: ImageEntry) -> int:

@@ -6,12 +6,13 @@ import csv
 import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
 from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, read_json, writing
+from anyregion.images import Pixels
 from anyregion.predictions import CSV_COLUMNS, Predictions, record_to_coco, record_to_csv
 from anyregion.runs.journal import Journal, append_lines, to_line
 from anyregion.vocabulary import Vocabulary
@@ -72,26 +73,20 @@ class ResultsFolder:
             "models": earlier.get("models", {}),
         }
         if overwrite:
-            self.remove_exports()
             self.drop(list(self.journal.entries))
+        # a run that finished nothing binds nobody
         elif self.journal.entries and (changes := _changes(earlier, self._run)):
-            # (a run that finished nothing binds nobody)
             self.journal.close()
             raise InputError(
                 f"{path}: holds a run with other settings ({'; '.join(changes)}); "
                 "use --overwrite to start anew there, or another --out"
             )
-        self._write_run()
-        self._write_skipped()
-
-    def __enter__(self) -> ResultsFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.journal.close()
+        self._write_state()
 
     def pin(self, models: Mapping[str, str], *, stale: Collection[str] = ()) -> None:
-        """Note the weights in use; results of other weights may not be mixed with them.
+        """Note the weights that are about to be used; results of others may not be mixed with them.
+
+        What an earlier run exported goes: it is about to be out of date.
 
         Args:
             models: fingerprints by the part of the model.
@@ -110,16 +105,16 @@ class ResultsFolder:
                 f"{self.path}: finished images were named by other weights ({'; '.join(changes)}); "
                 "use --overwrite or another --out"
             )
-        if stale:
-            self.drop(stale)  # before the weights are noted: a kill in between mixes nothing
+        self.drop(stale)  # before the weights are noted: a kill in between mixes nothing
         self._run["models"] = dict(models)
-        self._write_run()
+        self._write_state()
 
     def drop(self, names: Collection[str]) -> None:
-        """Forget the answers of some finished images: they are to be named again."""
+        """Forget the answers of some finished images (they are to be named again), and exports."""
+        for name in EXPORTS:
+            (self.path / name).unlink(missing_ok=True)
         if not names:
             return
-        self.remove_exports()
         pictures = {p for name in names if (p := self.journal.entries[name].picture)}
         self.journal.drop(names)
         for picture in pictures:
@@ -129,12 +124,7 @@ class ResultsFolder:
                 with writing(file):
                     file.unlink(missing_ok=True)
         self._pictures -= pictures
-        self._write_skipped()
-
-    def remove_exports(self) -> None:
-        """Remove what an earlier run exported at its end: it is about to be out of date."""
-        for name in EXPORTS:
-            (self.path / name).unlink(missing_ok=True)
+        self._write_state()
 
     def skip(self, set_aside: Iterable[SetAside], *, image: str | None = None) -> None:
         """Note in `skipped.jsonl` what was left out, and why."""
@@ -151,9 +141,18 @@ class ResultsFolder:
         image_id: int | None = None,
         file: Mapping[str, int] | None = None,
         set_aside: Collection[SetAside] = (),
-        picture: Image.Image | None = None,
+        pixels: Pixels | None = None,
     ) -> None:
-        """Write all that belongs to one image; the journal's line comes last and makes it count."""
+        """Write all that belongs to one image; the journal's line comes last and makes it count.
+
+        Args:
+            name: of the image.
+            predictions: of its regions.
+            image_id: its id in COCO's format, if it has one.
+            file: see `file_mark`.
+            set_aside: regions of the image that cannot be used.
+            pixels: the image, to draw a picture; None for no picture.
+        """
         height, width = predictions.size
         line: dict[str, Any] = {
             "image": name,
@@ -163,7 +162,10 @@ class ResultsFolder:
         }
         if image_id is not None:
             line["image_id"] = image_id
-        if picture is not None:
+        if pixels is not None:
+            from anyregion.drawing import draw
+
+            picture = draw(pixels, predictions.best_candidates())
             line["picture"] = self._write_picture(name, picture)
         if file is not None:
             line["file"] = dict(file)
@@ -187,39 +189,41 @@ class ResultsFolder:
         if len(set(stated.values())) == len(names):
             ids = stated
         category_ids = dict(zip(vocabulary.names, vocabulary.ids, strict=True))
+        sections: dict[str, Iterable[dict[str, Any]]] = {
+            "images": (
+                {
+                    "id": ids[name],
+                    "file_name": name,
+                    "height": entries[name].size[0],
+                    "width": entries[name].size[1],
+                }
+                for name in names
+            ),
+            "categories": (
+                {"id": i, "name": name, "supercategory": ""} for name, i in category_ids.items()
+            ),
+            "annotations": (
+                record_to_coco(record, image_id, number, category_ids[record["label"]])
+                for number, (image_id, record) in enumerate(
+                    (
+                        (ids[line["image"]], record)
+                        for line in self.journal.lines()
+                        for record in line["regions"]
+                    ),
+                    start=1,
+                )
+            ),
+        }
         path = self.path / "predictions.json"
         with writing(path), atomic_path(path) as temporary, temporary.open("wb") as file:
-            info = to_line({"description": "regions named by anyregion"}).rstrip(b"\n")
-            file.write(b'{"info": ' + info + b',\n"licenses": [],\n"images": [\n')
-            _write_items(
-                file,
-                (
-                    {
-                        "id": ids[name],
-                        "file_name": name,
-                        "height": entries[name].size[0],
-                        "width": entries[name].size[1],
-                    }
-                    for name in names
-                ),
-            )
-            file.write(b'\n],\n"categories": [\n')
-            _write_items(
-                file,
-                ({"id": i, "name": n, "supercategory": ""} for n, i in category_ids.items()),
-            )
-            file.write(b'\n],\n"annotations": [\n')
-            regions = (
-                (ids[line["image"]], r) for line in self.journal.lines() for r in line["regions"]
-            )
-            _write_items(
-                file,
-                (
-                    record_to_coco(record, image_id, number, category_ids[record["label"]])
-                    for number, (image_id, record) in enumerate(regions, start=1)
-                ),
-            )
-            file.write(b"\n]}\n")
+            info = {"description": "regions named by anyregion"}
+            file.write(b'{"info": ' + to_line(info).rstrip() + b',\n"licenses": []')
+            for section, items in sections.items():
+                file.write(f',\n"{section}": [\n'.encode())
+                for position, item in enumerate(items):
+                    file.write((b",\n" if position else b"") + to_line(item).rstrip(b"\n"))
+                file.write(b"\n]")
+            file.write(b"}\n")
 
     def write_csv(self) -> None:
         """Write `predictions.csv`: one row a region, of `CSV_COLUMNS`; boxes are xyxy in pixels."""
@@ -234,14 +238,15 @@ class ResultsFolder:
             for line in self.journal.lines():
                 writer.writerows(record_to_csv(record, line["image"]) for record in line["regions"])
 
-    def _write_run(self) -> None:
+    def _write_state(self) -> None:
+        """Write the settings, and what was set aside of finished images.
+
+        The rest of what was set aside is tried again, so its list starts anew.
+        """
         run = self.path / "run.json"
         with writing(run), atomic_path(run) as temporary:
             # ASCII: a folder's name need not be UTF-8
             temporary.write_text(json.dumps(self._run, indent=2) + "\n")
-
-    def _write_skipped(self) -> None:
-        # what was set aside is tried again, so the list starts anew, but for finished images
         lines = [
             to_line({"image": name, **aside})
             for name, entry in sorted(self.journal.entries.items())
@@ -316,8 +321,3 @@ def _changes(earlier: dict[str, Any], run: dict[str, Any]) -> list[str]:
     if earlier.get("root") != run["root"]:
         changes.append(f"the images' folder was {earlier.get('root')}, now {run['root']}")
     return changes
-
-
-def _write_items(file: BinaryIO, items: Iterable[dict[str, Any]]) -> None:
-    for position, item in enumerate(items):
-        file.write((b",\n" if position else b"") + to_line(item).rstrip(b"\n"))

@@ -116,12 +116,14 @@ def naming_options(args: argparse.Namespace, track: Track) -> EvaluationOptions:
 
     values = vars(args)
     use_masks = values.get("use_masks", False)
-    vocabulary = None
+    vocabulary = templates = None
     if values.get("vocabulary") or values.get("exemplars"):
         vocabulary = shared.read_vocabulary(args, masks=use_masks)
+    elif values.get("templates"):
+        templates = shared.parse_templates(args.templates)
     return EvaluationOptions(
         vocabulary=vocabulary,
-        templates=None if vocabulary else shared.parse_templates(values.get("templates")),
+        templates=templates,
         cleaning="plain" if vocabulary else values.get("cleaning", "plain"),
         use_masks=use_masks,
         score=args.score,

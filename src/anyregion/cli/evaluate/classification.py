@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
             args.images,
             evaluation.naming_options(args, track),
         )
-    shared.warn_one_name(args, report.names)
+    if report.names == 1:
+        shared.warn_one_name(args)
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
         evaluation.print_json(args, report)

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
 
     report = _judge_results(args) if args.predictions else _name_regions(args)
-    if not args.predictions:
-        shared.warn_one_name(args, report.names)
+    if report.names == 1 and not args.predictions:
+        shared.warn_one_name(args)
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
         model = None if args.predictions else args.model

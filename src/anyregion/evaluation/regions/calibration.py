@@ -184,7 +184,7 @@ def evaluate_calibration(
         batch_size=options.batch_size,
         progress=track("naming regions", "images") if track else None,
     ):
-        set_aside += batch.set_aside()
+        set_aside += batch.set_aside
         for item, predictions in batch.results:
             categories = item.regions.categories
             known = [] if categories is None else categories.tolist()

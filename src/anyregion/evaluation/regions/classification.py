@@ -149,7 +149,7 @@ def evaluate_classification(
         batch_size=options.batch_size,
         progress=track("naming regions", "images") if track else None,
     ):
-        set_aside += batch.set_aside()
+        set_aside += batch.set_aside
         outside_vocabulary += sum(outside[item.sample.name] for item in batch.read)
         parts += [_Answers.of(predictions, names.positions) for _, predictions in batch.results]
     seconds = time.perf_counter() - started

@@ -196,7 +196,7 @@ def evaluate_detection(
         batch_size=options.batch_size,
         progress=track("naming regions", "images") if track else None,
     ):
-        set_aside += batch.set_aside()
+        set_aside += batch.set_aside
         counted += [position[str(item.sample.key)] for item in batch.read]
         for item, predictions in batch.results:
             count += len(predictions)

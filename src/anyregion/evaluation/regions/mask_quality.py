@@ -126,7 +126,7 @@ def evaluate_masks(
         batch_size=batch_size,
         progress=track("growing masks", "images") if track else None,
     ):
-        set_aside += batch.set_aside()
+        set_aside += batch.set_aside
         count += len(batch.results)
         for item, answer in batch.results:
             if answer.masks is None:
@@ -137,7 +137,7 @@ def evaluate_masks(
                 best = np.unique(answer.rows, return_index=True)[1]  # of each region's candidates
             predicted += [answer.masks[row] for row in best]
             true += [mask for mask in regions.masks if mask is not None]
-            filled += [filled_box(box, item.pixels.shape[:2]) for box in regions.boxes]
+            filled += [filled_box(box, item.size) for box in regions.boxes]
             unknown = np.full(len(best), np.nan)
             scores += (unknown if answer.mask_scores is None else answer.mask_scores[best]).tolist()
     seconds = time.perf_counter() - started
