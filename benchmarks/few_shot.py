@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion import Recognizer, SetAside, Vocabulary, load_recognizer, load_regions, read_image
+from anyregion.evaluation.metrics.accuracy import accuracies, ranks_of
 from anyregion.exemplars import mix_rows
 from anyregion.vocabulary import Floats
 
@@ -32,30 +33,28 @@ def embedded(
     place = {category: position for position, category in enumerate(ids)}
     rows: list[Floats] = []
     labels: list[int] = []
-    aside: list[SetAside] = list(file.set_aside)
+    skipped: list[SetAside] = list(file.set_aside)
     for entry in file.images.values():
         if not len(entry.regions) or entry.regions.categories is None or entry.file_name is None:
             continue
         pixels = read_image(images / entry.file_name)
         regions, outside = entry.regions.fit(*pixels.shape[:2])
-        aside += outside
-        known = [i for i, c in enumerate(regions.categories.tolist()) if c in place]
-        rows += recognizer.embed([pixels], [regions[known]])
-        labels += [place[regions.categories[i]] for i in known]
-    print(f"{annotations.name}: {len(labels)} regions, {len(aside)} set aside")
+        skipped += outside
+        named = [i for i, c in enumerate(regions.categories.tolist()) if c in place]
+        rows += recognizer.embed([pixels], [regions[named]])
+        labels += [place[regions.categories[i]] for i in named]
+    print(f"{annotations.name}: {len(labels)} regions, {len(skipped)} set aside")
     stacked = np.concatenate(rows)
     return stacked / np.linalg.norm(stacked, axis=1, keepdims=True), np.array(labels)
 
 
-def accuracies(regions: Floats, labels: Labels, matrix: Floats) -> list[float]:
+def percentages(regions: Floats, labels: Labels, matrix: Floats) -> list[float]:
     """Top-1, top-5 and class-averaged accuracy, in percent."""
     best = np.argsort(-(regions @ matrix.T), axis=1, kind="stable")[:, :5]
-    hits = best == labels[:, None]
-    by_class = [hits[labels == c, 0].mean() for c in np.unique(labels)]
-    return [100 * float(v) for v in (hits[:, 0].mean(), hits.any(1).mean(), np.mean(by_class))]
+    return [100 * value for value in accuracies(ranks_of(best, labels), labels).values()]
 
 
-def shown(
+def exemplar_rows(
     regions: Floats, labels: Labels, classes: int, shots: int, seed: int
 ) -> dict[int, Floats]:
     """The row of each class: the mean of `shots` of its regions, of length 1."""
@@ -63,8 +62,8 @@ def shown(
     for position in range(classes):
         of_class = np.flatnonzero(labels == position)
         if len(of_class):
-            chosen = np.random.default_rng([seed, position]).permutation(of_class)[:shots]
-            mean = regions[chosen].mean(axis=0)
+            drawn = np.random.default_rng([seed, position]).permutation(of_class)[:shots]
+            mean = regions[drawn].mean(axis=0)
             rows[position] = mean / np.linalg.norm(mean)
     return rows
 
@@ -101,14 +100,14 @@ def main() -> None:
     val, of_val = embedded(recognizer, args.val, args.images, list(names.ids), masks=args.masks)
     print(f"{recognizer.encoder.name}, {len(names)} names, {time.perf_counter() - started:.0f} s\n")
     print(f"{'':32} top-1        top-5        class-averaged")
-    report("words", [accuracies(val, of_val, words)])
+    report("words", [percentages(val, of_val, words)])
     for shots in args.shots:
         alone, both = [], []
         for seed in range(args.seeds):
-            rows = shown(train, of_train, len(names), shots, seed)
+            rows = exemplar_rows(train, of_train, len(names), shots, seed)
             # a class that nothing shows can not be named by pictures: its row is zero
-            alone.append(accuracies(val, of_val, mix_rows(np.zeros_like(words), rows, 1.0)))
-            both.append(accuracies(val, of_val, mix_rows(words, rows, args.weight)))
+            alone.append(percentages(val, of_val, mix_rows(np.zeros_like(words), rows, 1.0)))
+            both.append(percentages(val, of_val, mix_rows(words, rows, args.weight)))
         report(f"{shots} pictures", alone)
         report(f"{shots} pictures and words", both)
 

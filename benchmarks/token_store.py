@@ -109,7 +109,7 @@ def measure_opening(folder: Path, images: int, regions: int) -> None:
     """Open the index of a large store in fresh processes."""
     create_store(folder, random_annotations(images, regions), RandomFeatures(maps=False))
     index = folder / "index.safetensors"
-    found = []
+    runs = []
     for _ in range(3):
         with index.open("rb") as file:
             os.fsync(file.fileno())
@@ -118,9 +118,9 @@ def measure_opening(folder: Path, images: int, regions: int) -> None:
         printed = subprocess.run(
             [sys.executable, "-c", OPEN, str(folder)], check=True, capture_output=True, text=True
         ).stdout
-        found.append([float(v) for v in printed.split()])
-    seconds, cpu = [f[0] for f in found], [f[1] for f in found]
-    *_, before, after = found[-1]
+        runs.append([float(v) for v in printed.split()])
+    seconds, cpu = [run[0] for run in runs], [run[1] for run in runs]
+    *_, before, after = runs[-1]
     print(f"{images:,} images, {regions:,} regions, 1,000 classes; index {_mb(index):.0f} MB")
     print(
         f"  opened in {min(seconds):.2f} to {max(seconds):.2f} s (goal: {GOAL_SECONDS:g}), ", end=""
@@ -149,10 +149,10 @@ def measure_size(each: int, *, maps: bool, mirrored: bool) -> None:
         fresh = Store(store.folder)
         fresh.read(0)
         start = time.process_time()
-        found = [fresh.read(image) for image in order]
+        read = [fresh.read(image) for image in order]
         seconds = (time.process_time() - start) / len(order)
         start = time.process_time()
-        for features in found:
+        for features in read:
             hash_features(features)
         hashing = (time.process_time() - start) / len(order)
         print(f"  {1e3 * seconds:.2f} ms an image read at random, {1e3 * hashing:.2f} for its hash")

@@ -96,10 +96,10 @@ class Graph:
 
 def package_file(package: str, path: str) -> Path:
     """Where an installed package keeps a file, once its version and SHA-256 are the pinned ones."""
-    found = distribution(package)
-    if found.version != VERSIONS[package]:
-        sys.exit(f"{package} is {found.version}; the assets come from {VERSIONS[package]}")
-    file = Path(str(found.locate_file(path)))
+    installed = distribution(package)
+    if installed.version != VERSIONS[package]:
+        sys.exit(f"{package} is {installed.version}; the assets come from {VERSIONS[package]}")
+    file = Path(str(installed.locate_file(path)))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != PINNED[path]:
         sys.exit(f"{file}: SHA-256 is {digest}, not the pinned {PINNED[path]}; nothing was built")
@@ -118,7 +118,7 @@ def minilm_weights() -> dict[str, Array]:
     return load_file(package_file(MINILM, MINILM_WEIGHTS))
 
 
-def eyes_graph(state: dict[str, Array]) -> bytes:
+def image_encoder_graph(state: dict[str, Array]) -> bytes:
     """EfficientNet-Lite0 without its classifier, BatchNorm folded into the convolutions.
 
     Input `pixels` (N, 3, H, W), `(x - 127) / 128`, H and W multiples of 32: then TensorFlow's
@@ -203,7 +203,7 @@ def int8_rows(values: Array) -> tuple[Array, Array]:
     return np.rint(values / scale[:, None]).clip(-127, 127).astype(np.int8), scale
 
 
-def words_graph(state: dict[str, Array], kept: Sequence[int]) -> bytes:
+def text_encoder_graph(state: dict[str, Array], kept: Sequence[int]) -> bytes:
     """all-MiniLM-L6-v2 with int8 weights and float arithmetic; `kept` are the pieces' old ids.
 
     Input `pieces` (N, L): rows of equal length, so neither mask nor padding; output `embedding`
@@ -301,7 +301,7 @@ def unit(rows: Array) -> Array:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def bridge_numbers(
+def conse_numbers(
     lite0: dict[str, Array], words: bytes, tokenizer: str
 ) -> tuple[dict[str, Array], list[dict[str, Any]]]:
     """The classifier, and where its classes lie among the words; also what the classes are called.
@@ -331,10 +331,10 @@ def bridge_numbers(
     mean = embeddings.mean(axis=0).astype(np.float32)
     variances, directions = np.linalg.eigh(np.cov((embeddings - mean).T))
     gains = 1 / np.sqrt(variances / variances.max() + SHRINK)
-    evening = ((directions * gains) @ directions.T).astype(np.float16)
-    evening += np.float16(0)  # the sign of a zero is chance, and would change the file's hash
+    whitening = ((directions * gains) @ directions.T).astype(np.float16)
+    whitening += np.float16(0)  # the sign of a zero is chance, and would change the file's hash
     classifier, classifier_scale = int8_rows(lite0["_fc.weight"])
-    rows, rows_scale = int8_rows(unit((embeddings - mean) @ evening.astype(np.float32)))
+    rows, rows_scale = int8_rows(unit((embeddings - mean) @ whitening.astype(np.float32)))
     return {
         "classifier.weight": classifier,
         "classifier.scale": classifier_scale,
@@ -342,11 +342,11 @@ def bridge_numbers(
         "classes.embeddings": rows,
         "classes.scale": rows_scale,
         "words.mean": mean,
-        "words.evening": evening,
+        "words.evening": whitening,
     }, classes
 
 
-def check_eyes(eyes: bytes) -> float:
+def check_image_encoder(graph: bytes) -> float:
     """The largest difference of any map from `timm`'s own EfficientNet-Lite0."""
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     state = torch.load(package_file(LITE0, LITE0_WEIGHTS), map_location="cpu", weights_only=True)
@@ -361,28 +361,28 @@ def check_eyes(eyes: bytes) -> float:
             if stage in TAPS:
                 maps[TAPS[stage]] = x.numpy()
         maps["last"] = network.bn2(network.conv_head(x)).numpy()
-    session = onnxruntime.InferenceSession(eyes, providers=["CPUExecutionProvider"])
-    made = session.run(list(maps), {"pixels": pixels.numpy()})
-    return max(float(np.abs(m - r).max()) for m, r in zip(made, maps.values(), strict=True))
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    arrays = session.run(list(maps), {"pixels": pixels.numpy()})
+    return max(float(np.abs(m - r).max()) for m, r in zip(arrays, maps.values(), strict=True))
 
 
-def check_words(words: bytes, tokenizer: str, texts: Sequence[str]) -> float:
+def check_text_encoder(graph: bytes, tokenizer: str, texts: Sequence[str]) -> float:
     """The smallest cosine between a text's embedding and the original model's."""
     folder = package_file(MINILM, MINILM_WEIGHTS).parent
     original = BertModel.from_pretrained(folder, local_files_only=True).eval()
-    theirs = Tokenizer.from_file(str(package_file(MINILM, MINILM_TOKENIZER)))
-    theirs.no_padding()
-    theirs.no_truncation()
-    ours = Tokenizer.from_str(tokenizer)
-    session = onnxruntime.InferenceSession(words, providers=["CPUExecutionProvider"])
+    original_reader = Tokenizer.from_file(str(package_file(MINILM, MINILM_TOKENIZER)))
+    original_reader.no_padding()
+    original_reader.no_truncation()
+    reader = Tokenizer.from_str(tokenizer)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     worst = 1.0
     for text in texts:
-        ids = torch.tensor([theirs.encode(text).ids[:PIECES]])
-        pieces = np.array([ours.encode(text).ids[:PIECES]], dtype=np.int64)
+        ids = torch.tensor([original_reader.encode(text).ids[:PIECES]])
+        pieces = np.array([reader.encode(text).ids[:PIECES]], dtype=np.int64)
         with torch.inference_mode():
             expected = original(ids).last_hidden_state.mean(1)[0].numpy()
-        (made,) = session.run(["embedding"], {"pieces": pieces})
-        worst = min(worst, float(unit(made[0]) @ unit(expected)))
+        (embeddings,) = session.run(["embedding"], {"pieces": pieces})
+        worst = min(worst, float(unit(embeddings[0]) @ unit(expected)))
     return worst
 
 
@@ -398,19 +398,21 @@ def main() -> None:
     out: Path = parser.parse_args().out
     lite0, minilm = lite0_weights(), minilm_weights()
     tokenizer, kept = slim_tokenizer(package_file(MINILM, MINILM_TOKENIZER).read_text("utf-8"))
-    eyes, words = eyes_graph(lite0), words_graph(minilm, kept)
-    numbers, classes = bridge_numbers(lite0, words, tokenizer)
-    difference = check_eyes(eyes)
-    cosine = check_words(words, tokenizer, [w for c in classes for w in c["words"]][::10])
-    print(f"eyes differ from the original by at most {difference:.1e}; words' cosine {cosine:.5f}")
+    images, texts = image_encoder_graph(lite0), text_encoder_graph(minilm, kept)
+    numbers, classes = conse_numbers(lite0, texts, tokenizer)
+    difference = check_image_encoder(images)
+    cosine = check_text_encoder(texts, tokenizer, [w for c in classes for w in c["words"]][::10])
+    print(
+        f"images differ from the original by at most {difference:.1e}; texts' cosine {cosine:.5f}"
+    )
     if difference > 1e-4 or cosine < 0.998:
         sys.exit("that is too far from the originals; nothing was written")
 
-    seen = {"package": f"{LITE0} {VERSIONS[LITE0]}", "file": LITE0_WEIGHTS}
-    seen |= {"file_sha256": PINNED[LITE0_WEIGHTS], "licence": "Apache-2.0"}
-    seen |= {"upstream": "EfficientNet-Lite0, Google, github.com/tensorflow/tpu"}
-    said = {"package": f"{MINILM} {VERSIONS[MINILM]}", "licence": "Apache-2.0"}
-    said |= {"upstream": "sentence-transformers/all-MiniLM-L6-v2"}
+    lite0_origin = {"package": f"{LITE0} {VERSIONS[LITE0]}", "file": LITE0_WEIGHTS}
+    lite0_origin |= {"file_sha256": PINNED[LITE0_WEIGHTS], "licence": "Apache-2.0"}
+    lite0_origin |= {"upstream": "EfficientNet-Lite0, Google, github.com/tensorflow/tpu"}
+    minilm_origin = {"package": f"{MINILM} {VERSIONS[MINILM]}", "licence": "Apache-2.0"}
+    minilm_origin |= {"upstream": "sentence-transformers/all-MiniLM-L6-v2"}
     weights = {"file": MINILM_WEIGHTS, "file_sha256": PINNED[MINILM_WEIGHTS]}
     pieces = {"file": MINILM_TOKENIZER, "file_sha256": PINNED[MINILM_TOKENIZER]}
     wordnet = {
@@ -420,9 +422,9 @@ def main() -> None:
     }
     out.mkdir(parents=True, exist_ok=True)
     files = {
-        "eyes.onnx": write(out, "eyes.onnx", eyes, seen),
-        "words.onnx": write(out, "words.onnx", words, said | weights),
-        "tokenizer.json": write(out, "tokenizer.json", tokenizer.encode(), said | pieces),
+        "eyes.onnx": write(out, "eyes.onnx", images, lite0_origin),
+        "words.onnx": write(out, "words.onnx", texts, minilm_origin | weights),
+        "tokenizer.json": write(out, "tokenizer.json", tokenizer.encode(), minilm_origin | pieces),
         "bridge.safetensors": write(
             out,
             "bridge.safetensors",
@@ -433,9 +435,9 @@ def main() -> None:
             out, "classes.json", (json.dumps(classes, indent=0) + "\n").encode(), wordnet
         ),
     }
-    known = out / "manifest.json"
-    if known.is_file():  # the trained parts stay (see ship_trained.py)
-        before = json.loads(known.read_text(encoding="utf-8"))["files"]
+    manifest_path = out / "manifest.json"
+    if manifest_path.is_file():  # the trained parts stay (see ship_trained.py)
+        before = json.loads(manifest_path.read_text(encoding="utf-8"))["files"]
         files |= {name: about for name, about in before.items() if name not in files}
     total = sum(f["bytes"] for f in files.values())
     manifest = {"command": COMMAND, "bytes": total, "files": files}

@@ -4,7 +4,7 @@
         --masks runs/compact_masks
 
 Each is a run's folder; its `model/` is copied, and the manifest says which recipe, seed, commit and
-data it came from. What the eyes and words are made of stays as `build_compact_assets.py` left it.
+data it came from. The image and text encoders stay as `build_compact_assets.py` left them.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def main() -> None:
         if run is None:
             continue
         for name in names:
-            made = run / "model" / name
-            if not made.is_file():
-                sys.exit(f"{made}: missing; nothing of {part} was shipped")
+            source = run / "model" / name
+            if not source.is_file():
+                sys.exit(f"{source}: missing; nothing of {part} was shipped")
         for name in names:
             shutil.copyfile(run / "model" / name, ASSETS / name)
             content = (ASSETS / name).read_bytes()

@@ -12,9 +12,9 @@ from anyregion.regions import Boxes
 
 # Box means come from a summed-area table from so many boxes and cells on; else one matrix product
 # is sooner. Measured with `benchmarks/compact_speed.py --pooling` on one core: at 256 boxes the
-# table takes a quarter of the time on 60 x 80 cells, half on 30 x 40, and never pays on 15 x 20 or
-# 24 x 24. It would pay from 50 boxes on; from 256, so that the 50 proposals of an image (200
-# quarters) are pooled as few regions are, to the bit.
+# table takes a fifth of the time on 60 x 80 cells and half on 30 x 40; at 1,000 boxes a twelfth and
+# a quarter. On 15 x 20 and 24 x 24 it does not pay. It would pay from 50 to 100 boxes on; from 256,
+# so that the 50 proposals of an image (200 quarters) are pooled as few regions are, to the bit.
 SUMMED_BOXES, SUMMED_CELLS = 256, 1000
 
 # A box that covers less of the grid than this, in cells, has no summed-area mean: the difference
