@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from anyregion.data.check.check import DataReport
     from anyregion.data.check.regions import ClassCount
 
-# classes listed at either end of the table
-_ENDS = 5
+_ENDS = 5  # classes listed at either end of the table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

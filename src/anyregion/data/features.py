@@ -150,7 +150,6 @@ def load_sample(
         raise InputError(str(error).replace("<bytes>", str(path), 1)) from None
     height, width = size_of(pixels)
     stated = tuple(annotations.sizes[image].tolist())
-    # -1: the annotations state no size
     if min(stated) >= 0 and stated != (height, width):
         raise InputError(
             f"{path}: {width} x {height}, but the annotations say {stated[1]} x {stated[0]}"

@@ -100,8 +100,7 @@ def read_size(path: Path) -> ImageSize:
     """
     try:
         with warnings.catch_warnings():
-            # of large images and damaged tags; none is decoded
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of large images and damaged tags; none is decoded
             with Image.open(path) as image:
                 width, height = image.size
                 is_turned = _is_turned(image)

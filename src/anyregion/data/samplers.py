@@ -63,8 +63,7 @@ class EpochSampler:
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:
             self._orders[epoch] = self._shuffle(epoch)
-            # two: a batch reaches from one epoch into the next
-            while len(self._orders) > 2:
+            while len(self._orders) > 2:  # a batch reaches from one epoch into the next
                 self._orders.popitem(last=False)
         return self._orders[epoch]
 

@@ -12,7 +12,7 @@ import pytest
 from anyregion import factory
 from anyregion.cli.main import main
 from anyregion.data.store.store import Store
-from tests.unit.data.store_helpers import SmallExtractor
+from tests.helpers.feature_store import SmallExtractor
 from tests.unit.runs.helpers import picture
 
 
@@ -105,18 +105,18 @@ def test_what_is_missing_is_said(
 
 
 def test_models_are_loaded_as_noted(data: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, Any]] = []
+    calls: list[tuple[Any, Any]] = []
 
     def load(*args: Any, **options: Any) -> SmallExtractor:
-        asked.append((args, options))
+        calls.append((args, options))
         return SmallExtractor()
 
     monkeypatch.setattr(factory, "load_extractor", load)
-    made: Callable[..., int] = cache
+    fill: Callable[..., int] = cache
     models = ["--localizer", "sam", "--vlm", "clip", "--features", "--no-antialias"]
-    assert made(*data, *models, "--image-size", "336") == 3
+    assert fill(*data, *models, "--image-size", "336") == 3
     assert cache("--device", "cuda") == 3
     noted = {"localizer": "sam", "vlm": "clip", "features": True, "antialias": False}
-    first, second = ({**options, "model": args[0]} for args, options in asked)
+    first, second = ({**options, "model": args[0]} for args, options in calls)
     assert first == {**noted, "image_size": 336, "model": None, "device": "cpu"}
     assert second == {**first, "device": "cuda"}

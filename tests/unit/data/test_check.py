@@ -57,9 +57,9 @@ def test_nothing_wrong(data: Path) -> None:
 def test_missing_and_broken_files(data: Path) -> None:
     (data / "images/one.jpg").unlink()
     (data / "images/two.jpg").write_bytes(b"no image")
-    found = wrong(check(data))
-    assert found["images that are not there"].startswith("one.jpg: not in")
-    assert "not an image" in found["images that cannot be read"]
+    faults = wrong(check(data))
+    assert faults["images that are not there"].startswith("one.jpg: not in")
+    assert "not an image" in faults["images that cannot be read"]
 
 
 def test_a_truncated_file_is_found_by_decoding(data: Path) -> None:
@@ -73,8 +73,8 @@ def test_a_truncated_file_is_found_by_decoding(data: Path) -> None:
 def test_sizes_that_differ(data: Path, decode: bool) -> None:
     photo(data / "images/one.jpg", size=(30, 20))
     photo(data / "images/two.jpg", turn=6)
-    found = wrong(check(data, decode=decode))
-    assert found == {
+    faults = wrong(check(data, decode=decode))
+    assert faults == {
         "images of another size than stated": "one.jpg: 30 x 20, but stated as 60 x 40",
         "images that EXIF turns, annotated as they are stored": (
             "two.jpg: 40 x 60, but stated as 60 x 40"
@@ -84,8 +84,8 @@ def test_sizes_that_differ(data: Path, decode: bool) -> None:
     value = content()
     value["images"][0].update(height=20, width=30)
     value["images"][1].update(height=60, width=40)
-    found = wrong(check(data, value, decode=decode))
-    assert not any("size" in what or "EXIF" in what for what in found)
+    faults = wrong(check(data, value, decode=decode))
+    assert not any("size" in what or "EXIF" in what for what in faults)
 
 
 def test_the_same_image_twice(data: Path) -> None:

@@ -22,8 +22,8 @@ from tests.unit.data.coco_files import content, region, write
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
     def read(value: Any = None, **options: Any) -> Annotations:
-        given = content() if value is None else value
-        return read_annotations(write(tmp_path / "coco.json", given), **options)
+        file_content = content() if value is None else value
+        return read_annotations(write(tmp_path / "coco.json", file_content), **options)
 
     return read
 
@@ -33,21 +33,32 @@ def what(annotations: Annotations) -> dict[str, int]:
 
 
 def test_columns(read: Any) -> None:
-    found = read()
-    assert found.image_ids == ("7", "3")
-    assert found.file_names == ("one.jpg", "two.jpg")
-    assert found.sizes.tolist() == [[40, 60], [40, 60]]
-    assert found.starts.tolist() == [0, 1, 3]
-    assert found.region_ids.tolist() == [2, 1, 3]
-    assert found.boxes.tolist() == [[10, 10, 30, 30], [0, 0, 10, 10], [5, 5, 35, 35]]
+    annotations = read()
+    assert annotations.image_ids == ("7", "3")
+    assert annotations.file_names == ("one.jpg", "two.jpg")
+    assert annotations.sizes.tolist() == [[40, 60], [40, 60]]
+    assert annotations.starts.tolist() == [0, 1, 3]
+    assert annotations.region_ids.tolist() == [2, 1, 3]
+    assert annotations.boxes.tolist() == [[10, 10, 30, 30], [0, 0, 10, 10], [5, 5, 35, 35]]
     # labels are positions, whatever hole is between the ids
-    assert found.labels.tolist() == [0, 1, 0]
-    assert found.categories.ids.tolist() == [5, 90]
-    assert found.areas.tolist() == [400, 100, 900]
-    assert found.segmentations is None
-    assert found.negatives == found.not_exhaustive == found.set_aside == found.findings == ()
-    assert found.boxes.dtype == np.float64
-    assert found.labels.dtype == found.starts.dtype == found.region_ids.dtype == np.int64
+    assert annotations.labels.tolist() == [0, 1, 0]
+    assert annotations.categories.ids.tolist() == [5, 90]
+    assert annotations.areas.tolist() == [400, 100, 900]
+    assert annotations.segmentations is None
+    assert (
+        annotations.negatives
+        == annotations.not_exhaustive
+        == annotations.set_aside
+        == annotations.findings
+        == ()
+    )
+    assert annotations.boxes.dtype == np.float64
+    assert (
+        annotations.labels.dtype
+        == annotations.starts.dtype
+        == annotations.region_ids.dtype
+        == np.int64
+    )
 
 
 def test_crowd_stays_and_is_left_out_of_rows(read: Any) -> None:
@@ -56,13 +67,13 @@ def test_crowd_stays_and_is_left_out_of_rows(read: Any) -> None:
         region(2, 7, 5, [0, 0, 20, 20], iscrowd=0, area=12.5),
         region(3, 7, 5, [0, 0, 20, 20], IsGroupOf=True),
     ]
-    found = read(content(annotations=rows))
-    assert found.crowd.tolist() == [True, False, True]
-    assert found.rows(0).tolist() == [1]
-    assert found.rows(0, crowd=True).tolist() == [0, 1, 2]
-    assert found.areas[1] == 12.5
-    assert found.regions(0).categories.tolist() == [5]
-    assert found.set_aside == ()
+    annotations = read(content(annotations=rows))
+    assert annotations.crowd.tolist() == [True, False, True]
+    assert annotations.rows(0).tolist() == [1]
+    assert annotations.rows(0, crowd=True).tolist() == [0, 1, 2]
+    assert annotations.areas[1] == 12.5
+    assert annotations.regions(0).categories.tolist() == [5]
+    assert annotations.set_aside == ()
 
 
 @pytest.mark.parametrize(
@@ -88,28 +99,28 @@ def test_crowd_stays_and_is_left_out_of_rows(read: Any) -> None:
 def test_a_faulty_region_is_set_aside_alone(read: Any, row: Any, kind: str, reason: str) -> None:
     value = content()
     value["annotations"].insert(1, row)
-    found = read(value)
-    assert found.region_ids.tolist() == [2, 1, 3]
-    assert what(found) == {kind: 1}
-    assert reason in str(found.set_aside[0])
+    annotations = read(value)
+    assert annotations.region_ids.tolist() == [2, 1, 3]
+    assert what(annotations) == {kind: 1}
+    assert reason in str(annotations.set_aside[0])
 
 
 def test_boxes_over_the_border_are_clipped(read: Any) -> None:
     rows = [region(1, 7, 5, [-5, -5, 15, 10]), region(2, 7, 5, [50, 30, 10.5, 10.5])]
-    found = read(content(annotations=rows))
-    assert found.boxes.tolist() == [[0, 0, 10, 5], [50, 30, 60, 40]]
-    assert found.set_aside == ()
+    annotations = read(content(annotations=rows))
+    assert annotations.boxes.tolist() == [[0, 0, 10, 5], [50, 30, 60, 40]]
+    assert annotations.set_aside == ()
     # half a pixel is rounding
-    assert what(found) == {"boxes that reach over the border by more than a pixel": 1}
+    assert what(annotations) == {"boxes that reach over the border by more than a pixel": 1}
     assert read(content(annotations=rows), clip=False).boxes[0].tolist() == [-5, -5, 10, 5]
 
 
 def test_without_a_stated_size_nothing_is_outside(read: Any) -> None:
     images = [{"id": 7, "file_name": "one.jpg"}, {"id": 3, "file_name": "x.jpg", "width": "wide"}]
     rows = [region(1, 7, 5, [500, 500, 5, 5])]
-    found = read(content(images=images, annotations=rows))
-    assert found.sizes.tolist() == [[-1, -1], [-1, -1]]
-    assert found.boxes.tolist() == [[500, 500, 505, 505]]
+    annotations = read(content(images=images, annotations=rows))
+    assert annotations.sizes.tolist() == [[-1, -1], [-1, -1]]
+    assert annotations.boxes.tolist() == [[500, 500, 505, 505]]
 
 
 def test_ids_of_images(read: Any) -> None:
@@ -127,10 +138,10 @@ def test_ids_of_images(read: Any) -> None:
         region(3, "2", 5, [0, 0, 6, 6]),
         region(4, 4, 5, [0, 0, 5, 5]),
     ]
-    found = read(content(images=images, annotations=rows))
-    assert found.file_names == ("one.jpg", "two.jpg")
-    assert found.starts.tolist() == [0, 1, 3]
-    assert what(found) == {
+    annotations = read(content(images=images, annotations=rows))
+    assert annotations.file_names == ("one.jpg", "two.jpg")
+    assert annotations.starts.tolist() == [0, 1, 3]
+    assert what(annotations) == {
         "images whose id is listed twice": 1,
         "images without a file name": 1,
         "malformed entries": 2,
@@ -146,13 +157,13 @@ def test_region_ids_are_made_unique(read: Any) -> None:
         region("a1", 7, 5, [0, 0, 8, 8]),
         region(None, 7, 5, [0, 0, 9, 9]),
     ]
-    found = read(content(annotations=rows))
-    assert found.region_ids.tolist() == [5, 9, 8, 10, 11]
-    assert what(found) == {
+    annotations = read(content(annotations=rows))
+    assert annotations.region_ids.tolist() == [5, 9, 8, 10, 11]
+    assert what(annotations) == {
         "regions whose id is listed twice": 1,
         "regions without a whole number as id": 2,
     }
-    assert len(found.set_aside) == 1
+    assert len(annotations.set_aside) == 1
 
 
 def test_categories_come_together(read: Any) -> None:
@@ -166,26 +177,26 @@ def test_categories_come_together(read: Any) -> None:
         {"id": 6},
     ]
     rows = [region(k, 7, k, [0, 0, 5, 5]) for k in (1, 2, 4, 5)]
-    found = read(content(categories=categories, annotations=rows))
-    assert found.categories.names == ("cell phone", "cat")
-    assert found.categories.ids.tolist() == [1, 5]
-    assert found.labels.tolist() == [0, 0, 1]
-    assert what(found) == {
+    annotations = read(content(categories=categories, annotations=rows))
+    assert annotations.categories.names == ("cell phone", "cat")
+    assert annotations.categories.ids.tolist() == [1, 5]
+    assert annotations.labels.tolist() == [0, 0, 1]
+    assert what(annotations) == {
         "categories of the same name": 1,
         "categories whose id is listed twice": 1,
         "categories without a name": 1,
         "malformed entries": 2,
         "regions of unknown categories": 1,
     }
-    assert "'Cell_Phone' repeats 'cell phone' of 1" in " ".join(map(str, found.set_aside))
+    assert "'Cell_Phone' repeats 'cell phone' of 1" in " ".join(map(str, annotations.set_aside))
 
 
 def test_of_very_many_faults_a_hundred_are_spelled_out(read: Any) -> None:
     rows = [region(k, 99, 5, [0, 0, 5, 5]) for k in range(250)]
-    found = read(content(annotations=rows))
-    assert len(found.set_aside) == 101
-    assert str(found.set_aside[-1]) == "150 more: regions of unknown images"
-    assert found.findings[0].count == 250
+    annotations = read(content(annotations=rows))
+    assert len(annotations.set_aside) == 101
+    assert str(annotations.set_aside[-1]) == "150 more: regions of unknown images"
+    assert annotations.findings[0].count == 250
 
 
 def test_masks_are_read_if_asked_for(read: Any) -> None:
@@ -197,15 +208,15 @@ def test_masks_are_read_if_asked_for(read: Any) -> None:
         region(3, 7, 5, [0, 0, 5, 5], segmentation=[]),
         region(4, 7, 5, [0, 0, 5, 5]),
     ]
-    found = read(content(annotations=rows), masks=True)
-    assert found.segmentations == (polygon, None, None, code)
-    assert found.select([1]).segmentations == (code,)
+    annotations = read(content(annotations=rows), masks=True)
+    assert annotations.segmentations == (polygon, None, None, code)
+    assert annotations.select([1]).segmentations == (code,)
 
 
 def test_regions_elsewhere_in_the_file_are_none(read: Any) -> None:
     extra = [region(50, 7, 5, [0, 0, 9, 9])]
-    found = read({"proposals": extra, **content(), "more": {"deep": extra}})
-    assert found.region_ids.tolist() == [2, 1, 3]
+    annotations = read({"proposals": extra, **content(), "more": {"deep": extra}})
+    assert annotations.region_ids.tolist() == [2, 1, 3]
 
 
 @pytest.mark.parametrize(
@@ -238,10 +249,10 @@ def test_paths_that_are_no_annotations(tmp_path: Path) -> None:
 
 
 def test_an_empty_data_set_is_no_error(read: Any) -> None:
-    found = read({"images": [], "annotations": [], "categories": []})
-    assert len(found) == len(found.categories) == len(found.boxes) == 0
-    assert found.starts.tolist() == [0]
-    assert len(found.select([])) == 0
+    annotations = read({"images": [], "annotations": [], "categories": []})
+    assert len(annotations) == len(annotations.categories) == len(annotations.boxes) == 0
+    assert annotations.starts.tolist() == [0]
+    assert len(annotations.select([])) == 0
 
 
 numbers = st.one_of(
@@ -272,13 +283,13 @@ rows = st.one_of(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    found=st.lists(rows, max_size=12),
+    entries=st.lists(rows, max_size=12),
     boxes=st.lists(st.lists(st.integers(-20, 80), min_size=4, max_size=4)),
 )
 def test_whatever_the_rows_hold_the_columns_are_sound(
-    tmp_path: Path, found: list[Any], boxes: list[list[int]]
+    tmp_path: Path, entries: list[Any], boxes: list[list[int]]
 ) -> None:
-    every = found + [region(k, 7, 5, box) for k, box in enumerate(boxes)]
+    every = entries + [region(k, 7, 5, box) for k, box in enumerate(boxes)]
     path = tmp_path / "any.json"
     path.write_text(json.dumps(content(annotations=every)))
     read = read_annotations(path)
@@ -308,18 +319,18 @@ def test_whatever_the_rows_hold_the_columns_are_sound(
 )
 def test_the_columns_equal_pycocotools(name: str) -> None:
     path = SHARED / "data" / name
-    found = read_annotations(path, masks=True)
+    annotations = read_annotations(path, masks=True)
     coco = COCO(str(path))
-    assert found.set_aside == ()
-    assert len(found.boxes) == len(coco.anns)
-    assert [int(i) for i in found.image_ids] == list(coco.imgs)
-    for row, number in enumerate(found.region_ids.tolist()):
-        told = coco.anns[number]
-        x, y, width, height = told["bbox"]
-        assert found.boxes[row] == pytest.approx([x, y, x + width, y + height], abs=0.02)
-        assert found.categories.ids[found.labels[row]] == told["category_id"]
-        assert found.areas[row] == told["area"]
-        assert found.crowd[row] == bool(told["iscrowd"])
-        assert (found.segmentations or ())[row] == (told["segmentation"] or None)
-    owner = np.repeat([int(i) for i in found.image_ids], np.diff(found.starts))
-    assert owner.tolist() == [coco.anns[i]["image_id"] for i in found.region_ids.tolist()]
+    assert annotations.set_aside == ()
+    assert len(annotations.boxes) == len(coco.anns)
+    assert [int(i) for i in annotations.image_ids] == list(coco.imgs)
+    for row, number in enumerate(annotations.region_ids.tolist()):
+        coco_region = coco.anns[number]
+        x, y, width, height = coco_region["bbox"]
+        assert annotations.boxes[row] == pytest.approx([x, y, x + width, y + height], abs=0.02)
+        assert annotations.categories.ids[annotations.labels[row]] == coco_region["category_id"]
+        assert annotations.areas[row] == coco_region["area"]
+        assert annotations.crowd[row] == bool(coco_region["iscrowd"])
+        assert (annotations.segmentations or ())[row] == (coco_region["segmentation"] or None)
+    owner = np.repeat([int(i) for i in annotations.image_ids], np.diff(annotations.starts))
+    assert owner.tolist() == [coco.anns[i]["image_id"] for i in annotations.region_ids.tolist()]

@@ -42,30 +42,37 @@ def test_lvis(tmp_path: Path) -> None:
     ]
     rows = [region(1, 1, 2, [0, 0, 5, 5])]
     value = content(images=images, categories=categories, annotations=rows)
-    found = read_annotations(write(tmp_path / "lvis.json", value))
-    assert found.file_names == ("val2017/000000397133.jpg", "COCO_val2014_000000000139.jpg")
-    assert found.categories.frequency == ("c", "r", "f")
-    assert found.categories.synonyms == (("spray_can",), (), ("mobile_phone",))
-    assert [labels.tolist() for labels in found.negatives] == [[2], []]
-    assert [labels.tolist() for labels in found.not_exhaustive] == [[1], []]
-    assert [str(a) for a in found.set_aside] == ["val2017/000000397133.jpg: unknown category id 99"]
+    annotations = read_annotations(write(tmp_path / "lvis.json", value))
+    assert annotations.file_names == ("val2017/000000397133.jpg", "COCO_val2014_000000000139.jpg")
+    assert annotations.categories.frequency == ("c", "r", "f")
+    assert annotations.categories.synonyms == (("spray_can",), (), ("mobile_phone",))
+    assert [labels.tolist() for labels in annotations.negatives] == [[2], []]
+    assert [labels.tolist() for labels in annotations.not_exhaustive] == [[1], []]
+    assert [str(a) for a in annotations.set_aside] == [
+        "val2017/000000397133.jpg: unknown category id 99"
+    ]
     # both names lead to their files in a folder of COCO 2017
     for name in ("000000397133.jpg", "000000000139.jpg"):
         photo(tmp_path / "val2017" / name)
     for folder in (tmp_path, tmp_path / "val2017"):
-        assert find_image(folder, found.file_names[0]) == tmp_path / "val2017/000000397133.jpg"
-    assert find_image(tmp_path / "val2017", found.file_names[1]) is not None
+        assert (
+            find_image(folder, annotations.file_names[0]) == tmp_path / "val2017/000000397133.jpg"
+        )
+    assert find_image(tmp_path / "val2017", annotations.file_names[1]) is not None
 
 
 @needs_shared
 def test_the_lvis_sample() -> None:
     path = SHARED / "data/coco/annotations/lvis_v0.5_val_sample.json"
-    found = read_annotations(path)
-    assert len(found.categories) == 1230
-    assert set(found.categories.frequency) == {"r", "c", "f"}
-    assert "spray_can" in found.categories.synonyms[found.categories.find(["aerosol_can"])[0]]
-    assert found.negatives[0].tolist() == sorted(
-        found.categories.find([284, 53, 754, 299, 654, 541, 566]).tolist()
+    annotations = read_annotations(path)
+    assert len(annotations.categories) == 1230
+    assert set(annotations.categories.frequency) == {"r", "c", "f"}
+    assert (
+        "spray_can"
+        in annotations.categories.synonyms[annotations.categories.find(["aerosol_can"])[0]]
+    )
+    assert annotations.negatives[0].tolist() == sorted(
+        annotations.categories.find([284, 53, 754, 299, 654, 541, 566]).tolist()
     )
 
 
@@ -77,9 +84,9 @@ def test_objects365(tmp_path: Path) -> None:
         region(2, 420917, 5, [1.5, 2.5, 25.0, 10.0], iscrowd=1, isfake=1),
     ]
     value = content(images=images, annotations=rows)
-    found = read_annotations(write(tmp_path / "o365.json", value))
-    assert found.crowd.tolist() == [False, True]
-    assert found.boxes[0].tolist() == [1.5, 2.5, 21.5, 12.5]
+    annotations = read_annotations(write(tmp_path / "o365.json", value))
+    assert annotations.crowd.tolist() == [False, True]
+    assert annotations.boxes[0].tolist() == [1.5, 2.5, 21.5, 12.5]
     # the patches lie flat, or below a folder that is given too high or too low
     assert find_image(tmp_path, name) is None
     file = photo(tmp_path / "patch8/objects365_v1_00420917.jpg")
@@ -104,10 +111,10 @@ def test_v3det_names_repeat(tmp_path: Path) -> None:
     ]
     rows = [region(k, 7, k, [0, 0, 5, 5]) for k in (1, 2, 3)]
     value = content(categories=categories, annotations=rows)
-    found = read_annotations(write(tmp_path / "v3det.json", value))
-    assert found.categories.names == ("bat", "cock")
-    assert found.labels.tolist() == [0, 1, 0]
-    assert [f.count for f in found.findings] == [1]
+    annotations = read_annotations(write(tmp_path / "v3det.json", value))
+    assert annotations.categories.names == ("bat", "cock")
+    assert annotations.labels.tolist() == [0, 1, 0]
+    assert [f.count for f in annotations.findings] == [1]
 
 
 def roboflow() -> dict[str, Any]:
@@ -142,15 +149,15 @@ def test_find_sets_in_odinw(tmp_path: Path) -> None:
     better = write(tmp_path / "Drone/large/test/annotations_without_background.json", roboflow())
     write(tmp_path / "Plain/_annotations.coco.json", roboflow())
     write(tmp_path / ".trash/test/_annotations.coco.json", roboflow())
-    found = find_sets(tmp_path)
-    assert [(s.name, s.split) for s in found] == [
+    sets = find_sets(tmp_path)
+    assert [(s.name, s.split) for s in sets] == [
         ("Aqua", "train"),
         ("Aqua", "valid"),
         ("Drone/large", "test"),
         ("Drone/tiled", "test"),
         ("Plain", "all"),
     ]
-    assert found[2] == DataSet("Drone/large", better, better.parent, "test")
+    assert sets[2] == DataSet("Drone/large", better, better.parent, "test")
     assert [s.name for s in find_sets(tmp_path / "Drone")] == ["large", "tiled"]
     assert find_sets(tmp_path / "Drone/large")[0].name == "large"
 
@@ -165,14 +172,14 @@ def test_find_sets_beside_images(tmp_path: Path) -> None:
     (tmp_path / "a/images").mkdir()
     write(tmp_path / "coco/annotations/instances_val2017.json", content())
     (tmp_path / "coco/val2017").mkdir()
-    found = find_sets(tmp_path)
-    assert [(s.name, s.split, s.images) for s in found] == [
+    sets = find_sets(tmp_path)
+    assert [(s.name, s.split, s.images) for s in sets] == [
         ("a", "train", tmp_path / "a/images"),
         ("a", "val", tmp_path / "a/images"),
         ("coco", "val2017", tmp_path / "coco/val2017"),
     ]
     (tmp_path / "a/again").symlink_to(tmp_path)
-    assert find_sets(tmp_path) == found
+    assert find_sets(tmp_path) == sets
     assert find_sets(tmp_path / "a")[0].name == "a"
 
 
@@ -184,10 +191,10 @@ def test_find_sets_finds_none(tmp_path: Path) -> None:
 
 @needs_shared
 def test_the_shared_sets() -> None:
-    found = find_sets(SHARED / "data/odinw_style")
-    assert len(found) == 10
-    assert all(s.images.is_dir() and s.annotations.is_file() for s in found)
-    assert {s.split for s in found} == {"train"}
+    sets = find_sets(SHARED / "data/odinw_style")
+    assert len(sets) == 10
+    assert all(s.images.is_dir() and s.annotations.is_file() for s in sets)
+    assert {s.split for s in sets} == {"train"}
 
 
 VOC = """<annotation><folder>VOC2012</folder><filename>{name}</filename>
@@ -215,18 +222,18 @@ def voc(tmp_path: Path) -> Path:
 
 
 def test_voc(voc: Path) -> None:
-    found = read_annotations(voc)
-    assert found.image_ids == ("2008_000002", "2008_000008")
-    assert found.file_names[0] == "2008_000002.jpg"
-    assert found.sizes[0].tolist() == [40, 60]
+    annotations = read_annotations(voc)
+    assert annotations.image_ids == ("2008_000002", "2008_000008")
+    assert annotations.file_names[0] == "2008_000002.jpg"
+    assert annotations.sizes[0].tolist() == [40, 60]
     # the whole image, counted from 1; and one pixel's width around 4.5
-    assert found.boxes[:2].tolist() == [[0, 0, 60, 40], [3.5, 4, 4.5, 5]]
-    assert found.crowd.tolist() == [False, True, False, True]
-    assert len(found.categories) == 20
-    names = [found.categories.names[label] for label in found.labels]
+    assert annotations.boxes[:2].tolist() == [[0, 0, 60, 40], [3.5, 4, 4.5, 5]]
+    assert annotations.crowd.tolist() == [False, True, False, True]
+    assert len(annotations.categories) == 20
+    names = [annotations.categories.names[label] for label in annotations.labels]
     assert names == ["person", "dog", "person", "aeroplane"]
-    assert found.set_aside == ()
-    assert read_annotations(voc / "Annotations").image_ids == found.image_ids
+    assert annotations.set_aside == ()
+    assert read_annotations(voc / "Annotations").image_ids == annotations.image_ids
 
 
 def test_voc_lists(voc: Path) -> None:
@@ -237,8 +244,8 @@ def test_voc_lists(voc: Path) -> None:
     twice = read_annotations(voc / "ImageSets/Main/val.txt")
     assert twice.boxes.tolist() == once.boxes.tolist(), "an image listed twice is one image"
     (voc / "ImageSets/Main/val.txt").write_text("2008_000008\n2008_000009\n")
-    found = read_annotations(voc / "ImageSets/Main/val.txt")
-    assert "no such file" in str(found.set_aside[0])
+    annotations = read_annotations(voc / "ImageSets/Main/val.txt")
+    assert "no such file" in str(annotations.set_aside[0])
     (voc.parent / "list.txt").write_text("1\n")
     with pytest.raises(InputError, match="no folder Annotations"):
         read_annotations(voc.parent / "list.txt")
@@ -257,12 +264,12 @@ def test_voc_with_own_classes_and_sloppy_files(voc: Path) -> None:
     )
     (voc / "Annotations/a.xml").write_text(text.replace("<xmax>4.5<", "<xmax>wide<"))
     (voc / "Annotations/b.xml").write_text(VOC.format(name="b.png", other="arch"))
-    found = read_annotations(voc)
-    assert found.categories.names == ("aeroplane", "arch", "dog", "person")
-    assert found.file_names[2:] == ("a.jpg", "b.png")
-    assert found.sizes[2].tolist() == [40, -1]
-    assert [f.count for f in found.findings] == [1]
-    assert "wide" in str(found.set_aside[0])
+    annotations = read_annotations(voc)
+    assert annotations.categories.names == ("aeroplane", "arch", "dog", "person")
+    assert annotations.file_names[2:] == ("a.jpg", "b.png")
+    assert annotations.sizes[2].tolist() == [40, -1]
+    assert [f.count for f in annotations.findings] == [1]
+    assert "wide" in str(annotations.set_aside[0])
 
 
 BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l "lol"><!ENTITY m "&l;&l;&l;&l;">
@@ -281,9 +288,9 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l "lol"><!ENTITY m "&l;&l;&
 )
 def test_hostile_xml_is_set_aside(voc: Path, text: str, reason: str) -> None:
     (voc / "Annotations/2008_000002.xml").write_text(text)
-    found = read_annotations(voc)
-    assert found.image_ids == ("2008_000008",)
-    assert reason in str(found.set_aside[0])
+    annotations = read_annotations(voc)
+    assert annotations.image_ids == ("2008_000008",)
+    assert reason in str(annotations.set_aside[0])
     (voc / "Annotations/2008_000008.xml").write_text(text)
     with pytest.raises(InputError, match=r"2008_000002\.xml"):
         read_annotations(voc)
@@ -312,16 +319,16 @@ def openimages(tmp_path: Path) -> Path:
 
 
 def test_openimages(openimages: Path) -> None:
-    found = read_annotations(openimages, images=openimages.parent / "images")
-    assert found.image_ids == ("000a1249af2bc5f0", "00ff")
-    assert found.file_names == ("000a1249af2bc5f0.jpg", "00ff.jpg")
+    annotations = read_annotations(openimages, images=openimages.parent / "images")
+    assert annotations.image_ids == ("000a1249af2bc5f0", "00ff")
+    assert annotations.file_names == ("000a1249af2bc5f0.jpg", "00ff.jpg")
     # the second is turned by EXIF, and boxes count in the upright image
-    assert found.sizes.tolist() == [[40, 60], [60, 40]]
-    assert found.boxes.tolist() == [[30, 10, 60, 30], [0, 0, 30, 20], [0, 0, 40, 60]]
-    assert found.crowd.tolist() == [False, True, False]
-    assert found.categories.names == ("Motorcycle", "Airplane")
-    assert found.labels.tolist() == [1, 0, 0]
-    assert {f.what: f.count for f in found.findings} == {
+    assert annotations.sizes.tolist() == [[40, 60], [60, 40]]
+    assert annotations.boxes.tolist() == [[30, 10, 60, 30], [0, 0, 30, 20], [0, 0, 40, 60]]
+    assert annotations.crowd.tolist() == [False, True, False]
+    assert annotations.categories.names == ("Motorcycle", "Airplane")
+    assert annotations.labels.tolist() == [1, 0, 0]
+    assert {f.what: f.count for f in annotations.findings} == {
         "malformed entries": 2,
         "classes without a description": 1,
         "images whose size is not known": 1,
@@ -335,8 +342,8 @@ def test_openimages_with_a_file_of_sizes(openimages: Path) -> None:
     sizes.write_text("ImageID,Width,Height\n000a1249af2bc5f0,100,200\n00ff,10,10\ngone,0,9\n")
     names = openimages.parent / "oidv7-names.csv"
     names.write_text("LabelName,DisplayName\n/m/0cmf2,Airplane\n")
-    found = read_annotations(openimages, sizes=sizes, classes=names)
-    assert found.boxes.tolist() == [[50, 50, 100, 150]]
+    annotations = read_annotations(openimages, sizes=sizes, classes=names)
+    assert annotations.boxes.tolist() == [[50, 50, 100, 150]]
     sizes.write_text(f"ImageID,Width,Height\n00ff,{'9' * 30},10\n")
     assert len(read_annotations(openimages, sizes=sizes, classes=names)) == 0
     sizes.write_text("ImageID,Width,Height\n00ff,ten,10\n")

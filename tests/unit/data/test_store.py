@@ -17,7 +17,7 @@ from anyregion.data.features import CombinedReader, OnTheFly
 from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import Store, create_store
 from anyregion.errors import InputError
-from tests.unit.data.store_helpers import (
+from tests.helpers.feature_store import (
     SmallExtractor,
     annotations,
     full_annotations,
@@ -26,9 +26,9 @@ from tests.unit.data.store_helpers import (
 )
 
 
-def assert_equal(ours: Annotations, theirs: Annotations, *, but: tuple[str, ...] = ()) -> None:
+def assert_equal(first: Annotations, second: Annotations, *, but: tuple[str, ...] = ()) -> None:
     for field in fields(Annotations):
-        a, b = getattr(ours, field.name), getattr(theirs, field.name)
+        a, b = getattr(first, field.name), getattr(second, field.name)
         if field.name in but:
             continue
         if isinstance(a, np.ndarray):
@@ -43,13 +43,13 @@ def assert_equal(ours: Annotations, theirs: Annotations, *, but: tuple[str, ...]
             assert a == b, field.name
 
 
-@pytest.mark.parametrize("given", [annotations(), full_annotations(), annotations([])])
-def test_annotations_survive(tmp_path: Path, given: Annotations) -> None:
-    create_store(tmp_path / "store", given, SmallExtractor())
-    assert_equal(Store(tmp_path / "store", masks=True).annotations, given)
+@pytest.mark.parametrize("original", [annotations(), full_annotations(), annotations([])])
+def test_annotations_survive(tmp_path: Path, original: Annotations) -> None:
+    create_store(tmp_path / "store", original, SmallExtractor())
+    assert_equal(Store(tmp_path / "store", masks=True).annotations, original)
     without = Store(tmp_path / "store").annotations
     assert without.segmentations is None
-    assert_equal(without, given, but=("segmentations",))
+    assert_equal(without, original, but=("segmentations",))
 
 
 def test_what_is_changed_in_memory_stays_there(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_the_same_as_on_the_fly(tmp_path: Path, flipped: bool) -> None:
     direct = OnTheFly(SmallExtractor(), store.annotations, tmp_path / "images")
     assert direct.fingerprint == store.fingerprint
     for image in (4, 0, 3, 1, 2):
-        found = store.read(image, flipped=flipped)
-        assert len(found["tokens"]) == len(store.annotations.rows(image))
-        assert same(found, direct.read(image, flipped=flipped))
+        features = store.read(image, flipped=flipped)
+        assert len(features["tokens"]) == len(store.annotations.rows(image))
+        assert same(features, direct.read(image, flipped=flipped))
     assert not same(store.read(0), store.read(0, flipped=True))
 
 
@@ -96,25 +96,25 @@ def test_a_store_without_mirror_images(tmp_path: Path) -> None:
 
 
 def test_images_that_cannot_be_used_are_set_aside(tmp_path: Path) -> None:
-    given = annotations()
-    given.sizes[3] = 99, 99
-    given.boxes[0] = 40, 2, 50, 8
-    store = new_store(tmp_path, given)
-    images = [tmp_path / "images" / name for name in given.file_names]
+    original = annotations()
+    original.sizes[3] = 99, 99
+    original.boxes[0] = 40, 2, 50, 8
+    store = new_store(tmp_path, original)
+    images = [tmp_path / "images" / name for name in original.file_names]
     images[1].unlink()
     images[2].write_bytes(b"no image")
     report = fill_store(store, SmallExtractor(), tmp_path / "images", batch_size=3)
     reasons = ["outside the 24 x 16", "no such file", "not an image", "annotations say 99 x 99"]
-    assert [a.item for a in report.set_aside] == list(given.file_names[:4])
-    for aside, reason in zip(report.set_aside, reasons, strict=True):
-        assert reason in aside.reason
+    assert [a.item for a in report.set_aside] == list(original.file_names[:4])
+    for item, reason in zip(report.set_aside, reasons, strict=True):
+        assert reason in item.reason
     assert store.usable().tolist() == [4]
-    direct = OnTheFly(SmallExtractor(), given, tmp_path / "images")
+    direct = OnTheFly(SmallExtractor(), original, tmp_path / "images")
     for image, reason in enumerate(reasons):
         for reader in (store, direct):
             with pytest.raises(InputError, match=reason) as error:
                 reader.read(image)
-            assert given.file_names[image] in str(error.value)
+            assert original.file_names[image] in str(error.value)
     assert same(store.read(4), direct.read(4))
 
 
@@ -135,10 +135,12 @@ def test_threads_read_what_one_reads(tmp_path: Path) -> None:
     store = new_store(tmp_path, images_per_shard=1)
     fill_store(store, SmallExtractor(), tmp_path / "images")
     small = Store(store.folder, open_shards=1)
-    wanted = [(i, f) for i in range(5) for f in (False, True)] * 20
+    requests = [(i, f) for i in range(5) for f in (False, True)] * 20
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda w: small.read(w[0], flipped=w[1]), wanted))
-    assert all(same(f, store.read(i, flipped=m)) for f, (i, m) in zip(found, wanted, strict=True))
+        features = list(pool.map(lambda w: small.read(w[0], flipped=w[1]), requests))
+    assert all(
+        same(f, store.read(i, flipped=m)) for f, (i, m) in zip(features, requests, strict=True)
+    )
 
 
 def test_a_store_can_be_sent_to_another_process(tmp_path: Path) -> None:
@@ -153,9 +155,9 @@ def test_a_store_can_be_sent_to_another_process(tmp_path: Path) -> None:
         ({"extractor": SmallExtractor("other")}, "eyes: small there, other here"),
         ({"mirrored": False}, "mirror images: there, not here"),
         ({"images_per_shard": 3}, "images a shard: 2 there, 3 here"),
-        ({"given": annotations([1])}, "5 images with 8 regions there, 1 with 1 here"),
-        ({"given": annotations(boxes=annotations().boxes + 0.5)}, "annotations of other boxes"),
-        ({"given": full_annotations()}, "masks"),
+        ({"original": annotations([1])}, "5 images with 8 regions there, 1 with 1 here"),
+        ({"original": annotations(boxes=annotations().boxes + 0.5)}, "annotations of other boxes"),
+        ({"original": full_annotations()}, "masks"),
     ],
 )
 def test_a_store_of_something_else_is_refused(

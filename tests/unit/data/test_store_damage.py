@@ -15,15 +15,15 @@ from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import Store
 from anyregion.data.store.verify import discard, verify
 from anyregion.errors import InputError
-from tests.unit.data.store_helpers import SmallExtractor, annotations, new_store, same, write_images
+from tests.helpers.feature_store import SmallExtractor, annotations, new_store, same, write_images
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = new_store(tmp_path)
-    fill_store(made, SmallExtractor(), tmp_path / "images")
-    assert verify(made, tmp_path / "images") == []
-    return made
+    store = new_store(tmp_path)
+    fill_store(store, SmallExtractor(), tmp_path / "images")
+    assert verify(store, tmp_path / "images") == []
+    return store
 
 
 def damage(path: Path, at: int) -> None:
@@ -47,7 +47,7 @@ def test_no_flipped_bit_gives_wrong_features(store: Store) -> None:
         fresh = Store(store.folder)
         problem = ""
         try:
-            found = read_all(fresh)
+            features = read_all(fresh)
         except InputError as error:
             problem = str(error)
         if problem:
@@ -55,7 +55,7 @@ def test_no_flipped_bit_gives_wrong_features(store: Store) -> None:
             assert verify(fresh), "what a reader refuses, verify finds"
         else:
             unnoticed += 1
-            assert all(same(a, b) for a, b in zip(found, right, strict=True))
+            assert all(same(a, b) for a, b in zip(features, right, strict=True))
         path.write_bytes(whole)
     # what is left is the padding behind the header, at most
     assert unnoticed <= 2
@@ -94,8 +94,8 @@ def test_images_that_changed_are_found(store: Store, tmp_path: Path) -> None:
     names = store.annotations.file_names
     (tmp_path / "images" / names[0]).write_bytes(b"something else")
     (tmp_path / "images" / names[4]).unlink()
-    found = [(p.shard, Path(p.item).name, p.reason) for p in verify(store, tmp_path / "images")]
-    assert found == [
+    changed = [(p.shard, Path(p.item).name, p.reason) for p in verify(store, tmp_path / "images")]
+    assert changed == [
         (0, Path(names[0]).name, "changed since the store was filled"),
         (2, Path(names[4]).name, "there is no such file"),
     ]
@@ -151,18 +151,18 @@ def test_categories_count_too(store: Store) -> None:
 
 
 def test_numbers_beyond_half_precision_are_set_aside(tmp_path: Path) -> None:
-    given: Annotations = annotations(sizes=np.full((5, 2), -1))
-    given.boxes[0] = 0, 0, 1e6, 8
-    store = new_store(tmp_path, given)
+    original: Annotations = annotations(sizes=np.full((5, 2), -1))
+    original.boxes[0] = 0, 0, 1e6, 8
+    store = new_store(tmp_path, original)
 
     class Huge(SmallExtractor):
         def extract(self, images, regions):  # type: ignore[no-untyped-def]
-            found = super().extract(images, regions)
+            features = super().extract(images, regions)
             if len(regions[0]) and regions[0].ids[0] == 100:
                 to_half("tokens", [1e6])
-            return found
+            return features
 
     report = fill_store(store, Huge(), tmp_path / "images", batch_size=1)
     assert [(a.item, a.reason) for a in report.set_aside] == [
-        (given.file_names[0], "tokens: holds NaN or numbers that half precision cannot hold")
+        (original.file_names[0], "tokens: holds NaN or numbers that half precision cannot hold")
     ]

@@ -13,7 +13,7 @@ from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import create_store
 from anyregion.errors import InputError
 from anyregion.factory import load_extractor
-from tests.unit.data.store_helpers import annotations, new_store, same, write_images
+from tests.helpers.feature_store import annotations, new_store, same, write_images
 
 if TYPE_CHECKING:
     from anyregion.data.features import DescribedExtractor
@@ -50,11 +50,11 @@ def test_regionspot_is_the_same_on_the_fly(tmp_path: Path) -> None:
     assert direct.fingerprint == store.fingerprint
     for image in range(3):
         for flipped in (False, True):
-            found = store.read(image, flipped=flipped)
-            assert same(found, direct.read(image, flipped=flipped))
-            assert found["tokens"].shape == (len(store.annotations.rows(image)), 32)
-            assert found["tokens"].dtype == found["features"].dtype == np.float16
-            assert found["features"].shape == (17, 128)
+            features = store.read(image, flipped=flipped)
+            assert same(features, direct.read(image, flipped=flipped))
+            assert features["tokens"].shape == (len(store.annotations.rows(image)), 32)
+            assert features["tokens"].dtype == features["features"].dtype == np.float16
+            assert features["features"].shape == (17, 128)
 
 
 def test_tokens_and_features_of_the_mirror_image_are_those_of_a_mirrored_file(
@@ -82,9 +82,9 @@ def test_compact_is_the_same_on_the_fly(tmp_path: Path) -> None:
     fill_store(store, extractor, tmp_path / "images")
     direct = OnTheFly(compact(), store.annotations, tmp_path / "images")
     for flipped in (False, True):
-        found = store.read(0, flipped=flipped)
-        assert same(found, direct.read(0, flipped=flipped))
-        shapes = {name: values.shape for name, values in found.items()}
+        features = store.read(0, flipped=flipped)
+        assert same(features, direct.read(0, flipped=flipped))
+        shapes = {name: values.shape for name, values in features.items()}
         assert shapes == {
             "stride8": (56, 80, 40),  # 24 x 16 becomes 640 x 427, padded to 448
             "stride16": (28, 40, 112),
@@ -92,7 +92,7 @@ def test_compact_is_the_same_on_the_fly(tmp_path: Path) -> None:
             "last": (14, 20, 1280),
             "span": (2,),
         }
-        assert [found[n].dtype for n in ("last", "span")] == [np.float16, np.float32]
+        assert [features[n].dtype for n in ("last", "span")] == [np.float16, np.float32]
 
 
 def test_tokens_from_the_store_with_features_on_the_fly(tmp_path: Path) -> None:

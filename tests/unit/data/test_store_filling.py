@@ -24,7 +24,7 @@ from anyregion.data.store.shards import ShardError
 from anyregion.data.store.store import Store, create_store
 from anyregion.data.store.verify import verify
 from anyregion.errors import InputError
-from tests.unit.data.store_helpers import (
+from tests.helpers.feature_store import (
     SmallExtractor,
     annotations,
     new_store,
@@ -41,7 +41,7 @@ import sys, time
 from pathlib import Path
 from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import Store
-from tests.unit.data.store_helpers import SmallExtractor
+from tests.helpers.feature_store import SmallExtractor
 
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 
@@ -69,14 +69,14 @@ def start(folder: Path, seconds: float) -> subprocess.Popen[str]:
 
 
 def finished(store: Store) -> list[int]:
-    found = []
+    numbers = []
     for number in range(len(store.shards)):
         try:
             store.shards.open(number)
         except ShardError:
             continue
-        found.append(number)
-    return found
+        numbers.append(number)
+    return numbers
 
 
 def expected(tmp_path: Path, store: Store) -> list[Any]:
@@ -88,8 +88,8 @@ def expected(tmp_path: Path, store: Store) -> list[Any]:
 
 def assert_whole(store: Store, right: list[Any]) -> None:
     assert verify(store) == []
-    found = [store.read(i, flipped=f) for i in range(len(store)) for f in (False, True)]
-    assert all(same(a, b) for a, b in zip(found, right, strict=True))
+    features = [store.read(i, flipped=f) for i in range(len(store)) for f in (False, True)]
+    assert all(same(a, b) for a, b in zip(features, right, strict=True))
     left = [p.name for p in (store.folder / "shards").iterdir() if p.suffix != ".safetensors"]
     assert left == [], "no locks, no halves of files"
     assert not list((store.folder / "shards").glob(".*"))
@@ -108,14 +108,14 @@ def test_an_interruption_keeps_what_is_finished(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fill_store(store, SmallExtractor(before=interrupted), tmp_path / "images", batch_size=1)
     assert finished(store) == [0, 1]
-    extractor, told = SmallExtractor(), []
+    extractor, progress = SmallExtractor(), []
     report = fill_store(
-        store, extractor, tmp_path / "images", progress=lambda done, total: told.append(done)
+        store, extractor, tmp_path / "images", progress=lambda done, total: progress.append(done)
     )
     assert (report.computed, extractor.seen) == (4, 8)
-    assert told[0] == 0
-    assert told == sorted(told)
-    assert told[-1] == len(store)
+    assert progress[0] == 0
+    assert progress == sorted(progress)
+    assert progress[-1] == len(store)
     assert_whole(store, expected(tmp_path, store))
     again = SmallExtractor()
     assert fill_store(store, again, tmp_path / "images").computed == again.seen == 0
@@ -162,26 +162,26 @@ def test_a_shard_that_another_machine_is_at_is_left_to_it(tmp_path: Path) -> Non
 
 def test_files_are_found_as_the_check_finds_them(tmp_path: Path) -> None:
     """LVIS names images `train2017/1.jpg`; the folder given may be `train2017` itself."""
-    given = annotations([1, 2, 1], file_names=("a.png", "deeper/b.png", "../secret.png"))
+    original = annotations([1, 2, 1], file_names=("a.png", "deeper/b.png", "../secret.png"))
     names = ("a.png", "b.png", "../secret.png")
-    write_images(tmp_path / "images", replace(given, file_names=names))
-    store = create_store(tmp_path / "store", given, SmallExtractor(), images_per_shard=2)
+    write_images(tmp_path / "images", replace(original, file_names=names))
+    store = create_store(tmp_path / "store", original, SmallExtractor(), images_per_shard=2)
     report = fill_store(store, SmallExtractor(), tmp_path / "images")
     assert [str(a) for a in report.set_aside] == ["../secret.png: there is no such file"]
     assert verify(store, tmp_path / "images") == []
-    computed = OnTheFly(SmallExtractor(), given, tmp_path / "images")
+    computed = OnTheFly(SmallExtractor(), original, tmp_path / "images")
     assert same(computed.read(1), store.read(1))
     with pytest.raises(InputError, match="there is no such file"):
         computed.read(2)
 
 
 def test_names_of_half_characters_cost_only_themselves(tmp_path: Path) -> None:
-    given = annotations([1, 1], file_names=("a\ud800.png", "x" * 300 + ".png"))
-    store = create_store(tmp_path / "store", given, SmallExtractor())
+    original = annotations([1, 1], file_names=("a\ud800.png", "x" * 300 + ".png"))
+    store = create_store(tmp_path / "store", original, SmallExtractor())
     (tmp_path / "images").mkdir()
     report = fill_store(store, SmallExtractor(), tmp_path / "images")
-    assert [a.item for a in report.set_aside] == list(given.file_names)
-    assert Store(store.folder).annotations.file_names == given.file_names
+    assert [a.item for a in report.set_aside] == list(original.file_names)
+    assert Store(store.folder).annotations.file_names == original.file_names
 
 
 def test_claims(tmp_path: Path) -> None:
@@ -196,19 +196,19 @@ def test_claims(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     lock.write_text(json.dumps({"host": here, "pid": gone.pid, "id": "x"}))
-    with try_lock(lock) as ours:
-        assert ours
+    with try_lock(lock) as locked:
+        assert locked
     # another machine's, and a lock that was cut off by a full disk: age decides
     # another container's that has this machine's name, too: its processes have other numbers
     names = ("elsewhere", f"{socket.gethostname()} pid:[1]")
     owners = [json.dumps({"host": name, "pid": gone.pid, "id": "x"}) for name in names]
     for content in (*owners, ""):
         lock.write_text(content)
-        with try_lock(lock) as ours:
-            assert not ours
+        with try_lock(lock) as locked:
+            assert not locked
         os.utime(lock, (time.time() - 500, time.time() - 500))
-        with try_lock(lock) as ours:
-            assert ours
+        with try_lock(lock) as locked:
+            assert locked
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,15 +225,15 @@ def test_a_claim_shows_signs_of_life_and_leaves_what_was_taken_over(tmp_path: Pa
 
 
 def test_many_claim_one(tmp_path: Path) -> None:
-    lock, taken = tmp_path / "a.lock", []
+    lock, results = tmp_path / "a.lock", []
     lock.write_text("")
     os.utime(lock, (1, 1))
     ready = threading.Barrier(8)
 
     def take() -> None:
         ready.wait()
-        with try_lock(lock) as ours:
-            taken.append(ours)
+        with try_lock(lock) as locked:
+            results.append(locked)
             ready.wait()
 
     threads = [threading.Thread(target=take) for _ in range(8)]
@@ -241,4 +241,4 @@ def test_many_claim_one(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert taken.count(True) == 1
+    assert results.count(True) == 1

@@ -75,18 +75,18 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def opened(folder: Path, **settings: Any) -> LabelStore:
     cache = settings.pop("cache", folder.parent / "cache")
-    wanted = {"size": SIZE, "prior": PRIOR, "workers": 1, **settings}
-    return LabelStore.open_or_fill(cache, list_images(folder), **wanted)
+    options = {"size": SIZE, "prior": PRIOR, "workers": 1, **settings}
+    return LabelStore.open_or_fill(cache, list_images(folder), **options)
 
 
 def assert_right(store: LabelStore) -> None:
     """Every usable map is what `segment` says of the image as it is now."""
     for image in store.usable.tolist():
         pixels = read_image(store.images.path(image))
-        wanted = segment(spanning_view(pixels, store.size), store.prior)
-        found = store.read(image)
-        assert found.dtype == wanted.dtype
-        np.testing.assert_array_equal(found, wanted)
+        expected = segment(spanning_view(pixels, store.size), store.prior)
+        labels = store.read(image)
+        assert labels.dtype == expected.dtype
+        np.testing.assert_array_equal(labels, expected)
     assert store.recomputed == 0
 
 
@@ -134,7 +134,7 @@ def test_unusable_images_are_set_aside_for_good(folder: Path, computed: list[str
     Image.new("1", (20_000, 10_000)).save(folder / "huge.png")
     (folder / "note.txt").write_text("no image, and not called one")
     store = opened(folder)
-    assert [aside.item for aside in store.set_aside] == ["0.png", "2.png", "4.png", "huge.png"]
+    assert [item.item for item in store.set_aside] == ["0.png", "2.png", "4.png", "huge.png"]
     assert "broken" in store.set_aside[0].reason
     assert "pixels" in store.set_aside[3].reason
     assert [store.images.name(i) for i in store.usable] == [
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_reached_is_looked_at_again(folder: Path) -> None:
     away.unlink()
     cache = folder.parent / "cache"
     store = LabelStore.open_or_fill(cache, listed, SIZE, PRIOR)
-    assert [aside.item for aside in store.set_aside] == ["away.png"]
+    assert [item.item for item in store.set_aside] == ["away.png"]
     assert "cannot be read" in store.set_aside[0].reason
     photo(50).save(away)
     store = LabelStore.open_or_fill(cache, listed, SIZE, PRIOR)
@@ -185,7 +185,7 @@ def test_a_failing_disk_is_no_verdict_on_an_image(
     with monkeypatch.context() as patch:
         patch.setattr(label_store, "read_file", failing)
         store = opened(folder)
-    assert [aside.item for aside in store.set_aside] == ["0.png", "2.png", "sub/3.png"]
+    assert [item.item for item in store.set_aside] == ["0.png", "2.png", "sub/3.png"]
     assert_right(store)
     computed.clear()
     store = opened(folder)
@@ -332,9 +332,9 @@ def test_two_that_fill_at_once_share_the_work(
 ) -> None:
     slow = label_store.compute_labels
 
-    def compute(*given: Any, **settings: Any) -> Any:
+    def compute(*args: Any, **settings: Any) -> Any:
         time.sleep(0.02)
-        return slow(*given, **settings)
+        return slow(*args, **settings)
 
     monkeypatch.setattr(label_store, "compute_labels", compute)
     start = threading.Barrier(2)
@@ -352,14 +352,14 @@ def test_two_that_fill_at_once_share_the_work(
 
 def test_a_damaged_map_is_computed_on_the_spot(folder: Path) -> None:
     store = opened(folder)
-    wanted = [store.read(i) for i in range(IMAGES)]
+    expected = [store.read(i) for i in range(IMAGES)]
     path = shards(store)[0]
     content = bytearray(path.read_bytes())
     content[-3] ^= 1  # in the last map
     path.write_bytes(content)
     store = opened(folder)
     for i in (0, IMAGES - 1, IMAGES - 1):
-        np.testing.assert_array_equal(store.read(i), wanted[i])
+        np.testing.assert_array_equal(store.read(i), expected[i])
     assert store.recomputed == 2
     store.images.path(IMAGES - 1).unlink()
     with pytest.raises(InputError, match="no such file"):
@@ -407,10 +407,10 @@ def test_damage_is_found_by_verify_and_repaired(folder: Path, small_shards: None
 
 def test_a_shard_that_goes_while_it_is_needed_is_no_end(folder: Path) -> None:
     store = opened(folder)
-    wanted = store.read(3)
+    expected = store.read(3)
     fresh = opened(folder)
     shards(store)[0].unlink()
-    np.testing.assert_array_equal(fresh.read(3), wanted)
+    np.testing.assert_array_equal(fresh.read(3), expected)
     assert fresh.recomputed == 1
 
 
@@ -449,7 +449,7 @@ def test_maps_from_files_follow_their_files(folder: Path, computed: list[str]) -
     for i in range(1, IMAGES):
         np.save(maps / ("sub" if i % 2 else ".") / f"{i}.npy", ids)
     store = opened(folder, prior=prior)
-    assert [aside.item for aside in store.set_aside] == ["0.png"]
+    assert [item.item for item in store.set_aside] == ["0.png"]
     assert "label map" in store.set_aside[0].reason
     np.testing.assert_array_equal(store.read(1)[[0, 0, -1, -1], [0, -1, 0, -1]], [0, 1, 2, 3])
     computed.clear()
@@ -460,17 +460,17 @@ def test_maps_from_files_follow_their_files(folder: Path, computed: list[str]) -
     assert not store.set_aside
     assert store.read(1).max() == 1
     (folder / "4.png").write_bytes(b"broken")  # a map does not make up for its image
-    assert [aside.item for aside in opened(folder, prior=prior).set_aside] == ["4.png"]
+    assert [item.item for item in opened(folder, prior=prior).set_aside] == ["4.png"]
 
 
 def test_reading_in_threads_and_elsewhere(folder: Path, small_shards: None) -> None:
     store = opened(folder)
-    wanted = [store.read(i) for i in range(IMAGES)]
+    expected = [store.read(i) for i in range(IMAGES)]
     sent = pickle.loads(pickle.dumps(store))
     order = np.random.default_rng(0).integers(0, IMAGES, 400).tolist()
     with ThreadPoolExecutor(8) as pool:
-        for i, found in zip(order, pool.map(sent.read, order), strict=True):
-            np.testing.assert_array_equal(found, wanted[i])
+        for i, labels in zip(order, pool.map(sent.read, order), strict=True):
+            np.testing.assert_array_equal(labels, expected[i])
     mine = store.read(0)
     mine[:] = 99  # the caller's own
-    np.testing.assert_array_equal(store.read(0), wanted[0])
+    np.testing.assert_array_equal(store.read(0), expected[0])

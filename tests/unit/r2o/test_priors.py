@@ -35,11 +35,11 @@ def blocks(size: int = 64) -> np.ndarray:
 def test_published_slic_is_reproduced_exactly() -> None:
     data = np.load(FIXTURE)
     plain = PriorConfig(normalised=False)
-    for pixels, wanted in zip(data["raw_uint8"], data["slic_labels"], strict=True):
-        found = segment(pixels, PriorConfig())
-        assert found.dtype == np.uint8
-        np.testing.assert_array_equal(found, wanted)
-        assert (segment(pixels, plain) != wanted).any()  # the other way is another
+    for pixels, expected in zip(data["raw_uint8"], data["slic_labels"], strict=True):
+        labels = segment(pixels, PriorConfig())
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, expected)
+        assert (segment(pixels, plain) != expected).any()  # the other way is another
 
 
 @pytest.mark.parametrize("kind", ["slic", "felzenszwalb", "grid", "whole"])
@@ -48,9 +48,9 @@ def test_ids_are_consecutive_at_any_size(kind: Any, size: int) -> None:
     pytest.importorskip("skimage")
     random = np.random.default_rng(3)
     pixels = random.integers(0, 256, (size, size, 3)).astype(np.uint8)
-    found = segment(pixels, PriorConfig(kind=kind))
-    assert found.shape == (size, size)
-    np.testing.assert_array_equal(np.unique(found), np.arange(found.max() + 1))
+    labels = segment(pixels, PriorConfig(kind=kind))
+    assert labels.shape == (size, size)
+    np.testing.assert_array_equal(np.unique(labels), np.arange(labels.max() + 1))
 
 
 @pytest.mark.parametrize("kind", ["slic", "felzenszwalb"])
@@ -58,17 +58,17 @@ def test_superpixels_keep_to_the_borders_of_colours(kind: Any) -> None:
     pytest.importorskip("skimage")
     pixels = blocks()
     # Felzenszwalb's blur before it would round the corners
-    found = segment(pixels, PriorConfig(kind=kind, segments=20, sigma=0, min_size=5))
-    for label in range(int(found.max()) + 1):
-        assert len(np.unique(pixels[found == label], axis=0)) == 1
+    labels = segment(pixels, PriorConfig(kind=kind, segments=20, sigma=0, min_size=5))
+    for label in range(int(labels.max()) + 1):
+        assert len(np.unique(pixels[labels == label], axis=0)) == 1
 
 
 def test_a_grid_has_squares() -> None:
-    found = segment(blocks(60), PriorConfig(kind="grid", segments=36))
-    assert np.bincount(found.reshape(-1)).tolist() == [100] * 36
-    np.testing.assert_array_equal(found[:10, :10], 0)
-    assert found[0, 59] == 5
-    assert found[59, 0] == 30
+    labels = segment(blocks(60), PriorConfig(kind="grid", segments=36))
+    assert np.bincount(labels.reshape(-1)).tolist() == [100] * 36
+    np.testing.assert_array_equal(labels[:10, :10], 0)
+    assert labels[0, 59] == 5
+    assert labels[59, 0] == 30
 
 
 def test_one_region_is_the_whole_image() -> None:
@@ -158,9 +158,9 @@ def write_map(folder: Path, form: str) -> None:
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
 def test_label_maps_are_read_and_squashed(tmp_path: Path, form: str) -> None:
     write_map(tmp_path / "dog", form)
-    found = read_label_map(tmp_path, "dog/7.jpg", 6)
+    labels = read_label_map(tmp_path, "dog/7.jpg", 6)
     rows = [[0, 0, 0, 0, 2, 2]] * 3 + [[0, 0, 1, 1, 2, 2]] * 3
-    np.testing.assert_array_equal(found, rows)
+    np.testing.assert_array_equal(labels, rows)
     # of a map that shrinks, each cell has the id at its centre
     np.testing.assert_array_equal(read_label_map(tmp_path, "dog/7.jpg", 1), [[0]])
 
@@ -194,19 +194,19 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_images_are_listed_by_name_and_others_counted(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.jpg", "a/z.PNG", "a-1/x.webp", "a/readme.txt", "list.csv", ".hidden.jpg")
-    found = list_images(tmp_path)
-    names = [found.name(i) for i in range(len(found))]
+    images = list_images(tmp_path)
+    names = [images.name(i) for i in range(len(images))]
     assert names == ["a-1/x.webp", "a/z.PNG", "b/2.jpg"]
-    assert found.path(1) == tmp_path.resolve() / "a" / "z.PNG"
-    assert found.ignored == 3
+    assert images.path(1) == tmp_path.resolve() / "a" / "z.PNG"
+    assert images.ignored == 3
 
 
 def test_several_folders_follow_each_other_and_no_file_comes_twice(tmp_path: Path) -> None:
     touch(tmp_path, "one/1.jpg", "two/1.jpg", "two/deep/3.jpg", "two/note.txt")
-    found = list_images([tmp_path / "two", tmp_path / "one", tmp_path / "two" / "deep"])
-    paths = [found.path(i).relative_to(tmp_path.resolve()) for i in range(len(found))]
+    images = list_images([tmp_path / "two", tmp_path / "one", tmp_path / "two" / "deep"])
+    paths = [images.path(i).relative_to(tmp_path.resolve()) for i in range(len(images))]
     assert [p.as_posix() for p in paths] == ["two/1.jpg", "two/deep/3.jpg", "one/1.jpg"]
-    assert found.ignored == 1
+    assert images.ignored == 1
 
 
 def test_names_that_are_no_utf8_lead_to_their_files(tmp_path: Path) -> None:

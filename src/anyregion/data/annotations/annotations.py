@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,8 @@ class Annotations:
     segmentations: tuple[Any, ...] | None = None
     negatives: tuple[NDArray[np.int64], ...] = ()
     not_exhaustive: tuple[NDArray[np.int64], ...] = ()
-    set_aside: tuple[SetAside, ...] = field(default=())
-    findings: tuple[Finding, ...] = field(default=())
+    set_aside: tuple[SetAside, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -79,8 +79,7 @@ class _Rows:
         if "image_id" not in entry or "bbox" not in entry:
             return entry
         try:
-            # "1234" is not four numbers
-            if isinstance(entry["bbox"], str):
+            if isinstance(entry["bbox"], str):  # "1234" is not four numbers
                 return entry
             x, y, width, height = map(float, entry["bbox"])
             image = self.image_codes.setdefault(entry["image_id"], len(self.image_codes))
@@ -92,8 +91,7 @@ class _Rows:
             crowd = bool(int(entry.get("iscrowd") or 0) or _is_group(entry))
             number = _to_int(entry.get("id"))
         except (KeyError, TypeError, ValueError, OverflowError):
-            # reported with its place in the file, in `columns`
-            return entry
+            return entry  # reported with its place in the file, in `columns`
         self.boxes.extend((x, y, x + width, y + height))
         self.images.append(image)
         self.categories.append(category)

@@ -56,8 +56,7 @@ def find_sets(folder: str | Path) -> list[DataSet]:
     visited: set[str] = set()
     for current, folders, files in os.walk(top, followlinks=True):
         real = os.path.realpath(current)
-        if real in visited:
-            # links may lead in a circle
+        if real in visited:  # links may lead in a circle
             folders.clear()
             continue
         visited.add(real)

@@ -35,9 +35,9 @@ _EDGES = ("XMin", "YMin", "XMax", "YMax")
 def read_openimages(
     path: Path,
     *,
-    images: Path | None = None,
-    classes: Path | None = None,
-    sizes: Path | None = None,
+    images: str | Path | None = None,
+    classes: str | Path | None = None,
+    sizes: str | Path | None = None,
     clip: bool = True,
 ) -> Annotations:
     """Read a CSV of boxes; see `read_annotations`. Category ids count from 1 in the order of the
@@ -52,7 +52,7 @@ def read_openimages(
             f"{path}: OpenImages' boxes are fractions of the image: give the folder of the images, "
             "or a CSV ImageID,Width,Height as sizes"
         )
-    class_names = _descriptions(classes or _find_descriptions(path))
+    class_names = _descriptions(Path(classes) if classes else _find_descriptions(path))
     findings = Findings()
     # columns of numbers: OpenImages has 15 million boxes
     owners, labels, rows = array("q"), array("q"), array("q")
@@ -63,8 +63,7 @@ def read_openimages(
         try:
             image, label, x0, y0, x1, y1, group = row
             box = (float(x0), float(y0), float(x1), float(y1))
-            # -1 is "not known"
-            is_group = int(group or 0) == 1
+            is_group = int(group or 0) == 1  # -1 is "not known"
         except ValueError as error:
             findings.add(MALFORMED_ROWS, f"row {number}", f"malformed ({error})")
             continue
@@ -79,9 +78,9 @@ def read_openimages(
             findings.add(NOT_DESCRIBED, label, "its regions are left out")
     names = [f"{key}.jpg" for key in image_codes]
     if images is not None and sizes is None:
-        heights_widths = list(in_threads(partial(_read_size, images), names))
+        heights_widths = list(in_threads(partial(_read_size, Path(images)), names))
     else:
-        listed = _sizes(sizes) if sizes is not None else {}
+        listed = _sizes(Path(sizes)) if sizes is not None else {}
         heights_widths = [listed.get(key, (-1, -1)) for key in image_codes]
     records: list[ImageRecord] = []
     scale = np.full((len(image_codes), 2), np.nan)  # (I, 2) width, height

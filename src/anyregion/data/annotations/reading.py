@@ -64,13 +64,7 @@ def read_annotations(
     if layout == "voc":
         return read_voc(path, clip=clip)
     if layout == "openimages":
-        return read_openimages(
-            path,
-            images=None if images is None else Path(images),
-            classes=None if classes is None else Path(classes),
-            sizes=None if sizes is None else Path(sizes),
-            clip=clip,
-        )
+        return read_openimages(path, images=images, classes=classes, sizes=sizes, clip=clip)
     return read_coco(_beside(path) or path, masks=masks, clip=clip)
 
 

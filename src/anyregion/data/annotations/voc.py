@@ -22,7 +22,7 @@ from anyregion.errors import InputError
 from anyregion.files import read_text
 from anyregion.images import SUFFIXES
 
-# the 20 classes of Pascal VOC, in the order of its papers' tables
+# the 20 classes of Pascal VOC; ids count from 1 in this order
 VOC_NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",

@@ -94,10 +94,9 @@ def check_data(
     threads: int = 8,
     progress: Progress | None = None,
 ) -> DataReport:
-    """Look at the annotations and at their image files.
+    """Check the annotations and their image files; masks where they were read.
 
-    What reading the annotations found is part of the report. Masks are checked where they were
-    read.
+    What was reported when the annotations were read is part of the report.
 
     Args:
         annotations: what `read_annotations` returned.
@@ -189,7 +188,7 @@ def _check_files(
 
 @dataclass(frozen=True)
 class _ImageFile:
-    """An image's file, its size and length in bytes; or why it cannot be used."""
+    """An image's file, its size, its length in bytes; or why it cannot be used."""
 
     path: Path | None
     size: ImageSize | None = None

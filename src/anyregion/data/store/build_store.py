@@ -50,7 +50,7 @@ class FillReport:
 
 @dataclass(frozen=True, eq=False)
 class _Sample:
-    """One image, read: what the models are given, or why it cannot be used."""
+    """One image, decoded: the inputs of the models, or why it cannot be used."""
 
     file_hash: bytes
     inputs: tuple[Pixels, Regions] | None = None

@@ -100,7 +100,6 @@ class FeatureRecords:
 def hash_features(features: Features) -> bytes:
     """16 bytes that differ where a name, a type, a shape or a number does."""
     parts: list[bytes | memoryview] = []
-    # by name, whatever order an extractor or the file has them in
     for name in sorted(features):
         array = np.ascontiguousarray(features[name])
         parts += [f"{name} {array.dtype.str} {array.shape};".encode(), as_bytes(array)]

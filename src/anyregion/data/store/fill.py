@@ -58,7 +58,8 @@ def fill_shards(
             reasons = _finished(shards, number)
             if reasons is None:
                 spec = shards.specs[number]
-                with try_lock(spec.lock, heartbeat=heartbeat, stale=stale) as locked:
+                lock = spec.path.with_suffix(".lock")
+                with try_lock(lock, heartbeat=heartbeat, stale=stale) as locked:
                     # another process may have finished it since
                     reasons = _finished(shards, number)
                     if locked and reasons is None:

@@ -46,8 +46,7 @@ def try_lock(path: Path, *, heartbeat: float = HEARTBEAT, stale: float = STALE) 
     finally:
         ended.set()
         beating.join()
-        # else another process has taken it over
-        if _read_token(path) == token:
+        if _read_token(path) == token:  # else another process has taken it over
             path.unlink(missing_ok=True)
 
 

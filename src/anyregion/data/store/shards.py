@@ -60,11 +60,6 @@ class ShardSpec:
     identity: str
     keys: Keys | None = None
 
-    @property
-    def lock(self) -> Path:
-        """The lock file of the process that computes it."""
-        return self.path.with_suffix(".lock")
-
 
 @dataclass(frozen=True, eq=False)
 class Record:

@@ -32,9 +32,8 @@ OPEN_SHARDS = 64
 class Store:
     """Features of the images of one data set, computed before: a `FeatureReader`.
 
-    Opening reads the annotations alone. Shards open when they are needed; what is read is held
-    against its hash (see `Shard`). Safe in several threads, and in processes that are forked or
-    that it is sent to.
+    Opening reads the annotations alone; see `Shards` for the rest. Safe in several threads, and in
+    processes that are forked or that it is sent to.
 
     Attributes:
         folder: where it lies.

@@ -25,13 +25,7 @@ class ShardedStore(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a store holds wrongly.
-
-    Attributes:
-        shard: its number; computing it anew is the cure.
-        item: the shard's or the image's file.
-        reason: what is wrong.
-    """
+    """Something that a store holds wrongly: in which shard, in which file, and what."""
 
     shard: int
     item: str

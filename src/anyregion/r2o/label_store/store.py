@@ -116,8 +116,7 @@ class LabelStore:
         if not len(store.missing):
             return store
         if prior.kind in ("slic", "felzenszwalb"):
-            # here, not in a thread after the first image is decoded
-            require("train", "skimage")
+            require("train", "skimage")  # here, not in a thread, image by image
         store._fill(keys, workers or os.cpu_count() or 1, progress or (lambda done, total: None))
         return cls(folder, images, keys, size, prior)
 

@@ -59,8 +59,8 @@ def full_annotations() -> Annotations:
     )
 
 
-def write_images(folder: Path, given: Annotations) -> Path:
-    for i, name in enumerate(given.file_names):
+def write_images(folder: Path, original: Annotations) -> Path:
+    for i, name in enumerate(original.file_names):
         rng = np.random.default_rng(i)
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,16 +101,18 @@ class SmallExtractor:
         }
 
 
-def new_store(tmp_path: Path, given: Annotations | None = None, **options: Any) -> Store:
+def new_store(tmp_path: Path, original: Annotations | None = None, **options: Any) -> Store:
     """An empty store of two images a shard, beside the folder `images`."""
-    given = given or annotations()
-    write_images(tmp_path / "images", given)
+    original = original or annotations()
+    write_images(tmp_path / "images", original)
     extractor = options.pop("extractor", None) or SmallExtractor()
-    return create_store(tmp_path / "store", given, extractor, **{"images_per_shard": 2, **options})
+    return create_store(
+        tmp_path / "store", original, extractor, **{"images_per_shard": 2, **options}
+    )
 
 
-def same(ours: Features, theirs: Features) -> bool:
-    return ours.keys() == theirs.keys() and all(
-        values.dtype == theirs[name].dtype and np.array_equal(values, theirs[name])
-        for name, values in ours.items()
+def same(first: Features, second: Features) -> bool:
+    return first.keys() == second.keys() and all(
+        values.dtype == second[name].dtype and np.array_equal(values, second[name])
+        for name, values in first.items()
     )
