@@ -11,9 +11,12 @@ from anyregion.baselines.crop import CropEncoder
 from anyregion.baselines.dense import DenseEncoder
 from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.errors import InputError, require
+from anyregion.io.vocabulary import load_vocabulary
+from anyregion.model_card import VOCABULARY, ModelCard, read_card
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer, RegionEncoder
 from anyregion.scoring import Score
+from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from anyregion.data.features import DescribedExtractor
@@ -114,14 +117,17 @@ def load_recognizer(
     if method == "regionspot" and compact:
         if localizer is not None or antialias is not None:
             raise InputError("compact has its own eyes: no localizer, no choice of antialiasing")
-        return Recognizer(_compact(model, device), cache=cache)
+        return _compact(model, device, cache)
     if method == "regionspot":
         if not trained:
             raise InputError(
                 f"{model} is no RegionSpot model: give a folder made by `anyregion train`, "
                 "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
             )
-        return Recognizer(_regionspot(Path(model), localizer, vlm, antialias, device), cache=cache)
+        path = Path(model)
+        encoder = _regionspot(path, localizer, vlm, antialias, device)
+        vocabulary, card = (_vocabulary(path), read_card(path)) if path.is_dir() else (None, None)
+        return Recognizer(encoder, vocabulary=vocabulary, card=card, cache=cache)
     if antialias is not None:
         raise InputError(f"the method {method} has no choice of antialiasing")
     if localizer is not None:
@@ -280,11 +286,31 @@ def _is_compact(model: str | Path) -> bool:
     return str(model) == "compact" or (Path(model) / "namer.onnx").is_file()
 
 
-def _compact(model: str | Path, device: str) -> RegionEncoder:
+def _compact(model: str | Path, device: str, cache: Path | Literal["default"] | None) -> Recognizer:
+    from anyregion.compact.assets import read_manifest
     from anyregion.compact.model import CompactEncoder, CompactModel
+    from anyregion.compact.region_head import GRAPH
 
     folder = None if str(model) == "compact" else Path(model)
-    return CompactEncoder(CompactModel(folder, device=device))
+    card, vocabulary = None, None
+    if folder is None:
+        entry = read_manifest()[GRAPH]
+        card = ModelCard(licence=entry["licence"], terms=entry["data"], origin=entry["command"])
+    else:
+        vocabulary = _vocabulary(folder)
+        if card := read_card(folder):
+            for name in card.sha256:
+                card.check(folder, name)
+    encoder = CompactEncoder(CompactModel(folder, device=device))
+    vocabulary = vocabulary or Vocabulary.from_names(encoder.calibration.names)
+    return Recognizer(encoder, vocabulary=vocabulary, card=card, cache=cache)
+
+
+def _vocabulary(folder: Path) -> Vocabulary | None:
+    """The names that a model's folder knows, or None."""
+    path = folder / VOCABULARY
+    vocabulary = load_vocabulary(path) if path.is_file() else None
+    return vocabulary if isinstance(vocabulary, Vocabulary) else None
 
 
 def _is_regionspot(model: str | Path) -> bool:
@@ -297,9 +323,9 @@ def _regionspot(
 ) -> RegionEncoder:
     require("torch", "torch", "torchvision", "transformers")
     if path.is_dir():
-        from anyregion.regionspot.pretrained import from_pretrained
+        from anyregion.regionspot.encoder import RegionSpotEncoder
 
-        return from_pretrained(
+        return RegionSpotEncoder.from_pretrained(
             path, localizer=localizer, vlm=vlm, antialias=antialias, device=device
         )
     from anyregion.regionspot.checkpoint import load_published
@@ -319,12 +345,16 @@ def _embedder(model: str | Path, trained: bool, vlm: str | None, device: str) ->
 
     if not trained:
         return load_vlm(vlm or str(model), device=device)
-    from anyregion.regionspot.pretrained import stated_vlm
+    from anyregion.regionspot.pretrained import read_config, resolve_part
 
     if Path(model).is_file():
         raise InputError(f"{model} is a RegionSpot checkpoint: convert it, then use its folder")
-    stated, image_size = stated_vlm(Path(model))
-    return load_vlm(vlm or stated, device=device, image_size=image_size)
+    config = read_config(Path(model))
+    return load_vlm(
+        vlm or resolve_part(Path(model), config.vlm),
+        device=device,
+        image_size=config.vlm_image_size,
+    )
 
 
 def _is_cached(name: str) -> bool:

@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from anyregion.errors import CheckpointError
-from anyregion.files import read_json, write_json, writing
+from anyregion.files import atomic_path, read_json, write_json, writing
+from anyregion.vocabulary import Vocabulary
 
 CARD = "card.json"
+VOCABULARY = "vocabulary.json"
 FORMAT = "anyregion.card/1"
 _PACKAGES = ("anyregion", "numpy", "onnxruntime", "torch", "torchvision", "transformers")
 
@@ -32,8 +36,8 @@ class ModelCard:
         terms: of the data that they were trained on.
         origin: the training, checkpoint or model that they come from.
         versions: of Python and the packages that wrote them.
-        sha256: by file or folder, the hash of its content; relative paths are in the model's
-            folder, others elsewhere.
+        sha256: by the path of a file or folder, the hash of its content; relative ones are in the
+            model's folder.
         fingerprint: a hash of all those.
     """
 
@@ -44,46 +48,63 @@ class ModelCard:
     sha256: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
 
-    def check(self, name: str, path: Path) -> None:
-        """Raise `CheckpointError` where the weights called `name` are not those of the card."""
-        if name in self.sha256 and hash_path(path) != self.sha256[name]:
+    def check(self, folder: Path, name: str) -> None:
+        """Refuse a file or folder whose content is not the one that the model was saved with.
+
+        Args:
+            folder: the model's.
+            name: a path as in `sha256`; what is not listed there is not checked.
+
+        Raises:
+            CheckpointError: it is missing, or its hash is another.
+        """
+        if name not in self.sha256:
+            return
+        try:
+            digest = hash_path(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name}: cannot be read ({error.strerror})") from None
+        if digest != self.sha256[name]:
             raise CheckpointError(
-                f"{path}: not the weights that this model was saved with (another SHA-256): "
-                "damaged, or replaced"
+                f"{folder / name}: damaged or replaced: its SHA-256 is {digest[:12]}..., not that "
+                f"of {CARD}"
             )
 
-    def to_markdown(self) -> str:
-        """The lines of a README."""
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return (
-            f"Origin: {self.origin}. Licence of the weights: {self.licence}. Terms of the data: "
-            f"{self.terms}.\n\nMade with {versions}. Fingerprint: `{self.fingerprint}`.\n"
-        )
 
-
-def write_card(folder: Path, card: ModelCard, weights: Mapping[str, Path]) -> ModelCard:
-    """Write `card.json`: the card with the versions of now and the hashes of the weights.
+def write_card(
+    folder: Path,
+    card: ModelCard,
+    *,
+    weights: Sequence[str],
+    vocabulary: Vocabulary | None,
+    readme: str,
+) -> None:
+    """Write what tells of a model beside its weights: `card.json`, names, and a README.
 
     Args:
-        folder: the model's.
-        card: licence, terms and origin.
-        weights: files and folders of weights, by the names that the model's folder has for them.
+        folder: the model's; its weights are written already.
+        card: licence, terms and origin; versions and hashes are added.
+        weights: the paths of its files and folders of weights, see `ModelCard.sha256`.
+        vocabulary: the names that the model knows (`vocabulary.json`), or None.
+        readme: the README's text, to which the card's lines are added.
 
     Raises:
-        AnyRegionError: it cannot be written.
+        AnyRegionError: something cannot be written.
     """
-    with writing(folder / CARD):
-        sha256 = {name: hash_path(path) for name, path in weights.items()}
-        card = ModelCard(
-            licence=card.licence,
-            terms=card.terms,
-            origin=card.origin,
-            versions=installed_versions(),
-            sha256=sha256,
-            fingerprint=hashlib.sha256(repr(sorted(sha256.values())).encode()).hexdigest()[:32],
-        )
+    with writing(folder):
+        sha256 = {name: hash_path(folder / name) for name in weights}
+        digest = hashlib.sha256(repr(sorted(sha256.values())).encode()).hexdigest()
+        card = replace(card, versions=_versions(), sha256=sha256, fingerprint=digest[:32])
+        if vocabulary is not None:
+            vocabulary.save(folder / VOCABULARY)
         write_json(folder / CARD, {"format": FORMAT, **asdict(card)}, indent=2)
-    return card
+        versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+        lines = (
+            f"Origin: {card.origin}. Licence of the weights: {card.licence}. Terms of the data: "
+            f"{card.terms}. Written with {versions}. Fingerprint: `{card.fingerprint}`."
+        )
+        with atomic_path(folder / "README.md") as temporary:
+            temporary.write_text(f"{readme}\n{lines}\n", encoding="utf-8")
 
 
 def read_card(folder: Path) -> ModelCard | None:
@@ -111,23 +132,28 @@ def hash_path(path: Path) -> str:
     Raises:
         OSError: it is not there, or cannot be read.
     """
-    if path.is_dir():
-        digest = hashlib.sha256()
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            name = file.relative_to(path)
-            if not any(part.startswith(".") for part in name.parts):
-                digest.update(f"{name.as_posix()} {hash_path(file)}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    if not path.is_dir():
+        status = path.stat()
+        return _hash_file(path, status.st_size, status.st_mtime_ns)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = file.relative_to(path)
+        if not any(part.startswith(".") for part in name.parts):
+            digest.update(f"{name.as_posix()} {hash_path(file)}\n".encode())
+    return digest.hexdigest()
 
 
-def installed_versions() -> dict[str, str]:
-    """The versions of Python and of those packages that matter and are installed."""
+@lru_cache(maxsize=64)
+def _hash_file(path: Path, size: int, changed: int) -> str:
+    # a training saves its best module again and again: gigabytes that did not change are read once
+    del size, changed
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions

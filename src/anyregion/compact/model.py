@@ -23,15 +23,23 @@ from anyregion.compact.image_encoder import ALL_MAPS, LONG_SIDE, FeaturePyramid,
 from anyregion.compact.mask_head import MaskHead, load_mask_head
 from anyregion.compact.proposal_head import ProposalHead, load_proposal_head
 from anyregion.compact.region_features import extract_region_features
-from anyregion.compact.region_head import STACKED_LENGTH, RegionHead, load_region_head
+from anyregion.compact.region_head import (
+    README,
+    STACKED_LENGTH,
+    RegionHead,
+    copy_region_head,
+    load_region_head,
+)
 from anyregion.compact.text_encoder import WIDTH, CompactTextEncoder
 from anyregion.data.features import Features, to_half
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.masks import RLE, decode_mask
+from anyregion.model_card import ModelCard, write_card
 from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.scoring import Score
+from anyregion.vocabulary import Vocabulary
 
 # long side of an image that is embedded as one: a crop needs no small cells
 CROP_SIDE = 224
@@ -100,6 +108,19 @@ class CompactEncoder:
         )
         self.logit_scale = self.calibration.scale * STACKED_LENGTH
         self.logit_bias = self.calibration.bias
+
+    def save_pretrained(
+        self,
+        folder: Path,
+        *,
+        card: ModelCard,
+        vocabulary: Vocabulary | None = None,
+        include_frozen: bool = False,
+    ) -> None:
+        """Write the region head for `load_recognizer`. See `Recognizer.save_pretrained`."""
+        del include_frozen  # the other parts come with the package
+        weights = copy_region_head(self.model.folder, folder)
+        write_card(folder, card, weights=weights, vocabulary=vocabulary, readme=README)
 
     @property
     def fingerprint(self) -> str:

@@ -24,10 +24,18 @@ from anyregion.compact.assets import read_asset
 from anyregion.compact.onnx_session import start_session
 from anyregion.compact.region_features import RegionFeatures
 from anyregion.errors import CheckpointError
+from anyregion.files import atomic_path, writing
 
 Floats = NDArray[np.float32]
 GRAPH = "namer.onnx"
 NUMBERS = "namer.safetensors"
+TRAINED = ("namer.json", "namer_weights.safetensors")  # what training goes on from
+README = """# A trained region head of compact
+
+Names regions with anyregion's built-in model, whose frozen parts come with the package:
+
+`anyregion recognize PHOTO --model FOLDER --vocabulary "cat, dog" --regions regions.json`
+"""
 INPUTS = ("pooled", "conse", "boxes", "memory", "cells", "shape")
 # regions that attend to the image together: more take more memory, and no less time
 AT_ONCE = 256
@@ -161,15 +169,39 @@ def load_region_head(
         InputError: ONNX Runtime cannot use the device.
         CheckpointError: a file is missing, altered or damaged.
     """
-    if folder is None:
-        graph, numbers = read_asset(GRAPH), read_asset(NUMBERS)
-    else:
-        try:
-            graph, numbers = (folder / GRAPH).read_bytes(), (folder / NUMBERS).read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"{error.filename}: missing: not a folder made by training compact"
-            ) from None
+    graph, numbers = (_read(folder, name) for name in (GRAPH, NUMBERS))
     session = start_session(graph, threads=threads, device=device)
     digest = hashlib.sha256(graph + numbers).hexdigest()
     return RegionHead(session, Calibration.from_bytes(numbers), digest)
+
+
+def copy_region_head(source: Path | None, folder: Path) -> list[str]:
+    """Copy a head into another folder, with what training goes on from; the names of its files.
+
+    Args:
+        source: as for `load_region_head`.
+        folder: made if it is missing.
+
+    Raises:
+        AnyRegionError: the folder cannot be written.
+        CheckpointError: a file is missing.
+    """
+    names = [GRAPH, NUMBERS]
+    if source is not None:
+        names += [name for name in TRAINED if (source / name).is_file()]
+    with writing(folder):
+        for name in names:
+            with atomic_path(folder / name) as temporary:
+                temporary.write_bytes(_read(source, name))
+    return names
+
+
+def _read(folder: Path | None, name: str) -> bytes:
+    if folder is None:
+        return read_asset(name)
+    try:
+        return (folder / name).read_bytes()
+    except OSError:
+        raise CheckpointError(
+            f"{folder / name}: missing: not a folder made by training compact"
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,27 @@ from torch import Tensor
 
 from anyregion.errors import InputError
 from anyregion.images import Pixels, size_of
+from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
 from anyregion.masks import RLE, mask_box
+from anyregion.model_card import ModelCard
 from anyregion.recognizer import RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.regionspot.adapter import Adapter, stack_tokens
+from anyregion.regionspot.pretrained import (
+    Pretrained,
+    copy_part,
+    load_adapter,
+    read_config,
+    resolve_part,
+    write_folder,
+)
 from anyregion.scoring import Score
+from anyregion.torch_utils.devices import check_device
 from anyregion.torch_utils.weights import fingerprint
+from anyregion.vlms.loading import load_vlm
 from anyregion.vlms.protocol import VisionLanguageModel
+from anyregion.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +101,75 @@ class RegionSpotEncoder:
         self.text = vlm.text
         self.logit_scale = vlm.logit_scale
         self.logit_bias = vlm.logit_bias
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        localizer: str | None = None,
+        vlm: str | None = None,
+        antialias: bool | None = None,
+        device: str = "cpu",
+    ) -> RegionSpotEncoder:
+        """Load the adapter of a folder and join it to its localizer and VLM.
+
+        Args:
+            folder: as `save_pretrained`, a training or `anyregion convert` wrote it.
+            localizer, vlm: hub name, folder or file to use in place of the stated ones (the same
+                models kept elsewhere; other widths are refused).
+            antialias: see the class; None for what the folder states.
+            device: where everything runs.
+
+        Raises:
+            CheckpointError: files missing, damaged, or not fitting the configuration.
+            InputError: the localizer, the VLM or the device cannot be had.
+        """
+        check_device(device)
+        folder = Path(folder)
+        config = read_config(folder)
+        adapter = load_adapter(folder, config.adapter)
+        return cls(
+            load_localizer(localizer or resolve_part(folder, config.localizer), device=device),
+            load_vlm(
+                vlm or resolve_part(folder, config.vlm),
+                device=device,
+                image_size=config.vlm_image_size,
+            ),
+            adapter.to(device),
+            source=config.source,
+            antialias=config.antialias if antialias is None else antialias,
+        )
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        card: ModelCard | None = None,
+        vocabulary: Vocabulary | None = None,
+        include_frozen: bool = False,
+    ) -> None:
+        """Write the adapter, and where its localizer and VLM are; see `Recognizer.save_pretrained`.
+
+        Raises:
+            InputError: `include_frozen`, and one of them cannot be copied.
+            AnyRegionError: the folder cannot be written.
+        """
+        folder, card = Path(folder), card or ModelCard()
+        parts = {"localizer": self.localizer.name, "vlm": self.vlm.name}
+        if include_frozen:
+            parts = {part: copy_part(folder, part, name) for part, name in parts.items()}
+        config = Pretrained(
+            adapter=self.adapter.config,
+            **parts,
+            vlm_image_size=self.vlm.image_size,
+            source=self.source,
+            antialias=self.antialias,
+            licence=card.licence,
+            origin=card.origin,
+        )
+        weights = self.adapter.state_dict()
+        write_folder(folder, config, weights, terms=card.terms, vocabulary=vocabulary)
 
     @property
     def fingerprint(self) -> str:

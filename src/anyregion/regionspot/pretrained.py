@@ -7,6 +7,7 @@ folder inside. Nothing but OWNER/MODEL is ever looked up on a hub (`resolve_part
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ import torch
 
 from anyregion.errors import CheckpointError, InputError
 from anyregion.files import atomic_path, read_json, write_json, writing
-from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import TokenSource
+from anyregion.model_card import ModelCard, read_card, write_card
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
-from anyregion.regionspot.encoder import RegionSpotEncoder
-from anyregion.torch_utils.devices import check_device
 from anyregion.torch_utils.hub import WEIGHT_SUFFIXES, is_hub_name
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
-from anyregion.vlms.loading import OPEN_CLIP, load_vlm, split_open_clip
+from anyregion.vlms.loading import OPEN_CLIP, split_open_clip
+from anyregion.vocabulary import Vocabulary
 
 WEIGHTS = "adapter.safetensors"
 CONFIG = "config.json"
@@ -52,109 +52,46 @@ class Pretrained:
     origin: str = "unstated"
 
 
-def save_pretrained(
-    encoder: RegionSpotEncoder,
-    folder: str | Path,
+def write_folder(
+    folder: Path,
+    config: Pretrained,
+    weights: Mapping[str, torch.Tensor],
     *,
-    licence: str = "unstated",
-    origin: str = "unstated",
-    copy_parts: bool = False,
+    terms: str = "unstated",
+    vocabulary: Vocabulary | None = None,
 ) -> None:
-    """Write the adapter of an encoder (weights, configuration, model card).
+    """Write weights, configuration, names and card, each atomically; the weights come first.
 
-    The localizer and the VLM are stated by name, local ones by their absolute path.
+    Local parts are stated by absolute path, those inside the folder relative to it, and both with
+    the hash of their content.
 
     Args:
-        encoder: what to save.
-        folder: where to; made if it is missing.
-        licence, origin: see `Pretrained`.
-        copy_parts: copy a local localizer and VLM into the folder, which then can be moved to
-            another machine. Models of a hub stay on the hub.
-
-    Raises:
-        AnyRegionError: the folder cannot be written.
-    """
-    folder = Path(folder)
-    names = {"localizer": encoder.localizer.name, "vlm": encoder.vlm.name}
-    if copy_parts:
-        names = {part: _copy_part(folder, part, name) for part, name in names.items()}
-    about = Pretrained(
-        adapter=encoder.adapter.config,
-        **names,
-        vlm_image_size=encoder.vlm.image_size,
-        source=encoder.source,
-        antialias=encoder.antialias,
-        licence=licence,
-        origin=origin,
-    )
-    write_folder(folder, about, encoder.adapter.state_dict())
-
-
-def write_folder(folder: Path, about: Pretrained, weights: dict[str, torch.Tensor]) -> None:
-    """Write weights, configuration and model card, each atomically; the weights come first.
-
-    Local parts are stated by absolute path, those inside the folder relative to it.
+        folder: made if it is missing.
+        config: what `config.json` is to state.
+        weights: of the adapter.
+        terms: of the data that it was trained on.
+        vocabulary: the names that it was trained on.
 
     Raises:
         AnyRegionError: they cannot be written.
     """
-    about = replace(
-        about,
-        localizer=_portable_name(folder, about.localizer),
-        vlm=_portable_name(folder, about.vlm),
+    config = replace(
+        config,
+        localizer=_portable_name(folder, config.localizer),
+        vlm=_portable_name(folder, config.vlm),
     )
-    metadata = {"format": FORMAT, "licence": about.licence, "origin": about.origin}
+    metadata = {"format": FORMAT, "licence": config.licence, "origin": config.origin}
     write_tensors(folder / WEIGHTS, weights, metadata)
     with writing(folder):
-        write_json(folder / CONFIG, {"format": FORMAT, **asdict(about)}, indent=2)
-        with atomic_path(folder / "README.md") as temporary:
-            temporary.write_text(_card(about), encoding="utf-8")
-
-
-def from_pretrained(
-    folder: str | Path,
-    *,
-    localizer: str | None = None,
-    vlm: str | None = None,
-    antialias: bool | None = None,
-    device: str = "cpu",
-) -> RegionSpotEncoder:
-    """Load the adapter and join it to its localizer and VLM.
-
-    Args:
-        localizer, vlm: hub name, folder or file to use in place of the stated ones (the same
-            models kept elsewhere; other widths are refused).
-        antialias: see `RegionSpotEncoder`; None for what the folder states.
-        device: where everything runs.
-
-    Raises:
-        CheckpointError: files missing, broken, or not fitting the configuration.
-        InputError: the localizer, the VLM or the device cannot be had.
-    """
-    check_device(device)
-    folder = Path(folder)
-    about = read_config(folder)
-    adapter = load_adapter(folder / WEIGHTS, about.adapter)
-    return RegionSpotEncoder(
-        load_localizer(localizer or resolve_part(folder, about.localizer), device=device),
-        load_vlm(
-            vlm or resolve_part(folder, about.vlm), device=device, image_size=about.vlm_image_size
-        ),
-        adapter.to(device),
-        source=about.source,
-        antialias=about.antialias if antialias is None else antialias,
+        write_json(folder / CONFIG, {"format": FORMAT, **asdict(config)}, indent=2)
+    parts = [_split_name(name)[1] for name in (config.localizer, config.vlm)]
+    write_card(
+        folder,
+        ModelCard(licence=config.licence, terms=terms, origin=config.origin),
+        weights=[WEIGHTS, *(path for path in parts if path and (folder / path).exists())],
+        vocabulary=vocabulary,
+        readme=_readme(config),
     )
-
-
-def stated_vlm(folder: Path) -> tuple[str, int | None]:
-    """The VLM that a folder was trained with, for `load_vlm`, and its input size.
-
-    Raises:
-        CheckpointError: not a folder made by `save_pretrained`.
-        InputError: a local VLM that is not there any more.
-    """
-    about = read_config(folder)
-    return resolve_part(folder, about.vlm), about.vlm_image_size
 
 
 def resolve_part(folder: Path, name: str) -> str:
@@ -165,19 +102,25 @@ def resolve_part(folder: Path, name: str) -> str:
 
     Raises:
         InputError: the name of a local file or folder that is in none of these places.
+        CheckpointError: its content is not the one that the folder was saved with.
     """
     prefix, path = _split_name(name)
     if not path:
         return name
+    card = read_card(folder)
     if (folder / path).exists():
+        if card is not None:
+            card.check(folder, path)
         return prefix + str(folder / path)
-    if Path(path).expanduser().exists():
-        return name
-    for parent in folder.absolute().parents:
-        if (parent / path).exists():
-            return prefix + str(parent / path)
-    if not prefix and is_hub_name(name):
-        return name
+    # with a hash the place is certain
+    if card is None or path not in card.sha256:
+        if Path(path).expanduser().exists():
+            return name
+        for parent in folder.absolute().parents:
+            if (parent / path).exists():
+                return prefix + str(parent / path)
+        if not prefix and is_hub_name(name):
+            return name
     raise InputError(
         f"{folder / CONFIG} names {name}, and there is no such file or folder: give the path of "
         "this model as localizer or vlm"
@@ -201,9 +144,15 @@ def read_config(folder: Path) -> Pretrained:
         raise CheckpointError(f"{path}: malformed ({error})") from None
 
 
-def load_adapter(path: Path, config: AdapterConfig) -> Adapter:
-    """Load `adapter.safetensors` into an adapter of that configuration."""
-    return adapter_from_state(read_state_dict(path), config, str(path))
+def load_adapter(folder: Path, config: AdapterConfig) -> Adapter:
+    """Load `adapter.safetensors` of a folder into an adapter of that configuration.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another configuration.
+    """
+    if card := read_card(folder):
+        card.check(folder, WEIGHTS)
+    return adapter_from_state(read_state_dict(folder / WEIGHTS), config, str(folder / WEIGHTS))
 
 
 def adapter_from_state(
@@ -230,11 +179,32 @@ def _portable_name(folder: Path, name: str) -> str:
     return prefix + str(local.absolute())
 
 
-def _copy_part(folder: Path, part: str, name: str) -> str:
-    """Copy a local part into the folder; its name there, or the name as it is of one on a hub."""
+def copy_part(folder: Path, part: str, name: str) -> str:
+    """Copy a localizer or VLM into a folder.
+
+    Args:
+        folder: made if it is missing.
+        part: `localizer` or `vlm`: what the copy is called.
+        name: as `load_localizer` and `load_vlm` take it. Models of the hub are copied from its
+            cache on this machine.
+
+    Returns:
+        The name of the copy.
+
+    Raises:
+        InputError: a model whose files are not known, as the weights that open_clip downloads.
+        AnyRegionError: it cannot be written.
+    """
     prefix, path = _split_name(name)
     local = Path(path).expanduser()
-    if not path or not local.exists() or _is_inside(folder, local):
+    if path and not local.exists() and not prefix:
+        local = _cached_on_hub(name) or local
+    if not path or not local.exists():
+        raise InputError(
+            f"{name}: its files cannot be copied; load it from a file or folder first, or leave "
+            "the frozen models outside"
+        )
+    if _is_inside(folder, local):
         return name
     target = folder / (part + local.suffix if local.is_file() else part)
     with writing(target):
@@ -244,6 +214,13 @@ def _copy_part(folder: Path, part: str, name: str) -> str:
             with atomic_path(target) as temporary:
                 shutil.copyfile(local, temporary)
     return prefix + str(target)
+
+
+def _cached_on_hub(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json") if is_hub_name(name) else None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _is_inside(folder: Path, path: Path) -> bool:
@@ -263,20 +240,20 @@ def _split_name(name: str) -> tuple[str, str]:
     return f"{OPEN_CLIP}{model}/", weights
 
 
-def _card(about: Pretrained) -> str:
+def _readme(config: Pretrained) -> str:
     with torch.device("meta"):
-        learned = count_parameters(Adapter(about.adapter))
-    c = about.adapter
-    token = "mask decoder's output" if about.source == "decoder" else "prompt encoder's, averaged"
-    size = "its own" if about.vlm_image_size is None else f"{about.vlm_image_size} px"
+        learned = count_parameters(Adapter(config.adapter))
+    c = config.adapter
+    token = "mask decoder's output" if config.source == "decoder" else "prompt encoder's, averaged"
+    size = "its own" if config.vlm_image_size is None else f"{config.vlm_image_size} px"
     return f"""---
 library_name: anyregion
-license: {about.licence}
+license: {config.licence}
 tags: [region-recognition, open-vocabulary, regionspot]
 ---
 # RegionSpot adapter
 
-Joins the frozen localizer `{about.localizer}` and the frozen vision-language model `{about.vlm}`
+Joins the frozen localizer `{config.localizer}` and the frozen vision-language model `{config.vlm}`
 (input {size}). {learned / 1e6:.1f} M parameters, all of them here; the frozen models are not.
 
 | setting | value |
@@ -286,8 +263,6 @@ Joins the frozen localizer `{about.localizer}` and the frozen vision-language mo
 | token | {token} |
 | feature map | {"used" if c.use_features else "left out"} |
 | widths | {c.token_width} -> {c.feature_width} -> {c.embed_width} |
-
-Origin: {about.origin}. Licence of the weights: {about.licence}.
 
 Use: `anyregion recognize PHOTO --model FOLDER --vocabulary "cat, dog" --regions regions.json`
 

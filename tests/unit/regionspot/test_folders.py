@@ -14,16 +14,16 @@ pytest.importorskip("transformers")
 
 from anyregion import AnyRegionError, CheckpointError, InputError  # noqa: E402
 from anyregion.cli.main import main  # noqa: E402
+from anyregion.model_card import ModelCard  # noqa: E402
 from anyregion.regionspot.adapter import AdapterConfig  # noqa: E402
 from anyregion.regionspot.checkpoint import convert_checkpoint, load_published  # noqa: E402
+from anyregion.regionspot.encoder import RegionSpotEncoder  # noqa: E402
 from anyregion.regionspot.pretrained import (  # noqa: E402
     Pretrained,
     adapter_from_state,
-    from_pretrained,
     load_adapter,
     read_config,
     resolve_part,
-    save_pretrained,
     write_folder,
 )
 from tests.unit.regionspot.toy import SMALL, seeded, toy_encoder  # noqa: E402
@@ -31,12 +31,12 @@ from tests.unit.regionspot.toy import SMALL, seeded, toy_encoder  # noqa: E402
 
 def test_folder_round_trip(tmp_path: Path) -> None:
     encoder = toy_encoder(replace(SMALL, layers=2, attention="independent"), antialias=False)
-    save_pretrained(encoder, tmp_path, licence="Apache-2.0", origin="a test")
+    encoder.save_pretrained(tmp_path, card=ModelCard(licence="Apache-2.0", origin="a test"))
     about = read_config(tmp_path)
     assert about.adapter == encoder.adapter.config
     assert (about.localizer, about.vlm, about.antialias) == ("toy-localizer", "toy-vlm", False)
     assert about.vlm_image_size == 96
-    again = load_adapter(tmp_path / "adapter.safetensors", about.adapter)
+    again = load_adapter(tmp_path, about.adapter)
     for name, tensor in encoder.adapter.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
     card = (tmp_path / "README.md").read_text()
@@ -57,11 +57,11 @@ def test_local_parts_are_stated_by_absolute_path(
     (tmp_path / "models" / "sam").mkdir(parents=True)
     (tmp_path / "clip.pt").write_bytes(b"weights")
     folder = Path("runs/model")
-    save_pretrained(named_encoder("models/sam", "open_clip:ViT-B-16/clip.pt"), folder)
+    named_encoder("models/sam", "open_clip:ViT-B-16/clip.pt").save_pretrained(folder)
     about = read_config(folder)
     assert about.localizer == str(tmp_path / "models/sam")
     assert about.vlm == f"open_clip:ViT-B-16/{tmp_path}/clip.pt"
-    save_pretrained(named_encoder("facebook/sam-vit-base", "open_clip:RN50/openai"), folder)
+    named_encoder("facebook/sam-vit-base", "open_clip:RN50/openai").save_pretrained(folder)
     about = read_config(folder)
     assert (about.localizer, about.vlm) == ("facebook/sam-vit-base", "open_clip:RN50/openai")
 
@@ -73,7 +73,7 @@ def test_a_folder_with_copied_parts_can_be_moved(
     (tmp_path / "sam").mkdir()
     (tmp_path / "sam" / "config.json").write_text("{}")
     (tmp_path / "clip.pt").write_bytes(b"weights")
-    save_pretrained(named_encoder("sam", "clip.pt"), "model", copy_parts=True)
+    named_encoder("sam", "clip.pt").save_pretrained("model", include_frozen=True)
     Path("model").rename("elsewhere")
     about = read_config(Path("elsewhere"))
     assert (about.localizer, about.vlm) == ("localizer", "vlm.pt")
@@ -84,7 +84,7 @@ def test_a_folder_with_copied_parts_can_be_moved(
     assert Path(resolve_part(folder, about.vlm)).read_bytes() == b"weights"
     # written again where they lie, they stay movable
     again = named_encoder(str(folder / "localizer"), str(folder / "vlm.pt"))
-    save_pretrained(again, folder)
+    again.save_pretrained(folder)
     assert read_config(folder).localizer == "localizer"
 
 
@@ -114,9 +114,9 @@ def test_a_missing_part_is_not_looked_for_on_a_hub(
     about = Pretrained(SMALL, "sam", "clip")
     write_folder(tmp_path, about, seeded().state_dict())
     with pytest.raises(InputError, match="names sam"):
-        from_pretrained(tmp_path)
+        RegionSpotEncoder.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="nowhere: there is no such file or folder"):
-        from_pretrained(tmp_path, localizer="nowhere")
+        RegionSpotEncoder.from_pretrained(tmp_path, localizer="nowhere")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_no_half_a_folder(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("load", [from_pretrained, load_published])
+@pytest.mark.parametrize("load", [RegionSpotEncoder.from_pretrained, load_published])
 def test_a_device_that_is_not_here(tmp_path: Path, load: Any) -> None:
     """Said before a file is read."""
     with pytest.raises(InputError, match="device 'foo' cannot be used: torch offers cpu"):

@@ -185,7 +185,7 @@ def test_learns_to_name_and_is_saved_ready_for_use(tmp_path: Path, attention: An
     assert report.validation["top5"] == 1.0
     about = read_config(tmp_path / "model")
     assert (about.localizer, about.vlm, about.licence) == ("toy-sam", "toy-clip", "CC-BY-4.0")
-    saved = load_adapter(tmp_path / "model/adapter.safetensors", SMALL)
+    saved = load_adapter(tmp_path / "model", SMALL)
     assert torch.equal(saved.projector.weight, one.module.projector.weight)  # type: ignore[union-attr]
     card = (tmp_path / "README.md").read_text()
     assert "12 images, 4 names" in card

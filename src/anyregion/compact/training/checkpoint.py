@@ -12,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from anyregion.compact.image_encoder import CHANNELS
-from anyregion.compact.region_head import GRAPH, NUMBERS, Calibration
+from anyregion.compact.region_head import GRAPH, NUMBERS, README, Calibration
 from anyregion.compact.training.export import export_region_head, rounded
 from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, read_json, write_json, writing
+from anyregion.model_card import ModelCard, write_card
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
 
 WEIGHTS = "namer_weights.safetensors"
@@ -32,7 +33,7 @@ def save_region_head(
     folder: Path,
     calibration: Calibration,
     *,
-    licence: str,
+    card: ModelCard,
     metrics: Mapping[str, float],
 ) -> None:
     """Write the module, ready for `compact` (graph and numbers), and for going on (weights).
@@ -42,7 +43,7 @@ def save_region_head(
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.half().contiguous() for name, t in rounded(module).state_dict().items()}
-    write_tensors(folder / WEIGHTS, weights, {"format": FORMAT, "licence": licence})
+    write_tensors(folder / WEIGHTS, weights, {"format": FORMAT, "licence": card.licence})
     with writing(folder):
         export_region_head(module, folder / GRAPH)
         with atomic_path(folder / NUMBERS) as temporary:
@@ -50,11 +51,12 @@ def save_region_head(
         content = {
             "format": FORMAT,
             "module": asdict(module.config),
-            "licence": licence,
+            "licence": card.licence,
             "names": list(calibration.names),
             "figures": dict(metrics),
         }
         write_json(folder / CONFIG, content, indent=2)
+    write_card(folder, card, weights=[GRAPH, NUMBERS, WEIGHTS], vocabulary=None, readme=README)
 
 
 def load_region_head_module(folder: Path) -> RegionHeadModule:

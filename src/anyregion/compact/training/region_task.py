@@ -26,6 +26,7 @@ from anyregion.data.samplers import EpochSampler
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
+from anyregion.model_card import ModelCard
 from anyregion.regions import Boxes
 from anyregion.torch_utils.weights import fingerprint
 from anyregion.training.config import LoopConfig
@@ -264,7 +265,11 @@ class RegionTask(Task):
             unwrapped(module, RegionHeadModule),
             folder,
             calibration,
-            licence=self.settings.licence,
+            card=ModelCard(
+                licence=self.settings.licence,
+                terms=self.settings.terms,
+                origin=f"trained on {sum(len(s.images) for s in self.datasets):,} images",
+            ),
             metrics=metrics,
         )
 

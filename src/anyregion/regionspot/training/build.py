@@ -33,7 +33,7 @@ from anyregion.localizers.protocol import Localizer
 from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.extractor import RegionSpotExtractor, described_features
-from anyregion.regionspot.pretrained import WEIGHTS, Pretrained, load_adapter, read_config
+from anyregion.regionspot.pretrained import Pretrained, load_adapter, read_config
 from anyregion.regionspot.training.config import DataConfig, RegionSpotConfig, StepConfig
 from anyregion.regionspot.training.task import RegionSpotTask, Validation
 from anyregion.training.config import LoopConfig
@@ -269,5 +269,5 @@ def _adapter(settings: RegionSpotConfig, seed: int) -> Adapter:
     ]:
         raise InputError(f"{folder}: another adapter ({'; '.join(changed)})")
     adapter = Adapter(settings.adapter)
-    adapter.load_state_dict(load_adapter(folder / WEIGHTS, earlier).state_dict())
+    adapter.load_state_dict(load_adapter(folder, earlier).state_dict())
     return adapter

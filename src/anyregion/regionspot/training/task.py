@@ -31,6 +31,7 @@ from anyregion.regionspot.pretrained import Pretrained, write_folder
 from anyregion.regionspot.training.config import ObjectiveConfig, StepConfig
 from anyregion.training.seeds import generator
 from anyregion.training.task import ACCURACY_METRICS, Task
+from anyregion.vocabulary import Vocabulary
 
 PICTURES = 4
 """Validation images that are drawn: what fits beside each other in TensorBoard."""
@@ -270,7 +271,14 @@ class RegionSpotTask(Task):
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """A folder for `load_recognizer`. See `Task`."""
-        write_folder(folder, self.pretrained, module.state_dict())
+        vocabularies = [d.vocabulary.vocabulary for d in self.datasets if d.vocabulary is not None]
+        write_folder(
+            folder,
+            self.pretrained,
+            module.state_dict(),
+            terms="; ".join(f"{data.name}: {data.terms}" for data in self.datasets),
+            vocabulary=Vocabulary.union(vocabularies),
+        )
 
     def card(self) -> Mapping[str, str]:
         """See `Task`."""

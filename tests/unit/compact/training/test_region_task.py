@@ -51,6 +51,7 @@ from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.mirror import mirror_boxes
 from anyregion.errors import CheckpointError, InputError
 from anyregion.evaluation.metrics.calibration import ece
+from anyregion.model_card import ModelCard
 from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
 
@@ -105,7 +106,9 @@ def calibration() -> Calibration:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `module()`: its graph is exported once, which takes half a minute."""
     folder = tmp_path_factory.mktemp("region_head") / "model"
-    save_region_head(module(), folder, calibration(), licence="Apache-2.0", metrics={"top1": 0.5})
+    save_region_head(
+        module(), folder, calibration(), card=ModelCard(licence="Apache-2.0"), metrics={"top1": 0.5}
+    )
     return folder
 
 
