@@ -242,6 +242,7 @@ def test_save_and_load(tmp_path: Path, saved: Path) -> None:
 def test_the_folder_keeps_its_format(saved: Path) -> None:
     assert {path.name for path in saved.iterdir()} == {
         "namer.json", "namer.onnx", "namer.safetensors", "namer_weights.safetensors",
+        "card.json", "README.md",
     }  # fmt: skip
     content = json.loads((saved / "namer.json").read_text())
     assert content["format"] == "anyregion.compact.namer/1"
