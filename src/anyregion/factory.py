@@ -176,11 +176,16 @@ def load_proposer(
     from anyregion.localizers.automatic import AutomaticMasks
     from anyregion.localizers.loading import load_localizer
     from anyregion.localizers.segmenter import PromptableSegmenter
+    from anyregion.regionspot.encoder import RegionSpotEncoder
 
-    found = own if localizer is None else load_localizer(localizer, device=device)
-    if not isinstance(found, PromptableSegmenter):
-        raise InputError(f"the localizer {getattr(found, 'name', found)} makes no automatic masks")
-    return AutomaticMasks(found)
+    segmenter = own if localizer is None else load_localizer(localizer, device=device)
+    if not isinstance(segmenter, PromptableSegmenter):
+        name_of = getattr(segmenter, "name", segmenter)
+        raise InputError(f"the localizer {name_of} makes no automatic masks")
+    # with the recogniser's own localizer its embedding of the image serves for both
+    encoder = recognizer.encoder if recognizer and segmenter is own else None
+    shared = encoder if isinstance(encoder, RegionSpotEncoder) else None
+    return AutomaticMasks(segmenter, encoder=shared)
 
 
 def load_extractor(

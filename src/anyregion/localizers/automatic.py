@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from anyregion.errors import InputError, require
 from anyregion.images import Pixels, size_of
 from anyregion.localizers.frame import Frame, logits_to_image
 from anyregion.localizers.sam2 import Sam2Backend, stability_score
-from anyregion.localizers.segmenter import PromptableSegmenter
+from anyregion.localizers.segmenter import LocalizedImage, PromptableSegmenter
 from anyregion.masks import RLE, decode_mask, encode_mask, mask_box
 from anyregion.proposals import nms
+from anyregion.recognizer import RegionEncoder
 from anyregion.regions import Boxes, Regions
 
 EDGE = 20.0
@@ -105,13 +107,20 @@ class AutomaticMasks:
     Args:
         localizer: a loaded segmenter.
         options: which masks are kept.
+        encoder: the encoder of the recogniser that names the regions, where its `localizer` is this
+            one, so that an image is encoded once for both (see `EncodedProposer`). Of no use with
+            crops, which have to be encoded by themselves.
 
     Raises:
         MissingExtraError: `min_mask_region_area` without scipy.
     """
 
     def __init__(
-        self, localizer: PromptableSegmenter, options: AutomaticOptions = DEFAULTS
+        self,
+        localizer: PromptableSegmenter,
+        options: AutomaticOptions = DEFAULTS,
+        *,
+        encoder: RegionEncoder | None = None,
     ) -> None:
         if options.min_mask_region_area:
             require("torch", "scipy")
@@ -119,6 +128,7 @@ class AutomaticMasks:
             published = 0.8 if isinstance(localizer.backend, Sam2Backend) else 0.88
             options = replace(options, pred_iou_thresh=published)
         self.localizer = localizer
+        self.encoder = None if options.crop_n_layers else encoder
         self.options: AutomaticOptions = options
         self.name = f"automatic masks ({localizer.name})"
 
@@ -131,16 +141,31 @@ class AutomaticMasks:
     @torch.no_grad()
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`; every region has a mask, and its tight box."""
+        options, size = self.options, size_of(image)
+        parts: list[MaskSet] = []
+        for layer, crop in crop_boxes(size, options.crop_n_layers, options.crop_overlap_ratio):
+            x0, y0, x1, y1 = crop
+            (encoded,) = self.localizer.encode([np.ascontiguousarray(image[y0:y1, x0:x1])])
+            parts.append(self._crop_masks(encoded, size, layer, crop))
+        return self._regions(parts)
+
+    @torch.no_grad()
+    def propose_encoded(self, encoded: Any) -> Regions:
+        """As `propose`, from what a `RegionSpotEncoder` with this localizer made of an image."""
+        height, width = encoded.size
+        whole = (0, 0, width, height)
+        return self._regions([self._crop_masks(encoded.localized, encoded.size, 0, whole)])
+
+    def _regions(self, parts: list[MaskSet]) -> Regions:
+        """The masks of the image and of its crops, best first, without duplicates."""
         options = self.options
-        crops = crop_boxes(size_of(image), options.crop_n_layers, options.crop_overlap_ratio)
-        parts = [self._crop_masks(image, layer, crop) for layer, crop in crops]
         masks = MaskSet(
             np.concatenate([part.boxes for part in parts]),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.areas for part in parts]),
             [rle for part in parts for rle in part.masks],
         )
-        if len(crops) > 1:
+        if len(parts) > 1:
             # the smaller crop shows the same thing larger
             masks = masks.take(nms(masks.boxes, 1 / masks.areas, options.crop_nms_thresh))
         if options.min_mask_region_area:
@@ -150,11 +175,16 @@ class AutomaticMasks:
             boxes=masks.boxes, masks=masks.masks, scores=np.clip(masks.scores, 0, 1)
         )
 
-    def _crop_masks(self, image: Pixels, layer: int, crop: tuple[int, int, int, int]) -> MaskSet:
-        """The masks of one crop, at the image's size, after the filters and NMS."""
+    def _crop_masks(
+        self,
+        encoded: LocalizedImage,
+        size: tuple[int, int],
+        layer: int,
+        crop: tuple[int, int, int, int],
+    ) -> MaskSet:
+        """The masks of one encoded crop, at the image's size, after the filters and NMS."""
         x0, y0, x1, y1 = crop
         options = self.options
-        (encoded,) = self.localizer.encode([np.ascontiguousarray(image[y0:y1, x0:x1])])
         side = max(1, options.points_per_side // options.crop_n_points_downscale_factor**layer)
         points = point_grid(side) * [x1 - x0, y1 - y0]
         codes: list[RLE] = []
@@ -170,8 +200,8 @@ class AutomaticMasks:
             confident = torch.nonzero(scores > (options.pred_iou_thresh or 0.0))[:, 0]
             for rows, masks in self._stable_masks(logits, confident, encoded.frame):
                 for row, mask in zip(rows.tolist(), masks, strict=True):
-                    if not _is_cut(mask, crop, size_of(image)):
-                        full = np.zeros(size_of(image), dtype=bool)
+                    if not _is_cut(mask, crop, size):
+                        full = np.zeros(size, dtype=bool)
                         full[y0:y1, x0:x1] = mask
                         codes.append(encode_mask(full))
                         ious.append(float(scores[row]))

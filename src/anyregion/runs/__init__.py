@@ -1,1 +1,18 @@
-"""Many images in one run: read ahead, name, draw, write, and continue where a run stopped."""
+"""Many images in one run: read ahead, named, drawn, written, and continued where a run stopped."""
+
+from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, Sample, run_pipeline
+from anyregion.runs.recognize import OutputOptions, RunReport, recognize_images
+from anyregion.runs.region_source import FileRegions, ProposedRegions, SameRegions
+
+__all__ = [
+    "FileRegions",
+    "OutputOptions",
+    "ProposedRegions",
+    "RecognizeOptions",
+    "RegionNamer",
+    "RunReport",
+    "SameRegions",
+    "Sample",
+    "recognize_images",
+    "run_pipeline",
+]

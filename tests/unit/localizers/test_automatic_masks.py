@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -209,7 +210,11 @@ def test_what_a_crop_cuts_is_dropped(localizers: dict[str, PromptableSegmenter])
     proposer = AutomaticMasks(localizers["sam"], options)
     image = photo(size, seed=1)
     crops = crop_boxes(size, 1, options.crop_overlap_ratio)
-    inside = [proposer._crop_masks(image, layer, crop) for layer, crop in crops]
+    inside = []
+    for layer, crop in crops:
+        x0, y0, x1, y1 = crop
+        (encoded,) = proposer.localizer.encode([np.ascontiguousarray(image[y0:y1, x0:x1])])
+        inside.append(proposer._crop_masks(encoded, size, layer, crop))
     for (_, crop), found in itertools.islice(zip(crops, inside, strict=True), 1, None):
         for box in found.boxes:
             borders = zip(box, crop, (0, 0, size[1], size[0]), strict=True)
@@ -251,3 +256,20 @@ def test_a_tiny_image(localizers: dict[str, PromptableSegmenter]) -> None:
     options = replace(EASY, crop_n_layers=2)
     found = AutomaticMasks(localizers["sam2"], options).propose(np.zeros((2, 1, 3), np.uint8))
     assert found.fit(2, 1)[1] == []
+
+
+def test_an_image_that_is_encoded_already(localizers: dict[str, PromptableSegmenter]) -> None:
+    """What the recogniser's encoder made of the image gives the same masks as the image."""
+    localizer, image = localizers["sam"], photo(LANDSCAPE)
+    proposer = AutomaticMasks(localizer, EASY, encoder=object())  # type: ignore[arg-type]
+    expected = proposer.propose(image)
+    (localized,) = localizer.encode([image])
+    encoded = SimpleNamespace(localized=localized, size=image.shape[:2])
+    assert len(expected)
+    proposed = proposer.propose_encoded(encoded)
+    assert (proposed.boxes == expected.boxes).all()
+    assert proposed.masks == expected.masks
+    assert proposed.scores is not None
+    assert (proposed.scores == expected.scores).all()
+    crops = replace(EASY, crop_n_layers=1)
+    assert AutomaticMasks(localizer, crops, encoder=object()).encoder is None  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Evaluation of named regions: classification, detection, calibration, masks."""
