@@ -81,6 +81,7 @@ def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
     height, width = size_of(pixels)
     crops: list[Pixels] = []
     for i, box in enumerate(regions.extents((height, width))):
+        # the upper left pixel lies in the image, and the lower right one beyond it
         x0 = min(max(int(np.floor(box[0])), 0), width - 1)
         y0 = min(max(int(np.floor(box[1])), 0), height - 1)
         x1 = min(max(int(np.ceil(box[2])), x0 + 1), width)
@@ -88,6 +89,7 @@ def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
         crop = pixels[y0:y1, x0:x1]
         mask = regions.mask(i) if masked else None
         if mask is not None:
+            # (h, w, 3), the mask broadcast over the colours
             crop = np.where(mask[y0:y1, x0:x1, None], crop, np.uint8(BACKGROUND))
         crops.append(crop)
     return crops

@@ -42,6 +42,7 @@ def pool(
     cell_height, cell_width = dense.span[0] / height, dense.span[1] / width
     rows = _overlaps(boxes[:, 1], boxes[:, 3], cell_height, height)  # (N, h)
     columns = _overlaps(boxes[:, 0], boxes[:, 2], cell_width, width)  # (N, w)
+    # area of each region in each cell, then its share of the region's
     weights = rows[:, :, None] * columns[:, None, :]  # (N, h, w)
     for i, mask in enumerate(masks or ()):
         if mask is not None:
@@ -78,7 +79,8 @@ def _pool_summed(dense: DenseMap, boxes: Boxes) -> NDArray[np.float32]:
     np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
     table = table.reshape(-1, channels)
     cell = np.minimum(np.floor(corners).astype(np.int64), limits - 1)  # (N, 4)
-    # of both sides along an axis, entries of the table and the signed weight of each
+    # Along an axis the integral from side to side is that up to the far side less that up to the
+    # near one, each of them a mean of the two entries around it: four entries, with signs.
     part = corners - cell
     at = np.stack([cell, cell + 1], axis=2)  # (N, 4, 2)
     weight = np.stack([1 - part, part], axis=2) * np.array([-1, -1, 1, 1])[:, None]  # (N, 4, 2)
@@ -88,6 +90,7 @@ def _pool_summed(dense: DenseMap, boxes: Boxes) -> NDArray[np.float32]:
             entries = at[:, side_y, end_y] * (width + 1) + at[:, side_x, end_x]
             shares = weight[:, side_y, end_y] * weight[:, side_x, end_x]
             integral += table[entries] * shares[:, None]
+    # tiny boxes, and those without a cell, take the plain way: fewer at once than lead here again
     summed = area >= SMALLEST_SUMMED
     pooled = (integral / np.where(summed, area, 1.0)[:, None]).astype(np.float32)
     few = np.flatnonzero(~summed)

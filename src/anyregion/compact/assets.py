@@ -1,4 +1,4 @@
-"""The files of the built-in model: found inside the package, checked against their manifest."""
+"""The files of the built-in model inside the package, checked against their manifest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_manifest(folder: Traversable | None = None) -> dict[str, Mapping[str, A
     path = (folder or assets_folder()) / MANIFEST
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {str(name): dict(about) for name, about in entries.items()}
+        return {str(name): dict(entry) for name, entry in entries.items()}
     except OSError:
         raise CheckpointError(f"{path}: missing; install anyregion again") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -44,8 +44,8 @@ def read_asset(name: str, folder: Traversable | None = None) -> bytes:
         CheckpointError: the file is missing, unknown to the manifest, or of another content.
     """
     folder = folder or assets_folder()
-    about = read_manifest(folder).get(name)
-    if about is None:
+    entry = read_manifest(folder).get(name)
+    if entry is None:
         raise CheckpointError(f"{folder / MANIFEST}: says nothing of {name}")
     path = folder / name
     try:
@@ -53,7 +53,7 @@ def read_asset(name: str, folder: Traversable | None = None) -> bytes:
     except OSError:
         raise CheckpointError(f"{path}: missing; install anyregion again") from None
     digest = hashlib.sha256(content).hexdigest()
-    if digest != about.get("sha256"):
+    if digest != entry.get("sha256"):
         raise CheckpointError(
             f"{path}: SHA-256 is {digest[:12]}..., not the manifest's; install anyregion again"
         )

@@ -84,6 +84,7 @@ class ImageEncoder:
             long_side: pixels of the longer side of the frame.
         """
         frame, span = letterbox(pixels, long_side=long_side)
+        # one by one: images differ in size, and a batch gains nothing on a processor
         arrays = self._session.run(list(outputs), {"pixels": frame})
         maps = {
             # (1, channels, h, w) -> (h, w, channels)
@@ -102,6 +103,7 @@ def letterbox(pixels: Pixels, *, long_side: int) -> tuple[NDArray[np.float32], t
     `(x - 127) / 128`, like the padding inside the network.
     """
     height, width = pixels.shape[:2]
+    # one factor, but each side is rounded to whole pixels: `span` says what each covers in the end
     factor = long_side / max(height, width)
     new_height, new_width = max(1, round(height * factor)), max(1, round(width * factor))
     if (new_height, new_width) != (height, width):

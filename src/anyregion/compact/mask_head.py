@@ -105,6 +105,7 @@ def paste(
     x0, y0 = min(x0, width - 1), min(y0, height - 1)
     x1 = max(x0 + 1, min(width, math.ceil(box[2])))
     y1 = max(y0 + 1, min(height, math.ceil(box[3])))
+    # where the crop's corners lie in the grid of cells, which covers the enlarged box
     side = len(inside)
     reach = (box[2:] - box[:2]) * (1 + 2 * margin)
     origin = box[:2] - (box[2:] - box[:2]) * margin
@@ -129,7 +130,7 @@ def encode_crop(crop: NDArray[np.bool_], x0: int, y0: int, *, size: tuple[int, i
     The same as `encode_mask` of the full image, at the cost of the crop.
     """
     height, width = size
-    # COCO's code runs down the columns
+    # COCO's code runs down the columns: (w, h), with a border, so that runs start and end in it
     steps = np.diff(np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     starts, ends = (
         (x0 + column) * height + y0 + row

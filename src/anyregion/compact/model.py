@@ -67,6 +67,7 @@ class CompactModel:
         self, folder: Path | None = None, *, threads: int | None = None, device: str = "cpu"
     ) -> None:
         self.folder, self.threads, self.device = folder, threads, device
+        # at once, since every face needs it: a device that cannot be used is an error here
         self.image_encoder = ImageEncoder(threads=threads, device=device)
 
     @cached_property
@@ -126,6 +127,7 @@ class CompactEncoder:
     def fingerprint(self) -> str:
         """Hash of everything that an answer depends on."""
         parts = (LONG_SIDE, self.model.region_head.digest, self.logit_scale, self.logit_bias)
+        # the last two decide boxes of points and masks, whether or not they are loaded yet
         files = ("eyes.onnx", CONSE_ASSET, "finder.onnx", "mask_head.onnx")
         return _fingerprint(files, *parts, self.text.fingerprint)
 
@@ -159,6 +161,7 @@ class CompactEncoder:
             features = extract_region_features(
                 pyramid, boxes, self.model.conse, prompt_masks if has_mask.any() else None
             )
+            # (N, 384), and two numbers for what new names gain: (N, 386)
             embeddings = self.calibration.stack_regions(self.model.region_head.embed(features))
             decoded: tuple[RLE, ...] | None = None
             scores: NDArray[np.float32] | None = None
@@ -279,7 +282,7 @@ class CompactExtractor:
 
 
 class CompactProposer:
-    """`compact`'s proposal head as an `EncodedProposer`: boxes of things of any kind.
+    """`compact`'s proposal head as an `EncodedProposer`: boxes of objects of any kind.
 
     Args:
         model: may be the one of the recogniser that names the regions.
@@ -304,6 +307,7 @@ class CompactProposer:
     ) -> None:
         self.model, self.encoder = model, encoder
         self.limit, self.min_score = limit, min_score
+        # loaded now: a file that is missing is an error here, not at the first image
         self._head = model.proposal_head
 
     @property

@@ -37,6 +37,7 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
         InputError: this ONNX Runtime cannot use the device.
         CheckpointError: no graph that ONNX Runtime can run.
     """
+    # here and not above: importing it takes 45 ms, and not every command needs it
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
@@ -51,6 +52,7 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     settings = {"device_id": number} if number else {}
+    # the CPU takes the operators that another provider does not have
     providers: Sequence[Any] = [(provider, settings), (_PROVIDERS["cpu"], {})]
     try:
         return ort.InferenceSession(

@@ -1,4 +1,4 @@
-"""The proposal head of the built-in model: boxes of things, without a prompt or at points."""
+"""The proposal head of the built-in model: boxes of objects, without a prompt or at points."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class GridBoxes:
 
     Attributes:
         boxes: `(cells, 4)` xyxy in pixels of the image, inside it.
-        scores: `(cells,)`, the intersection over union with a thing that is predicted for the box.
-        point_scores: the same, provided that a thing lies at the cell.
+        scores: `(cells,)`, the predicted intersection over union of the box with an object.
+        point_scores: the same, provided that an object lies at the cell.
         rows, columns: cells at stride 32.
         scale: `(4,)`, pixels of the network's input for a pixel of the image, for x0 to y1.
     """
@@ -46,7 +46,7 @@ class GridBoxes:
 
 
 class ProposalHead:
-    """Boxes of things of any kind.
+    """Boxes of objects of any kind.
 
     Args:
         session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
@@ -60,7 +60,7 @@ class ProposalHead:
     def propose(
         self, pyramid: FeaturePyramid, *, limit: int = 100, min_score: float = 0.0
     ) -> tuple[Boxes, NDArray[np.float64]]:
-        """The most probable things of an image, best first.
+        """The most probable objects of an image, best first.
 
         Args:
             pyramid: all four maps of the image.
@@ -68,8 +68,8 @@ class ProposalHead:
             min_score: none with a lower score.
 
         Returns:
-            Boxes `(n, 4)`, xyxy in pixels of the image, and the intersection over union with a
-            thing that is predicted for each, `(n,)`.
+            Boxes `(n, 4)`, xyxy in pixels of the image, and the intersection over union with an
+            object that is predicted for each, `(n,)`.
         """
         return best_proposals(self._predict(pyramid), limit=limit, min_score=min_score)
 
@@ -79,7 +79,7 @@ class ProposalHead:
         points: Sequence[NDArray[np.float64]],
         labels: Sequence[NDArray[np.int64]],
     ) -> tuple[Boxes, NDArray[np.float64]]:
-        """The box of the thing at each region's points; see `box_of_points`.
+        """The box of the object at each region's points; see `box_of_points`.
 
         Args:
             pyramid: all four maps of the image.
@@ -88,7 +88,7 @@ class ProposalHead:
 
         Returns:
             Boxes `(N, 4)`, and the intersection over union that is predicted for each, `(N,)`: a
-            low one says that the point alone does not tell which thing it stands for.
+            low one says that the point alone does not tell which object it stands for.
         """
         if not len(points):
             return np.zeros((0, 4)), np.zeros(0)
@@ -125,6 +125,7 @@ def best_proposals(
         nms_iou: of two boxes with a higher intersection over union the worse one is dropped.
     """
     sides = grid.boxes[:, 2:] - grid.boxes[:, :2]
+    # a box of less than a pixel shows nothing
     usable = np.flatnonzero((grid.scores >= min_score) & (sides >= 1).all(axis=1))
     best = usable[np.argsort(-grid.scores[usable], kind="stable")][:_CANDIDATES]
     best = best[nms(grid.boxes[best], grid.scores[best], nms_iou, limit=limit)]
@@ -134,7 +135,7 @@ def best_proposals(
 def box_of_points(
     grid: GridBoxes, points: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], float]:
-    """The box of the thing that lies at some points, `(4,)`, and its score.
+    """The box of the object that lies at some points, `(4,)`, and its score.
 
     Candidates are the boxes of the cells, one of every level, in which a foreground point lies. A
     box has to hold all foreground points and no background point; the best score is taken. Where
@@ -171,7 +172,9 @@ def level_sizes(rows: int, columns: int) -> list[tuple[int, int, int]]:
 
 def _cells_at(grid: GridBoxes, point: NDArray[np.float64]) -> NDArray[np.int64]:
     """The cell of every level that a point lies in, `(4,)`."""
-    x, y = (point + 0.5) * grid.scale[:2]  # a point is the position of a pixel
+    # a point is the position of a pixel: its middle is half a pixel further
+    x, y = (point + 0.5) * grid.scale[:2]
+    # a level's cells come after those of the finer ones
     cells, start = [], 0
     for rows, columns, stride in level_sizes(grid.rows, grid.columns):
         row = min(max(int(y // stride), 0), rows - 1)

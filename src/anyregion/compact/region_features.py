@@ -63,7 +63,7 @@ def extract_region_features(
     height, width = pyramid.size
     quarters, quarter_masks = quarter(boxes, masks)
     means = [
-        # (4 N, channels) -> (N, 4 * channels)
+        # (4 N, channels) -> (N, 4 * channels): the quarters of a region side by side
         pool(DenseMap(pyramid.maps[name], pyramid.span), quarters, quarter_masks).reshape(
             len(boxes), 4 * CHANNELS[name]
         )
@@ -74,6 +74,7 @@ def extract_region_features(
     lengths = np.linalg.norm(answer, axis=1, keepdims=True) + np.float32(1e-7)
     last, stride32 = pyramid.maps["last"], pyramid.maps["stride32"]
     rows, columns = last.shape[:2]
+    # centres of the cells; those of the padding lie beyond 1
     y = (np.arange(rows) + 0.5) * pyramid.span[0] / rows / height
     x = (np.arange(columns) + 0.5) * pyramid.span[1] / columns / width
     sides = np.array([width, height, width, height], dtype=np.float64)
@@ -104,10 +105,12 @@ def quarter(boxes: Boxes, masks: Masks | None = None) -> tuple[Boxes, Masks | No
     ).reshape(-1, 4)  # (4 N, 4)
     if masks is None:
         return quarters, None
+    # at the image's size again, so that a quarter is pooled as any other mask
     cut: list[NDArray[np.bool_] | None] = []
     for i, box in enumerate(quarters):
         mask = masks[i // 4]
         if mask is not None:
+            # to the nearest pixel, so that the quarters share none
             x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
             inside = np.zeros_like(mask)
             inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]

@@ -76,9 +76,11 @@ class Calibration:
 
     def stack_names(self, embeddings: Floats) -> Floats:
         """Names `(n, 384)` of length 1 to `(n, 386)` of length 1: with what new ones gain."""
-        nearest = (embeddings @ self.trained.T).max(axis=1, initial=-1.0)  # (n,) cosines
+        # (n,) cosines; without any trained name all are new
+        nearest = (embeddings @ self.trained.T).max(axis=1, initial=-1.0)
         new = 1 - np.clip((nearest - NEW) / (SYNONYM - NEW), 0, 1).astype(np.float32)
         gain = (self.gamma / ANCHOR * new)[:, None]  # (n, 1)
+        # shortened, so that the length stays 1: scoring does not divide names by theirs
         stacked: Floats = np.concatenate(
             [embeddings * np.sqrt(1 - gain**2), gain, np.zeros_like(gain)], axis=1
         )
@@ -144,6 +146,7 @@ class RegionHead:
 
     def embed(self, features: RegionFeatures) -> Floats:
         """Embeddings of one image's regions, `(N, 384)`, length 1."""
+        # memory, cells and shape are the image's, the same for every part
         inputs = {name: getattr(features, name) for name in INPUTS}
         parts = [np.zeros((0, features.conse.shape[1]), dtype=np.float32)]
         for start in range(0, len(features.pooled), AT_ONCE):

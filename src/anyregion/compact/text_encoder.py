@@ -62,6 +62,7 @@ class CompactTextEncoder:
         digest = hashlib.sha256("".join(manifest[name]["sha256"] for name in files).encode())
         self.fingerprint = f"compact-{digest.hexdigest()[:16]}"
         if calibration is not None:
+            # what a name gains is part of its embedding: another vocabulary in the cache
             content = repr([self.fingerprint, calibration.gamma, NEW, SYNONYM]).encode()
             digest = hashlib.sha256(content + calibration.trained.tobytes())
             self.fingerprint = f"compact-{digest.hexdigest()[:16]}"

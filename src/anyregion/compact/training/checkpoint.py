@@ -42,6 +42,7 @@ def save_region_head(
         AnyRegionError: they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # as the graph stores them: who goes on begins at what was measured
     weights = {name: t.half().contiguous() for name, t in rounded(module).state_dict().items()}
     write_tensors(folder / WEIGHTS, weights, {"format": FORMAT, "licence": card.licence})
     with writing(folder):

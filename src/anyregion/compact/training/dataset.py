@@ -28,6 +28,7 @@ def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -
         image: position in the annotations.
         flipped: the mirror image.
     """
+    # the maps of a mirror image are no mirrored maps: the encoder saw the mirrored image
     features = dataset.reader.read(image, flipped=flipped)
     height, width = (float(v) for v in np.asarray(features["span"]).reshape(-1))
     maps = {name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS}
@@ -164,6 +165,7 @@ class RegionSampler:
     def _shuffled(self, epoch: int) -> list[tuple[int, tuple[int, ...]]]:
         random = generator(self._seed, self._kind, epoch)
         items = []
+        # an image's regions are parted anew each epoch, and the parts of all images mixed
         for image, of_image in self._rows.items():
             rows = random.permutation(of_image).tolist()
             step = self._at_most or len(rows)

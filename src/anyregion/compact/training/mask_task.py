@@ -212,6 +212,7 @@ class MaskTask(Task):
             mask = decode_mask(self._mask(item.image, row))
             mask = mask[:, ::-1] if item.flipped else mask
             targets.append(mask_target(mask, box, side=config.head.side, margin=config.head.margin))
+        # only the pixels are changed: maps of other colours would have to be computed
         frame = pyramid.letterbox(dataset.pixels(item.image, flipped=item.flipped))
         contrast = np.float32(1 + random.uniform(-1, 1) * config.brightness)
         tint = (random.uniform(-1, 1, (1, 3, 1, 1)) * config.tint).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The localising heads in torch: masks of boxes, and boxes of things, on stored feature maps.
+"""The localising heads in torch: masks of boxes, and boxes of objects, on stored feature maps.
 
 Names of submodules are keys of saved weights: they stay.
 """
@@ -70,9 +70,9 @@ class ProposalHeadConfig:
 class MaskHeadModule(nn.Module):
     """Boxes on stored maps to mask logits, and how good each mask is.
 
-    Coarse cells say what the thing is, fine cells and the pixels where it ends. A mask of 28 x 28
+    Coarse cells say what the object is, fine cells and the pixels where it ends. A mask of 28 x 28
     cells bounds the mean intersection over union on COCO's photographs at 0.986 only, so that the
-    work is better spent on telling the thing from the rest.
+    work is better spent on telling the object from the rest.
     """
 
     def __init__(self, config: MaskHeadConfig | None = None) -> None:
@@ -111,6 +111,7 @@ class MaskHeadModule(nn.Module):
             Mask logits `(N, side, side)` over the enlarged boxes, and the logits of each mask's
             intersection over union with the true one, `(N,)`.
         """
+        # cropped image by image, since maps differ in size, and decoded together
         crops = [self._crop(*image) for image in zip(maps, frames, boxes, strict=True)]
         return self._decode(*(torch.cat(parts) for parts in zip(*crops, strict=True)))
 
@@ -184,7 +185,7 @@ class ProposalHeadModule(nn.Module):
         self.predict = nn.Conv2d(width, 6, 1)
         with torch.no_grad():
             self.predict.weight.mul_(0.1)
-            # training begins at a box of some cells, and no thing
+            # training begins at a box of some cells, and no object
             start = torch.tensor([0.7, 0.7, 0.7, 0.7, -4.0, 0.0])
             nn.init.zeros_(self.predict.bias).add_(start)  # type: ignore[arg-type]
 
@@ -198,7 +199,7 @@ class ProposalHeadModule(nn.Module):
 
         Returns:
             Per image boxes `(cells, 4)`, xyxy in pixels of the network's input, not clipped, and
-            two columns `(cells,)` of logits of their intersection over union with a thing: where
+            two columns `(cells,)` of logits of their intersection over union with an object: where
             there may be none, and provided that one lies there. Level by level, and within it as
             in `centres`.
         """
@@ -291,7 +292,7 @@ def _compare(guess: Tensor, features: Tensor) -> Tensor:
     """The coarser cells, the features, and how like the inside and the outside each cell is.
 
     The last channel of `guess` is a first guess of the mask. Inside and outside are the means of
-    the features in it and around it: things are often of one colour and texture.
+    the features in it and around it: objects are often of one colour and texture.
 
     Args:
         guess: `(N, width + 1, h, w)`.

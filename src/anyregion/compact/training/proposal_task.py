@@ -89,10 +89,10 @@ def build_proposal_task(settings: ProposalTrainingConfig, *, loop: LoopConfig) -
 
 @dataclass(frozen=True, eq=False)
 class ProposalExample:
-    """One image: its maps (see `as_tensors`) and its things `(n, 4)` in the network's pixels."""
+    """One image: its maps (see `as_tensors`) and its objects `(n, 4)` in the network's pixels."""
 
     maps: dict[str, Tensor]
-    things: Tensor
+    objects: Tensor
 
 
 class ProposalTask(Task):
@@ -156,7 +156,7 @@ class ProposalTask(Task):
         device = next(module.parameters()).device
         images = [{name: cells.to(device) for name, cells in e.maps.items()} for e in examples]
         by_image = [
-            proposal_losses(answer, example.things.to(device), *example.maps["stride32"].shape[:2])
+            proposal_losses(answer, example.objects.to(device), *example.maps["stride32"].shape[:2])
             for answer, example in zip(module(images), examples, strict=True)
         ]
         return {name: torch.stack([losses[name] for losses in by_image]) for name in by_image[0]}

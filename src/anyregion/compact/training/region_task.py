@@ -195,6 +195,7 @@ class RegionTask(Task):
         items = []
         for place, position in enumerate(self._sampler.draw(step * batch, batch)):
             number, image = self._images[position]
+            # a stream of its own for every purpose: one more draw elsewhere changes nothing here
             flipped = bool(generator(self.seed, "flip", step, place).random() < self.settings.flip)
             items.append(RegionItem(number, image, flipped, step, place))
         return items
@@ -219,6 +220,7 @@ class RegionTask(Task):
         device = next(self.module.parameters()).device
         features = [[tensor.to(device) for tensor in e.features] for e in examples]
         naming, distillation = [], []
+        # image by image: each data set has its own vocabulary
         for embeddings, inputs, example in zip(module(features), features, examples, strict=True):
             embeddings, count = embeddings.float(), len(example.labels)
             naming.append(
@@ -305,6 +307,7 @@ class RegionTask(Task):
                 inputs = [torch.from_numpy(getattr(features, n)).to(device) for n in INPUTS]
                 embeddings.append(F.normalize(module([inputs])[0].float(), dim=-1).cpu())
                 labels.append(rows)
+        # plain cosines: scores are fitted to these, and what new names gain comes on top
         cosines: NDArray[np.float32] = torch.cat(embeddings).numpy() @ _vocabulary(dataset).matrix.T
         self._measured = (weights, cosines, np.concatenate(labels))
         return self._measured[1:]
@@ -349,6 +352,7 @@ def sample_boxes(
     """
     height, width = size
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    # (n, 4), each side on its own
     moved = boxes + random.uniform(-jitter, jitter, boxes.shape) * sides
     moved = moved.clip(0, [width, height, width, height])
     thin = (moved[:, 2:] - moved[:, :2] < 1).any(axis=1)

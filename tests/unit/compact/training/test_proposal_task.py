@@ -52,21 +52,21 @@ def test_one_box_and_score_a_cell(task: ProposalTask) -> None:
     assert (at < boxes[:, 2:]).all()
 
 
-def test_cells_answer_for_the_smallest_thing_of_their_size() -> None:
-    things = torch.tensor([[0.0, 0, 60, 60], [20, 20, 44, 44], [100, 100, 102, 102]])
-    owner, share = assign(things, 4, 4)
+def test_cells_answer_for_the_smallest_object_of_their_size() -> None:
+    objects = torch.tensor([[0.0, 0, 60, 60], [20, 20, 44, 44], [100, 100, 102, 102]])
+    owner, share = assign(objects, 4, 4)
     fine = owner[: 16 * 16].reshape(16, 16)
     assert fine[3, 3] == 1
     assert fine[0, 0] == 0
     assert fine[15, 0] == -1
-    assert fine[12, 12] == 2, "a thing smaller than a cell has one all the same"
-    assert (owner[-4:] == -1).all(), "no cell of stride 64 answers for a thing of 60 pixels"
-    for thing in range(3):
-        assert share[owner == thing].sum() == pytest.approx(1, abs=1e-5)
+    assert fine[12, 12] == 2, "an object smaller than a cell has one all the same"
+    assert (owner[-4:] == -1).all(), "no cell of stride 64 answers for an object of 60 pixels"
+    for row in range(3):
+        assert share[owner == row].sum() == pytest.approx(1, abs=1e-5)
     assert (share[owner < 0] == 0).all()
 
 
-def test_an_image_without_things_teaches_low_scores() -> None:
+def test_an_image_without_objects_teaches_low_scores() -> None:
     logits = torch.zeros(sum(r * c for r, c, _ in level_sizes(2, 2)), requires_grad=True)
     boxes = torch.rand(len(logits), 4, requires_grad=True)
     losses = proposal_losses((boxes, logits, logits.detach()), torch.zeros(0, 4), 2, 2)
@@ -76,24 +76,24 @@ def test_an_image_without_things_teaches_low_scores() -> None:
 
 
 def test_perfect_answers_cost_nothing() -> None:
-    things = torch.tensor([[8.0, 8, 40, 40]])
-    owner, _ = assign(things, 4, 4)
-    boxes = torch.where((owner == 0)[:, None], things, torch.tensor([[0.0, 0, 1, 1]]))
+    objects = torch.tensor([[8.0, 8, 40, 40]])
+    owner, _ = assign(objects, 4, 4)
+    boxes = torch.where((owner == 0)[:, None], objects, torch.tensor([[0.0, 0, 1, 1]]))
     logits = torch.where(owner == 0, 12.0, -12.0)
-    around = smallest_around(things, 4, 4)
+    around = smallest_around(objects, 4, 4)
     exact = torch.zeros(len(owner))
-    exact[around >= 0] = paired_iou(boxes[around >= 0], things)
+    exact[around >= 0] = paired_iou(boxes[around >= 0], objects)
     point_logits = exact.clamp(1e-6, 1 - 1e-6).logit()
-    losses = proposal_losses((boxes, logits, point_logits), things, 4, 4)
+    losses = proposal_losses((boxes, logits, point_logits), objects, 4, 4)
     assert losses["box"] < 1e-6
     assert losses["score"] < 1e-4
-    # cells of other levels lie in the thing too: there the second score says how wrong they are
+    # cells of other levels lie in the object too: there the second score says how wrong they are
     assert losses["point"] < 0.3
 
 
-def test_a_point_means_the_smallest_thing_around_it() -> None:
-    things = torch.tensor([[0.0, 0, 120, 120], [20, 20, 44, 44]])
-    around = smallest_around(things, 4, 4)
+def test_a_point_means_the_smallest_object_around_it() -> None:
+    objects = torch.tensor([[0.0, 0, 120, 120], [20, 20, 44, 44]])
+    around = smallest_around(objects, 4, 4)
     fine, coarse = around[: 16 * 16].reshape(16, 16), around[-4:]
     assert fine[3, 3] == 1
     assert fine[10, 10] == 0
