@@ -90,7 +90,7 @@ def speed(photos: Path, count: int, size: int) -> None:
 
 def people(shared: Path, limit: int, size: int) -> list[tuple[Pixels, Labels]]:
     """Spanning views of BSDS500's images, each with one person's segmentation, squashed alike."""
-    found: list[tuple[Pixels, Labels]] = []
+    images: list[tuple[Pixels, Labels]] = []
     for part in ("train", "val"):
         file = shared / "data" / "bsds500" / "annotations" / f"regions_{part}.json"
         content = json.loads(file.read_text())
@@ -105,22 +105,22 @@ def people(shared: Path, limit: int, size: int) -> list[tuple[Pixels, Labels]]:
                 (size, size), Image.Resampling.NEAREST
             )
             pixels = read_image(shared / "data" / "bsds500" / "images" / image["file_name"])
-            found.append((spanning_view(pixels, size), np.array(squashed).astype(np.int64)))
-    step = max(1, len(found) // limit)
-    return found[::step][:limit]
+            images.append((spanning_view(pixels, size), np.array(squashed).astype(np.int64)))
+    step = max(1, len(images) // limit)
+    return images[::step][:limit]
 
 
 def borders(labels: Labels) -> NDArray[np.bool_]:
     """Pixels whose right or lower neighbour is of another segment."""
-    found = np.zeros(labels.shape, dtype=bool)
-    found[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    found[:-1] |= labels[:-1] != labels[1:]
-    return found
+    edges = np.zeros(labels.shape, dtype=bool)
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    return edges
 
 
-def recall(wanted: NDArray[np.bool_], ours: NDArray[np.bool_]) -> float:
-    near = distance_transform_edt(~ours) <= TOLERANCE if ours.any() else ours
-    return float(near[wanted].mean()) if wanted.any() else 1.0
+def recall(reference: NDArray[np.bool_], edges: NDArray[np.bool_]) -> float:
+    near = distance_transform_edt(~edges) <= TOLERANCE if edges.any() else edges
+    return float(near[reference].mean()) if reference.any() else 1.0
 
 
 def overlaps(labels: Labels, truth: Labels) -> Labels:
@@ -132,11 +132,11 @@ def overlaps(labels: Labels, truth: Labels) -> Labels:
 
 def figures(labels: Labels, truth: Labels) -> list[float]:
     """Boundary recall, borders, ASA, UE in percent; segments."""
-    ours, common = borders(labels), overlaps(labels, truth)
+    edges, common = borders(labels), overlaps(labels, truth)
     spilled = np.minimum(common, common.sum(axis=1, keepdims=True) - common)
     return [
-        100 * recall(borders(truth), ours),
-        100 * ours.mean(),
+        100 * recall(borders(truth), edges),
+        100 * edges.mean(),
         100 * common.max(axis=1).sum() / labels.size,
         100 * spilled.sum() / labels.size,
         len(common),
@@ -157,9 +157,9 @@ def quality(shared: Path, limit: int, size: int) -> None:
         ms = 1000 * (time.process_time() - start) / len(images)
         pairs = zip(maps[name], images, strict=True)
         rows[name] = np.array([figures(labels, truth) for labels, (_, truth) in pairs])
-        found, near, asa, spilled, segments = rows[name].mean(axis=0)
+        recalled, near, asa, spilled, segments = rows[name].mean(axis=0)
         print(
-            f"| {name} | {segments:.0f} | {found:.1f} | {near:.1f} | {asa:.1f} | {spilled:.1f} "
+            f"| {name} | {segments:.0f} | {recalled:.1f} | {near:.1f} | {asa:.1f} | {spilled:.1f} "
             f"| {ms:.0f} |"
         )
     plain, published = list(PRIORS)[:2]
@@ -171,8 +171,8 @@ def quality(shared: Path, limit: int, size: int) -> None:
         f"{error[2]:.2f}, UE {change[:, 3].mean():+.2f} +- {error[3]:.2f}"
     )
     both = [figures(a, b)[0::2] for a, b in zip(maps[plain], maps[published], strict=True)]
-    found, asa, _ = np.mean(both, axis=0)
-    print(f"plain against normalised: boundary recall {found:.1f}, ASA {asa:.1f}")
+    recalled, asa, _ = np.mean(both, axis=0)
+    print(f"plain against normalised: boundary recall {recalled:.1f}, ASA {asa:.1f}")
 
 
 def main() -> None:
@@ -183,9 +183,9 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=100, help="for speed (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=130, help="for quality (default: all)")
     parser.add_argument("--size", type=int, default=224, help="of the views (default: %(default)s)")
-    given = parser.parse_args()
-    speed(given.shared / "data" / "coco" / "images", given.photos, given.size)
-    quality(given.shared, given.limit, given.size)
+    args = parser.parse_args()
+    speed(args.shared / "data" / "coco" / "images", args.photos, args.size)
+    quality(args.shared, args.limit, args.size)
 
 
 if __name__ == "__main__":
