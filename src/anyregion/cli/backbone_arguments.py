@@ -1,19 +1,21 @@
-"""What the commands that judge a backbone share."""
+"""Arguments and lines of output that the commands that judge a backbone share."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, TypeVar
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
+from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from anyregion.evaluation.backbones.class_folders import ClassificationReport
+    from anyregion.evaluation.backbones.features import Backbone, BackboneIdentity
 
-    from anyregion.errors import SetAside
-    from anyregion.evaluation.backbones.class_folders import Accuracy
-    from anyregion.evaluation.backbones.features import About, Backbone
+Lines = list[tuple[str, object]]
+Details = TypeVar("Details")
 
 
 def add_backbone_arguments(parser: argparse.ArgumentParser, *, limit: str) -> None:
@@ -64,23 +66,39 @@ def open_backbone(args: argparse.Namespace) -> Backbone:
     )
 
 
-def accuracy_lines(found: Accuracy) -> list[tuple[str, object]]:
-    """What a report says of its accuracies."""
-    return [
-        ("top-1", evaluation.percent(found.top1)),
-        ("  mean of classes", evaluation.percent(found.class_top1)),
-        ("top-5", evaluation.percent(found.top5)),
-    ]
+def print_classification(
+    report: ClassificationReport[Details], lines: Lines, *, learned: str, as_json: bool
+) -> int:
+    """Print what class folders came to, with the lines of a classifier; give the exit code.
 
-
-def warn_of(set_aside: Sequence[SetAside], missing: Sequence[str]) -> None:
-    """Say what of the class folders was left out."""
+    Args:
+        report: the figures.
+        lines: what the classifier adds.
+        learned: `learned from` or `named by`, before the number of images of TRAIN.
+        as_json: one object and nothing else.
+    """
     from anyregion.cli import terminal
 
-    terminal.warn_list("set aside", set_aside)
-    terminal.warn_list("classes that TRAIN has not, counted as wrong", missing)
+    terminal.warn_list("set aside", report.set_aside)
+    terminal.warn_list("classes that TRAIN has not, counted as wrong", report.missing)
+    if as_json:
+        print(json.dumps(report.to_dict()))
+    else:
+        terminal.fields(
+            [
+                ("top-1", evaluation.percent(report.accuracy.top1)),
+                ("  mean of classes", evaluation.percent(report.accuracy.mean_class_accuracy)),
+                ("top-5", evaluation.percent(report.accuracy.top5)),
+                *lines,
+                ("images", f"{report.images}, {learned} {report.train_images}"),
+                ("classes", report.classes),
+                *backbone_lines(report.backbone),
+                ("seconds", f"{report.seconds:.1f}"),
+            ]
+        )
+    return SET_ASIDE if report.set_aside else FINE
 
 
-def backbone_lines(about: About) -> list[tuple[str, object]]:
-    """What a report says of it."""
-    return [("backbone", about), ("image size", f"{about.size} x {about.size}")]
+def backbone_lines(backbone: BackboneIdentity) -> Lines:
+    """What a report says of its backbone."""
+    return [("backbone", backbone), ("image size", f"{backbone.size} x {backbone.size}")]

@@ -65,18 +65,18 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.backbones.export.export import export_encoder
 
     encoder = _encoder(args.where, args.backbone, args.size)
-    made = export_encoder(encoder, args.out, to=args.to)
+    export = export_encoder(encoder, args.out, to=args.to)
     terminal.fields(
         [
-            ("written", made.path),
+            ("written", export.path),
             ("from", f"{encoder.name}, {encoder.size} px"),
-            ("as", f"{made.format}: {made.architecture}"),
-            ("opened by", made.usage),
-            ("features differ by", f"{made.difference:.2g} of the largest"),
+            ("as", f"{export.format}: {export.architecture}"),
+            ("opened by", export.usage),
+            ("features differ by", f"{export.difference:.2g} of the largest"),
         ]
     )
-    if made.settings:
-        print("\n" + settings_yaml(made.settings), end="")
+    if export.settings:
+        print("\n" + settings_yaml(export.settings), end="")
     return FINE
 
 

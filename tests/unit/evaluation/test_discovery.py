@@ -17,16 +17,23 @@ pytest.importorskip("scipy")
 
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.evaluation.backbones.discovery import cluster, evaluate_discovery, find_scenes  # noqa: E402
+from anyregion.evaluation.backbones.discovery import (  # noqa: E402
+    DiscoveryOptions,
+    cluster,
+    evaluate_discovery,
+)
 from anyregion.evaluation.backbones.features import open_backbone  # noqa: E402
+from anyregion.evaluation.backbones.segmentation_datasets import (  # noqa: E402
+    open_segmentation_dataset,
+)
 from anyregion.evaluation.backbones.segmentation_overlap import (  # noqa: E402
-    away_from_border,
+    border_prior,
     centred_box,
-    grid,
-    matched,
-    overlaps,
-    stretched,
-    two_ious,
+    foreground_ious,
+    grid_partition,
+    match_segments,
+    resize_partition,
+    segment_ious,
 )
 from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
 from tests.unit.evaluation.backbones import colour_backbone  # noqa: E402
@@ -53,7 +60,7 @@ def test_overlaps_one_by_one(background: bool) -> None:
         ]
         for s in wanted
     ]
-    assert np.allclose(overlaps(truth, parts, background=background), expected)
+    assert np.allclose(segment_ious(truth, parts, background=background), expected)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (4, 4), (5, 3), (1, 4)])
@@ -64,48 +71,48 @@ def test_hungarian_finds_the_largest_sum(shape: tuple[int, int]) -> None:
         best = max(iou[range(segments), p].sum() for p in permutations(range(parts), segments))
     else:
         best = max(iou[s, range(parts)].sum() for s in permutations(range(segments), parts))
-    found = matched(iou, "hungarian")
+    found = match_segments(iou, "hungarian")
     assert found.sum() == pytest.approx(best)
     assert (found == 0).sum() == max(segments - parts, 0)
-    assert np.array_equal(matched(iou, "best"), iou.max(axis=1))
+    assert np.array_equal(match_segments(iou, "best"), iou.max(axis=1))
 
 
 def test_hungarian_gives_a_part_away_once() -> None:
     iou = np.array([[0.9, 0.1], [0.8, 0.0]])
-    assert matched(iou, "hungarian").tolist() in ([0.9, 0.0], [0.1, 0.8])
-    assert matched(iou, "best").tolist() == [0.9, 0.8]
+    assert match_segments(iou, "hungarian").tolist() in ([0.9, 0.0], [0.1, 0.8])
+    assert match_segments(iou, "best").tolist() == [0.9, 0.8]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 7, 12])
 @pytest.mark.parametrize("size", [(420, 840), (840, 420)])
 def test_grid(k: int, size: tuple[int, int]) -> None:
-    areas = np.bincount(grid(size, k).reshape(-1))
+    areas = np.bincount(grid_partition(size, k).reshape(-1))
     assert len(areas) == k
     assert areas / areas.mean() == pytest.approx(np.ones(k), abs=0.02)
 
 
 def test_grid_of_four_is_two_by_two() -> None:
     expected = np.kron([[0, 1], [2, 3]], np.ones((3, 3), dtype=np.int64))
-    assert np.array_equal(grid((6, 6), 4), expected)
+    assert np.array_equal(grid_partition((6, 6), 4), expected)
 
 
 def test_border() -> None:
     parts = np.zeros((10, 10), dtype=np.int64)
     parts[3:9, 3:9] = 1
-    assert np.array_equal(away_from_border(parts), parts == 1)
-    assert np.array_equal(away_from_border(1 - parts), parts == 1)
+    assert np.array_equal(border_prior(parts), parts == 1)
+    assert np.array_equal(border_prior(1 - parts), parts == 1)
     parts[0, :6] = 1
-    assert np.array_equal(away_from_border(parts), parts == 1), "it still holds less of it"
+    assert np.array_equal(border_prior(parts), parts == 1), "it still holds less of it"
     parts[:] = 0
-    assert not away_from_border(parts).any(), "an empty part holds nothing"
-    assert stretched(np.array([[0, 1]]), (2, 4)).tolist() == [[0, 0, 1, 1]] * 2
+    assert not border_prior(parts).any(), "an empty part holds nothing"
+    assert resize_partition(np.array([[0, 1]]), (2, 4)).tolist() == [[0, 0, 1, 1]] * 2
 
 
 def test_foregrounds() -> None:
     truth = np.array([[1, 2, 0, 0, -1]], dtype=np.int32)
     found = np.array([[True, False, True, False, True]])
-    assert two_ious(truth, found) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert two_ious(np.ones((2, 2), dtype=np.int32), np.ones((2, 2), dtype=bool)) == (1, 1)
+    assert foreground_ious(truth, found) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert foreground_ious(np.ones((2, 2), dtype=np.int32), np.ones((2, 2), dtype=bool)) == (1, 1)
     box = centred_box((100, 200))
     assert box.mean() == pytest.approx(0.5, abs=0.02)
     assert np.array_equal(box, box[::-1, ::-1])
@@ -115,16 +122,22 @@ def test_foregrounds() -> None:
 
 
 def test_two_colours(annotated: tuple[Path, Path]) -> None:
-    report = evaluate_discovery(colour_backbone(), find_scenes(*annotated))
+    report = evaluate_discovery(colour_backbone(), open_segmentation_dataset(*annotated))
     assert report.figures["mean_iou"] > 0.9
     assert report.baselines["grid"] == {"mean_iou": 1, "segment_iou": 1}, "halves are halves"
     assert report.baselines["whole"] == {"mean_iou": 0.25, "segment_iou": 0.25}
-    assert (report.images, report.segments, report.mean_k, report.k) == (4, 8, 2, None)
-    best = evaluate_discovery(colour_backbone(), find_scenes(*annotated), match="best")
+    assert (report.images, report.segments, report.mean_k, report.options.k) == (4, 8, 2, None)
+    best = evaluate_discovery(
+        colour_backbone(), open_segmentation_dataset(*annotated), DiscoveryOptions(match="best")
+    )
     assert best.baselines["whole"]["mean_iou"] == 0.5
-    three = evaluate_discovery(colour_backbone(), find_scenes(*annotated), k=3)
+    three = evaluate_discovery(
+        colour_backbone(), open_segmentation_dataset(*annotated), DiscoveryOptions(k=3)
+    )
     assert three.mean_k == 3
-    one = evaluate_discovery(colour_backbone(), find_scenes(*annotated), k=1)
+    one = evaluate_discovery(
+        colour_backbone(), open_segmentation_dataset(*annotated), DiscoveryOptions(k=1)
+    )
     assert one.figures == one.baselines["whole"]
 
 
@@ -133,10 +146,14 @@ def test_the_background_is_counted_only_when_asked(annotated: tuple[Path, Path])
         content["annotations"] = content["annotations"][::2]
 
     edit(annotated[0], left_only)
-    report = evaluate_discovery(colour_backbone(), find_scenes(*annotated))
+    report = evaluate_discovery(colour_backbone(), open_segmentation_dataset(*annotated))
     assert (report.segments, report.mean_k) == (4, 2), "a cluster for the background all the same"
     assert report.figures["mean_iou"] > 0.9
-    counted = evaluate_discovery(colour_backbone(), find_scenes(*annotated), count_background=True)
+    counted = evaluate_discovery(
+        colour_backbone(),
+        open_segmentation_dataset(*annotated),
+        DiscoveryOptions(count_background=True),
+    )
     assert (counted.segments, counted.mean_k) == (8, 2)
 
 
@@ -150,15 +167,17 @@ def test_answers_follow_from_seed_and_name_alone(annotated: tuple[Path, Path]) -
         cluster(features, 4, **{**options, **change}) for change in ({"seed": 1}, {"name": "b.jpg"})
     ]
     assert not all(np.array_equal(first, other) for other in others)
-    backbone, scenes = colour_backbone(), find_scenes(*annotated)
-    whole = evaluate_discovery(backbone, scenes, layer="last", k=3, batch_size=4)
-    single = evaluate_discovery(backbone, scenes, layer="last", k=3, batch_size=1)
+    backbone, data = colour_backbone(), open_segmentation_dataset(*annotated)
+    whole = evaluate_discovery(backbone, data, DiscoveryOptions(layer="last", k=3), batch_size=4)
+    single = evaluate_discovery(backbone, data, DiscoveryOptions(layer="last", k=3), batch_size=1)
     assert whole.figures == single.figures
 
 
 def test_a_map_of_one_cell_is_one_cluster(annotated: tuple[Path, Path]) -> None:
     backbone = open_backbone("torchvision/resnet18", size=32)
-    report = evaluate_discovery(backbone, find_scenes(*annotated), layer="last")
+    report = evaluate_discovery(
+        backbone, open_segmentation_dataset(*annotated), DiscoveryOptions(layer="last")
+    )
     assert report.figures == report.baselines["whole"]
 
 
@@ -172,31 +191,33 @@ def test_foreground(tmp_path: Path) -> None:
     values[16:28, 20:52], values[28:40, 20:52] = 3, 5
     Image.fromarray(pixels).save(images / "deep" / "a.png")
     Image.fromarray(values).save(maps / "deep" / "a.png")
-    scenes = find_scenes(maps, images, background=0)
-    assert [s.name for s in scenes.scenes] == ["deep/a"]
-    report = evaluate_discovery(colour_backbone(size=64), scenes, foreground=True)
+    data = open_segmentation_dataset(maps, images, background=0)
+    assert [s.name for s in data.images] == ["deep/a"]
+    report = evaluate_discovery(colour_backbone(size=64), data, DiscoveryOptions(foreground=True))
     assert report.figures["foreground_iou"] > 0.85
     assert report.figures["background_iou"] > 0.95
     assert report.baselines["whole"]["foreground_iou"] == pytest.approx(24 * 32 / 64**2)
     assert report.baselines["whole"]["background_iou"] == 0
-    assert (report.k, report.segments) == (2, 2)
+    assert (report.options.k, report.segments) == (2, 2)
 
 
 def test_faults(annotated: tuple[Path, Path]) -> None:
-    scenes, backbone = find_scenes(*annotated), colour_backbone()
-    for options in (
-        {"k": 0}, {"k": 57**2}, {"resolution": 1}, {"seed": -1}, {"limit": 0}, {"batch_size": 0},
-    ):  # fmt: skip
+    data, backbone = open_segmentation_dataset(*annotated), colour_backbone()
+    options: dict[str, Any]
+    for options in ({"k": 0}, {"k": 57**2}, {"resolution": 1}, {"seed": -1}):
         with pytest.raises(InputError, match="must"):
-            evaluate_discovery(backbone, scenes, **options)  # type: ignore[arg-type]
+            DiscoveryOptions(**options)
+    for options in ({"limit": 0}, {"batch_size": 0}):
+        with pytest.raises(InputError, match="must"):
+            evaluate_discovery(backbone, data, **options)
     (annotated[1] / "1.png").write_bytes(b"")
-    report = evaluate_discovery(backbone, find_scenes(*annotated))
+    report = evaluate_discovery(backbone, open_segmentation_dataset(*annotated))
     assert report.images == 3
     assert "1.png" in report.set_aside[0].item
     for path in annotated[1].iterdir():
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"nothing to judge: .*set aside"):
-        evaluate_discovery(backbone, find_scenes(*annotated))
+        evaluate_discovery(backbone, open_segmentation_dataset(*annotated))
 
 
 def test_an_image_of_one_colour(tmp_path: Path) -> None:
@@ -206,13 +227,13 @@ def test_an_image_of_one_colour(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / "a.jpg")
     values = np.repeat(np.arange(4, dtype=np.uint8), 10)[:, None].repeat(40, axis=1)
     Image.fromarray(values).save(tmp_path / "maps" / "a.png")
-    scenes = find_scenes(tmp_path / "maps", tmp_path / "images")
-    report = evaluate_discovery(colour_backbone(), scenes)
+    data = open_segmentation_dataset(tmp_path / "maps", tmp_path / "images")
+    report = evaluate_discovery(colour_backbone(), data)
     assert report.figures["mean_iou"] == pytest.approx(0.25 / 4)
     found = evaluate_discovery(
         colour_backbone(),
-        find_scenes(tmp_path / "maps", tmp_path / "images", background=0),
-        foreground=True,
+        open_segmentation_dataset(tmp_path / "maps", tmp_path / "images", background=0),
+        DiscoveryOptions(foreground=True),
     )
     assert found.figures["foreground_iou"] == 0, "no cluster is away from the border"
 
@@ -243,11 +264,14 @@ def test_command(annotated: tuple[Path, Path], capsys: Any) -> None:
     ],
 )
 def test_photographs(annotations: str, images: str, options: dict[str, int]) -> None:
-    data = SHARED / "data"
-    scenes = find_scenes(data / annotations, data / images, **options)  # type: ignore[arg-type]
-    assert not scenes.set_aside
+    folder = SHARED / "data"
+    data = open_segmentation_dataset(folder / annotations, folder / images, **options)  # type: ignore[arg-type]
+    assert not data.set_aside
     report = evaluate_discovery(
-        colour_backbone(size=64), scenes, limit=4, resolution=24, match="best"
+        colour_backbone(size=64),
+        data,
+        DiscoveryOptions(resolution=24, match="best"),
+        limit=4,
     )
     assert not report.set_aside
     assert report.images == 4

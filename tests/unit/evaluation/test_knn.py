@@ -73,7 +73,7 @@ def test_accuracy() -> None:
     found = accuracy(ranked, truth, ["a", "a", "a", "b"], 2)
     assert found.top1 == 0.5
     assert found.by_class == {"a": pytest.approx(2 / 3), "b": 0}, "no answer is not the unknown"
-    assert found.class_top1 == pytest.approx(1 / 3)
+    assert found.mean_class_accuracy == pytest.approx(1 / 3)
     assert found.top5 is None
     assert accuracy(ranked, truth, ["a", "a", "a", "b"], 5).top5 == 0.75
 
@@ -90,9 +90,9 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     report = evaluate_knn(colour_backbone(), train, val)
     assert report.accuracy.by_class == {"green": 1, "red": 1, "violet": 0}
     assert report.accuracy.top1 == 0.75
-    assert report.accuracy.class_top1 == pytest.approx(2 / 3)
+    assert report.accuracy.mean_class_accuracy == pytest.approx(2 / 3)
     assert report.missing == ("violet",)
-    assert (report.k, report.train_images, report.images, report.classes) == (15, 15, 8, 3)
+    assert (report.details.k, report.train_images, report.images, report.classes) == (15, 15, 8, 3)
     assert sorted(Path(a.item).name for a in report.set_aside) == [
         "broken.png", "empty", "loose.png",
     ]  # fmt: skip
@@ -123,7 +123,7 @@ def test_an_image_to_learn_from_is_none_to_judge_on(tmp_path: Path, link: str) -
 def test_leave_one_out(tmp_path: Path) -> None:
     folder = class_folders(tmp_path, {"red": 3, "green": 3, "blue": 1})
     report = evaluate_knn(colour_backbone(), folder, k=1)
-    assert report.leave_one_out
+    assert report.details.leave_one_out
     assert report.accuracy.by_class == {"red": 1, "green": 1, "blue": 0}, "nothing else is blue"
     assert (report.images, report.train_images) == (7, 7)
     again = evaluate_knn(colour_backbone(), folder, k=1, batch_size=2, limit=2)
@@ -134,8 +134,8 @@ def test_figures_do_not_hang_on_the_batch(tmp_path: Path) -> None:
     folder = class_folders(tmp_path, {"red": 6, "green": 5})
     backbone = open_backbone("torchvision/resnet18", size=32)
     paths = find_class_folders(folder).paths
-    one, _ = pooled_features(backbone, paths, batch_size=1, aside=[])
-    all_, rows = pooled_features(backbone, paths, batch_size=50, aside=[])
+    one, _ = pooled_features(backbone, paths, batch_size=1, set_aside=[])
+    all_, rows = pooled_features(backbone, paths, batch_size=50, set_aside=[])
     assert torch.allclose(one, all_, rtol=1e-4, atol=1e-5)
     assert rows.tolist() == list(range(11))
     assert not backbone.encoder.training
@@ -149,9 +149,9 @@ def test_random_weights_follow_from_the_seed() -> None:
     assert torch.equal(torch.rand(3), expected), "the caller's generator is as it was"
     again = open_backbone("torchvision/resnet18", size=32, weights="random", seed=3)
     other = open_backbone("torchvision/resnet18", size=32, seed=4)
-    assert first.about == again.about
-    assert first.about.fingerprint != other.about.fingerprint
-    assert (first.about.weights, first.about.seed) == ("random", 3)
+    assert first.identity == again.identity
+    assert first.identity.fingerprint != other.identity.fingerprint
+    assert (first.identity.weights, first.identity.seed) == ("random", 3)
 
 
 def test_a_saved_backbone(tmp_path: Path) -> None:
@@ -160,11 +160,11 @@ def test_a_saved_backbone(tmp_path: Path) -> None:
     random = open_backbone("torchvision/resnet18", size=32, seed=3)
     save_encoder(random.encoder, tmp_path / "run" / "model", size=64)
     saved = open_backbone(str(tmp_path / "run"))
-    assert saved.about.fingerprint == random.about.fingerprint
+    assert saved.identity.fingerprint == random.identity.fingerprint
     stated = json.loads((tmp_path / "run" / "model" / "backbone.json").read_text())
-    assert saved.about.fingerprint == stated["fingerprint"]
-    assert (saved.about.weights, saved.about.seed, saved.about.size) == ("saved", None, 64)
-    assert open_backbone(str(tmp_path / "run"), size=32).about.size == 32
+    assert saved.identity.fingerprint == stated["fingerprint"]
+    assert (saved.identity.weights, saved.identity.seed, saved.identity.size) == ("saved", None, 64)
+    assert open_backbone(str(tmp_path / "run"), size=32).identity.size == 32
     with pytest.raises(InputError, match="its own weights"):
         open_backbone(str(tmp_path / "run"), weights="random")
 

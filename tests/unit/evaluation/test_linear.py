@@ -18,8 +18,8 @@ from anyregion.evaluation.backbones.linear import (  # noqa: E402
     STRENGTHS,
     evaluate_linear,
     fit,
-    fit_choosing,
-    held_out,
+    fit_with_best_strength,
+    hold_out,
 )
 from tests.unit.evaluation.backbones import class_folders, colour_backbone  # noqa: E402
 
@@ -75,23 +75,23 @@ def test_a_feature_that_never_changes() -> None:
 
 def test_held_out() -> None:
     labels = np.repeat([0, 1, 2, 3], [20, 9, 2, 1])
-    held = held_out(labels, seed=0)
+    held = hold_out(labels, seed=0)
     assert [int(held[labels == c].sum()) for c in range(4)] == [4, 1, 1, 0]
-    assert np.array_equal(held, held_out(labels, seed=0))
-    assert not np.array_equal(held, held_out(labels, seed=1))
+    assert np.array_equal(held, hold_out(labels, seed=0))
+    assert not np.array_equal(held, hold_out(labels, seed=1))
 
 
 def test_the_strength_is_the_best_on_held_out_rows() -> None:
     x, y = (torch.from_numpy(v) for v in clouds())
-    _, strength, tried = fit_choosing(x.float(), y, seed=0)
+    _, strength, tried = fit_with_best_strength(x.float(), y, seed=0)
     assert list(tried) == list(STRENGTHS[: len(tried)])
     best = max(tried.values())
     assert strength == max(s for s, value in tried.items() if value == best)
-    held = torch.from_numpy(held_out(y.numpy(), seed=0))
+    held = torch.from_numpy(hold_out(y.numpy(), seed=0))
     again = fit(x[~held], y[~held], 4, strength=strength)
     assert float((again(x[held]).argmax(1) == y[held]).double().mean()) == pytest.approx(best)
     with pytest.raises(InputError, match="nothing to hold out"):
-        fit_choosing(x[:4], y[:4], seed=0)
+        fit_with_best_strength(x[:4], y[:4], seed=0)
 
 
 def test_class_folders(tmp_path: Path) -> None:
@@ -102,12 +102,15 @@ def test_class_folders(tmp_path: Path) -> None:
     assert report.accuracy.by_class == {"green": 1, "red": 1, "violet": 0}
     assert report.missing == ("violet",)
     assert (report.train_images, report.images, report.classes) == (18, 6, 3)
-    assert report.converged
+    assert report.details.converged
     assert [Path(a.item).name for a in report.set_aside] == ["broken.png"]
     # nothing is chosen on `val`
     other = class_folders(tmp_path / "other", {"blue": 4, "red": 1})
     again = evaluate_linear(colour_backbone(), train, other)
-    assert (again.held_out, again.strength) == (report.held_out, report.strength)
+    assert (again.details.held_out, again.details.strength) == (
+        report.details.held_out,
+        report.details.strength,
+    )
     with pytest.raises(InputError, match="must not be those"):
         evaluate_linear(colour_backbone(), train, train)
     with pytest.raises(InputError, match="1 class with images"):

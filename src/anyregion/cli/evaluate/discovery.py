@@ -89,9 +89,19 @@ def run(args: argparse.Namespace) -> int:
     if args.foreground and (args.k or args.count_background):
         raise InputError("--k, --count-background: not with --foreground, which has two clusters")
     require("torch", "torch", "scipy")
-    from anyregion.evaluation.backbones.discovery import evaluate_discovery, find_scenes
+    from anyregion.evaluation.backbones.discovery import DiscoveryOptions, evaluate_discovery
+    from anyregion.evaluation.backbones.segmentation_datasets import open_segmentation_dataset
 
-    data = find_scenes(
+    options = DiscoveryOptions(
+        foreground=args.foreground,
+        layer=args.layer,
+        resolution=args.resolution,
+        k=args.k,
+        match=args.match,
+        count_background=args.count_background,
+        seed=args.seed,
+    )
+    data = open_segmentation_dataset(
         args.annotations, args.images, split=args.split, void=args.void, background=args.background
     )
     backbone = backbones.open_backbone(args)
@@ -99,13 +109,7 @@ def run(args: argparse.Namespace) -> int:
         report = evaluate_discovery(
             backbone,
             data,
-            foreground=args.foreground,
-            layer=args.layer,
-            k=args.k,
-            match=args.match,
-            count_background=args.count_background,
-            resolution=args.resolution,
-            seed=args.seed,
+            options,
             limit=args.limit,
             batch_size=args.batch_size,
             progress=track("clustering", "images"),
@@ -121,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
 def _print(report: DiscoveryReport) -> None:
     from anyregion.cli import terminal
 
+    options = report.options
     methods = {"backbone": report.figures, **report.baselines}
     terminal.table(
         ("IoU", *(name.removesuffix("_iou") for name in report.figures)),
@@ -129,17 +134,17 @@ def _print(report: DiscoveryReport) -> None:
     )
     print()
     lines: list[tuple[str, object]] = []
-    if report.foreground:
+    if options.foreground:
         lines.append(("clusters", "2, the one with less of the border is the foreground"))
     else:
-        whose = "as many as segments, " if report.k is None else ""
+        number = "as many as segments, " if options.k is None else ""
         lines += [
-            ("clusters", f"{whose}{report.mean_k:.1f} an image"),
-            ("matched", report.match),
-            ("background", "counted" if report.count_background else "not counted"),
+            ("clusters", f"{number}{report.mean_k:.1f} an image"),
+            ("matched", options.match),
+            ("background", "counted" if options.count_background else "not counted"),
         ]
     lines += [
-        ("features", f"{report.layer}, at {report.resolution} x {report.resolution}"),
+        ("features", f"{options.layer}, at {options.resolution} x {options.resolution}"),
         ("annotations", report.layout),
         ("images", f"{report.images}, {report.skipped} without masks"),
         ("segments", report.segments),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from anyregion.cli import arguments as shared
 from anyregion.cli import backbone_arguments as backbones
-from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,19 +50,9 @@ def run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             progress=track("reading features", "images"),
         )
-    backbones.warn_of(report.set_aside, report.missing)
-    if args.json:
-        print(json.dumps(report.to_dict()))
-        return SET_ASIDE if report.set_aside else FINE
-    among = " (each among the others)" if report.leave_one_out else ""
-    terminal.fields(
-        [
-            *backbones.accuracy_lines(report.accuracy),
-            ("neighbours", f"{report.k}, temperature {report.temperature:g}{among}"),
-            ("images", f"{report.images}, named by {report.train_images}"),
-            ("classes", report.classes),
-            *backbones.backbone_lines(report.backbone),
-            ("seconds", f"{report.seconds:.1f}"),
-        ]
+    details = report.details
+    among = " (each among the others)" if details.leave_one_out else ""
+    votes = f"{details.k}, temperature {details.temperature:g}{among}"
+    return backbones.print_classification(
+        report, [("neighbours", votes)], learned="named by", as_json=args.json
     )
-    return SET_ASIDE if report.set_aside else FINE

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from anyregion.cli import backbone_arguments as backbones
-from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,21 +33,13 @@ def run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             progress=track("reading features", "images"),
         )
-    backbones.warn_of(report.set_aside, report.missing)
-    if not report.converged:
+    details = report.details
+    best = evaluation.percent(max(details.held_out.values()))
+    if not details.converged:
         terminal.note("warning: the fit has not converged; its figures are a lower bound")
-    if args.json:
-        print(json.dumps(report.to_dict()))
-        return SET_ASIDE if report.set_aside else FINE
-    best = max(report.held_out.values())
-    terminal.fields(
-        [
-            *backbones.accuracy_lines(report.accuracy),
-            ("L2 strength", f"{report.strength:g} ({evaluation.percent(best)} on held-out images)"),
-            ("images", f"{report.images}, learned from {report.train_images}"),
-            ("classes", report.classes),
-            *backbones.backbone_lines(report.backbone),
-            ("seconds", f"{report.seconds:.1f}"),
-        ]
+    return backbones.print_classification(
+        report,
+        [("L2 strength", f"{details.strength:g} ({best} on held-out images)")],
+        learned="learned from",
+        as_json=args.json,
     )
-    return SET_ASIDE if report.set_aside else FINE

@@ -1,18 +1,26 @@
-"""Images in class folders, and how many of them were named rightly."""
+"""Class folders of images, and how well a frozen backbone's features name them."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from anyregion.errors import InputError, SetAside
+from anyregion.evaluation.backbones.features import Backbone, BackboneIdentity, pooled_features
+from anyregion.evaluation.metrics.accuracy import mean_class_accuracy, ranks_of, top_k
 from anyregion.images import find_images, is_image_file
+from anyregion.vocabulary import Progress
 
-FEWEST_FOR_TOP5 = 5
+CLASSES_FOR_TOP5 = 5
+Details = TypeVar("Details")
+_SAME = "the images to judge on must not be those to learn from"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +48,98 @@ class Accuracy:
 
     Attributes:
         top1: of all images.
-        class_top1: the mean over the classes, each counted once.
+        mean_class_accuracy: the mean over the classes, each counted once.
         top5: whether one of the five best classes is right; None below 5 known classes.
         by_class: top-1 of each class.
     """
 
     top1: float
-    class_top1: float
+    mean_class_accuracy: float
     top5: float | None
     by_class: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ClassificationReport(Generic[Details]):
+    """How well frozen features name images.
+
+    Attributes:
+        accuracy: the figures.
+        backbone: which one it was.
+        details: what the classifier adds: its settings, and what came of them.
+        train_images, images: learned from, and judged.
+        classes: to choose from.
+        missing: classes to judge that are not among those; all their images count as wrong.
+        seconds: reading, features and classification.
+        set_aside: what could not be used.
+    """
+
+    accuracy: Accuracy
+    backbone: BackboneIdentity
+    details: Details
+    train_images: int
+    images: int
+    classes: int
+    missing: tuple[str, ...]
+    seconds: float
+    set_aside: tuple[SetAside, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON, the accuracies and the details among the other keys."""
+        content = asdict(self)
+        accuracy, backbone = content.pop("accuracy"), content.pop("backbone")
+        figures = {
+            # the key is older than the metric's name and stays
+            "class_top1" if key == "mean_class_accuracy" else key: value
+            for key, value in accuracy.items()
+        }
+        return {**figures, "backbone": backbone, **content.pop("details"), **content}
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFeatures:
+    """Features of images to learn from and of those to judge on.
+
+    Attributes:
+        classes: names of the classes of which an image could be read.
+        train: `(N, D)` features to learn from.
+        labels: `(N,)` int64, positions in `classes`.
+        queries: `(M, D)` features to judge on; None where they are `train` itself.
+        truth: `(M,)` int64, the right class of each; -1 where it is not among `classes`.
+        groups: `M` names of the right classes.
+        missing: those of them that are not among `classes`.
+        set_aside: what could not be used.
+    """
+
+    classes: tuple[str, ...]
+    train: Tensor
+    labels: NDArray[np.int64]
+    queries: Tensor | None
+    truth: NDArray[np.int64]
+    groups: tuple[str, ...]
+    missing: tuple[str, ...]
+    set_aside: tuple[SetAside, ...]
+
+    def report(
+        self,
+        ranked: NDArray[np.int64],
+        backbone: Backbone,
+        details: Details,
+        *,
+        started: float,
+    ) -> ClassificationReport[Details]:
+        """What ranked answers are worth; see `accuracy` for `ranked`."""
+        return ClassificationReport(
+            accuracy=accuracy(ranked, self.truth, self.groups, len(self.classes)),
+            backbone=backbone.identity,
+            details=details,
+            train_images=len(self.labels),
+            images=len(self.truth),
+            classes=len(self.classes),
+            missing=self.missing,
+            seconds=time.perf_counter() - started,
+            set_aside=self.set_aside,
+        )
 
 
 def find_class_folders(root: str | Path, *, limit: int | None = None) -> ClassFolders:
@@ -71,47 +162,84 @@ def find_class_folders(root: str | Path, *, limit: int | None = None) -> ClassFo
     names: list[str] = []
     paths: list[Path] = []
     labels: list[int] = []
-    aside: list[SetAside] = []
+    set_aside: list[SetAside] = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         images, empty = find_images([folder])
-        aside += empty
+        set_aside += empty
         if images:
             labels += [len(names)] * len(images[:limit])
             names.append(folder.name)
             paths += images[:limit]
     loose = sorted(p for p in root.iterdir() if is_image_file(p))
-    aside += [SetAside(str(p), "in no class folder") for p in loose]
+    set_aside += [SetAside(str(p), "in no class folder") for p in loose]
     if not paths:
         raise InputError(f"{root}: no image in any class folder (one folder for each class)")
     return ClassFolders(
-        root, tuple(names), tuple(paths), np.array(labels, dtype=np.int64), tuple(aside)
+        root, tuple(names), tuple(paths), np.array(labels, dtype=np.int64), tuple(set_aside)
     )
 
 
-def find_both(
-    train: str | Path, val: str | Path, *, limit: int | None = None
-) -> tuple[ClassFolders, ClassFolders]:
-    """The images to learn from and those to judge on.
+def read_features(
+    backbone: Backbone,
+    train: str | Path,
+    val: str | Path | None,
+    *,
+    limit: int | None = None,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> LabelledFeatures:
+    """Pooled features of class folders to learn from and of others to judge on.
+
+    Args:
+        backbone: see `open_backbone`.
+        train: a folder of class folders.
+        val: another, whose classes are matched by name; None to judge on `train` itself.
+        limit: no more than the first so many images of each class.
+        batch_size: images at once.
+        progress: called with (done, total) images, for each folder.
 
     Raises:
-        InputError: see `find_class_folders`; or both hold the same file, be it by a link.
+        InputError: see `find_class_folders`; an image in both folders, be it by a link; fewer than
+            two classes to choose from; no readable image.
     """
-    wrong = "the images to judge on must not be those to learn from"
-    if Path(train).expanduser().resolve() == Path(val).expanduser().resolve():
-        raise InputError(f"{train}: {wrong}")
-    bank, asked = find_class_folders(train, limit=limit), find_class_folders(val, limit=limit)
-    known = {place for path in bank.paths if (place := _place(path)) is not None}
-    if both := [path for path in asked.paths if _place(path) in known]:
-        raise InputError(f"{both[0]} ({len(both):,} such) is also in {train}: {wrong}")
-    return bank, asked
-
-
-def labels_in(names: Sequence[str], asked: ClassFolders) -> tuple[NDArray[np.int64], list[str]]:
-    """The labels of `asked`'s images in the classes `names`, matched by the folder's name; -1 and
-    the class's name where it is missing there: no answer can be right."""
-    at = {name: i for i, name in enumerate(names)}
-    of_class = np.array([at.get(name, -1) for name in asked.names], dtype=np.int64)
-    return of_class[asked.labels], [name for name in asked.names if name not in at]
+    if val is not None and Path(train).expanduser().resolve() == Path(val).expanduser().resolve():
+        raise InputError(f"{train}: {_SAME}")
+    learned = find_class_folders(train, limit=limit)
+    judged = None if val is None else find_class_folders(val, limit=limit)
+    if judged is not None:
+        _check_apart(learned, judged)
+    # a lack of classes is said before an hour of features, not after it
+    _check_classes(learned, learned.labels)
+    set_aside = list(learned.set_aside)
+    features, rows = pooled_features(
+        backbone, learned.paths, batch_size=batch_size, progress=progress, set_aside=set_aside
+    )
+    _check_classes(learned, learned.labels[rows])
+    # numbered anew: a class of which no image could be read is none to choose
+    present, labels = np.unique(learned.labels[rows], return_inverse=True)
+    classes = tuple(learned.names[label] for label in present)
+    queries = None
+    if judged is None:
+        judged = learned
+    else:
+        set_aside += judged.set_aside
+        queries, rows = pooled_features(
+            backbone, judged.paths, batch_size=batch_size, progress=progress, set_aside=set_aside
+        )
+        if not len(rows):
+            raise InputError(f"{judged.root}: none of its {len(judged.paths)} images can be read")
+    positions = {name: position for position, name in enumerate(classes)}
+    groups = tuple(judged.names[label] for label in judged.labels[rows])
+    return LabelledFeatures(
+        classes=classes,
+        train=features,
+        labels=labels.astype(np.int64),
+        queries=queries,
+        truth=np.array([positions.get(name, -1) for name in groups], dtype=np.int64),
+        groups=groups,
+        missing=() if queries is None else tuple(n for n in judged.names if n not in positions),
+        set_aside=tuple(set_aside),
+    )
 
 
 def accuracy(
@@ -125,32 +253,38 @@ def accuracy(
         groups: `N` names of classes, to average over.
         known: how many classes there are to choose from.
     """
-    right = (ranked == truth[:, None]) & (truth >= 0)[:, None]
-    first = right[:, 0]
-    listed = np.array(groups)
-    by_class = {str(name): float(first[listed == name].mean()) for name in np.unique(listed)}
+    # -2: an unknown class is not the one that "no answer" stands for
+    ranks = ranks_of(ranked, np.where(truth < 0, -2, truth))
+    names = np.array(groups)
     return Accuracy(
-        top1=float(first.mean()),
-        class_top1=float(np.mean(list(by_class.values()))),
-        top5=float(right[:, :5].any(axis=1).mean()) if known >= FEWEST_FOR_TOP5 else None,
-        by_class=by_class,
+        top1=top_k(ranks, 1),
+        mean_class_accuracy=mean_class_accuracy(ranks, names),
+        top5=top_k(ranks, 5) if known >= CLASSES_FOR_TOP5 else None,
+        by_class={str(name): top_k(ranks[names == name], 1) for name in np.unique(names)},
     )
 
 
-def check_classes(folders: ClassFolders, labels: NDArray[np.int64]) -> None:
-    """Raise `InputError` unless two classes are left to choose from."""
-    left = len(np.unique(labels))
-    if left < 2:
-        raise InputError(
-            f"{folders.root}: {left} class{'' if left == 1 else 'es'} with images that can be "
-            "read; at least 2 are needed to choose from"
-        )
+def _check_apart(learned: ClassFolders, judged: ClassFolders) -> None:
+    """Raise `InputError` where both hold the same file, be it by a link."""
+    files = {file for path in learned.paths if (file := _file_id(path)) is not None}
+    if both := [path for path in judged.paths if _file_id(path) in files]:
+        raise InputError(f"{both[0]} ({len(both):,} such) is also in {learned.root}: {_SAME}")
 
 
-def _place(path: Path) -> tuple[int, int] | None:
+def _file_id(path: Path) -> tuple[int, int] | None:
     """Which file of which disk a path leads to; None where the file system does not say."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None  # it is set aside when it is read
-    return (found.st_dev, found.st_ino) if found.st_ino else None
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else None
+
+
+def _check_classes(folders: ClassFolders, labels: NDArray[np.int64]) -> None:
+    """Raise `InputError` unless there are two classes to choose from."""
+    count = len(np.unique(labels))
+    if count < 2:
+        raise InputError(
+            f"{folders.root}: {count} class{'' if count == 1 else 'es'} with images that can be "
+            "read; at least 2 are needed to choose from"
+        )

@@ -1,12 +1,12 @@
-"""A frozen backbone and its features of many images: what the judgements of one stand on."""
+"""A frozen backbone, and its features of many images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -24,19 +24,19 @@ from anyregion.torch_utils.weights import fingerprint
 from anyregion.vocabulary import Progress
 
 Layer: TypeAlias = Literal["early", "last"]
-Picture: TypeAlias = "tuple[Pixels, tuple[int, int]]"
-"""What the encoder is shown, `(size, size, 3)`, and height and width of the image itself."""
+Prepared: TypeAlias = "tuple[Pixels, tuple[int, int]]"
+"""An image as the encoder takes it, `(size, size, 3)`, and height and width of the original."""
 
 SHORT_SIDE = 256 / 224
 """The short side of an image over the crop's side: ImageNet's evaluations since AlexNet's."""
 
 
 @dataclass(frozen=True)
-class About:
+class BackboneIdentity:
     """Which backbone it was, so that its figures can be made again.
 
     Attributes:
-        backbone: as it was asked for.
+        backbone: the name or folder that it was opened by.
         encoder: the encoder's own name.
         weights: `random`, `pretrained`, `saved` (with the backbone's folder), or a file.
         seed: of random weights; None for others.
@@ -51,10 +51,6 @@ class About:
     size: int
     fingerprint: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return asdict(self)
-
     def __str__(self) -> str:
         seed = "" if self.seed is None else f" (seed {self.seed})"
         return f"{self.backbone}, weights {self.weights}{seed}, {self.fingerprint}"
@@ -65,12 +61,12 @@ class Backbone:
     """An encoder on its device, in evaluation mode, and which one it is."""
 
     encoder: Encoder
-    about: About
+    identity: BackboneIdentity
     device: torch.device
 
 
 def open_backbone(
-    where: str,
+    source: str,
     *,
     weights: str | None = None,
     size: int | None = None,
@@ -80,7 +76,7 @@ def open_backbone(
     """Load the backbone that is to be judged.
 
     Args:
-        where: `torchvision/resnet18`, `timm/vit_small_patch16_224`, or a saved backbone's folder.
+        source: `torchvision/resnet18`, `timm/vit_small_patch16_224`, or a saved backbone's folder.
         weights: `random`, `pretrained` or a file; without, a folder's own, else random ones.
         size: side of the square images it will be shown; without, what a folder states, else 224.
         device: where it runs.
@@ -93,17 +89,17 @@ def open_backbone(
         raise InputError(f"the size must be at least 1 pixel; it is {size}")
     if not 0 <= seed < 2**63:
         raise InputError(f"the seed must be from 0 to 2^63 - 1; it is {seed}")
-    chosen = check_device(device)
+    device = check_device(device)
     # drawn on the CPU: the same weights on every device
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        encoder = load_encoder(where, size=size, weights=weights)
-    kind = weights or ("saved" if Path(where).expanduser().is_dir() else "random")
+        encoder = load_encoder(source, size=size, weights=weights)
+    kind = weights or ("saved" if Path(source).expanduser().is_dir() else "random")
     return as_backbone(
         encoder,
         size=size or encoder.size,
-        device=chosen,
-        where=where,
+        device=device,
+        source=source,
         weights=kind,
         seed=seed if kind == "random" else None,
     )
@@ -114,22 +110,22 @@ def as_backbone(
     *,
     size: int,
     device: str | torch.device = "cpu",
-    where: str | None = None,
+    source: str | None = None,
     weights: str = "given",
     seed: int | None = None,
 ) -> Backbone:
     """An encoder that is in memory already (a training's, say), to judge it. It is put into
     evaluation mode and moved to `device`."""
-    about = About(
-        backbone=where or encoder.name,
+    identity = BackboneIdentity(
+        backbone=source or encoder.name,
         encoder=encoder.name,
         weights=weights,
         seed=seed,
         size=size,
         fingerprint=fingerprint(encoder.body.state_dict().items()),
     )
-    chosen = check_device(device)
-    return Backbone(encoder.eval().to(device=chosen, dtype=torch.float32), about, chosen)
+    checked = check_device(device)
+    return Backbone(encoder.eval().to(device=checked, dtype=torch.float32), identity, checked)
 
 
 def pooled_features(
@@ -138,24 +134,25 @@ def pooled_features(
     *,
     batch_size: int,
     progress: Progress | None = None,
-    aside: list[SetAside],
+    set_aside: list[SetAside],
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """The mean of the last feature map of each image's centre.
 
     Geometry: the short side scaled to `size * 256 / 224`, the central square of `size`; bicubic.
 
     Returns:
-        `(N, width)` float32 on the CPU, and `(N,)` which of `paths` the rows are. Images that
+        `(N, C)` float32 on the CPU, and `(N,)` which of `paths` the rows are. Images that
         cannot be read are set aside.
     """
     rows: list[Tensor] = []
-    kept: list[int] = []
-    prepare = partial(read_centre, side=backbone.about.size)
-    for batch in _batches(paths, prepare, batch_size, progress, aside):
-        rows.append(_run(backbone, [p[1][0] for p in batch], "last").mean(dim=(2, 3)).cpu())
-        kept += [position for position, _ in batch]
+    positions: list[int] = []
+    prepare = partial(read_centre, side=backbone.identity.size)
+    for batch in _batches(paths, prepare, batch_size, progress, set_aside):
+        maps = _run(backbone, [pixels for _, (pixels, _) in batch], "last")  # (B, C, h, w)
+        rows.append(maps.mean(dim=(2, 3)).cpu())
+        positions += [position for position, _ in batch]
     features = torch.cat(rows) if rows else torch.zeros(0, 1)
-    return features, np.array(kept, dtype=np.int64)
+    return features, np.array(positions, dtype=np.int64)
 
 
 def feature_maps(
@@ -165,7 +162,7 @@ def feature_maps(
     layer: Layer,
     batch_size: int,
     progress: Progress | None = None,
-    aside: list[SetAside],
+    set_aside: list[SetAside],
 ) -> Iterator[tuple[int, tuple[int, int], Tensor]]:
     """The feature map of each whole image, squashed to `size` x `size` (bicubic).
 
@@ -173,14 +170,14 @@ def feature_maps(
         Which of `paths`, the image's height and width, and `(C, h, w)` float32 on the device.
         Images that cannot be read are set aside.
     """
-    prepare = partial(read_squashed, side=backbone.about.size)
-    for batch in _batches(paths, prepare, batch_size, progress, aside):
-        maps = _run(backbone, [p[1][0] for p in batch], layer)
-        for (position, (_, size)), found in zip(batch, maps, strict=True):
-            yield position, size, found
+    prepare = partial(read_squashed, side=backbone.identity.size)
+    for batch in _batches(paths, prepare, batch_size, progress, set_aside):
+        maps = _run(backbone, [pixels for _, (pixels, _) in batch], layer)
+        for (position, (_, size)), features in zip(batch, maps, strict=True):
+            yield position, size, features
 
 
-def read_centre(path: Path, *, side: int) -> Picture:
+def read_centre(path: Path, *, side: int) -> Prepared:
     """An image's central square: see `pooled_features`.
 
     Raises:
@@ -194,7 +191,7 @@ def read_centre(path: Path, *, side: int) -> Picture:
     return _scaled(pixels, side, (x, y, x + extent, y + extent)), (height, width)
 
 
-def read_squashed(path: Path, *, side: int) -> Picture:
+def read_squashed(path: Path, *, side: int) -> Prepared:
     """A whole image as a square: see `feature_maps`.
 
     Raises:
@@ -212,14 +209,14 @@ def _scaled(pixels: Pixels, side: int, box: tuple[float, float, float, float]) -
 
 def _batches(
     paths: Sequence[Path],
-    prepare: Callable[[Path], Picture],
+    prepare: Callable[[Path], Prepared],
     batch_size: int,
     progress: Progress | None,
-    aside: list[SetAside],
-) -> Iterator[list[tuple[int, Picture]]]:
+    set_aside: list[SetAside],
+) -> Iterator[list[tuple[int, Prepared]]]:
     """The readable images of each batch, with their positions; threads read ahead."""
 
-    def attempt(path: Path) -> Picture | InputError:
+    def attempt(path: Path) -> Prepared | InputError:
         try:
             return prepare(path)
         except InputError as error:
@@ -229,12 +226,12 @@ def _batches(
         raise InputError(f"the batch must hold at least 1 image; it is {batch_size}")
     if progress is not None:
         progress(0, len(paths))
-    batch: list[tuple[int, Picture]] = []
-    for position, found in enumerate(in_threads(attempt, paths)):
-        if isinstance(found, InputError):
-            aside.append(SetAside(str(paths[position]), str(found)))
+    batch: list[tuple[int, Prepared]] = []
+    for position, image in enumerate(in_threads(attempt, paths)):
+        if isinstance(image, InputError):
+            set_aside.append(SetAside(str(paths[position]), str(image)))
         else:
-            batch.append((position, found))
+            batch.append((position, image))
         if len(batch) == batch_size or (batch and position == len(paths) - 1):
             yield batch
             batch = []
@@ -243,14 +240,14 @@ def _batches(
 
 
 @torch.inference_mode()
-def _run(backbone: Backbone, pictures: Sequence[Pixels], layer: Layer) -> Tensor:
-    """`B` pictures to the `(B, C, h, w)` float32 map of a layer, on the device."""
+def _run(backbone: Backbone, pixels: Sequence[Pixels], layer: Layer) -> Tensor:
+    """`B` prepared images to the `(B, C, h, w)` float32 map of a layer, on the device."""
     encoder = backbone.encoder
-    images = normalize(pictures, backbone.device, mean=encoder.mean, std=encoder.std)
+    images = normalize(pixels, backbone.device, mean=encoder.mean, std=encoder.std)
     maps = (encoder.intermediate(images) if layer == "early" else encoder(images)).float()
     if not bool(torch.isfinite(maps).all()):
         raise CheckpointError(
-            f"{backbone.about.backbone}: its features are not finite numbers; the weights are "
+            f"{backbone.identity.backbone}: its features are not finite numbers; the weights are "
             "broken, or a training came apart"
         )
     return maps

@@ -8,67 +8,36 @@ ICCV 2021): cosine similarity `s`, 20 neighbours, each voting for its class with
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.backbones.class_folders import (
-    Accuracy,
-    ClassFolders,
-    accuracy,
-    check_classes,
-    find_both,
-    find_class_folders,
-    labels_in,
-)
-from anyregion.evaluation.backbones.features import About, Backbone, pooled_features
+from anyregion.errors import InputError
+from anyregion.evaluation.backbones.class_folders import ClassificationReport, read_features
+from anyregion.evaluation.backbones.features import Backbone
 from anyregion.vocabulary import Progress
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
-_AT_ONCE = 1024
+_QUERIES_AT_ONCE = 1024  # 80 MB of similarities with 10,000 images
 
 
 @dataclass(frozen=True)
-class KnnReport:
-    """How well neighbours name images.
+class KnnDetails:
+    """Settings of the vote.
 
     Attributes:
-        accuracy: the figures.
-        backbone: which one it was.
-        k: neighbours that voted: fewer than asked for where there are fewer images.
+        k: neighbours that voted; fewer than demanded where there are fewer images.
         temperature: of the votes.
         leave_one_out: the images were judged among themselves.
-        train_images, images: learned from, and judged.
-        classes: to choose from.
-        missing: classes that were asked and are not among those; all their images count as wrong.
-        seconds: reading, features and votes.
-        set_aside: what could not be used.
     """
 
-    accuracy: Accuracy
-    backbone: About
     k: int
     temperature: float
     leave_one_out: bool
-    train_images: int
-    images: int
-    classes: int
-    missing: tuple[str, ...]
-    seconds: float
-    set_aside: tuple[SetAside, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        found = asdict(self)
-        return {**found.pop("accuracy"), **found}
 
 
 def evaluate_knn(
@@ -81,7 +50,7 @@ def evaluate_knn(
     limit: int | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
-) -> KnnReport:
+) -> ClassificationReport[KnnDetails]:
     """Name each image of `val` by its nearest neighbours in `train`.
 
     Features: the mean of the last feature map, scaled to length 1 (see `pooled_features`).
@@ -105,57 +74,19 @@ def evaluate_knn(
     if not 1e-3 <= temperature <= 1e3:
         raise InputError(f"the temperature must be from 0.001 to 1000; it is {temperature}")
     started = time.perf_counter()
-    if val is None:
-        bank = find_class_folders(train, limit=limit)
-        asked = None
-    else:
-        bank, asked = find_both(train, val, limit=limit)
-    aside = list(bank.set_aside)
-    # a lack of classes is said before an hour of features, not after it
-    check_classes(bank, bank.labels)
-    features, kept = pooled_features(
-        backbone, bank.paths, batch_size=batch_size, progress=progress, aside=aside
+    data = read_features(
+        backbone, train, val, limit=limit, batch_size=batch_size, progress=progress
     )
-    labels = bank.labels[kept]
-    check_classes(bank, labels)
-    if asked is None:
-        judged, queries, truth = bank, None, labels
-        missing: list[str] = []
-        at = kept
-    else:
-        aside += asked.set_aside
-        queries, at = pooled_features(
-            backbone, asked.paths, batch_size=batch_size, progress=progress, aside=aside
-        )
-        if not len(at):
-            raise InputError(f"{asked.root}: none of its {len(asked.paths)} images can be read")
-        judged = asked
-        readable = [bank.names[i] for i in np.unique(labels)]
-        truth, missing = labels_in(bank.names, asked)
-        # a class of which no image could be read has no neighbour to offer
-        missing += [n for n in asked.names if n in bank.names and n not in readable]
-        truth = truth[at]
-    ranked, used = nearest_classes(
-        features,
-        torch.from_numpy(labels),
-        queries,
-        classes=len(bank.names),
+    ranked, voters = nearest_classes(
+        data.train,
+        torch.from_numpy(data.labels),
+        data.queries,
+        classes=len(data.classes),
         k=k,
         temperature=temperature,
     )
-    return KnnReport(
-        accuracy=accuracy(ranked.numpy(), truth, _names(judged, at), len(np.unique(labels))),
-        backbone=backbone.about,
-        k=used,
-        temperature=temperature,
-        leave_one_out=val is None,
-        train_images=len(kept),
-        images=len(at),
-        classes=len(np.unique(labels)),
-        missing=tuple(missing),
-        seconds=time.perf_counter() - started,
-        set_aside=tuple(aside),
-    )
+    details = KnnDetails(voters, temperature, leave_one_out=val is None)
+    return data.report(ranked.numpy(), backbone, details, started=started)
 
 
 def nearest_classes(
@@ -172,7 +103,7 @@ def nearest_classes(
     Args:
         bank: `(N, D)` features, of any length.
         labels: `(N,)` int64, their classes.
-        queries: `(M, D)`; without them each of `bank` is asked among the others.
+        queries: `(M, D)`; without them each of `bank` is a query among the others.
         classes: how many there are.
         k: neighbours, at most as many as there are.
         temperature: a vote is `exp(similarity / temperature)`.
@@ -182,23 +113,19 @@ def nearest_classes(
         and how many neighbours voted. Of equal votes the class of the lower number comes first.
     """
     bank = F.normalize(bank.double(), dim=1)
-    asked = bank if queries is None else F.normalize(queries.double(), dim=1)
+    normalized = bank if queries is None else F.normalize(queries.double(), dim=1)
     k = min(k, len(bank) - (queries is None))
-    answers: list[Tensor] = []
-    for start in range(0, len(asked), _AT_ONCE):
-        similar = asked[start : start + _AT_ONCE] @ bank.T
+    ranked: list[Tensor] = []
+    for start in range(0, len(normalized), _QUERIES_AT_ONCE):
+        similarity = normalized[start : start + _QUERIES_AT_ONCE] @ bank.T  # (Q, N)
         if queries is None:
-            rows = torch.arange(len(similar))
-            similar[rows, start + rows] = -torch.inf
-        near, which = similar.topk(k, dim=1)
+            rows = torch.arange(len(similarity))
+            similarity[rows, start + rows] = -torch.inf
+        nearest, neighbours = similarity.topk(k, dim=1)  # (Q, k)
         # against the nearest, so that no temperature overflows; the order stays the same
-        weights = ((near - near[:, :1]) / temperature).exp()
-        votes = torch.zeros(len(similar), classes, dtype=weights.dtype)
-        votes.scatter_add_(1, labels[which], weights)
+        weights = ((nearest - nearest[:, :1]) / temperature).exp()
+        votes = torch.zeros(len(similarity), classes, dtype=weights.dtype)
+        votes.scatter_add_(1, labels[neighbours], weights)
         best, order = votes.sort(dim=1, descending=True, stable=True)
-        answers.append(order.masked_fill(best <= 0, -1)[:, :5])
-    return torch.cat(answers), k
-
-
-def _names(folders: ClassFolders, rows: NDArray[np.int64]) -> list[str]:
-    return [folders.names[i] for i in folders.labels[rows]]
+        ranked.append(order.masked_fill(best <= 0, -1)[:, :5])
+    return torch.cat(ranked), k

@@ -8,9 +8,8 @@ L2 strength chosen on images held out of the training folder. Nothing is chosen 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,61 +17,35 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.backbones.class_folders import (
-    Accuracy,
-    accuracy,
-    check_classes,
-    find_both,
-    labels_in,
-)
-from anyregion.evaluation.backbones.features import About, Backbone, pooled_features
+from anyregion.errors import InputError
+from anyregion.evaluation.backbones.class_folders import ClassificationReport, read_features
+from anyregion.evaluation.backbones.features import Backbone
 from anyregion.training.seeds import generator
 from anyregion.vocabulary import Progress
 
 STRENGTHS = tuple(10.0**power for power in range(1, -7, -1))
 """L2 strengths tried, strongest first: 10 to 1e-6 times half the squared weights."""
 HELD_OUT = 0.2
-_WORSE = 2
-_PASSES = 1000
-_FLAT = 1e-6
+_PATIENCE = 2
+_MAX_ITERATIONS = 1000
+_GRADIENT_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class LinearReport:
-    """How well a linear classifier on frozen features names images.
+class LinearDetails:
+    """The fit.
 
     Attributes:
-        accuracy: the figures.
-        backbone: which one it was.
         strength: the L2 strength that was chosen.
         held_out: top-1 on the held-out images, for each strength tried.
         converged: whether the final fit's gradient is practically zero.
         seed: of the held-out images.
-        train_images, images: learned from, and judged.
-        classes: to choose from.
-        missing: classes that were asked and are not among those; all their images count as wrong.
-        seconds: reading, features and fits.
-        set_aside: what could not be used.
     """
 
-    accuracy: Accuracy
-    backbone: About
     strength: float
     held_out: dict[str, float]
     converged: bool
     seed: int
-    train_images: int
-    images: int
-    classes: int
-    missing: tuple[str, ...]
-    seconds: float
-    set_aside: tuple[SetAside, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        found = asdict(self)
-        return {**found.pop("accuracy"), **found}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +79,7 @@ def evaluate_linear(
     limit: int | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
-) -> LinearReport:
+) -> ClassificationReport[LinearDetails]:
     """Fit on the features of `train`, judge on `val`.
 
     Features: the mean of the last feature map (see `pooled_features`), standardised by `train`.
@@ -129,46 +102,27 @@ def evaluate_linear(
     if seed < 0:
         raise InputError(f"the seed must not be negative; it is {seed}")
     started = time.perf_counter()
-    bank, asked = find_both(train, val, limit=limit)
-    aside = [*bank.set_aside, *asked.set_aside]
-    check_classes(bank, bank.labels)
-    features, kept = pooled_features(
-        backbone, bank.paths, batch_size=batch_size, progress=progress, aside=aside
+    data = read_features(
+        backbone, train, val, limit=limit, batch_size=batch_size, progress=progress
     )
-    check_classes(bank, bank.labels[kept])
-    queries, at = pooled_features(
-        backbone, asked.paths, batch_size=batch_size, progress=progress, aside=aside
-    )
-    if not len(at):
-        raise InputError(f"{asked.root}: none of its {len(asked.paths)} images can be read")
-    # numbered anew: a class of which no image could be read is none to choose
-    present, labels = np.unique(bank.labels[kept], return_inverse=True)
-    names = [bank.names[i] for i in present]
-    truth, missing = labels_in(names, asked)
     # MPS has no float64
     device = torch.device("cpu") if backbone.device.type == "mps" else backbone.device
-    classifier, strength, tried = fit_choosing(
-        features.to(device), torch.from_numpy(labels).to(device), seed=seed
+    classifier, strength, scores = fit_with_best_strength(
+        data.train.to(device), torch.from_numpy(data.labels).to(device), seed=seed
     )
-    ranked = classifier(queries).argsort(dim=1, descending=True, stable=True)[:, :5].cpu()
-    groups = [asked.names[i] for i in asked.labels[at]]
-    return LinearReport(
-        accuracy=accuracy(ranked.numpy(), truth[at], groups, len(names)),
-        backbone=backbone.about,
+    queries = data.train if data.queries is None else data.queries
+    logits = classifier(queries)  # (M, C)
+    ranked = logits.argsort(dim=1, descending=True, stable=True)[:, :5].cpu()
+    details = LinearDetails(
         strength=strength,
-        held_out={f"{s:g}": value for s, value in tried.items()},
-        converged=classifier.slope < 100 * _FLAT,
+        held_out={f"{s:g}": top1 for s, top1 in scores.items()},
+        converged=classifier.slope < 100 * _GRADIENT_TOLERANCE,
         seed=seed,
-        train_images=len(kept),
-        images=len(at),
-        classes=len(names),
-        missing=tuple(missing),
-        seconds=time.perf_counter() - started,
-        set_aside=tuple(aside),
     )
+    return data.report(ranked.numpy(), backbone, details, started=started)
 
 
-def fit_choosing(
+def fit_with_best_strength(
     features: Tensor, labels: Tensor, *, seed: int
 ) -> tuple[Classifier, float, dict[float, float]]:
     """Choose the strength on held-out rows, and fit on all.
@@ -184,23 +138,25 @@ def fit_choosing(
     Raises:
         InputError: no class has two rows.
     """
-    held = torch.from_numpy(held_out(labels.cpu().numpy(), seed=seed)).to(labels.device)
+    held = torch.from_numpy(hold_out(labels.cpu().numpy(), seed=seed)).to(labels.device)
     if not bool(held.any()):
         raise InputError("no class has two images: nothing to hold out for the choice of strength")
     classes = int(labels.max()) + 1
-    tried: dict[float, float] = {}
-    fitted: Classifier | None = None
+    scores: dict[float, float] = {}
+    classifier: Classifier | None = None
     worse = 0
     for strength in STRENGTHS:
         # from the fit before: the strengths are a path of neighbours
-        fitted = fit(features[~held], labels[~held], classes, strength=strength, start=fitted)
-        right = fitted(features[held]).argmax(dim=1) == labels[held]
-        tried[strength] = float(right.double().mean())
-        worse = worse + 1 if tried[strength] < max(tried.values()) else 0
-        if worse == _WORSE:
+        classifier = fit(
+            features[~held], labels[~held], classes, strength=strength, start=classifier
+        )
+        hits = classifier(features[held]).argmax(dim=1) == labels[held]
+        scores[strength] = float(hits.double().mean())
+        worse = worse + 1 if scores[strength] < max(scores.values()) else 0
+        if worse == _PATIENCE:
             break  # the weaker, the longer a fit takes
-    best = max(tried, key=lambda s: tried[s])  # the first of equals: the stronger
-    return fit(features, labels, classes, strength=best), best, tried
+    best = max(scores, key=lambda s: scores[s])  # the first of equals: the stronger
+    return fit(features, labels, classes, strength=best), best, scores
 
 
 def fit(
@@ -224,20 +180,20 @@ def fit(
         start: where to begin.
     """
     x = features.double()
-    mean, spread = x.mean(dim=0), x.std(dim=0, correction=0)
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)  # (D,)
     # a feature that never changes stays 0
-    scale = torch.where(spread > 1e-12 * mean.abs().clamp(min=1), spread, torch.ones_like(spread))
+    scale = torch.where(std > 1e-12 * mean.abs().clamp(min=1), std, torch.ones_like(std))
     x = (x - mean) / scale
     weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, device=x.device)
     bias = torch.zeros(classes, dtype=x.dtype, device=x.device)
     if start is not None:
         weight.copy_(start.weight)
         bias.copy_(start.bias)
-    both = [weight.requires_grad_(), bias.requires_grad_()]
+    parameters = [weight.requires_grad_(), bias.requires_grad_()]
     optimizer = torch.optim.LBFGS(
-        both,
-        max_iter=_PASSES,
-        tolerance_grad=_FLAT,
+        parameters,
+        max_iter=_MAX_ITERATIONS,
+        tolerance_grad=_GRADIENT_TOLERANCE,
         tolerance_change=1e-12,
         history_size=20,
         line_search_fn="strong_wolfe",
@@ -253,11 +209,11 @@ def fit(
     with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
         loss()
-    slope = max(float(p.grad.abs().max()) for p in both if p.grad is not None)
+    slope = max(float(p.grad.abs().max()) for p in parameters if p.grad is not None)
     return Classifier(mean, scale, weight.detach(), bias.detach(), slope)
 
 
-def held_out(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
+def hold_out(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
     """`(N,)` which rows are held out: a fifth of each class, at least one where it has two."""
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""Partitions of an image: made by clusters or by rulers, and compared with people's segments."""
+"""Overlap of an image's partition, by clusters or by rulers, with people's segments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Partition: TypeAlias = NDArray[np.int64]
 """`(height, width)`: the part, from 0, that each pixel belongs to."""
 
 
-def overlaps(truth: SegmentMap, parts: Partition, *, background: bool) -> NDArray[np.float64]:
+def segment_ious(truth: SegmentMap, parts: Partition, *, background: bool) -> NDArray[np.float64]:
     """Intersection over union of every segment with every part, over the pixels that are not void.
 
     Args:
@@ -32,14 +32,14 @@ def overlaps(truth: SegmentMap, parts: Partition, *, background: bool) -> NDArra
     count = int(parts.max()) + 1
     area = np.bincount(parts[inside], minlength=count)
     row = np.searchsorted(numbers, truth[judged])
-    both = np.bincount(row * count + parts[judged], minlength=len(numbers) * count)
-    both = both.reshape(len(numbers), count)
-    union = both.sum(axis=1, keepdims=True) + area - both
-    found: NDArray[np.float64] = both / np.maximum(union, 1)
-    return found
+    shared = np.bincount(row * count + parts[judged], minlength=len(numbers) * count)
+    shared = shared.reshape(len(numbers), count)  # (segments, parts)
+    union = shared.sum(axis=1, keepdims=True) + area - shared
+    ious: NDArray[np.float64] = shared / np.maximum(union, 1)
+    return ious
 
 
-def matched(iou: NDArray[np.float64], match: Match) -> NDArray[np.float64]:
+def match_segments(iou: NDArray[np.float64], match: Match) -> NDArray[np.float64]:
     """`(segments,)` the overlap of each segment with the part that it is matched with.
 
     Args:
@@ -49,13 +49,13 @@ def matched(iou: NDArray[np.float64], match: Match) -> NDArray[np.float64]:
     """
     if match == "best":
         return np.asarray(iou.max(axis=1), dtype=np.float64)
-    found = np.zeros(len(iou))
+    best = np.zeros(len(iou))
     rows, columns = linear_sum_assignment(iou, maximize=True)
-    found[rows] = iou[rows, columns]
-    return found
+    best[rows] = iou[rows, columns]
+    return best
 
 
-def grid(size: tuple[int, int], k: int) -> Partition:
+def grid_partition(size: tuple[int, int], k: int) -> Partition:
     """`k` rectangles of the same area, as near to squares as rows of them allow.
 
     The rows number about `sqrt(k * height / width)`; where `k` does not divide by them, the first
@@ -66,46 +66,47 @@ def grid(size: tuple[int, int], k: int) -> Partition:
     counts = np.full(rows, k // rows)
     counts[: k % rows] += 1
     ends = np.cumsum(counts)
-    at = (np.arange(height) + 0.5) / height * k
-    row = np.searchsorted(ends, at, side="right")
-    across = (np.arange(width) + 0.5) / width
-    column = (across[None] * counts[row][:, None]).astype(np.int64)
+    # a row of rectangles is as high as the share of them that it holds
+    y = (np.arange(height) + 0.5) / height * k
+    row = np.searchsorted(ends, y, side="right")  # (height,)
+    x = (np.arange(width) + 0.5) / width
+    column = (x[None] * counts[row][:, None]).astype(np.int64)  # (height, width)
     parts: Partition = (ends - counts)[row][:, None] + column
     return parts
 
 
-def stretched(parts: Partition, size: tuple[int, int]) -> Partition:
+def resize_partition(parts: Partition, size: tuple[int, int]) -> Partition:
     """A partition at another size: each pixel takes the part at its centre."""
     rows = ((np.arange(size[0]) + 0.5) * parts.shape[0] / size[0]).astype(np.int64)
     columns = ((np.arange(size[1]) + 0.5) * parts.shape[1] / size[1]).astype(np.int64)
-    found: Partition = parts[rows[:, None], columns[None]]
-    return found
+    resized: Partition = parts[rows[:, None], columns[None]]
+    return resized
 
 
-def away_from_border(parts: Partition) -> NDArray[np.bool_]:
+def border_prior(parts: Partition) -> NDArray[np.bool_]:
     """Of two parts (0 and 1) the one that holds less of the image's border; of equals the smaller,
     and then the second."""
     border = np.concatenate([parts[0], parts[-1], parts[1:-1, 0], parts[1:-1, -1]])
-    held = np.bincount(border, minlength=2)
+    on_border = np.bincount(border, minlength=2)
     area = np.bincount(parts.reshape(-1), minlength=2)
-    first = (held[0], area[0]) < (held[1], area[1])
-    found: NDArray[np.bool_] = parts == (0 if first else 1)
-    return found
+    first = (on_border[0], area[0]) < (on_border[1], area[1])
+    foreground: NDArray[np.bool_] = parts == (0 if first else 1)
+    return foreground
 
 
 def centred_box(size: tuple[int, int]) -> NDArray[np.bool_]:
     """The box in the middle of the image that has its shape and half its area."""
     inside = [np.abs((np.arange(n) + 0.5) / n - 0.5) < 0.5 * 0.5**0.5 for n in size]
-    found: NDArray[np.bool_] = inside[0][:, None] & inside[1][None]
-    return found
+    box: NDArray[np.bool_] = inside[0][:, None] & inside[1][None]
+    return box
 
 
-def two_ious(truth: SegmentMap, foreground: NDArray[np.bool_]) -> tuple[float, float]:
+def foreground_ious(truth: SegmentMap, foreground: NDArray[np.bool_]) -> tuple[float, float]:
     """Intersection over union of the foreground (all segments together) and of the background, over
     the pixels that are not void; 1 where neither has any."""
     inside = truth >= BACKGROUND
-    wanted, found = (truth > BACKGROUND)[inside], foreground[inside]
-    return _iou(wanted, found), _iou(~wanted, ~found)
+    expected, actual = (truth > BACKGROUND)[inside], foreground[inside]
+    return _iou(expected, actual), _iou(~expected, ~actual)
 
 
 def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

@@ -13,7 +13,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.evaluation.backbones.discovery import evaluate_discovery, find_scenes  # noqa: E402
+from anyregion.evaluation.backbones.discovery import (  # noqa: E402
+    DiscoveryOptions,
+    evaluate_discovery,
+)
+from anyregion.evaluation.backbones.segmentation_datasets import (  # noqa: E402
+    open_segmentation_dataset,
+)
 from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
 from tests.unit.evaluation.backbones import colour_backbone  # noqa: E402
 from tests.unit.evaluation.conftest import edit  # noqa: E402
@@ -36,16 +42,16 @@ def test_the_smaller_mask_lies_on_top(annotated: tuple[Path, Path]) -> None:
         content["annotations"] = [first, second, third]
 
     edit(annotated[0], overlap)
-    scenes = find_scenes(*annotated)
-    assert (len(scenes.scenes), scenes.skipped) == (1, 3), "images without masks are counted"
-    found = scenes.scenes[0].segments(SIZE)
+    data = open_segmentation_dataset(*annotated)
+    assert (len(data.images), data.skipped) == (1, 3), "images without masks are counted"
+    found = data.images[0].read_segments(SIZE)
     expected = np.zeros(SIZE, dtype=np.int32)
     expected[15:] = -1
     expected[:20] = 1
     expected[10:20, 10:20] = 2
     assert np.array_equal(found, expected)
     with pytest.raises(InputError, match="31 x 30, but the annotations say 40 x 30"):
-        scenes.scenes[0].segments((30, 31))
+        data.images[0].read_segments((30, 31))
 
 
 def test_images_with_masks_of_some_regions_only(annotated: tuple[Path, Path]) -> None:
@@ -54,13 +60,13 @@ def test_images_with_masks_of_some_regions_only(annotated: tuple[Path, Path]) ->
         content["annotations"][2]["segmentation"] = [[0, 0, 1]]
 
     edit(annotated[0], bare)
-    scenes = find_scenes(*annotated)
-    assert (len(scenes.scenes), scenes.skipped) == (3, 1)
-    report = evaluate_discovery(colour_backbone(), scenes)
+    data = open_segmentation_dataset(*annotated)
+    assert (len(data.images), data.skipped) == (3, 1)
+    report = evaluate_discovery(colour_backbone(), data)
     assert (report.images, report.skipped) == (2, 1)
     assert "region 3" in report.set_aside[0].reason, "a malformed mask costs the image"
     (annotated[1] / "3.png").unlink()
-    assert "3.png" in find_scenes(*annotated).set_aside[0].item
+    assert "3.png" in open_segmentation_dataset(*annotated).set_aside[0].item
 
 
 def test_label_maps(tmp_path: Path) -> None:
@@ -75,31 +81,37 @@ def test_label_maps(tmp_path: Path) -> None:
     Image.fromarray(values[:, :5]).save(maps / "b.png")
     Image.new("RGB", SIZE[::-1]).save(maps / "c.png")
     Image.fromarray(values).save(maps / "nobody.png")
-    scenes = find_scenes(maps, images)
-    assert (len(scenes.scenes), scenes.skipped) == (3, 1)
-    assert [Path(a.item).name for a in scenes.set_aside] == ["nobody.png"]
+    data = open_segmentation_dataset(maps, images)
+    assert (len(data.images), data.skipped) == (3, 1)
+    assert [Path(a.item).name for a in data.set_aside] == ["nobody.png"]
     expected = np.repeat([[2] * 10 + [3] * 10 + [1] * 10 + [-1] * 10], 30, axis=0)
-    assert np.array_equal(scenes.scenes[0].segments(SIZE), expected)
-    behind = find_scenes(maps, images, background=0, void=7).scenes[0].segments(SIZE)
+    assert np.array_equal(data.images[0].read_segments(SIZE), expected)
+    behind = (
+        open_segmentation_dataset(maps, images, background=0, void=7).images[0].read_segments(SIZE)
+    )
     expected = np.repeat([[-1] * 10 + [1] * 10 + [0] * 10 + [2] * 10], 30, axis=0)
     assert np.array_equal(behind, expected)
     with pytest.raises(InputError, match="5 x 30, but its image is 40 x 30"):
-        scenes.scenes[1].segments(SIZE)
+        data.images[1].read_segments(SIZE)
     with pytest.raises(InputError, match="has colours"):
-        scenes.scenes[2].segments(SIZE)
+        data.images[2].read_segments(SIZE)
     palette = Image.fromarray(values).convert("P")
     palette.putpalette([200 - i % 200 for i in range(768)])
     palette.save(maps / "a.png")
     deep = Image.fromarray(values.astype(np.uint16) * 100)
-    assert np.array_equal(scenes.scenes[0].segments(SIZE) > 0, values < 255), "indices, not colours"
+    assert np.array_equal(data.images[0].read_segments(SIZE) > 0, values < 255), (
+        "indices, not colours"
+    )
     deep.save(maps / "a.png")
-    assert np.unique(find_scenes(maps, images).scenes[0].segments(SIZE)).tolist() == [1, 2, 3, 4]
+    assert np.unique(
+        open_segmentation_dataset(maps, images).images[0].read_segments(SIZE)
+    ).tolist() == [1, 2, 3, 4]
     with pytest.raises(InputError, match="folders of their own"):
-        find_scenes(maps, maps)
+        open_segmentation_dataset(maps, maps)
     with pytest.raises(InputError, match="both void and background"):
-        find_scenes(maps, images, background=255)
+        open_segmentation_dataset(maps, images, background=255)
     with pytest.raises(InputError, match="a split is CUB"):
-        find_scenes(maps, images, split="test")
+        open_segmentation_dataset(maps, images, split="test")
 
 
 @pytest.fixture
@@ -128,16 +140,16 @@ def cub(tmp_path: Path) -> Path:
 
 
 def test_cub(cub: Path) -> None:
-    scenes = find_scenes(cub)
-    assert scenes.layout == "cub"
-    assert [s.name[-8:] for s in scenes.scenes] == ["0001.jpg", "0003.jpg"], "the test split"
+    data = open_segmentation_dataset(cub)
+    assert data.layout == "cub"
+    assert [s.name[-8:] for s in data.images] == ["0001.jpg", "0003.jpg"], "the test split"
     expected = np.zeros(SIZE, dtype=np.int32)
     expected[6:20, 6:24] = 1
-    for scene in scenes.scenes:
-        assert np.array_equal(scene.segments(SIZE), expected)
-    assert len(find_scenes(cub, split="train").scenes) == 2
-    assert len(find_scenes(cub, cub / "images", split="all").scenes) == 4
-    report = evaluate_discovery(colour_backbone(size=64), scenes, foreground=True)
+    for scene in data.images:
+        assert np.array_equal(scene.read_segments(SIZE), expected)
+    assert len(open_segmentation_dataset(cub, split="train").images) == 2
+    assert len(open_segmentation_dataset(cub, cub / "images", split="all").images) == 4
+    report = evaluate_discovery(colour_backbone(size=64), data, DiscoveryOptions(foreground=True))
     assert report.figures["foreground_iou"] > 0.8
     assert report.images == 2
 
@@ -145,35 +157,37 @@ def test_cub(cub: Path) -> None:
 def test_cub_with_faults(cub: Path) -> None:
     next((cub / "segmentations").rglob("*0001.png")).unlink()
     next((cub / "images").rglob("*0003.jpg")).unlink()
-    scenes = find_scenes(cub)
-    assert (len(scenes.scenes), scenes.skipped) == (0, 1)
-    assert "0003.jpg" in scenes.set_aside[0].item
+    data = open_segmentation_dataset(cub)
+    assert (len(data.images), data.skipped) == (0, 1)
+    assert "0003.jpg" in data.set_aside[0].item
     with pytest.raises(InputError, match="nothing to judge"):
-        evaluate_discovery(colour_backbone(), scenes)
+        evaluate_discovery(colour_backbone(), data)
     (cub / "train_test_split.txt").write_text("1 1\n2\n")
     with pytest.raises(InputError, match="line 2"):
-        find_scenes(cub)
+        open_segmentation_dataset(cub)
     (cub / "train_test_split.txt").write_text("1 1\n2 yes\n")
-    assert len(find_scenes(cub).set_aside) == 3
+    assert len(open_segmentation_dataset(cub).set_aside) == 3
     (cub / "segmentations").rename(cub.parent / "segmentations")
-    assert len(find_scenes(cub, split="train").scenes) == 1, "beside the folder"
+    assert len(open_segmentation_dataset(cub, split="train").images) == 1, "beside the folder"
     (cub.parent / "segmentations").rename(cub.parent / "elsewhere")
     with pytest.raises(InputError, match="no folder segmentations"):
-        find_scenes(cub)
+        open_segmentation_dataset(cub)
 
 
 def test_what_is_nothing(tmp_path: Path, annotated: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
-        find_scenes(tmp_path / "nowhere")
+        open_segmentation_dataset(tmp_path / "nowhere")
     with pytest.raises(InputError, match="the folder of its images"):
-        find_scenes(annotated[0])
+        open_segmentation_dataset(annotated[0])
 
 
 @needs_shared
 def test_partly_masked_photographs_are_skipped() -> None:
     """`instances_val.json` has every box, and masks of some images only."""
-    data = SHARED / "data" / "coco"
-    scenes = find_scenes(data / "annotations" / "instances_val.json", data / "images")
-    whole = find_scenes(data / "annotations" / "instances_val_masks.json", data / "images")
-    assert {s.name for s in whole.scenes} <= {s.name for s in scenes.scenes}
-    assert len(scenes.scenes) + scenes.skipped == 323
+    folder = SHARED / "data" / "coco"
+    data, masked = (
+        open_segmentation_dataset(folder / "annotations" / name, folder / "images")
+        for name in ("instances_val.json", "instances_val_masks.json")
+    )
+    assert {s.name for s in masked.images} <= {s.name for s in data.images}
+    assert len(data.images) + data.skipped == 323
