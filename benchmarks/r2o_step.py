@@ -143,7 +143,7 @@ class Bench:
             module: Any = fabric.setup_module(own.module.train())
             self.steppers[name] = Stepper(fabric, own, module, optimizer, scaler, None, loop)
             clock.watch(own, "_images", "images to tensors")
-            clock.watch(self.steppers[name], "_shortened", "gradient norm")
+            clock.watch(self.steppers[name], "_clip_grad", "gradient norm")
         clock.watch(fabric, "backward", "backward")
         clock.watch(optimizer, "step", "optimiser")
         clock.watch(networks, "follow", "target follows (running mean)")
@@ -161,7 +161,7 @@ class Bench:
             items = stepper.task.plan(number)
             examples = [stepper.task.load(item) for item in items]
         with self.clock.part(REST):
-            stepper.take(StepExamples(number, items, range(len(items)), examples))
+            stepper.step(StepExamples(number, items, range(len(items)), examples))
         return self.clock.take()
 
     def rounds(self, count: int, names: Sequence[str] | None = None) -> dict[str, Seconds]:

@@ -51,8 +51,7 @@ from anyregion.r2o.refinement import (
 from anyregion.r2o.superpixels import PriorConfig, segment
 from anyregion.torch_utils.kmeans import Draws, kmeans, start_points
 from anyregion.training.config import OptimizerConfig, ScheduleConfig
-from anyregion.training.optimizers import build_optimizer
-from anyregion.training.schedules import rate_factor
+from anyregion.training.optimizers import build_optimizer, rate_factor
 
 Array = NDArray[Any]
 Named = Iterator[tuple[str, Any]]

@@ -276,7 +276,7 @@ def run_train(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabu
     optimizer = build_optimizer(adapter, config.optimizer)
     module, wrapped = fabric.setup(adapter, optimizer)
     stepper = Stepper(fabric, task, module, wrapped, scaler, None, config)
-    taken = [stepper.take(StepExamples(n, items, range(2), examples)) for n in range(4)]
+    taken = [stepper.step(StepExamples(n, items, range(2), examples)) for n in range(4)]
     # the trainer's own, which torch sums in single precision, has to be this one
     assert abs(taken[0].grad_norm - total) <= 1e-5 * total, "gradient norm differs"
     yield "train__losses_4_steps", np.array([result.losses["loss"] for result in taken])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from anyregion.cli import training_command as shared
+from anyregion.cli import training_command as command
 from anyregion.cli.exit_codes import FINE
 from anyregion.errors import InputError, require
 
@@ -17,7 +17,8 @@ examples:
   torchrun --nproc-per-node=2 -m anyregion train mine.yaml --out runs/mine
 
 The same command again goes on where it was ended, by whatever means: Ctrl-C, kill -9, a full disk.
-What lies in the run's folder: config.yaml, log.jsonl, checkpoints/, model/, README.md (the card).
+What lies in the run's folder: config.yaml, log.jsonl, curves.png, checkpoints/, model/, README.md
+(the card).
 
 """
 
@@ -25,26 +26,30 @@ What lies in the run's folder: config.yaml, log.jsonl, checkpoints/, model/, REA
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = USAGE + (parser.epilog or "")
-    shared.add_own_arguments(parser)
+    command.add_run_arguments(parser)
     parser.add_argument(
         "config", nargs="?", metavar="CONFIG", help="a YAML file, or the name of a packaged recipe"
     )
-    shared.add_settings_argument(parser)
+    command.add_settings_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and say what came of it."""
+    """Train, and print what came of it."""
     require("train", "torch", "torchvision", "transformers", "jsonargparse", "lightning_fabric")
-    from anyregion.recipes import loading as trainings
+    from anyregion.recipes.loading import explain, list_recipes
+    from anyregion.recipes.run import train
 
-    later, overrides = shared.parse_behind(args.settings)
-    if shared.print_recipes(args, later):
+    settings = command.parse_settings(args, args.settings)
+    if command.print_recipes(args):
         return FINE
     if args.config is None:
-        raise InputError(f"give a YAML file or a recipe: {', '.join(trainings.recipes())}")
-    if later.help:
-        print(trainings.explain(args.config))
+        raise InputError(f"give a YAML file or a recipe: {', '.join(list_recipes())}")
+    if args.help:
+        print(explain(args.config))
         return FINE
-    training = trainings.read_training(args.config, overrides)
-    out, overwrite = shared.run_folder(args, later)
-    return shared.carry_out(training, out, overwrite=overwrite)
+    out = command.check_out(args)
+    with command.show_training() as callbacks:
+        report = train(
+            args.config, out, settings=settings, overwrite=args.overwrite, callbacks=callbacks
+        )
+    return command.print_report(report, out, overwrite=args.overwrite)

@@ -1,20 +1,24 @@
-"""What `anyregion train` and `anyregion pretrain` share: a run's arguments, and carrying it out."""
+"""What `anyregion train` and `anyregion pretrain` share: a run's arguments, and what is shown."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyregion.cli import terminal
 from anyregion.cli.exit_codes import FINE, INTERRUPTED
 from anyregion.errors import InputError
 
-if TYPE_CHECKING:  # it needs the extra [train]
-    from anyregion.recipes.loading import Training
+if TYPE_CHECKING:  # they need the extra [train]
+    from anyregion.training.loop import Callbacks
+    from anyregion.training.report import TrainingReport
 
 
-def add_own_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that are the command's, not a setting of the training."""
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (needed)")
     parser.add_argument("--overwrite", action="store_true", help="start anew in DIR")
@@ -23,7 +27,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the rest of the command line: see `parse_behind`."""
+    """Declare the rest of the command line: see `parse_settings`."""
     parser.add_argument(
         "settings",
         nargs=argparse.REMAINDER,
@@ -32,89 +36,161 @@ def add_settings_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_behind(
-    words: list[str], *options: tuple[str, dict[str, Any]]
-) -> tuple[argparse.Namespace, list[str]]:
-    """What follows the first word is the command's own, or a setting that only the task's
+def parse_settings(
+    args: argparse.Namespace, words: list[str], *options: tuple[str, dict[str, Any]]
+) -> list[str]:
+    """Parse what follows the first word: the command's arguments, or settings that only the task's
     dataclass knows.
 
     Args:
+        args: gets the command's arguments that are among `words`, and `help`.
+        words: of the command line.
         options: further ones of the command, as `add_argument` takes them.
 
     Returns:
-        The command's own arguments, with `help`; and the settings.
+        The settings.
     """
-    behind = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_own_arguments(behind)
-    behind.add_argument("-h", "--help", action="store_true")
-    for name, about in options:
-        behind.add_argument(name, **about)
-    return behind.parse_known_args(words)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_run_arguments(parser)
+    parser.add_argument("-h", "--help", action="store_true")
+    for name, keywords in options:
+        parser.add_argument(name, **keywords)
+    behind, settings = parser.parse_known_args(words)
+    for name, value in vars(behind).items():
+        setattr(args, name, value or getattr(args, name, None))
+    return settings
 
 
-def print_recipes(args: argparse.Namespace, later: argparse.Namespace) -> bool:
-    """Whether recipes were asked for; then they are printed."""
-    from anyregion.recipes import loading as trainings
+def print_recipes(args: argparse.Namespace) -> bool:
+    """Print recipes, or their list, where an argument says so; whether one did."""
+    from anyregion.recipes.loading import list_recipes, read_recipe
 
-    if name := args.print_recipe or later.print_recipe:
-        print(trainings.recipe(name), end="")
-        return True
-    if args.list_recipes or later.list_recipes:
-        print("\n".join(trainings.recipes()))
-        return True
-    return False
+    if args.print_recipe:
+        print(read_recipe(args.print_recipe), end="")
+    elif args.list_recipes:
+        print("\n".join(list_recipes()))
+    return bool(args.print_recipe or args.list_recipes)
 
 
-def run_folder(args: argparse.Namespace, later: argparse.Namespace) -> tuple[Path, bool]:
-    """The run's folder, and whether it is to be started anew."""
-    out = args.out or later.out
-    if out is None:
+def check_out(args: argparse.Namespace) -> Path:
+    """The run's folder.
+
+    Raises:
+        InputError: none was given.
+    """
+    if args.out is None:
         raise InputError("give the run's folder: --out DIR")
-    return out, args.overwrite or later.overwrite
+    out: Path = args.out
+    return out
 
 
-def carry_out(
-    training: Training,
-    out: Path,
-    *,
-    overwrite: bool,
-    preparing: str = "",
-    own_settings: Callable[[Any], dict[str, Any]] | None = None,
-    opening: Callable[[Any], None] | None = None,
-    closing: Callable[[Any, Path], int] | None = None,
-) -> int:
-    """Train, and say what came of it.
+@contextmanager
+def show_training(preparing: str = "preparing") -> Iterator[Callbacks]:
+    """Yield callbacks that show a training on stderr.
+
+    On a terminal a bar with the last losses and the time left, and a line for each validation; else
+    a line for each line of the log.
 
     Args:
-        preparing: what the task computes before it begins, if it can say how far it is.
-        own_settings: the task's part of `config.yaml` by the task, where building it decides some.
-        opening: says what there is to say of the task before it is trained.
-        closing: says what there is to say of it, and of the run's folder, at the end; returns the
-            exit code.
+        preparing: what the task computes before its first step.
     """
-    from anyregion.cli import terminal
-    from anyregion.training.distributed import is_first
-    from anyregion.training.loop import fit
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    if not overwrite:
-        _check_early(training, out)
-    speaks = is_first()
-    with terminal.progress() as track:
-        before = {"progress": track(preparing, "images")} if preparing and speaks else {}
-        task = training.build(**before)
-        if opening is not None and speaks:
-            opening(task)
-        report = fit(
-            task,
-            training.loop,
-            out,
-            settings=training.own_settings() if own_settings is None else own_settings(task),
-            overwrite=overwrite,
-            may_change=training.may_change,
-            progress=track("training", "steps") if speaks else None,
-            warn=lambda text: terminal.note(f"warning: {text}"),
+    from anyregion.training.distributed import is_first
+    from anyregion.training.loop import Callbacks
+
+    def warn(text: str) -> None:
+        terminal.note(f"warning: {text}")
+
+    console = Console(stderr=True)
+    if not is_first():
+        yield Callbacks(warn=warn)
+        return
+    if not console.is_terminal:
+        lines = _Lines()
+        with terminal.progress() as track:
+            yield Callbacks(
+                prepare=track(preparing, "images"),
+                progress=lines.progress,
+                log=lines.log,
+                warn=warn,
+                note=terminal.note,
+            )
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = {
+            doing: bars.add_task(doing, total=None, visible=False, figures="")
+            for doing in (preparing, "training")
+        }
+
+        def say(text: str) -> None:
+            bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        def log(step: int, group: str, values: Mapping[str, float]) -> None:
+            if group == "train":
+                bars.update(bar["training"], figures=_figures(values))
+            else:
+                say(f"step {step}: {group}  {_figures(values)}")
+
+        def track_bar(doing: str, done: int, total: int) -> None:
+            bars.update(bar[doing], completed=done, total=total, visible=done < total)
+
+        yield Callbacks(
+            prepare=lambda done, total: track_bar(preparing, done, total),
+            progress=lambda done, total: track_bar("training", done, total),
+            log=log,
+            warn=lambda text: say(f"anyregion: warning: {text}"),
+            note=lambda text: say(f"anyregion: {text}"),
         )
-    if not speaks:
+
+
+class _Lines:
+    """A line for each line of the log, with the time left."""
+
+    def __init__(self) -> None:
+        self.done = self.total = 0
+        self.started = time.monotonic()
+
+    def progress(self, done: int, total: int) -> None:
+        if done == 0:
+            self.started = time.monotonic()
+        self.done, self.total = done, total
+
+    def log(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        if group != "train":
+            terminal.note(f"step {step}: {group}  {_figures(values)}")
+            return
+        left = self.total - self.done
+        seconds = (time.monotonic() - self.started) / max(self.done, 1) * left
+        clock = "{}:{:02d}".format(*divmod(round(seconds), 60))
+        terminal.note(f"step {step} of {step + left}: {_figures(values)}  {clock} left")
+
+
+def _figures(values: Mapping[str, float]) -> str:
+    """Losses, learning rate and metrics in one line; what else is logged stays in the log."""
+    hidden = ("grad_norm", "images_per_second", "seconds")
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in hidden)
+
+
+def print_report(report: TrainingReport, out: Path, *, overwrite: bool) -> int:
+    """Print what came of a training; the exit code."""
+    from anyregion.training.distributed import is_first
+
+    if not is_first():
         return INTERRUPTED if report.interrupted else FINE
     if report.interrupted:
         terminal.note(
@@ -134,14 +210,4 @@ def carry_out(
             ("model", out / "model"),
         ]
     )
-    return FINE if closing is None else closing(task, out)
-
-
-def _check_early(training: Training, out: Path) -> None:
-    """Other settings show before anything is computed; `fit` checks all of them."""
-    from anyregion.training.run_folder import read_settings, refuse_others
-
-    earlier, own = read_settings(out), training.own_settings()
-    if earlier is not None:
-        theirs = {key: earlier[key] for key in own if key in earlier}
-        refuse_others(out, own, theirs, training.may_change)
+    return FINE

@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file with weights, moments and running mean, and a record as JSON.
 
-There is nothing in it that could run. The file is replaced whole, so that a process killed while
+Nothing in it can run. The file is replaced whole, so that a process killed while
 it writes leaves the one before.
 """
 
@@ -26,22 +26,22 @@ def write_checkpoint(
     path: Path,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    mean: nn.Module | None,
+    ema: nn.Module | None,
     record: Mapping[str, Any],
 ) -> None:
     """Write everything that a run needs to go on.
 
     Args:
-        mean: the running mean of the weights, or None.
+        ema: the running mean of the weights, or None.
         record: plain JSON.
 
     Raises:
         AnyRegionError: it cannot be written (a full disk); the old file stays.
     """
     tensors = {f"module.{name}": t for name, t in module.state_dict().items()}
-    if mean is not None:
-        tensors |= {f"mean.{name}": t for name, t in mean.state_dict().items()}
-    names = _names(module, optimizer)
+    if ema is not None:
+        tensors |= {f"mean.{name}": t for name, t in ema.state_dict().items()}
+    names = _parameter_names(module, optimizer)
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{names[index]}.{key}": t for key, t in state.items()}
     write_tensors(path, tensors, {"format": FORMAT, "record": json.dumps(record)})
@@ -65,7 +65,7 @@ def read_record(path: Path) -> Record:
 
 
 def restore(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, mean: nn.Module | None
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None
 ) -> Record:
     """Bring module, optimiser and running mean to where they were, and return the record.
 
@@ -75,17 +75,18 @@ def restore(
     record = read_record(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    _load(path, module, _below(tensors, "module."))
-    if mean is not None:
-        _load(path, mean, _below(tensors, "mean."))
-    states = _below(tensors, "optimizer.")
-    ours = optimizer.state_dict()
-    ours["state"] = {
-        index: found
-        for index, name in _names(module, optimizer).items()
-        if (found := {k: t for k, t in _below(states, f"{name}.").items() if "." not in k})
-    }
-    optimizer.load_state_dict(ours)
+    _load(path, module, _with_prefix(tensors, "module."))
+    if ema is not None:
+        _load(path, ema, _with_prefix(tensors, "mean."))
+    moments = _with_prefix(tensors, "optimizer.")
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for index, name in _parameter_names(module, optimizer).items():
+        of_parameter = _with_prefix(moments, f"{name}.")
+        # `layer.weight.x` begins as `layer.` does, and is of another parameter than `layer`
+        if of_parameter := {key: t for key, t in of_parameter.items() if "." not in key}:
+            state["state"][index] = of_parameter
+    optimizer.load_state_dict(state)
     return record
 
 
@@ -95,12 +96,12 @@ def _load(path: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     module.load_state_dict(tensors)
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
-def _names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
-    """The optimiser numbers its parameters; a name outlives a change of order."""
+def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
+    """The names of the optimiser's parameters, which it numbers: a name outlives a new order."""
     names = {id(p): name for name, p in module.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {index: names[id(p)] for index, p in enumerate(parameters)}

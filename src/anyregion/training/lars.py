@@ -1,4 +1,4 @@
-"""LARS: every tensor's step is as long as the tensor itself, times a trust coefficient."""
+"""LARS: an optimiser whose step of each tensor is as long as the tensor, times a coefficient."""
 
 from __future__ import annotations
 
@@ -79,16 +79,17 @@ class Lars(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None]
-            if moving:
-                self._move(moving, group)
+            weights = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._update(weights, group)
         return loss
 
-    def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         gradients = [p.grad for p in weights if p.grad is not None]
         if group["adapted"]:
-            gradients = _adapted(weights, gradients, group["weight_decay"], group["eta"])
+            gradients = _adapt(weights, gradients, group["weight_decay"], group["eta"])
         buffers = [self._buffer(p) for p in weights]
+        # all tensors of the group in one kernel each: a network has hundreds of small ones
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients, alpha=group["lr"])
         torch._foreach_sub_(weights, buffers)
@@ -101,14 +102,16 @@ class Lars(torch.optim.Optimizer):
         return buffer
 
 
-def _adapted(
+def _adapt(
     weights: list[Tensor], gradients: list[Tensor], decay: float, eta: float
 ) -> list[Tensor]:
     """`ratio * (g + decay p)` of every tensor; nothing waits for the device."""
-    sizes = torch.stack(torch._foreach_norm(weights))
-    slopes = torch.stack(torch._foreach_norm(gradients))
-    usual = eta * sizes / (slopes + decay * sizes)
-    ratios = torch.where((sizes > 0) & (slopes > 0), usual, torch.ones_like(usual))
+    weight_norms = torch.stack(torch._foreach_norm(weights))  # (tensors,)
+    grad_norms = torch.stack(torch._foreach_norm(gradients))
+    ratios = eta * weight_norms / (grad_norms + decay * weight_norms)
+    # as published: a tensor of zeros, or without a gradient, keeps the plain learning rate
+    both = (weight_norms > 0) & (grad_norms > 0)
+    ratios = torch.where(both, ratios, torch.ones_like(ratios))
     decayed = torch._foreach_add(gradients, weights, alpha=decay)
     torch._foreach_mul_(decayed, list(ratios.unbind()))
     return list(decayed)

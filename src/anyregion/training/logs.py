@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes: JSON lines, and TensorBoard's events if it is there."""
+"""The log of a run: JSON lines, and TensorBoard's events where it is installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from anyregion.errors import InputError
@@ -17,7 +16,7 @@ LOG = "log.jsonl"
 
 
 class Log:
-    """Appends to `log.jsonl`; lines of steps behind `step`, which a killed run left, are dropped.
+    """Appends to `log.jsonl`, and drops the lines of later steps than `step`, of a killed run.
 
     Raises:
         AnyRegionError: it cannot be written.
@@ -38,36 +37,30 @@ class Log:
         """One line: `step`, and the values, under `group` if one is named."""
         numbers = {k: v if v == v and abs(v) != float("inf") else None for k, v in values.items()}
         line = {"step": step, **({group: numbers} if group else numbers)}
-        with writing(self.path):
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+        self._append(line)
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(f"{group or 'train'}/{name}", value, step)
 
     def warn(self, step: int, text: str) -> None:
         """One line with a warning."""
-        with writing(self.path):
-            self._file.write(json.dumps({"step": step, "warning": text}) + "\n")
-            self._file.flush()
+        self._append({"step": step, "warning": text})
 
     def picture(self, step: int, name: str, picture: Pixels) -> None:
         """Show a picture in TensorBoard."""
         if self._events is not None:
             self._events.add_image(name, picture, step, dataformats="HWC")
 
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the files."""
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with writing(self.path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -91,6 +84,6 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = [line for line in read_log(path.parent) if line["step"] <= step]
+    lines = [line for line in read_log(path.parent) if line["step"] <= step]
     with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(k) + "\n" for k in kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")

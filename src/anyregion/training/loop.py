@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -16,28 +20,48 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from anyregion.files import atomic_path, writing
-from anyregion.training.card import write_card
 from anyregion.training.checkpoint import Record, restore, write_checkpoint
 from anyregion.training.config import LoopConfig
+from anyregion.training.curves import write_curves
 from anyregion.training.distributed import start
-from anyregion.training.ema import running_mean
 from anyregion.training.logs import Log
-from anyregion.training.optimizers import build_optimizer, count_learned
+from anyregion.training.optimizers import build_optimizer, count_trainable, weight_average
 from anyregion.training.prefetch import read_ahead
-from anyregion.training.report import TrainingReport
-from anyregion.training.run_folder import RunFolder, last_checkpoint
-from anyregion.training.signals import listening
+from anyregion.training.report import TrainingReport, write_card
+from anyregion.training.run_folder import RunFolder, Settings, last_checkpoint
 from anyregion.training.step import Stepper, StepResult
 from anyregion.training.task import RENAMED_METRICS, Task, check_best
-from anyregion.vocabulary import Progress
 
 
 class TrainingWarning(UserWarning):
-    """A training goes wrong by its figures; it goes on."""
+    """A training goes wrong by its metrics; it goes on."""
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, TrainingWarning, stacklevel=3)
+    warnings.warn(text, TrainingWarning, stacklevel=4)
+
+
+def _ignore(*_: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions that are called while a training goes, in the process that writes.
+
+    Attributes:
+        prepare: `(done, total)` of what is computed before the first step.
+        progress: `(steps done, steps to do)` of this call, after each step.
+        log: `(step, group, values)` of each line of the log; the group is `train` or `validation`.
+        warn: what goes wrong by the metrics; unless given, it is a `TrainingWarning`.
+        note: what is worth knowing of the data.
+    """
+
+    prepare: Callable[[int, int], None] = _ignore
+    progress: Callable[[int, int], None] = _ignore
+    log: Callable[[int, str, Mapping[str, float]], None] = _ignore
+    warn: Callable[[str], None] = _warn
+    note: Callable[[str], None] = _ignore
 
 
 @dataclass
@@ -58,13 +82,10 @@ class _Window:
         for name, value in result.losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value
 
-    def means(self) -> dict[str, float]:
-        return {name: total / self.steps for name, total in self.losses.items()}
-
 
 @dataclass
 class _State:
-    """Where the training stands, beside weights and moments; plain JSON."""
+    """Where the training stands, beside weights and moments; plain JSON in the checkpoint."""
 
     step: int = 0
     images: int = 0
@@ -76,9 +97,39 @@ class _State:
     window: _Window = field(default_factory=_Window)
 
     @staticmethod
-    def of(record: Record) -> _State:
+    def from_record(record: Record) -> _State:
         fields = dict(record["state"])
         return _State(**{**fields, "window": _Window(**fields["window"])})
+
+
+class _StopRequest:
+    """Set by Ctrl-C, and by the signal with which schedulers end a job; read between two steps."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The handler. Who sends it twice does not want to wait for the step's end."""
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_StopRequest]:
+    """Yield a request that the signals set; outside the main thread nothing sets it."""
+    request = _StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    handlers: dict[int, Any] = {
+        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield request
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def fit(
@@ -89,8 +140,8 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     may_change: Collection[str] = (),
-    progress: Progress | None = None,
-    warn: Callable[[str], None] | None = None,
+    upgrade: Callable[[Settings], Settings] = dict,
+    callbacks: Callbacks | None = None,
 ) -> TrainingReport:
     """Train, or go on where the same call was ended, by whatever means.
 
@@ -107,87 +158,91 @@ def fit(
         overwrite: begin anew where a run lies.
         may_change: those of `settings` that change nothing that is learned, as `task.name`: a run
             goes on with others.
-        progress: told `(steps done, steps to do)` of this call.
-        warn: told what goes wrong by the figures; without it, it is a `TrainingWarning`.
+        upgrade: brings the settings of a run of an older version to today's names.
+        callbacks: called while it goes.
 
     Raises:
         InputError: settings that cannot be used, or other ones than the run in `out` had.
         CheckpointError: the checkpoint in `out` is broken.
         AnyRegionError: a loss or gradient that is not finite; a full disk.
     """
-    out = Path(out)
+    out, callbacks = Path(out), callbacks or Callbacks()
     config = task.on_fit_start(config)
     check_best(config, task.metrics)
     fabric, scaler = start(config)
     optimizer = build_optimizer(task.module, config.optimizer)
     module, wrapped = fabric.setup(task.module, optimizer)
-    mean = None if config.ema_decay is None else running_mean(task.module, config.ema_decay)
-    stepper = Stepper(fabric, task, module, wrapped, scaler, mean, config)
+    ema = None if config.ema_decay is None else weight_average(task.module, config.ema_decay)
+    stepper = Stepper(fabric, task, module, wrapped, scaler, ema, config)
     folder = None
     if fabric.is_global_zero:
-        everything = {**(settings or {}), **asdict(config)}
-        folder = RunFolder(out, everything, overwrite=overwrite, may_change=may_change)
+        folder = RunFolder(
+            out,
+            {**(settings or {}), **asdict(config)},
+            overwrite=overwrite,
+            may_change=may_change,
+            upgrade=upgrade,
+        )
     try:
         fabric.barrier()
         state = _State(best_metric=config.best)
         if last_checkpoint(out).is_file():
-            record = restore(last_checkpoint(out), task.module, optimizer, mean)
-            state = _State.of(record)
-            if folder is not None:
-                _forget_other_best(state, config, folder.previous, warn or _warn)
+            record = restore(last_checkpoint(out), task.module, optimizer, ema)
+            state = _State.from_record(record)
             if scaler is not None and record["scaler"]:
                 scaler.load_state_dict(record["scaler"])
+            if folder is not None and folder.previous is not None:
+                _forget_other_best(state, config.best, folder.previous, callbacks.warn)
         fabric.barrier()
-        return _Run(stepper, optimizer, out, state, warn or _warn).go(progress)
+        return _Loop(stepper, optimizer, out, state, callbacks).run()
     finally:
         if folder is not None:
             folder.close()
 
 
 def _forget_other_best(
-    state: _State,
-    config: LoopConfig,
-    previous: Mapping[str, Any] | None,
-    warn: Callable[[str], None],
+    state: _State, best: str | None, previous: Settings, warn: Callable[[str], None]
 ) -> None:
-    """Drop the best value so far where it is of another metric than the one that is asked for."""
-    before = state.best_metric
-    if before is None and previous is not None:  # a checkpoint of before the metric was kept in it
-        before = previous.get("best")
-        before = RENAMED_METRICS.get(str(before), before)
-    if state.best is not None and before != config.best:
+    """Drop the best value so far where it is of another metric than `best`."""
+    metric = state.best_metric
+    if metric is None:  # a checkpoint of a version that did not keep the name
+        metric = RENAMED_METRICS.get(str(previous.get("best")), previous.get("best"))
+    if state.best is not None and metric != best:
         warn(
-            f"best was {before} and is {config.best} now: the best value so far is forgotten; "
-            "`best` is written anew at the next validation"
+            f"best was {metric} and is {best} now: the best value so far is forgotten; `best` is "
+            "written anew at the next validation"
         )
         state.best = None
-    state.best_metric = config.best
+    state.best_metric = best
 
 
-class _Run:
+class _Loop:
+    """The steps of one call of `fit`, and what is due between them."""
+
     def __init__(
         self,
         stepper: Stepper,
         optimizer: torch.optim.Optimizer,
         out: Path,
         state: _State,
-        warn: Callable[[str], None],
+        callbacks: Callbacks,
     ) -> None:
         self.stepper, self.optimizer, self.out, self.state = stepper, optimizer, out, state
         self.task, self.config, self.fabric = stepper.task, stepper.config, stepper.fabric
-        self.warn = warn
-        self.first = self.fabric.is_global_zero
+        self.callbacks = callbacks
+        # only the first process logs, validates and saves
         self.log: Log | None = None
+        if self.fabric.is_global_zero:
+            self.log = Log(out, step=state.step, tensorboard=self.config.tensorboard)
 
-    def go(self, progress: Progress | None) -> TrainingReport:
-        config, begun = self.config, self.state.step
-        left = range(begun, config.steps)
+    def run(self) -> TrainingReport:
+        """Make the steps that are left."""
+        config, first_step = self.config, self.state.step
+        steps = range(first_step, config.steps)
         interrupted = False
-        if self.first:
-            self.log = Log(self.out, step=begun, tensorboard=config.tensorboard)
         reading = read_ahead(
             self.task,
-            left,
+            steps,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
             readers=config.readers,
@@ -195,34 +250,37 @@ class _Run:
         )
         try:
             self.task.module.train()
-            with listening() as stop:
-                if progress is not None:
-                    progress(0, len(left))
+            with _stop_signals() as request:
+                self._progress(0, len(steps))
                 clock = time.perf_counter()
-                for read in reading:
-                    result = self.stepper.take(read, stop=stop.asked)
+                for batch in reading:
+                    result = self.stepper.step(batch, stop=request.received)
                     now = time.perf_counter()
-                    self._count(result, len(read.items), now - clock)
+                    self._progress(batch.step + 1 - first_step, len(steps))
+                    self._count(result, len(batch.items), now - clock)
                     clock = now
-                    if progress is not None:
-                        progress(self.state.step - begun, len(left))
                     interrupted = result.stop and self.state.step < config.steps
-                    if self._between(interrupted):
-                        clock = time.perf_counter()
+                    if self._between_steps(interrupted):
+                        clock = time.perf_counter()  # these seconds are not the step's
                     if interrupted:
                         break
-            report = self._report(begun, interrupted)
-            if self.first:
+            report = self._report(first_step, interrupted)
+            if self.log is not None:
                 if not interrupted:
-                    self.task.save(self._learned(), self.out / "model")
-                card = self.task.card()
-                write_card(report, card, device=config.device, processes=self.fabric.world_size)
+                    self.task.save(self._module_to_save(), self.out / "model")
+                self._write_curves()
+                processes = self.fabric.world_size
+                write_card(report, self.task.card(), device=config.device, processes=processes)
             self.fabric.barrier()
             return report
         finally:
             reading.close()
             if self.log is not None:
-                self.log.__exit__(None, None, None)
+                self.log.close()
+
+    def _progress(self, done: int, total: int) -> None:
+        if self.log is not None:
+            self.callbacks.progress(done, total)
 
     def _count(self, result: StepResult, images: int, seconds: float) -> None:
         state, window = self.state, self.state.window
@@ -232,101 +290,107 @@ class _Run:
         window.add(result, images, seconds)
         if state.step % self.config.log_every and state.step < self.config.steps:
             return
-        state.losses = window.means()
+        state.losses = {name: total / window.steps for name, total in window.losses.items()}
+        values = {
+            **state.losses,
+            "lr": result.lr,
+            "grad_norm": window.grad_norm / window.steps,
+            "images_per_second": window.images / max(window.seconds, 1e-9),
+            "seconds": state.seconds,
+        }
         if self.log is not None:
-            self.log.write(
-                state.step,
-                {
-                    **state.losses,
-                    "lr": result.lr,
-                    "grad_norm": window.grad_norm / window.steps,
-                    "images_per_second": window.images / max(window.seconds, 1e-9),
-                    "seconds": state.seconds,
-                },
-            )
+            self.log.write(state.step, values)
+            self.callbacks.log(state.step, "train", values)
         state.window = _Window()
 
-    def _between(self, interrupted: bool) -> bool:
-        """What is due after this step; whether anything was."""
+    def _between_steps(self, interrupted: bool) -> bool:
+        """Validate, draw and save what is due after this step; whether anything was."""
         state, config = self.state, self.config
         last = state.step == config.steps
         validating = last or bool(config.validate_every and not state.step % config.validate_every)
         drawing = bool(config.samples_every) and (last or not state.step % config.samples_every)
         saving = last or interrupted or not state.step % config.checkpoint_every
-        if self.first:
+        if not (validating or drawing or saving):
+            return False
+        if self.log is not None:
             # the checkpoint comes last: killed before it, the same is done once more
             if validating:
-                self._validate()
+                self._validate(self.log)
             if drawing:
-                self._draw()
+                self._draw(self.log)
             if saving:
                 self._save()
-        if validating or drawing or saving:
-            self.task.module.train()
-            self.fabric.barrier()
-            return True
-        return False
+        self.task.module.train()
+        self.fabric.barrier()
+        return True
 
-    def _learned(self) -> nn.Module:
-        mean = self.stepper.mean
-        learned: nn.Module = mean.module if isinstance(mean, AveragedModel) else self.task.module
-        return learned.eval()
+    def _module_to_save(self) -> nn.Module:
+        """The running mean where there is one, else the module; in evaluation."""
+        ema = self.stepper.ema
+        module: nn.Module = ema.module if isinstance(ema, AveragedModel) else self.task.module
+        return module.eval()
 
     @torch.no_grad()
-    def _validate(self) -> None:
-        config, state = self.config, self.state
-        figures = self.task.validate(self._learned())
-        state.validation = figures
-        if figures and self.log is not None:
-            self.log.write(state.step, figures, group="validation")
-        for text in self.task.advise(figures):
-            self.warn(f"step {state.step}: {text}")
-            if self.log is not None:
-                self.log.warn(state.step, text)
-        if config.best is None:
+    def _validate(self, log: Log) -> None:
+        state = self.state
+        state.validation = self.task.validate(self._module_to_save())
+        if state.validation:
+            log.write(state.step, state.validation, group="validation")
+            self.callbacks.log(state.step, "validation", state.validation)
+            self._write_curves()
+        for text in self.task.advise(state.validation):
+            self.callbacks.warn(f"step {state.step}: {text}")
+            log.warn(state.step, text)
+        if self.config.best is None:
             return
-        value = figures.get(config.best, float("nan"))
+        value, best = state.validation.get(self.config.best, float("nan")), state.best
         if not math.isfinite(value):  # a metric that these images leave undefined is no best
             return
-        higher = self.task.metrics[config.best].higher_is_better
-        if config.best_is is not None:
-            higher = config.best_is == "highest"
-        if state.best is None or (value > state.best if higher else value < state.best):
+        if best is None or (value > best if self._higher_is_better() else value < best):
             state.best = value
-            self.task.save(self._learned(), self.out / "best")
+            self.task.save(self._module_to_save(), self.out / "best")
+
+    def _higher_is_better(self) -> bool:
+        config = self.config
+        if config.best_is is not None or config.best is None:
+            return config.best_is != "lowest"
+        return self.task.metrics[config.best].higher_is_better
+
+    def _write_curves(self) -> None:
+        best = self.config.best
+        write_curves(self.out, best=best, higher_is_better=self._higher_is_better())
 
     @torch.no_grad()
-    def _draw(self) -> None:
-        for name, picture in self.task.pictures(self._learned()).items():
-            step = self.state.step
+    def _draw(self, log: Log) -> None:
+        step = self.state.step
+        for name, picture in self.task.pictures(self._module_to_save()).items():
             path = self.out / "samples" / f"{step:07d}" / f"{name}.jpg"
             with writing(path), atomic_path(path) as temporary:
                 Image.fromarray(picture).save(temporary, quality=90)
-            if self.log is not None:
-                self.log.picture(step, name, picture)
+            log.picture(step, name, picture)
 
     def _save(self) -> None:
-        scaler = self.stepper.scaler
+        scaler, ema = self.stepper.scaler, self.stepper.ema
         record = {
             "state": asdict(self.state),
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
-        write_checkpoint(
-            last_checkpoint(self.out), self.task.module, self.optimizer, self.stepper.mean, record
-        )
+        path = last_checkpoint(self.out)
+        write_checkpoint(path, self.task.module, self.optimizer, ema, record)
 
-    def _report(self, begun: int, interrupted: bool) -> TrainingReport:
+    def _report(self, resumed_from: int, interrupted: bool) -> TrainingReport:
         state = self.state
         return TrainingReport(
             folder=self.out,
             steps=state.step,
             steps_wanted=self.config.steps,
-            resumed_from=begun,
-            parameters=count_learned(self.task.module),
+            resumed_from=resumed_from,
+            parameters=count_trainable(self.task.module),
             images=state.images,
             seconds=state.seconds,
             losses=state.losses,
             validation=state.validation,
             best=state.best,
             interrupted=interrupted,
+            set_aside=tuple(self.task.set_aside),
         )

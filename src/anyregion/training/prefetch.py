@@ -1,4 +1,4 @@
-"""Examples read by threads, a few steps ahead of the step that needs them."""
+"""Examples that threads read a few steps ahead of the step that needs them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class StepExamples:
         step: from 0.
         items: of all processes together.
         own: positions in `items` of those that this process has read.
-        examples: what they hold; one more than `own` says where `own` is empty, since every
-            process has to take part in a step.
+        examples: what they hold. Where `own` is empty there is one all the same, of the first
+            item, since every process has to run the module in a step.
     """
 
     step: int
@@ -44,7 +44,7 @@ def read_ahead(
         InputError: a step without items; and what `task.load` raises.
     """
 
-    def planned(step: int) -> tuple[Sequence[Any], range, Sequence[Any]]:
+    def plan(step: int) -> tuple[Sequence[Any], range, Sequence[Any]]:
         items = task.plan(step)
         if not len(items):
             raise InputError(f"step {step} has no images: there is nothing to train on")
@@ -53,20 +53,20 @@ def read_ahead(
 
     if not readers:
         for step in steps:
-            items, own, wanted = planned(step)
-            yield StepExamples(step, items, own, [task.load(item) for item in wanted])
+            items, own, to_load = plan(step)
+            yield StepExamples(step, items, own, [task.load(item) for item in to_load])
         return
-    waiting: deque[tuple[int, Sequence[Any], range, list[Future[Any]]]] = deque()
+    queue: deque[tuple[int, Sequence[Any], range, list[Future[Any]]]] = deque()
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
     try:
-        coming = iter(steps)
+        upcoming = iter(steps)
         while True:
-            while len(waiting) <= ahead and (soon := next(coming, None)) is not None:
-                items, own, wanted = planned(soon)
-                waiting.append((soon, items, own, [pool.submit(task.load, i) for i in wanted]))
-            if not waiting:
+            while len(queue) <= ahead and (later := next(upcoming, None)) is not None:
+                items, own, to_load = plan(later)
+                queue.append((later, items, own, [pool.submit(task.load, i) for i in to_load]))
+            if not queue:
                 return
-            step, items, own, futures = waiting.popleft()
+            step, items, own, futures = queue.popleft()
             yield StepExamples(step, items, own, [future.result() for future in futures])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

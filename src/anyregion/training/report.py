@@ -1,9 +1,15 @@
-"""What came of a training."""
+"""The result of a training, and its card: what was learned, from what, at what cost."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from anyregion.errors import SetAside
+from anyregion.files import atomic_path, writing
+
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -12,16 +18,17 @@ class TrainingReport:
 
     Attributes:
         folder: of the run.
-        steps: optimiser steps taken in all, of `steps_wanted`.
+        steps: optimiser steps made in all, of `steps_wanted`.
         steps_wanted: as configured.
         resumed_from: step at which this call went on; 0 for a new run.
         parameters: how many learned.
-        images: seen in all (an image counts each time).
+        images: how many went through the module in all (an image counts each time).
         seconds: of training in all, of every call.
         losses: the last that were logged.
-        validation: the last figures.
-        best: the best value of the figure that was watched, or None.
-        interrupted: whether it was asked to stop before the end.
+        validation: the last values of the task's metrics.
+        best: the best value of the metric `best`, or None.
+        interrupted: whether a signal ended it before its last step.
+        set_aside: images that could not be used, and why.
     """
 
     folder: Path
@@ -35,8 +42,54 @@ class TrainingReport:
     validation: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     interrupted: bool = False
+    set_aside: tuple[SetAside, ...] = ()
 
     @property
     def images_per_second(self) -> float:
         """Over the whole training."""
         return self.images / self.seconds if self.seconds else 0.0
+
+
+def write_card(
+    report: TrainingReport, lines: Mapping[str, str], *, device: str, processes: int
+) -> None:
+    """Write `README.md` into the run's folder.
+
+    Args:
+        lines: what the task states of its data and their terms.
+
+    Raises:
+        AnyRegionError: it cannot be written.
+    """
+    cost = {
+        "steps": f"{report.steps:,} of {report.steps_wanted:,}",
+        "parameters learned": f"{report.parameters:,} ({report.parameters / 1e6:.2f} M)",
+        "images seen": f"{report.images:,}",
+        "hours": f"{report.seconds / 3600:.2f}",
+        "images per second": f"{report.images_per_second:.1f}",
+        "device": f"{device}, {processes} process{'es' if processes > 1 else ''}",
+    }
+    figures = {
+        **{f"{name} (training)": f"{value:.5g}" for name, value in report.losses.items()},
+        **{name: f"{value:.5g}" for name, value in report.validation.items()},
+    }
+    text = "\n".join(
+        [
+            "# Training",
+            "",
+            "Settings: `config.yaml`. Where it ran: `environment.json`. Course: `curves.png`, "
+            "`log.jsonl`.",
+            "",
+            *_table("cost", cost),
+            *_table("data and terms", lines or {"data": "not stated"}),
+            *_table("figures", figures),
+        ]
+    )
+    path = Path(report.folder) / CARD
+    with writing(path), atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _table(title: str, rows: Mapping[str, str]) -> list[str]:
+    cells = [f"| {name} | {value.replace('|', '/')} |" for name, value in rows.items()]
+    return [f"| {title} | |", "| --- | --- |", *cells, ""] if cells else []

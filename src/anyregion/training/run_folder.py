@@ -1,10 +1,11 @@
-"""The folder of one training: what was asked, where it ran, what came of it.
+"""The folder of one training: its settings, where it ran, and what came of it.
 
 ```
 config.yaml       every setting, resolved
 environment.json  Python, packages, devices, threads, command
 git.json          commit, and whether files differed from it; where there is a repository
-log.jsonl         losses, rate, gradient norm, images a second; validation
+log.jsonl         losses, learning rate, gradient norm, images a second; validation
+curves.png        the same as curves
 tensorboard/      the same as events
 checkpoints/      last.safetensors
 samples/          pictures, where the task draws any
@@ -16,23 +17,35 @@ README.md         the card
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import shutil
-from collections.abc import Collection, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 import yaml
 
+import anyregion
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.files import atomic_path, write_json, writing
 from anyregion.training.config import MAY_CHANGE, LoopConfig
-from anyregion.training.provenance import environment, repositories
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
-_OURS = ("checkpoints", "tensorboard", "samples", "best", "model", "log.jsonl", "README.md")
+# what `overwrite` removes; anything else in the folder is someone's own
+_WRITTEN = (
+    *("checkpoints", "tensorboard", "samples", "best", "model"),
+    *("log.jsonl", "curves.png", "README.md"),
+)
+_PACKAGES = ("torch", "torchvision", "lightning-fabric", "transformers", "numpy", "safetensors")
+
+Settings = dict[str, Any]
 
 
 class RunFolder:
@@ -43,9 +56,10 @@ class RunFolder:
         settings: plain values, as they go into `config.yaml`.
         overwrite: drop what an earlier run left.
         may_change: settings of the task that may differ when a run goes on, as `task.name`.
+        upgrade: brings the settings of a run of an older version to today's names.
 
     Attributes:
-        previous: what `config.yaml` of an earlier run there says, or None.
+        previous: the settings of an earlier run there, upgraded; None where there is none.
 
     Raises:
         InputError: another configuration was trained there (names the keys), or files of something
@@ -60,27 +74,30 @@ class RunFolder:
         *,
         overwrite: bool = False,
         may_change: Collection[str] = (),
+        upgrade: Callable[[Settings], Settings] = dict,
     ) -> None:
         self.path = path
-        self.previous = None if overwrite else read_settings(path)
+        self.previous: Settings | None = None
         self._lock: IO[bytes] | None = None
         with writing(path):
-            _check(path, settings, overwrite, may_change)
+            if _holds_run(path, overwrite):
+                self.previous = _previous(path, upgrade)
+                refuse_changes(path, settings, self.previous, may_change)
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path)
+            self._lock = _lock(path)
             if overwrite:
                 _clear(path)
-            for left in (path / "checkpoints").glob(".last-*"):
-                left.unlink()  # a process was killed while it wrote
+            for partial in (path / "checkpoints").glob(".last-*"):
+                partial.unlink()  # a process was killed while it wrote
             with atomic_path(path / CONFIG) as temporary:
                 text = yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
                 temporary.write_text(text, encoding="utf-8")
-            write_json(path / ENVIRONMENT, environment(), indent=2)
-            if found := repositories():
-                write_json(path / "git.json", found, indent=2)
+            write_json(path / ENVIRONMENT, _environment(), indent=2)
+            if commits := _commits():
+                write_json(path / "git.json", commits, indent=2)
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Let go of the lock."""
         if self._lock is not None:
             self._lock.close()
 
@@ -90,45 +107,46 @@ def last_checkpoint(path: Path) -> Path:
     return path / "checkpoints" / "last.safetensors"
 
 
-def read_settings(path: Path) -> dict[str, Any] | None:
-    """What `config.yaml` of a run says; None where there is none, or it is no mapping."""
+def read_settings(path: Path) -> Settings | None:
+    """The settings in `config.yaml` of a run; None where there is none, or it is no mapping."""
     if not (path / CONFIG).is_file():
         return None
     try:
-        found = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        settings = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return None
-    return found if isinstance(found, dict) else None
+    return settings if isinstance(settings, dict) else None
 
 
-def refuse_others(
+def refuse_changes(
     path: Path,
-    ours: Mapping[str, Any],
-    theirs: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    previous: Mapping[str, Any],
     may_change: Collection[str] = (),
 ) -> None:
-    """Raise `InputError` where the run in `path` has other settings (names them)."""
-    if changed := differing(ours, theirs, may_change):
+    """Raise `InputError` where the run in `path` has other settings; names them."""
+    if changed := changed_settings(settings, previous, may_change):
         raise InputError(
             f"{path}: was trained with other settings ({'; '.join(changed)}). Give another folder, "
             "or --overwrite to start anew there"
         )
 
 
-def differing(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], may_change: Collection[str] = ()
+def changed_settings(
+    settings: Mapping[str, Any], previous: Mapping[str, Any], may_change: Collection[str] = ()
 ) -> list[str]:
     """The settings that differ, as `key: old -> new`, but for those that may.
 
-    A setting of the loop that an old run does not know came later: the run had its default.
+    A setting of the loop that an older run does not know came later: the run had its default.
     """
-    new, old = flat(plain(ours)), flat(plain(theirs))
-    usual = flat(plain(asdict(LoopConfig())))
-    old = {key: value for key, value in usual.items() if key in new} | old
+    new, old = flat(plain(settings)), flat(plain(previous))
+    defaults = flat(plain(asdict(LoopConfig())))
+    old = {key: value for key, value in defaults.items() if key in new} | old
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
         for key in sorted(new.keys() | old.keys())
-        if key not in MAY_CHANGE and key not in may_change and new.get(key) != old.get(key)
+        if new.get(key) != old.get(key)
+        and not {key, _without_positions(key)} & {*MAY_CHANGE, *may_change}
     ]
 
 
@@ -141,51 +159,63 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings within settings as `outer.inner`."""
-    found: dict[str, Any] = {}
+def flat(settings: Mapping[str, Any], prefix: str = "", *, lists: bool = True) -> Settings:
+    """Settings within settings as `outer.inner`; those of a list of them as `outer.0.inner`."""
+    flattened: Settings = {}
     for key, value in settings.items():
+        if lists and isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            value = {str(position): v for position, v in enumerate(value)}
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            flattened |= flat(value, f"{prefix}{key}.", lists=lists)
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            flattened[f"{prefix}{key}"] = value
+    return flattened
 
 
-def _check(
-    path: Path, settings: Mapping[str, Any], overwrite: bool, may_change: Collection[str]
-) -> None:
+def _without_positions(key: str) -> str:
+    return ".".join(part for part in key.split(".") if not part.isdigit())
+
+
+def _holds_run(path: Path, overwrite: bool) -> bool:
+    """Whether a run is to go on there.
+
+    Raises:
+        InputError: something else lies there.
+    """
     if not path.exists():
-        return
+        return False
     if not path.is_dir():
         raise InputError(f"{path}: a file, not a folder")
     if not (path / CONFIG).is_file():
-        if any(not name.name.startswith(".") for name in path.iterdir()):
+        if any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(f"{path}: holds something else than a training; give another folder")
-        return
-    if overwrite:
-        if not (path / ENVIRONMENT).is_file():
-            raise InputError(
-                f"{path}: its {CONFIG} is of something else than a training: nothing was removed; "
-                "give another folder"
-            )
-        return
-    if (before := read_settings(path)) is None:
+        return False
+    if overwrite and not (path / ENVIRONMENT).is_file():
+        raise InputError(
+            f"{path}: its {CONFIG} is of something else than a training: nothing was removed; "
+            "give another folder"
+        )
+    return not overwrite
+
+
+def _previous(path: Path, upgrade: Callable[[Settings], Settings]) -> Settings:
+    settings = read_settings(path)
+    if settings is None:
         raise InputError(
             f"{path / CONFIG}: not the settings of a training; --overwrite starts anew"
         )
-    refuse_others(path, settings, before, may_change)
+    return upgrade(settings)
 
 
 def _clear(path: Path) -> None:
-    for name in _OURS:
+    for name in _WRITTEN:
         if (path / name).is_dir():
             shutil.rmtree(path / name)
         else:
             (path / name).unlink(missing_ok=True)
 
 
-def _locked(path: Path) -> IO[bytes] | None:
+def _lock(path: Path) -> IO[bytes] | None:
     try:
         import fcntl
     except ImportError:
@@ -203,3 +233,47 @@ def _locked(path: Path) -> IO[bytes] | None:
     file.write(str(os.getpid()).encode())
     file.flush()
     return file
+
+
+def _environment() -> dict[str, Any]:
+    """Python, packages, processor, GPUs, threads, processes, and the command."""
+    return {
+        "anyregion": anyregion.__version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "cards": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "command": list(sys.argv),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commits() -> dict[str, Any]:
+    """Commit, and whether files differ from it: of the package and of the working folder."""
+    commits = {}
+    for name, folder in {"package": Path(anyregion.__file__).parent, "here": Path.cwd()}.items():
+        commit = _git(folder, "rev-parse", "HEAD")
+        status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        if commit is not None and status is not None:
+            commits[name] = {"commit": commit, "dirty": bool(status)}
+    return commits
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        process = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return process.stdout.strip() if process.returncode == 0 else None

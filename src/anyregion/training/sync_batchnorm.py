@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are those of all processes' rows together."""
+"""BatchNorm synchronised between processes: its statistics are those of all their rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 M = TypeVar("M", bound=nn.Module)
 
 
-def synchronised(module: M, device_type: str) -> M:
+def convert_sync_batchnorm(module: M, device_type: str) -> M:
     """`module` with every BatchNorm replaced by one that counts the rows of all processes.
 
     Parameters and buffers are the same objects under the same names. Use what is returned: a
@@ -47,7 +47,7 @@ def synchronised(module: M, device_type: str) -> M:
     if device_type == "cuda":
         convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
     else:
-        convert = _converted
+        convert = _convert
     return cast("M", convert(module))
 
 
@@ -69,23 +69,23 @@ class SharedBatchNorm(_BatchNorm):
         """`(N, C, ...)` to the same shape and type."""
         self._check_input_dim(input)
         by_batch = self.training or self.running_mean is None
-        if by_batch and _processes() == 1 and input.numel() == input.shape[1]:
+        if by_batch and _world_size() == 1 and input.numel() == input.shape[1]:
             raise _too_few()
-        if not by_batch or _processes() == 1:
+        if not by_batch or _world_size() == 1:
             return super().forward(input)
-        part = 0.0 if self.momentum is None else self.momentum
+        momentum = 0.0 if self.momentum is None else self.momentum
         tracking = self.training and self.track_running_stats
         if tracking and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
-                part = 1.0 / float(self.num_batches_tracked)
+                momentum = 1.0 / float(self.num_batches_tracked)  # the plain mean of all batches
         output, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps)
         if tracking and self.running_mean is not None and self.running_var is not None and count:
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), part)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             unbiased = variance * (count / (count - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), part)
-        found: Tensor = output
-        return found
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        normalised: Tensor = output
+        return normalised
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2 or input.shape[1] != self.num_features:
@@ -101,52 +101,54 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, int]:
-        exact = torch.promote_types(rows.dtype, torch.float32)
-        over = [0, *range(2, rows.dim())]
-        x = rows.to(exact)
-        own = x.numel() // x.shape[1]
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        over = [0, *range(2, rows.dim())]  # all but the channels
+        x = rows.to(dtype)  # (N, C, ...)
+        own_count = x.numel() // x.shape[1]
         # in fp64: fp32 cannot count beyond 16.7 million cells
-        totals = _summed(
-            torch.cat([x.sum(over).double(), x.new_full((1,), own, dtype=torch.float64)])
+        totals = _sum_over_processes(  # (C + 1,)
+            torch.cat([x.sum(over).double(), x.new_full((1,), own_count, dtype=torch.float64)])
         )
         count = round(float(totals[-1]))
         if count == 1:
             raise _too_few()
-        mean = (totals[:-1] / max(count, 1)).to(exact)
-        centred = x - _wide(mean, x)
-        variance = _summed(centred.square().sum(over)) / max(count, 1)
+        mean = (totals[:-1] / max(count, 1)).to(dtype)  # (C,)
+        # about the mean, in a second exchange: E[x^2] - E[x]^2 loses all digits of a small variance
+        centred = x - _like_rows(mean, x)
+        variance = _sum_over_processes(centred.square().sum(over)) / max(count, 1)  # (C,)
         scale = (variance + eps).rsqrt()
         ctx.save_for_backward(rows, weight, mean, scale)
         ctx.count = count
         output = torch.empty_like(rows)
-        if own:
+        if own_count:
             output = functional.batch_norm(rows, mean, variance, weight, bias, False, 0.0, eps)
         ctx.mark_non_differentiable(mean, variance)
         return output, mean, variance, count
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         rows, weight, mean, scale = ctx.saved_tensors
         over = [0, *range(2, rows.dim())]
-        g = slope.to(mean.dtype)
-        normal = (rows.to(mean.dtype) - _wide(mean, rows)) * _wide(scale, rows)
-        for_bias, for_weight = g.sum(over), (g * normal).sum(over)
-        for_rows = None
+        grad = grad_output.to(mean.dtype)  # (N, C, ...)
+        normalised = (rows.to(mean.dtype) - _like_rows(mean, rows)) * _like_rows(scale, rows)
+        grad_bias, grad_weight = grad.sum(over), (grad * normalised).sum(over)  # (C,) each
+        grad_rows = None
         if ctx.needs_input_grad[0]:
-            both = _summed(torch.stack([for_bias, for_weight])) / max(ctx.count, 1)
-            length = scale if weight is None else scale * weight
-            pulled = g - _wide(both[0], rows) - normal * _wide(both[1], rows)
-            for_rows = (pulled * _wide(length, rows)).to(rows.dtype)
+            # mean and variance depend on the rows of all processes, and so does their share here
+            means = _sum_over_processes(torch.stack([grad_bias, grad_weight])) / max(ctx.count, 1)
+            factor = scale if weight is None else scale * weight
+            through = grad - _like_rows(means[0], rows) - normalised * _like_rows(means[1], rows)
+            grad_rows = (through * _like_rows(factor, rows)).to(rows.dtype)
         if weight is None:
-            return for_rows, None, None, None
-        return for_rows, for_weight.to(weight.dtype), for_bias.to(weight.dtype), None
+            return grad_rows, None, None, None
+        return grad_rows, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
 
 
-def _converted(module: nn.Module) -> nn.Module:
+def _convert(module: nn.Module) -> nn.Module:
     if type(module) not in _KINDS:
         for name, child in module.named_children():
-            setattr(module, name, _converted(child))
+            setattr(module, name, _convert(child))
         return module
     old: Any = module
     new: Any = SharedBatchNorm(
@@ -156,22 +158,22 @@ def _converted(module: nn.Module) -> nn.Module:
     for name, buffer in old.named_buffers(recurse=False):
         setattr(new, name, buffer)
     new.train(old.training)
-    shared: nn.Module = new
-    return shared
+    converted: nn.Module = new
+    return converted
 
 
-def _processes() -> int:
+def _world_size() -> int:
     if not (distributed.is_available() and distributed.is_initialized()):
         return 1
     return distributed.get_world_size()
 
 
-def _summed(values: Tensor) -> Tensor:
+def _sum_over_processes(values: Tensor) -> Tensor:
     distributed.all_reduce(values)
     return values
 
 
-def _wide(values: Tensor, rows: Tensor) -> Tensor:
+def _like_rows(values: Tensor, rows: Tensor) -> Tensor:
     """`(C,)` to `(1, C, 1, ...)`."""
     return values.view(1, -1, *[1] * (rows.dim() - 2))
 

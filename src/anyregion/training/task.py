@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anyregion.errors import InputError
+from anyregion.errors import InputError, SetAside
 from anyregion.images import Pixels
 from anyregion.training.config import LoopConfig
 
@@ -56,10 +56,12 @@ class Task(ABC):
     Attributes:
         module: what learns, and nothing that does not.
         metrics: what `validate` returns, by name; `best` is one of them. Empty without validation.
+        set_aside: images that cannot be used, and why.
     """
 
     module: nn.Module
     metrics: Mapping[str, Metric] = {}
+    set_aside: Sequence[SetAside] = ()
 
     @abstractmethod
     def plan(self, step: int) -> Sequence[Any]:
@@ -89,6 +91,10 @@ class Task(ABC):
     @abstractmethod
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write what was learned, ready for use, into `folder`."""
+
+    def notes(self, *, trained: bool = False) -> Sequence[str]:
+        """What is worth knowing of the task before it is trained, or once it was."""
+        return ()
 
     def on_fit_start(self, config: LoopConfig) -> LoopConfig:
         """The loop's settings, completed by what the task decides (it may count in epochs)."""

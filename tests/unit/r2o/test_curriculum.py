@@ -19,7 +19,7 @@ from anyregion.r2o.curriculum import (
     target_momentum,
 )
 from anyregion.training.config import ScheduleConfig
-from anyregion.training.schedules import rate_factor
+from anyregion.training.optimizers import rate_factor
 from tests.helpers.shared import SHARED, needs_shared
 
 ROWS = SHARED / "fixtures" / "r2o" / "schedules.json"

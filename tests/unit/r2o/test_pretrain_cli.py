@@ -24,7 +24,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.r2o.training.task import R2OTask  # noqa: E402
-from anyregion.recipes import loading as trainings  # noqa: E402
+from anyregion.recipes.loading import read_recipe  # noqa: E402
 from anyregion.torch_utils import weights as weight_files  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
 from tests.unit.r2o.pretraining import command, pretrain, write_photos  # noqa: E402
@@ -195,7 +195,7 @@ def test_a_batch_that_processes_cannot_share(
 
 
 def test_a_cache_that_the_recipe_names(photos: Path, tmp_path: Path) -> None:
-    mine = trainings.recipe("r2o-small").replace("r2o:\n", f"r2o:\n  cache: {tmp_path / 'kept'}\n")
+    mine = read_recipe("r2o-small").replace("r2o:\n", f"r2o:\n  cache: {tmp_path / 'kept'}\n")
     (tmp_path / "mine.yaml").write_text(mine)
     config = ["--config", str(tmp_path / "mine.yaml")]
     assert main([*command(photos, tmp_path / "runs/a", **ONE), *config]) == 0

@@ -17,7 +17,7 @@ from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.lars import Lars
 from anyregion.training.loop import fit
 from anyregion.training.optimizers import build_optimizer
-from anyregion.training.run_folder import differing
+from anyregion.training.run_folder import changed_settings
 from tests.helpers.shared import SHARED, needs_shared
 from tests.unit.training.test_loop import learned
 from tests.unit.training.toy import ToyTask
@@ -170,11 +170,11 @@ def test_an_older_run_has_the_default_of_a_setting_that_came_later() -> None:
     now = {"images": "a", **asdict(LoopConfig())}
     old = yaml.safe_load(yaml.safe_dump({"images": "a"}))
     old["optimizer"] = {"lr": 2.5e-5, "weight_decay": 1e-4, "betas": [0.9, 0.999]}
-    assert differing(now, old) == []
+    assert changed_settings(now, old) == []
     lars = {"images": "a", **asdict(LoopConfig(optimizer=OptimizerConfig(kind="lars")))}
-    assert differing(lars, old) == ["optimizer.kind: adamw -> lars"]
-    assert differing({**now, "views": 2}, old) == ["views: unset -> 2"]
-    assert differing({"images": "a"}, {"images": "a"}) == []
+    assert changed_settings(lars, old) == ["optimizer.kind: adamw -> lars"]
+    assert changed_settings({**now, "views": 2}, old) == ["views: unset -> 2"]
+    assert changed_settings({"images": "a"}, {"images": "a"}) == []
 
 
 @pytest.mark.parametrize(

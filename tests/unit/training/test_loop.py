@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from anyregion.torch_utils import weights as weight_files
 from anyregion.training.logs import read_log
-from anyregion.training.loop import fit
+from anyregion.training.loop import Callbacks, fit
+from anyregion.training.optimizers import rate_factor
 from anyregion.training.run_folder import RunFolder, last_checkpoint
-from anyregion.training.schedules import rate_factor
 from anyregion.training.task import Metric
 from tests.unit.training.toy import ToyTask
 from tests.unit.training.worker import config
@@ -182,10 +182,11 @@ def test_best_follows_the_declared_direction_and_may_change(tmp_path: Path) -> N
 
     def run(name: str, **changes: Any) -> tuple[float | None, str]:
         settings = config(**{"validate_every": 4, **changes})
-        report = fit(Scripted(), settings, tmp_path / name, warn=warnings.append)
+        report = fit(Scripted(), settings, tmp_path / name, callbacks=told)
         return report.best, (tmp_path / name / "best/step").read_text()
 
     warnings: list[str] = []
+    told = Callbacks(warn=warnings.append)
     assert run("top1", best="top1") == (0.9, "12")
     assert run("error", best="error") == (0.1, "24")
     assert run("against", best="error", best_is="highest") == (0.9, "12")
@@ -203,7 +204,7 @@ def test_best_follows_the_declared_direction_and_may_change(tmp_path: Path) -> N
             Scripted(),
             config(validate_every=4, best="top1"),
             tmp_path / "changed",
-            progress=end,
+            callbacks=Callbacks(progress=end),
         )
     assert run("changed", best="error") == (0.1, "24")
     assert len(warnings) == 1
@@ -216,7 +217,7 @@ def test_a_run_of_before_metrics_were_declared_goes_on_with_its_best(tmp_path: P
             ToyTask(),
             config(validate_every=4, best="top1"),
             tmp_path / "run",
-            progress=lambda done, total: 1 // (17 - done) and None,
+            callbacks=Callbacks(progress=lambda done, total: 1 // (17 - done) and None),
         )
     path = last_checkpoint(tmp_path / "run")
     metadata = _metadata(path)

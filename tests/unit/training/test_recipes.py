@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.recipes.loading import explain, read_training, recipes
-from anyregion.training.schedules import rate_factor
+from anyregion.recipes.loading import explain, list_recipes, read_training
+from anyregion.training.optimizers import rate_factor
 
 REGIONSPOT = {
     "b16": ("openai/clip-vit-base-patch16", None, 768, 512),
@@ -18,7 +18,7 @@ REGIONSPOT = {
 
 
 def test_every_packaged_recipe_parses() -> None:
-    for name in recipes():
+    for name in list_recipes():
         task = name.removesuffix("_teacher")
         task = next((t for t in ("regionspot", "r2o") if name.startswith(t)), task)
         assert read_training(name).task == task
@@ -85,7 +85,7 @@ def test_file_overridden_by_the_command_line(tmp_path: Path) -> None:
     assert training.settings.data[0].repeat_threshold == 0.001
     assert training.settings.objective.distillation == 2
     assert training.settings.flip == 0
-    stated = training.own_settings()
+    stated = training.task_settings()
     assert stated["task"] == "regionspot"
     assert stated["regionspot"]["data"][0]["store"] == "here"
 

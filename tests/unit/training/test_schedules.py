@@ -9,8 +9,7 @@ import torch
 
 from anyregion.errors import InputError
 from anyregion.training.config import LoopConfig, OptimizerConfig, ScheduleConfig
-from anyregion.training.optimizers import build_optimizer
-from anyregion.training.schedules import rate_factor
+from anyregion.training.optimizers import build_optimizer, rate_factor
 
 
 def test_published_schedule() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 import transformers
 import yaml
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 from anyregion import Regions, load_recognizer
 from anyregion.cli.main import main
+from anyregion.cli.training_command import show_training
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.store import create_store
@@ -218,3 +221,38 @@ def test_recipes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--out" in capsys.readouterr().err
     assert main(["train", "regionspot_b16_stage1", "--help"]) == 0
     assert "--regionspot.objective.gamma" in capsys.readouterr().out
+
+
+def test_losses_rate_and_metrics_are_shown(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(place / "rich.yaml"), *STEPS, "--out", str(tmp_path / "run")]
+    assert main([*command, "--log_every", "2", "--validate_every", "4"]) == 0
+    shown = capsys.readouterr().err.splitlines()
+    losses = [line for line in shown if " loss " in line]
+    assert [line.split(":")[1].strip() for line in losses] == ["step 2 of 4", "step 4 of 4"]
+    logged = read_log(tmp_path / "run")[0]
+    assert f"loss {logged['loss']:.4g}" in losses[0]
+    assert f"lr {logged['lr']:.4g}" in losses[0]
+    assert any(re.search(r"step 4: validation  top1 0\.\d+  top5 1", line) for line in shown)
+
+
+def test_a_terminal_has_one_line_that_is_updated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Console, "is_terminal", property(lambda _: True))
+    monkeypatch.setenv("COLUMNS", "120")
+    with show_training("superpixels") as callbacks:
+        callbacks.prepare(3, 8)
+        callbacks.progress(0, 20)
+        callbacks.progress(7, 20)
+        callbacks.log(7, "train", {"loss": 0.125, "lr": 4e-5, "grad_norm": 3.0, "seconds": 2.0})
+        callbacks.log(7, "validation", {"top1": 0.5})
+        callbacks.note("[red] is a name, not a colour")
+        time.sleep(0.3)  # the line is drawn ten times a second
+    shown = capsys.readouterr().err
+    assert re.search(r"superpixels.*3/8", shown)
+    assert re.search(r"training.*7/20.*loss 0\.125  lr 4e-05", shown)
+    assert "grad_norm" not in shown
+    assert "step 7: validation  top1 0.5" in shown
+    assert "anyregion: [red] is a name, not a colour" in shown

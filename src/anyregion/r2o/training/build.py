@@ -20,7 +20,7 @@ from anyregion.torch_utils.devices import check_device
 from anyregion.training.config import LoopConfig
 from anyregion.training.distributed import own_device
 from anyregion.training.seeds import seed_torch
-from anyregion.training.sync_batchnorm import synchronised
+from anyregion.training.sync_batchnorm import convert_sync_batchnorm
 from anyregion.vocabulary import Progress
 
 
@@ -54,7 +54,7 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     _check_broken(store, settings.max_broken)
     together = settings.sync_norm and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if together:
-        networks = synchronised(networks, own_device(loop.device).partition(":")[0])
+        networks = convert_sync_batchnorm(networks, own_device(loop.device).partition(":")[0])
     module = R2O(networks, settings.method, synchronised=together)
     if settings.channels_last:
         module = module.to(memory_format=torch.channels_last)

@@ -80,6 +80,35 @@ class R2OTask(Task):
         self.steps = self.on_fit_start(loop).steps
         self._step = self._part = 0
         self.monitor = Monitor(store, config, seed=loop.seed)
+        self.set_aside = store.set_aside
+
+    def notes(self, *, trained: bool = False) -> Sequence[str]:
+        """See `Task`."""
+        notes, store, batch = [], self.store, self.config.batch
+        if trained:
+            if store.recomputed:
+                notes.append(
+                    f"warning: {store.recomputed:,} damaged label maps were computed again. "
+                    f"Without {store.folder} the next run makes all of them anew"
+                )
+            return notes
+        if self.set_aside:
+            notes.append(
+                f"{len(self.set_aside):,} of {len(store):,} images are set aside: "
+                f"{self.set_aside[0]}"
+            )
+        if self.epoch_images != len(self.usable):
+            notes.append(
+                f"an epoch counts {self.epoch_images:,} images, as when the run began, of "
+                f"{len(self.usable):,} that can be used now"
+            )
+        if len(self.usable) < batch:
+            notes.append(
+                f"a step takes {batch:,} images and there are {len(self.usable):,}: "
+                f"{self.config.epochs:g} epochs of them are {self.steps:,} steps. A smaller "
+                "r2o.batch, or more epochs, trains longer"
+            )
+        return notes
 
     def on_fit_start(self, config: LoopConfig) -> LoopConfig:
         """See `Task`: what counts in epochs becomes steps."""

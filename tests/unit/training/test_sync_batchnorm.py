@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from anyregion.errors import InputError
-from anyregion.training.sync_batchnorm import SharedBatchNorm, synchronised
+from anyregion.training.sync_batchnorm import SharedBatchNorm, convert_sync_batchnorm
 
 SHARES = {"uneven": (5, 2), "none in one": (0, 7), "one row each": (1, 1), "none at all": (0, 0)}
 WIDTH = 4
@@ -67,9 +67,9 @@ def work(rank: int, folder: str) -> None:
         before = sum(counts[:rank])
         own = range(before, before + counts[rank])
         for momentum in (0.1, None):
-            module = synchronised(heads(momentum=momentum), "cpu")
+            module = convert_sync_batchnorm(heads(momentum=momentum), "cpu")
             found[f"{name} {momentum}"] = outcome(module, images(sum(counts)), own)
-    module = synchronised(heads(), "cpu")
+    module = convert_sync_batchnorm(heads(), "cpu")
     found["mixed"] = outcome(module, images(7), range(5 * rank, 5 + 2 * rank), mixed=True)
     alone = SharedBatchNorm(3)
     try:
@@ -147,7 +147,7 @@ def test_one_row_in_all_is_refused(both: list[dict[str, Any]]) -> None:
 
 def test_alone_it_is_torchs_own_bit_by_bit() -> None:
     torch.set_num_threads(1)
-    theirs, ours = heads(), synchronised(heads(), "cpu")
+    theirs, ours = heads(), convert_sync_batchnorm(heads(), "cpu")
     kinds = [type(part) for part in ours]
     assert kinds.count(SharedBatchNorm) == 3
     assert list(ours.state_dict()) == list(theirs.state_dict())
@@ -168,13 +168,13 @@ def test_parameters_stay_the_same_objects() -> None:
     module[6].weight.requires_grad_(False)
     module[1].eval()
     before = {name: id(p) for name, p in module.named_parameters()}
-    shared = synchronised(module, "cpu")
+    shared = convert_sync_batchnorm(module, "cpu")
     assert {name: id(p) for name, p in shared.named_parameters()} == before
     assert not shared[6].weight.requires_grad
     assert (shared[1].training, shared[6].training) == (False, True)
-    assert isinstance(synchronised(nn.BatchNorm1d(3), "cpu"), SharedBatchNorm)
-    assert synchronised(shared, "cpu") is shared
-    cuda = synchronised(heads(), "cuda")
+    assert isinstance(convert_sync_batchnorm(nn.BatchNorm1d(3), "cpu"), SharedBatchNorm)
+    assert convert_sync_batchnorm(shared, "cpu") is shared
+    cuda = convert_sync_batchnorm(heads(), "cuda")
     assert sum(isinstance(part, nn.SyncBatchNorm) for part in cuda) == 3
     assert list(cuda.state_dict()) == list(shared.state_dict())
 
@@ -185,4 +185,4 @@ def test_a_kind_of_its_own_is_refused() -> None:
 
     for device in ("cpu", "cuda"):
         with pytest.raises(InputError, match="0: a Own cannot be synchronised"):
-            synchronised(nn.Sequential(Own(3)), device)
+            convert_sync_batchnorm(nn.Sequential(Own(3)), device)

@@ -1,0 +1,130 @@
+"""`train` and `pretrain` as plain functions: a configuration in, the folder of a run out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from anyregion.errors import InputError
+from anyregion.recipes.loading import Training, as_words, read_training, upgrade_settings
+from anyregion.training.distributed import is_first
+from anyregion.training.loop import Callbacks, fit
+from anyregion.training.report import TrainingReport
+from anyregion.training.run_folder import read_settings, refuse_changes
+from anyregion.training.task import Task
+
+PRETRAINING = "r2o-small"
+"""The recipe of `pretrain` where none is named: of the packaged ones it needs the least machine."""
+
+
+def train(
+    config: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
+) -> TrainingReport:
+    """Train, or go on where the same call was ended.
+
+    Args:
+        config: a YAML file, the name of a packaged recipe, or the settings themselves.
+        out: the run's folder; what was learned is in its `model`.
+        settings: in place of the configuration's: `{"optimizer.lr": 1e-4, "compact.batch": 16}`, or
+            as words of a command line.
+        overwrite: begin anew where a run lies.
+        callbacks: called while it goes.
+
+    Raises:
+        InputError: settings or data that cannot be used, or other settings than the run had.
+        CheckpointError: a checkpoint is broken.
+        AnyRegionError: a loss that is not finite, or a full disk.
+    """
+    training = read_training(config, as_words(settings))
+    return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks or Callbacks())
+
+
+def pretrain(
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    config: str | Path | Mapping[str, Any] = PRETRAINING,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
+) -> TrainingReport:
+    """Pretrain a backbone with R2O on images without labels, or go on where the call was ended.
+
+    Args:
+        images: a folder, or several; searched through.
+        out: the run's folder; the backbone is in its `model`. Label maps are computed once, into
+            `priors` beside it unless `r2o.cache` says otherwise.
+        config, settings, overwrite, callbacks: see `train`.
+
+    Raises:
+        InputError: no images, too many broken ones, or what `train` raises.
+    """
+    out, callbacks = Path(out), callbacks or Callbacks()
+    folders = [images] if isinstance(images, str | Path) else list(images)
+    if not folders:
+        raise InputError("give a folder of images")
+    words = as_words(settings)
+    # absolute, for a run to go on with the same images wherever its command is given
+    absolute = [str(Path(folder).expanduser().absolute()) for folder in folders]
+    previous = None if overwrite else read_settings(out)
+    epoch_images = ((previous or {}).get("r2o") or {}).get("epoch_images")
+    # what an epoch was when the run began: as many steps, though an image was lost since
+    begun = {} if epoch_images is None else {"r2o.epoch_images": epoch_images}
+    words = [*as_words({"r2o.images": absolute, **begun}), *words]
+    training = read_training(config, words, task="r2o")
+    if training.settings.cache is None:
+        cache = str(out.absolute().parent / "priors")
+        training = replace(training, settings=replace(training.settings, cache=cache))
+
+    def record(task: Task) -> dict[str, Any]:
+        if previous is not None:
+            return training.task_settings()
+        counted = replace(training.settings, epoch_images=task.epoch_images)  # type: ignore[attr-defined]
+        return replace(training, settings=counted).task_settings()
+
+    return _run(training, out, overwrite=overwrite, callbacks=callbacks, record=record)
+
+
+def _run(
+    training: Training,
+    out: Path,
+    *,
+    overwrite: bool,
+    callbacks: Callbacks,
+    record: Callable[[Task], dict[str, Any]] | None = None,
+) -> TrainingReport:
+    """Build the task and fit it.
+
+    Args:
+        record: the task's part of `config.yaml`, where building the task decides some of it.
+    """
+    if not overwrite and (previous := read_settings(out)) is not None:
+        # before anything is computed; `fit` compares all settings
+        settings, previous = training.task_settings(), upgrade_settings(previous)
+        stated = {key: previous[key] for key in settings if key in previous}
+        refuse_changes(out, settings, stated, training.may_change)
+    if not is_first():
+        callbacks = Callbacks()
+    task = training.build(progress=callbacks.prepare)
+    for text in task.notes():
+        callbacks.note(text)
+    report = fit(
+        task,
+        training.loop,
+        out,
+        settings=training.task_settings() if record is None else record(task),
+        overwrite=overwrite,
+        may_change=training.may_change,
+        upgrade=upgrade_settings,
+        callbacks=callbacks,
+    )
+    for text in task.notes(trained=True):
+        callbacks.note(text)
+    return report
