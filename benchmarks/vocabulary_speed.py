@@ -22,9 +22,9 @@ import numpy as np
 import open_clip
 import torch
 
-from anyregion.vlms.clip import clip_from_openai_state_dict
 from anyregion.vlms.model import FrozenVLM
-from anyregion.vlms.templates import CLIP_TEMPLATES
+from anyregion.vlms.openai_clip import clip_from_openai_state_dict
+from anyregion.vlms.text import CLIP_TEMPLATES
 from anyregion.vocabulary import Vocabulary, encode_vocabulary
 
 

@@ -14,7 +14,7 @@ from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.regionspot.pretrained import Pretrained, adapter_from_state, write_folder
 from anyregion.torch_utils.devices import check_device
 from anyregion.torch_utils.weights import read_state_dict, write_tensors
-from anyregion.vlms.clip import clip_from_openai_state_dict
+from anyregion.vlms.openai_clip import clip_from_openai_state_dict
 
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 # the published weights: widths of the feature map and the words -> the CLIP they were trained with

@@ -1,4 +1,4 @@
-"""From a name or a path to a vision-language model."""
+"""Loading of vision-language models by hub name, folder or file."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import torch
 from anyregion.errors import InputError, MissingExtraError, require
 from anyregion.torch_utils.hub import first_line, load_config, load_model
 from anyregion.torch_utils.weights import read_state_dict
-from anyregion.vlms.attention import Dense
-from anyregion.vlms.clip import build_openai_clip, wrap_clip
+from anyregion.vlms.clip import wrap_clip
+from anyregion.vlms.dense import Dense
 from anyregion.vlms.model import FrozenVLM
 from anyregion.vlms.open_clip import load_open_clip
-from anyregion.vlms.options import VlmOptions
+from anyregion.vlms.openai_clip import build_openai_clip
+from anyregion.vlms.protocol import VlmOptions
 from anyregion.vlms.siglip import wrap_siglip
 
 OPEN_CLIP = "open_clip:"
 
+# `model_type` of a `transformers` configuration -> the function that wraps such a model
 BUILDERS = {
     "clip": wrap_clip,
     "metaclip_2": wrap_clip,
     "siglip": wrap_siglip,
     "siglip2": wrap_siglip,
 }
-"""`model_type` of a `transformers` configuration to the function that wraps such a model."""
 
 
 def load_vlm(

@@ -1,4 +1,4 @@
-"""`FrozenVLM`: what all vision-language models share, around one library's image tower."""
+"""`FrozenVLM`, the `VisionLanguageModel` of every library; what differs is a `VisionTower`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from torch import Tensor
 from anyregion.baselines.embedder import DenseMap
 from anyregion.images import Pixels
 from anyregion.torch_utils.weights import fingerprint
-from anyregion.vlms.attention import Dense
-from anyregion.vlms.options import VlmOptions
+from anyregion.vlms.dense import Dense
 from anyregion.vlms.preprocess import squash
-from anyregion.vlms.protocol import FeatureMap
+from anyregion.vlms.protocol import FeatureMap, VlmOptions
 from anyregion.vlms.text import BatchedTextEncoder
 from anyregion.vocabulary import TextEncoder
 
@@ -44,7 +43,7 @@ class VisionTower(Protocol):
     std: Sequence[float]
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        """The last layer's output `(B, T, D)` before the final norm."""
+        """The last layer's output `(B, T, D)`, class token first, before the final norm."""
         ...
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -56,11 +55,11 @@ class VisionTower(Protocol):
         ...
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
-        """All tensors that the image side's answers depend on, by name."""
+        """All tensors that the image side's outputs depend on, by name."""
         ...
 
     def describe(self) -> str:
-        """What the answers depend on beside the weights: activation, heads, eps; no paths."""
+        """What the outputs depend on beside the weights: activation, heads, eps; no paths."""
         ...
 
 
@@ -105,7 +104,7 @@ class FrozenVLM:
     def fingerprint(self) -> str:
         """Hash of the image side (weights, configuration, input), how it runs, and the text side.
 
-        Computed when first asked for: the weights are frozen, and may be gigabytes.
+        Computed on first use: the weights are frozen, and may be gigabytes.
         """
         return fingerprint(
             self.vision.weights(),
@@ -148,23 +147,23 @@ class FrozenVLM:
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Embed whole images of any sizes, `(len(images), E)`, not normalised."""
         parts = self._run(images, self.vision.embed, True)
-        embedded: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-        return embedded
+        embeddings: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        return embeddings
 
     def dense_features(self, images: Sequence[Pixels]) -> list[DenseMap]:
-        """Every cell of each image in the words' space; see `attention` for how.
+        """Every cell of each image in the words' space; see `vlms.dense` for how.
 
         Raises:
             InputError: the architecture has no such cells.
         """
-        how = self._options.dense
-        parts = self._run(images, lambda pixels: self.vision.dense(pixels, how), True)
-        cells = [cell.reshape(*self.vision.grid, -1) for part in parts for cell in part]
+        dense = self._options.dense
+        parts = self._run(images, lambda pixels: self.vision.dense(pixels, dense), True)
+        maps = [cells.reshape(*self.vision.grid, -1) for part in parts for cells in part]
         # patches that do not divide the input leave a strip right and below uncovered
-        covered = [side * self.vision.stride / self.image_size for side in self.vision.grid]
+        down, across = (side * self.vision.stride / self.image_size for side in self.vision.grid)
         return [
-            DenseMap(cell.cpu().numpy(), (image.shape[0] * covered[0], image.shape[1] * covered[1]))
-            for image, cell in zip(images, cells, strict=True)
+            DenseMap(cells.cpu().numpy(), (image.shape[0] * down, image.shape[1] * across))
+            for image, cells in zip(images, maps, strict=True)
         ]
 
     def project(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -172,15 +171,16 @@ class FrozenVLM:
         return pooled
 
     def _run(
-        self, images: Sequence[Pixels], step: Callable[[Tensor], Tensor], antialias: bool
+        self, images: Sequence[Pixels], forward: Callable[[Tensor], Tensor], antialias: bool
     ) -> list[Tensor]:
-        if not images:  # shapes of nothing: those of one black pixel, cut to no rows
-            return [part[:0] for part in self._run([_BLACK], step, antialias)]
+        """What `forward` makes of the images, `batch_size` at a time: `(b, ...)` float32 each."""
+        if not images:  # the shapes of one black pixel's, cut to no rows
+            return [part[:0] for part in self._run([_BLACK], forward, antialias)]
         size = self._options.batch_size
         parts = []
         for start in range(0, len(images), size):
             pixels = self.preprocess(images[start : start + size], antialias=antialias)
             # no_grad, not inference_mode: an adapter is trained on these feature maps
             with torch.no_grad(), self._options.autocast():
-                parts.append(step(pixels).float())
+                parts.append(forward(pixels).float())
         return parts

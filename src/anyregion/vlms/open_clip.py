@@ -1,9 +1,9 @@
-"""Anything of `open_clip`: its own ViTs, ResNets, and `timm` towers."""
+"""Models of `open_clip`: CLIP, SigLIP, CoCa with its own ViTs, ResNets, and `timm` towers."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from anyregion.errors import CheckpointError, InputError
 from anyregion.torch_utils.weights import read_state_dict
-from anyregion.vlms import openai_format
 from anyregion.vlms.model import FrozenVLM, VisionTower
 from anyregion.vlms.open_clip_towers import (
     ResNetTower,
@@ -21,10 +20,17 @@ from anyregion.vlms.open_clip_towers import (
     VitTower,
     describe_layers,
 )
-from anyregion.vlms.options import VlmOptions
-from anyregion.vlms.pretrained import tokenizer_hash
-from anyregion.vlms.templates import CLIP_TEMPLATES, SIGLIP_TEMPLATES
-from anyregion.vlms.text import BatchedTextEncoder, first_of, largest
+from anyregion.vlms.protocol import VlmOptions
+from anyregion.vlms.text import (
+    CLIP_TEMPLATES,
+    SIGLIP_TEMPLATES,
+    BatchedTextEncoder,
+    Tokenizer,
+    first_of,
+    largest,
+    tokenizer_hash,
+    unknown_piece,
+)
 
 _OPEN_CLIP_ERRORS = (
     RuntimeError, OSError, ValueError, KeyError, AttributeError, EOFError, AssertionError,
@@ -47,14 +53,13 @@ def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> Fr
     """
     import open_clip
 
-    brings_weights = name.startswith(("hf-hub:", "local-dir:"))
-    if pretrained is None and not brings_weights:
+    if pretrained is None and not name.startswith(("hf-hub:", "local-dir:")):
         tags = [tag for model, tag in open_clip.list_pretrained() if model == name]
         raise InputError(
             f"open_clip:{name}: say which weights, a tag or a file"
             + (f": {', '.join(tags)}" if tags else "; and there is no such model")
         )
-    shown = f"open_clip:{name}" + ("" if pretrained is None else f"/{pretrained}")
+    full_name = f"open_clip:{name}" + ("" if pretrained is None else f"/{pretrained}")
     is_file = pretrained is not None and Path(pretrained).is_file()
     try:
         model = open_clip.create_model(
@@ -69,33 +74,12 @@ def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> Fr
         reason = str(error).strip().split("\n", 1)[0][:300]
         if is_file:
             read_state_dict(str(pretrained))  # says what is wrong with the file itself
-            raise CheckpointError(f"{shown}: weights of another architecture ({reason})") from None
+            wrong = f"weights of another architecture ({reason})"
+            raise CheckpointError(f"{full_name}: {wrong}") from None
         raise InputError(
-            f"{shown}: {reason}. Check name, tag and connection, or give a local checkpoint"
+            f"{full_name}: {reason}. Check name, tag and connection, or give a local checkpoint"
         ) from None
-    return wrap_open_clip(model, tokenizer, shown, options)
-
-
-def build_openai_resnet(
-    state_dict: Mapping[str, Tensor], name: str, options: VlmOptions
-) -> FrozenVLM:
-    """A ResNet of OpenAI's CLIP from weights under OpenAI's names; the sizes come from them.
-
-    Raises:
-        CheckpointError: tensors are missing, unknown or of sizes that do not fit together.
-    """
-    from open_clip import SimpleTokenizer
-    from open_clip.model import build_model_from_openai_state_dict
-
-    weights = {k: v for k, v in state_dict.items() if k not in openai_format.NOT_WEIGHTS}
-    try:
-        model = build_model_from_openai_state_dict(dict(weights), cast_dtype=torch.float32)
-        # the builder goes through half precision
-        model.float().load_state_dict(weights)
-    except (RuntimeError, KeyError, IndexError, AssertionError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{name}: not the weights of OpenAI's CLIP: {error}") from None
-    tokenizer = SimpleTokenizer(context_length=model.context_length)
-    return wrap_open_clip(model, tokenizer, name, options)
+    return wrap_open_clip(model, tokenizer, full_name, options)
 
 
 def wrap_open_clip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:
@@ -115,6 +99,7 @@ def wrap_open_clip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -
     return FrozenVLM(
         name=name,
         vision=_tower(model, options.image_size),
+        # a sigmoid model has a bias, and SigLIP's template
         text=_text(model, tokenizer, CLIP_TEMPLATES if bias is None else SIGLIP_TEMPLATES, options),
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=0.0 if bias is None else float(bias.detach()),
@@ -142,51 +127,46 @@ def _text(
     # CLIP keeps its text side in the open, its successors in a module of its own
     side = getattr(model, "text", None) or model
     context: int = model.context_length
-    inner = getattr(tokenizer, "tokenizer", None)
-    unknown = getattr(inner, "unk_token_id", None)
-    if inner is not None and unknown in (inner.eos_token_id, inner.pad_token_id):
-        unknown = None
-    end_of = _end_of(model, side)
+    inner = getattr(tokenizer, "tokenizer", None)  # of `transformers`, where it wraps one
+    end_of = _end_of(side)
 
     def weights() -> Iterable[tuple[str, Tensor]]:
         for name, tensor in side.state_dict().items():
             if not name.startswith(("visual.", "logit_")):
                 yield name, tensor
 
-    def kind() -> str:
-        reads = type(tokenizer).__name__ if inner is None else tokenizer_hash(inner)
-        return f"open_clip {reads} {context} {describe_layers(side)}"
-
-    def tokenize(texts: list[str]) -> Tensor:
+    def encode(texts: list[str]) -> Tensor:
         if not texts:
             return torch.zeros((0, context), dtype=torch.long)
         ids: Tensor = tokenizer(texts, context_length=context)
         return ids
 
-    def whole(ids: Tensor) -> Tensor:
-        embedded: Tensor = model.encode_text(ids, normalize=False)
-        return embedded
+    def describe_tokenizer() -> str:
+        return type(tokenizer).__name__ if inner is None else tokenizer_hash(inner)
 
-    def cut(ids: Tensor) -> Tensor:
-        return _encode_cut(side, ids, end_of or largest)
+    def forward(ids: Tensor) -> Tensor:
+        if end_of is not None:
+            return _encode_cut(side, ids, end_of)
+        embeddings: Tensor = model.encode_text(ids, normalize=False)
+        return embeddings
 
     with torch.inference_mode():
         probe = torch.zeros((1, context), dtype=torch.long, device=options.device)
-        width = whole(probe).shape[1]
+        width = model.encode_text(probe, normalize=False).shape[1]
+    unknown = None if inner is None else unknown_piece(inner)
     return BatchedTextEncoder(
-        tokenize=tokenize,
-        forward=whole if end_of is None else cut,
+        tokenizer=Tokenizer(encode, describe_tokenizer, unknown),
+        forward=forward,
         end_of=end_of,
         weights=weights,
-        kind=kind,
+        describe=lambda: f"open_clip {describe_tokenizer()} {context} {describe_layers(side)}",
         templates=templates,
         embed_width=width,
-        unknown=unknown,
         options=options,
     )
 
 
-def _end_of(model: Any, side: Any) -> Callable[[Tensor], Tensor] | None:
+def _end_of(side: Any) -> Callable[[Tensor], Tensor] | None:
     """How a causal tower finds the position it reads; None where texts must stay whole."""
     mask = getattr(side, "attn_mask", None)
     if mask is None or getattr(side, "cls_emb", None) is not None:
@@ -203,16 +183,17 @@ def _end_of(model: Any, side: Any) -> Callable[[Tensor], Tensor] | None:
 
 
 def _encode_cut(side: Any, ids: Tensor, end_of: Callable[[Tensor], Tensor]) -> Tensor:
-    # open_clip's own encode_text adds all 77 positions, so it cannot take shorter texts
+    """Embeddings `(b, E)` of ids `(b, l)`, where the model's own `encode_text` needs all 77."""
     length = ids.shape[1]
     cast = side.transformer.get_cast_dtype()
+    # (b, l, D)
     x = side.token_embedding(ids).to(cast) + side.positional_embedding[:length].to(cast)
     x = side.ln_final(side.transformer(x, attn_mask=side.attn_mask[:length, :length]))
-    x = x[torch.arange(len(ids), device=ids.device), end_of(ids)]
+    x = x[torch.arange(len(ids), device=ids.device), end_of(ids)]  # (b, D)
     projection = side.text_projection
     if isinstance(projection, torch.nn.Linear):
         x = projection(x)
     elif projection is not None:
         x = x @ projection
-    embedded: Tensor = x
-    return embedded
+    embeddings: Tensor = x
+    return embeddings

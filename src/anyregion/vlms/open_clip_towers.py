@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from anyregion.errors import InputError
-from anyregion.vlms.attention import Dense, LastLayer, from_open_clip, from_timm, run_dense
+from anyregion.vlms.dense import Dense, LastLayer, from_open_clip, from_timm, run_dense
 from anyregion.vlms.preprocess import resize_positions, square_grid
 
-_RESNET_STRIDE = 32
+_RESNET_STRIDE = 32  # of the last stage in every ResNet of CLIP
 _NOT_DENSE = "this image tower has no dense features in the words' space; crop its regions instead"
 
+# plain attributes of layers that change no output, but differ between machines and folders
 _NO_SETTINGS = frozenset({"training", "fused_attn", "name_or_path"})
-"""Plain attributes of layers that change no answer, but differ between machines and folders."""
 
 
 class VitTower:

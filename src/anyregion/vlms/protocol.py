@@ -1,15 +1,19 @@
-"""What RegionSpot and the training-free recognisers need of a vision-language model."""
+"""The protocol of vision-language models, and the options that they run with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
+import torch
 from torch import Tensor
 
 from anyregion.baselines.embedder import ImageEmbedder
+from anyregion.errors import InputError
 from anyregion.images import Pixels
+from anyregion.torch_utils.devices import check_device
+from anyregion.vlms.dense import Dense
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,7 @@ class FeatureMap:
 
 
 class VisionLanguageModel(ImageEmbedder, Protocol):
-    """A frozen model that knows what an image and a text mean; its text side is `text`.
+    """A frozen model that embeds images and texts in one space; its text side is `text`.
 
     Attributes:
         feature_width: `D` of the feature map.
@@ -47,3 +51,41 @@ class VisionLanguageModel(ImageEmbedder, Protocol):
             antialias: False is the published interactive predictor's resize.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlmOptions:
+    """How a vision-language model runs: where, how large, how many at a time, how exactly.
+
+    Attributes:
+        device: `cpu`, `cuda`, ...
+        image_size: side of the square input; None for the model's own. Positions are resized.
+        batch_size, text_batch_size: images and texts encoded at a time.
+        dtype: bfloat16 or float16 run under autocast; weights stay float32.
+        dense: how `dense_features` changes the last layer (see `vlms.dense`); without training
+            SCLIP's cells are named better than MaskCLIP's (Wang et al. 2024).
+
+    Raises:
+        InputError: a device that is not here, an unknown `dense`, or a batch of less than one.
+    """
+
+    device: str | torch.device = "cpu"
+    image_size: int | None = None
+    batch_size: int = 16
+    text_batch_size: int = 64
+    dtype: torch.dtype = torch.float32
+    dense: Dense = "sclip"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        if self.dense not in get_args(Dense):
+            choices = ", ".join(get_args(Dense))
+            raise InputError(f"dense must be one of {choices}, not {self.dense!r}")
+        for name in ("batch_size", "text_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def autocast(self) -> torch.autocast:
+        """The context that models run in; it does nothing for float32."""
+        low = self.dtype != torch.float32
+        return torch.autocast(torch.device(self.device).type, dtype=self.dtype, enabled=low)

@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2 through `transformers`."""
+"""SigLIP and SigLIP 2 as `transformers` has them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from torch.nn import functional as F
 
 from anyregion.errors import CheckpointError
 from anyregion.torch_utils.weights import config_json
-from anyregion.vlms.attention import Dense, LastLayer, from_transformers, run_dense, run_layers
+from anyregion.vlms.dense import Dense, LastLayer, from_transformers, run_dense
 from anyregion.vlms.model import FrozenVLM
-from anyregion.vlms.options import VlmOptions
 from anyregion.vlms.preprocess import HALF, set_grid, square_grid
-from anyregion.vlms.pretrained import (
-    padded,
-    tokenizer_hash,
-    unknown_piece,
-)
-from anyregion.vlms.templates import SIGLIP_TEMPLATES
-from anyregion.vlms.text import BatchedTextEncoder
+from anyregion.vlms.protocol import VlmOptions
+from anyregion.vlms.text import SIGLIP_TEMPLATES, BatchedTextEncoder, pad_to_context
 
 
 class SiglipTower:
@@ -39,8 +33,8 @@ class SiglipTower:
         self.stride: int = config.patch_size
         self._flexible = config.model_type == "siglip2_vision_model"
         # SigLIP 2's flexible models name a number of patches, not a size
-        own = round(config.num_patches**0.5) * self.stride if self._flexible else config.image_size
-        self.image_size: int = image_size or own
+        side = round(config.num_patches**0.5) * self.stride if self._flexible else config.image_size
+        self.image_size: int = image_size or side
         self.grid = square_grid(self.image_size, self.stride)
         self.feature_width: int = config.hidden_size
         self.embed_width: int = config.hidden_size
@@ -50,22 +44,36 @@ class SiglipTower:
         if not self._flexible:
             set_grid(self._vision.embeddings, self.grid, self.image_size, class_rows=0)
 
-    def tokens(self, pixels: Tensor) -> Tensor:
-        return run_layers(self._vision.encoder.layers, self._embedded(pixels))
+    def tokens(self, pixels: Tensor, *, skip: int = 0) -> Tensor:
+        """See `VisionTower`; `skip` leaves out the last layers."""
+        if self._flexible:
+            # the flexible models take patches, each row by row with its channels last
+            (h, w), p = self.grid, self.stride
+            cut = pixels[:, :, : h * p, : w * p].reshape(len(pixels), 3, h, p, w, p)
+            patches = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (B, h w, 3 p p)
+            shapes = torch.tensor([self.grid]).expand(len(pixels), 2)
+            x = self._vision.embeddings(patches, shapes)
+        else:
+            x = self._vision.embeddings(pixels)  # (B, h w, D)
+        layers = self._vision.encoder.layers
+        for layer in layers[: len(layers) - skip]:
+            x = layer(x, None)
+        return x  # type: ignore[no-any-return]
 
     def embed(self, pixels: Tensor) -> Tensor:
-        embedded: Tensor = self._vision.head(self._vision.post_layernorm(self.tokens(pixels)))
-        return embedded
+        embeddings: Tensor = self._vision.head(self._vision.post_layernorm(self.tokens(pixels)))
+        return embeddings
 
     def dense(self, pixels: Tensor, dense: Dense) -> Tensor:
-        x = run_layers(self._vision.encoder.layers[:-1], self._embedded(pixels))
-        x = self._vision.post_layernorm(run_dense(self._last, x, dense))
+        x = run_dense(self._last, self.tokens(pixels, skip=1), dense)
+        x = self._vision.post_layernorm(x)  # (B, h w, D)
         head, width = self._vision.head, self.feature_width
-        pool = head.attention
-        values = F.linear(x, pool.in_proj_weight[-width:], pool.in_proj_bias[-width:])
-        pooled = pool.out_proj(values)
-        embedded: Tensor = pooled + head.mlp(head.layernorm(pooled))
-        return embedded
+        attention = head.attention
+        # the last third of the stacked projections is that of the values
+        values = F.linear(x, attention.in_proj_weight[-width:], attention.in_proj_bias[-width:])
+        pooled = attention.out_proj(values)
+        embeddings: Tensor = pooled + head.mlp(head.layernorm(pooled))
+        return embeddings
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         yield from self._vision.state_dict().items()
@@ -77,28 +85,16 @@ class SiglipTower:
     def _last(self) -> LastLayer:
         return from_transformers(self._vision.encoder.layers[-1])
 
-    def _embedded(self, pixels: Tensor) -> Tensor:
-        if not self._flexible:
-            embedded: Tensor = self._vision.embeddings(pixels)
-            return embedded
-        # the flexible models take patches, each row by row with its channels last
-        (h, w), p = self.grid, self.stride
-        cut = pixels[:, :, : h * p, : w * p].reshape(len(pixels), 3, h, p, w, p)
-        patches = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        shapes = torch.tensor([self.grid]).expand(len(pixels), 2)
-        flexible: Tensor = self._vision.embeddings(patches, shapes)
-        return flexible
-
 
 def wrap_siglip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:
-    """SigLIP or SigLIP 2, as `transformers` loaded it; it is taken over.
+    """SigLIP or SigLIP 2 as `transformers` loaded it; it is taken over and frozen.
 
     Texts are lower-cased and padded to the full context, as they were in training. Images are
     squashed to a square in every case; the flexible SigLIP 2 models (`naflex`) take their square
     grid of patches then. SigLIP 1's tokenizer needs the packages sentencepiece and protobuf.
 
     Args:
-        model: the frozen model, float32.
+        model: float32.
         tokenizer: the one that belongs to it.
         name: what to call it.
         options: how it runs.
@@ -106,26 +102,23 @@ def wrap_siglip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> F
     Raises:
         CheckpointError: a model without pooling head.
     """
-    context = model.config.text_config.max_position_embeddings
     vision = SiglipTower(model.requires_grad_(False).eval(), options.image_size)
     model.to(options.device)
-
-    def weights() -> Iterable[tuple[str, Tensor]]:
-        yield from model.text_model.state_dict().items()
+    config = model.config.text_config
+    encode = pad_to_context(tokenizer, config.max_position_embeddings, lower=True)
 
     def forward(ids: Tensor) -> Tensor:
-        embedded: Tensor = model.text_model(input_ids=ids).pooler_output
-        return embedded
+        embeddings: Tensor = model.text_model(input_ids=ids).pooler_output
+        return embeddings
 
     text = BatchedTextEncoder(
-        tokenize=padded(tokenizer, context, lower=True),
+        tokenizer=encode,
         forward=forward,
         end_of=None,
-        weights=weights,
-        kind=lambda: f"{tokenizer_hash(tokenizer)} {config_json(model.config.text_config)}",
+        weights=lambda: model.text_model.state_dict().items(),
+        describe=lambda: f"{encode.describe()} {config_json(config)}",
         templates=SIGLIP_TEMPLATES,
         embed_width=vision.embed_width,
-        unknown=unknown_piece(tokenizer),
         options=options,
     )
     return FrozenVLM(

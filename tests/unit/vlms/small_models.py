@@ -9,11 +9,11 @@ import numpy as np
 import open_clip
 import torch
 
-from anyregion.vlms.clip import build_openai_clip
 from anyregion.vlms.loading import load_vlm
 from anyregion.vlms.model import FrozenVLM
 from anyregion.vlms.open_clip import wrap_open_clip
-from anyregion.vlms.options import VlmOptions
+from anyregion.vlms.openai_clip import build_openai_clip
+from anyregion.vlms.protocol import VlmOptions
 
 TEXTS = ["a photo of a cat.", "dog", "a black and white photo of the traffic light.", "dog", "été"]
 

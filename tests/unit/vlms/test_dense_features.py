@@ -14,8 +14,8 @@ open_clip = pytest.importorskip("open_clip")
 
 from anyregion.errors import CheckpointError, InputError  # noqa: E402
 from anyregion.vlms.open_clip import wrap_open_clip  # noqa: E402
-from anyregion.vlms.options import VlmOptions  # noqa: E402
 from anyregion.vlms.preprocess import resize_positions, squash  # noqa: E402
+from anyregion.vlms.protocol import VlmOptions  # noqa: E402
 from tests.unit.vlms.small_models import VIT, load, openai_clip, photos  # noqa: E402
 
 
@@ -37,7 +37,7 @@ def test_cells_of_a_plain_image_are_equal_without_positions(
 
 def test_maskclip_cell_sees_only_itself_in_the_last_layer() -> None:
     # with one layer before it, changing one cell of the last layer's input moves that cell alone
-    from anyregion.vlms.attention import from_transformers, run_dense
+    from anyregion.vlms.dense import from_transformers, run_dense
 
     layer = from_transformers(openai_clip().vision._vision.encoder.layers[-1])
     x = torch.randn(1, 17, 128)
@@ -50,7 +50,7 @@ def test_maskclip_cell_sees_only_itself_in_the_last_layer() -> None:
 
 
 def test_sclip_is_the_sum_of_two_correlations() -> None:
-    from anyregion.vlms.attention import from_transformers, run_dense
+    from anyregion.vlms.dense import from_transformers, run_dense
 
     module = openai_clip().vision._vision.encoder.layers[-1]
     x = torch.randn(2, 17, 128)

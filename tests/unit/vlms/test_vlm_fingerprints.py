@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 open_clip = pytest.importorskip("open_clip")
 
-from anyregion.vlms.clip import clip_from_openai_state_dict  # noqa: E402
 from anyregion.vlms.loading import load_vlm  # noqa: E402
 from anyregion.vlms.model import FrozenVLM  # noqa: E402
 from anyregion.vlms.open_clip import wrap_open_clip  # noqa: E402
-from anyregion.vlms.options import VlmOptions  # noqa: E402
+from anyregion.vlms.openai_clip import clip_from_openai_state_dict  # noqa: E402
+from anyregion.vlms.protocol import VlmOptions  # noqa: E402
 from tests.unit.vlms.small_models import (  # noqa: E402
     RESNET,
     VIT,

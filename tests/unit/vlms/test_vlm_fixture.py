@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 open_clip = pytest.importorskip("open_clip")
 
-from anyregion.vlms.clip import clip_from_openai_state_dict  # noqa: E402
+from anyregion.vlms.openai_clip import clip_from_openai_state_dict  # noqa: E402
 from anyregion.vlms.preprocess import resize_positions  # noqa: E402
-from anyregion.vlms.templates import CLIP_TEMPLATES  # noqa: E402
+from anyregion.vlms.text import CLIP_TEMPLATES  # noqa: E402
 from anyregion.vocabulary import Vocabulary, encode_vocabulary  # noqa: E402
 from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
 

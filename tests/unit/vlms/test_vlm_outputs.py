@@ -12,11 +12,10 @@ pytest.importorskip("transformers")
 open_clip = pytest.importorskip("open_clip")
 
 from anyregion.errors import InputError  # noqa: E402
-from anyregion.vlms.clip import build_openai_clip  # noqa: E402
 from anyregion.vlms.loading import load_vlm  # noqa: E402
 from anyregion.vlms.open_clip import wrap_open_clip  # noqa: E402
-from anyregion.vlms.options import VlmOptions  # noqa: E402
-from anyregion.vlms.protocol import VisionLanguageModel  # noqa: E402
+from anyregion.vlms.openai_clip import build_openai_clip  # noqa: E402
+from anyregion.vlms.protocol import VisionLanguageModel, VlmOptions  # noqa: E402
 from tests.unit.vlms.small_models import (  # noqa: E402
     MODELS,
     RESNET,
@@ -175,15 +174,15 @@ def test_openai_state_dict_gives_the_same_model() -> None:
 
 
 def test_openai_names_survive_the_round_trip() -> None:
-    from anyregion.vlms import openai_format
+    from anyregion.vlms import openai_clip
 
     weights = small_open_clip("vit", **VIT).state_dict()
-    config = openai_format.config_of(weights)
+    config = openai_clip.config_of(weights)
     assert config["projection_dim"] == 48
     assert config["vision_config"]["num_attention_heads"] == 2
     assert config["vision_config"]["image_size"] == 32
     assert config["text_config"]["num_hidden_layers"] == 2
-    renamed = openai_format.to_transformers(weights)
+    renamed = openai_clip.to_transformers(weights)
     back = torch.cat(
         [renamed[f"vision_model.encoder.layers.1.self_attn.{x}_proj.weight"] for x in "qkv"]
     )

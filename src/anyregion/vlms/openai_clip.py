@@ -1,4 +1,4 @@
-"""OpenAI's layout of CLIP's weights, turned into `transformers`' `CLIPModel`."""
+"""Checkpoints of CLIP in OpenAI's layout, converted to models of `transformers` or `open_clip`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyregion.errors import CheckpointError
+from anyregion.errors import CheckpointError, require
+from anyregion.vlms.clip import assemble_clip
+from anyregion.vlms.model import FrozenVLM
+from anyregion.vlms.open_clip import wrap_open_clip
+from anyregion.vlms.protocol import VlmOptions
+from anyregion.vlms.text import Tokenizer, largest
 
-HEAD_WIDTH = 64
-"""OpenAI's CLIP has heads of this width everywhere; the weights themselves do not tell."""
-
-NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
-"""Integers that OpenAI's own archives carry beside the weights."""
-
-_ANCHOR = "visual.conv1.weight"
+# the width of every attention head in OpenAI's CLIPs; the weights themselves do not tell
+_HEAD_WIDTH = 64
+# integers that OpenAI's own archives carry beside the weights
+_NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
+_PATCH_EMBED = "visual.conv1.weight"
 _BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 _IN_BLOCK = {
     "attn.out_proj": "self_attn.out_proj",
@@ -46,23 +49,82 @@ _TRANSPOSED = {
 }
 
 
-def without_prefix(state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def clip_from_openai_state_dict(
+    state_dict: Mapping[str, Tensor],
+    *,
+    name: str = "CLIP",
+    device: str | torch.device = "cpu",
+    image_size: int | None = None,
+) -> FrozenVLM:
+    """`build_openai_clip`, which see, with the usual options but for device and image size."""
+    return build_openai_clip(state_dict, name, VlmOptions(device=device, image_size=image_size))
+
+
+def build_openai_clip(
+    state_dict: Mapping[str, Tensor], name: str, options: VlmOptions
+) -> FrozenVLM:
+    """CLIP from weights under OpenAI's names (`visual.*`, `transformer.*`, `text_projection`, ...).
+
+    All sizes are read from the tensors; heads are 64 wide and the activation is QuickGELU, as in
+    every CLIP of OpenAI. Weights trained by `open_clip` have the same names but may use GELU,
+    which no tensor tells: load those with `load_open_clip`. Texts are read by OpenAI's tokenizer;
+    those of more than the context's tokens are cut, the end-of-text token kept.
+
+    Args:
+        state_dict: a ViT or a ResNet (RN50, ...), in any precision; it is not changed. The names
+            may have a common prefix (a RegionSpot checkpoint holds a CLIP); the rest is left alone.
+        name: what to call the model.
+        options: how it runs.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown or of sizes that do not fit together.
+        MissingExtraError: a package is missing.
+    """
+    require("torch", "torch", "transformers", "open_clip")
+    state_dict = _without_prefix(state_dict)
+    if "visual.attnpool.positional_embedding" in state_dict:
+        return _build_resnet(state_dict, name, options)
+    if "visual.proj" not in state_dict or "visual.class_embedding" not in state_dict:
+        first = next(iter(state_dict), "nothing")
+        raise CheckpointError(f"{name}: no weights under OpenAI's names, but {first}, ...")
+    from open_clip import SimpleTokenizer
+
+    model = _build_vit(state_dict)
+    text = model.config.text_config
+    tokenizer = SimpleTokenizer(context_length=text.max_position_embeddings)
+    if text.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{name}: an embedding of {text.vocab_size} tokens; OpenAI's tokenizer has "
+            f"{tokenizer.vocab_size}"
+        )
+    # the byte-level tokenizer spells everything: no piece is unknown
+    encode = Tokenizer(tokenizer, lambda: "OpenAI's tokenizer")
+    return assemble_clip(model, encode, largest, name, options)
+
+
+def _without_prefix(state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The CLIP inside a larger state dict, under its own names; all of it where there is none."""
-    prefixes = [key.removesuffix(_ANCHOR) for key in state_dict if key.endswith(f".{_ANCHOR}")]
+    inner = f".{_PATCH_EMBED}"
+    prefixes = [key.removesuffix(_PATCH_EMBED) for key in state_dict if key.endswith(inner)]
     if len(prefixes) != 1:
         return state_dict
     (prefix,) = prefixes
     return {k.removeprefix(prefix): t for k, t in state_dict.items() if k.startswith(prefix)}
 
 
-def is_openai_vit(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether these are OpenAI names and the image tower is a ViT."""
-    return "visual.proj" in state_dict and "visual.class_embedding" in state_dict
+def _build_resnet(state_dict: Mapping[str, Tensor], name: str, options: VlmOptions) -> FrozenVLM:
+    from open_clip import SimpleTokenizer
+    from open_clip.model import build_model_from_openai_state_dict
 
-
-def is_openai_resnet(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether these are OpenAI names and the image tower is a ResNet."""
-    return "visual.attnpool.positional_embedding" in state_dict
+    weights = {k: v for k, v in state_dict.items() if k not in _NOT_WEIGHTS}
+    try:
+        model = build_model_from_openai_state_dict(dict(weights), cast_dtype=torch.float32)
+        # the builder goes through half precision
+        model.float().load_state_dict(weights)
+    except (RuntimeError, KeyError, IndexError, AssertionError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{name}: not the weights of OpenAI's CLIP: {error}") from None
+    tokenizer = SimpleTokenizer(context_length=model.context_length)
+    return wrap_open_clip(model, tokenizer, name, options)
 
 
 def config_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -106,7 +168,7 @@ def to_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
-        if name in NOT_WEIGHTS:
+        if name in _NOT_WEIGHTS:
             continue
         value = tensor.detach().float()
         if name in _OUTSIDE:
@@ -130,12 +192,8 @@ def to_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def build(state_dict: Mapping[str, Tensor]) -> Any:
-    """A `CLIPModel` with these weights, in evaluation mode, on the CPU.
-
-    Raises:
-        CheckpointError: missing, unknown or misshapen tensors.
-    """
+def _build_vit(state_dict: Mapping[str, Tensor]) -> Any:
+    """A `CLIPModel` with these weights, in evaluation mode, on the CPU."""
     from transformers import CLIPConfig, CLIPModel
 
     config = CLIPConfig(**config_of(state_dict))
@@ -150,7 +208,7 @@ def build(state_dict: Mapping[str, Tensor]) -> Any:
     for tower in (model.text_model, model.vision_model):
         rows = tower.embeddings.position_embedding.weight.shape[0]
         tower.embeddings.position_ids = torch.arange(rows)[None]
-    return model.requires_grad_(False).eval()
+    return model
 
 
 def _tower(state_dict: Mapping[str, Tensor], prefix: str, width: int) -> dict[str, Any]:
@@ -158,13 +216,13 @@ def _tower(state_dict: Mapping[str, Tensor], prefix: str, width: int) -> dict[st
     layers = {int(m[1]) for name in state_dict if (m := pattern.match(name))}
     if not layers:
         raise CheckpointError(f"the checkpoint has no {prefix}.resblocks")
-    if width % HEAD_WIDTH:
-        raise CheckpointError(f"{prefix}: width {width} is no multiple of {HEAD_WIDTH}")
+    if width % _HEAD_WIDTH:
+        raise CheckpointError(f"{prefix}: width {width} is no multiple of {_HEAD_WIDTH}")
     hidden, _ = _shape(state_dict, f"{prefix}.resblocks.0.mlp.c_fc.weight", 2)
     return {
         "hidden_size": width,
         "num_hidden_layers": max(layers) + 1,
-        "num_attention_heads": width // HEAD_WIDTH,
+        "num_attention_heads": width // _HEAD_WIDTH,
         "intermediate_size": hidden,
         "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,

@@ -1,7 +1,7 @@
-"""The last transformer layer, changed so that each cell speaks for itself.
+"""Dense features of a ViT: its last layer changed so that each cell describes its own content.
 
-Contrastive training asks only the pooled token to make sense; in the last layer the cells'
-attention gathers what the pooled token needs, not what lies under the cell. MaskCLIP (Zhou et
+Contrastive training supervises the pooled token alone; in the last layer the cells' attention
+gathers what the pooled token needs, not what is under the cell. MaskCLIP (Zhou et
 al. 2022) drops queries and keys there: each cell keeps its own value. SCLIP (Wang et al. 2024,
 "correlative self-attention") lets cells attend to cells like themselves: softmax of query-query
 plus softmax of key-key similarity. Both keep the residual path and the MLP.
@@ -41,16 +41,9 @@ class LastLayer:
     scale2: Callable[[Tensor], Tensor]
 
 
-def run_layers(layers: Any, x: Tensor) -> Tensor:
-    """Layers of `transformers`, one after another as they are."""
-    for layer in layers:
-        x = layer(x, None)
-    return x
-
-
 def run_dense(layer: LastLayer, x: Tensor, dense: Dense) -> Tensor:
     """Run the layer on `(B, T, D)` with its attention changed as `dense` says."""
-    normed = layer.norm1(x)
+    normed = layer.norm1(x)  # (B, T, D)
     width = x.shape[-1]
     if dense == "maskclip":
         bias = None if layer.bias is None else layer.bias[-width:]
@@ -58,12 +51,12 @@ def run_dense(layer: LastLayer, x: Tensor, dense: Dense) -> Tensor:
     else:
         shape = (*x.shape[:2], layer.heads, width // layer.heads)
         parts = F.linear(normed, layer.weight, layer.bias).chunk(3, dim=-1)
-        q, k, v = (part.reshape(shape).transpose(1, 2) for part in parts)
-        alike = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
-        mixed = alike.transpose(1, 2).flatten(2)
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in parts)  # (B, H, T, d)
+        mixed = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
+        mixed = mixed.transpose(1, 2).flatten(2)  # (B, T, D)
     x = x + layer.scale1(layer.out(mixed))
-    scaled: Tensor = x + layer.scale2(layer.mlp(layer.norm2(x)))
-    return scaled
+    out: Tensor = x + layer.scale2(layer.mlp(layer.norm2(x)))
+    return out
 
 
 def from_transformers(layer: Any) -> LastLayer:
