@@ -86,6 +86,7 @@ def read_backbone(folder: Path) -> tuple[BackboneInfo, dict[str, Tensor]]:
     """
     info = _read_info(folder)
     state = read_state_dict(folder / WEIGHTS)
+    # other weights under this description would load, and be judged under a wrong name
     if fingerprint(state.items()) != info.fingerprint:
         raise CheckpointError(
             f"{folder}: {WEIGHTS} is not the one that {DESCRIPTION} was written for, or was "
@@ -125,6 +126,7 @@ def _read_info(folder: Path) -> BackboneInfo:
         raise CheckpointError(f"{path}: not of the format {FORMAT!r}")
     name, size, about = content.get("name"), content.get("size"), content.get("about", {})
     digest = content.get("fingerprint")
+    # a name goes into a message and into a library's registry: nothing but a name passes
     if not isinstance(name, str) or not re.fullmatch(r"(torchvision|timm)/[\w.]{1,100}", name):
         raise CheckpointError(f"{path}: name {str(name)[:100]!r} is no backbone's")
     if type(size) is not int or not 1 <= size <= 8192:

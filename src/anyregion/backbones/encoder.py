@@ -64,6 +64,7 @@ class Encoder(nn.Module):
         self.body = body
         self.size = size
         self.mean, self.std = mean, std
+        # a function beside the body, not a wrapper around it: the library's keys stay as they are
         self._run = run
 
     def forward(self, images: Tensor) -> Tensor:
@@ -84,6 +85,7 @@ class Encoder(nn.Module):
 
         The BatchNorms' running statistics stay as they are.
         """
+        # run, not computed: a padding or a patch of another size would make any formula wrong
         height, width = (size, size) if isinstance(size, int) else size
         parameter = next(self.parameters())
         blank = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)

@@ -83,6 +83,7 @@ def load_encoder(
         return build_encoder(str(where), size=size or 224, weights=weights)
     if weights is not None:
         raise InputError(f"{where}: a folder has its own weights; give a name with others")
+    # built with random weights first: the architecture comes from the library, never from the file
     info, state = read_backbone(folder)
     encoder = build_encoder(info.name, size=size or info.size)
     load_state(encoder, state, str(folder))
@@ -142,6 +143,7 @@ def _download_torchvision(encoder: Encoder, model: str) -> None:
         classifier = torchvision.models.get_model(model, weights=published, progress=False)
     except (OSError, RuntimeError) as error:  # no connection, or another hash
         raise _download_error(encoder.name, error) from error
+    # through the same checks as a file's: what belongs to the classifier is left out
     load_state(encoder, classifier.state_dict(), str(published))
     transforms = published.transforms()
     encoder.mean, encoder.std = tuple(transforms.mean), tuple(transforms.std)
@@ -157,6 +159,7 @@ def _download_error(name: str, error: Exception) -> AnyRegionError:
 
 def _freeze_unused(encoder: Encoder) -> None:
     """Freeze the parameters that the last map does not depend on, such as a head's."""
+    # in evaluation mode, so that a BatchNorm of one image's 1 x 1 map does not refuse
     with eval_mode(encoder), torch.enable_grad():
         total = encoder(torch.zeros(1, 3, encoder.size, encoder.size)).sum()
     parameters = list(encoder.parameters())

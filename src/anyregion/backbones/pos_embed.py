@@ -22,6 +22,7 @@ def patch_grid(height: int, width: int, patch: tuple[int, int]) -> tuple[int, in
     Raises:
         InputError: the sides are no multiple of the patch's.
     """
+    # refused rather than cropped: a map of part of an image would be taken for one of all
     rows, columns = height // patch[0], width // patch[1]
     if rows * patch[0] != height or columns * patch[1] != width or not rows * columns:
         raise InputError(
@@ -46,6 +47,7 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], *, prefix: int) -
     side = math.isqrt(max(count, 0))
     if not count or side**2 != count:
         raise ValueError(f"{count} positions are no square grid")
+    # as timm resamples; in float32, whatever the precision of the weights
     square = pos_embed[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, s, s)
     resized = interpolate(
         square.float(), size=grid, mode="bicubic", align_corners=False, antialias=True

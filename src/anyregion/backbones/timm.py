@@ -34,12 +34,14 @@ def build(name: str, size: int, *, pretrained: bool = False) -> Encoder:
     Raises:
         InputError: a size that does not fit, or a family that cannot be read at two depths.
     """
+    # convolutional models have no `img_size`; those with windows have no `dynamic_img_size`
     arguments = size_arguments(name, size)
     body: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     if not hasattr(body, "forward_intermediates"):
         raise _unsupported(name)
     if patch := patch_size(body):
         patch_grid(size, size, patch)
+    # `num_classes=0` leaves pooling heads and their norms, which the last map does not need
     for part in _CLASSIFIER:
         if isinstance(getattr(body, part, None), nn.Module):
             setattr(body, part, nn.Identity())
@@ -97,6 +99,7 @@ def _run_function(name: str, body: nn.Module) -> Run:
     if not strides:
         raise _unsupported(name)
     last = len(strides) - 1
+    # several stages may share a stride: the deepest of them is read
     finer = [i for i, stride in enumerate(strides) if 2 * stride == strides[-1]]
     if len(set(strides)) == 1 and last:
         intermediate = intermediate_depth(len(strides)) - 1
@@ -116,6 +119,7 @@ def size_arguments(name: str, size: int) -> dict[str, Any]:
     )
     for arguments in options:
         try:
+            # on the meta device even the largest ViT takes no memory
             with torch.device("meta"):
                 timm.create_model(name, num_classes=0, **arguments)
         except TypeError:  # no such argument: a convolutional network takes any size

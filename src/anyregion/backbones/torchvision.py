@@ -59,6 +59,7 @@ def build(name: str, size: int) -> Encoder:
 
 def run_resnet(body: nn.Module, images: Tensor, intermediate: bool) -> Tensor:
     """`(B, 3, H, W)` to `layer4`'s output, or `layer3`'s."""
+    # torchvision's own forward, up to the stage that is read
     net: Any = body
     x: Tensor = net.maxpool(net.relu(net.bn1(net.conv1(images))))
     x = net.layer3(net.layer2(net.layer1(x)))

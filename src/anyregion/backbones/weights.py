@@ -123,6 +123,7 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str) -> No
             loaded.setdefault(key, torch.zeros_like(tensor))
     if problem := compare_shapes(loaded, target):
         raise CheckpointError(f"{source}: not the weights of {encoder.name}: {problem}")
+    # a file in half precision loads into float32
     encoder.body.load_state_dict({key: loaded[key].to(target[key].dtype) for key in target})
     if location.layout == "tensorflow":
         encoder.mean, encoder.std = TENSORFLOW_MEAN, TENSORFLOW_STD
@@ -144,6 +145,7 @@ def _locate(
         raise CheckpointError(
             f"{source}: none of its names is known: wanted is {expected}, it holds {actual}"
         )
+    # layouts come with the library's own first, so of equal ones its own is taken
     best = [location for location in locations if location.hits == most]
     best = [location for location in best if location.layout == best[0].layout]
     if len(best) > 1:
@@ -159,6 +161,7 @@ def _locate(
 def _prefixes(keys: Iterable[str], state: Mapping[str, Tensor]) -> list[str]:
     """What stands before the first, the middle and the last of some keys, wherever they occur."""
     anchors = [key for key in keys if not key.endswith("num_batches_tracked")]
+    # three: a file may lack one of them
     anchors = [anchors[0], anchors[len(anchors) // 2], anchors[-1]]
     return sorted(
         {

@@ -54,6 +54,7 @@ def open_backbone(args: argparse.Namespace) -> Backbone:
     """The backbone of the arguments."""
     from anyregion.errors import require
 
+    # scipy assigns clusters to segments; one extra is named for all three commands
     require("torch", "torch", "scipy")
     from anyregion.evaluation.backbones import features as backbone_features
 
@@ -79,6 +80,7 @@ def print_classification(
     """
     from anyregion.cli import terminal
 
+    # on stderr, before the figures: it says what they are of
     terminal.warn_list("set aside", report.set_aside)
     terminal.warn_list("classes that TRAIN has not, counted as wrong", report.missing)
     if as_json:

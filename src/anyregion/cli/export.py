@@ -12,6 +12,7 @@ from anyregion.cli.exit_codes import FINE
 if TYPE_CHECKING:
     from anyregion.backbones.encoder import Encoder
 
+# spelt out here: the registry that has them imports torch, which `--help` must not
 FORMATS = ("torchvision", "timm", "huggingface", "detectron2")
 USAGE = """\
 examples:
@@ -60,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
     from anyregion.errors import require
 
+    # before the encoder is read, which may take a minute
     require("train", "torch", "torchvision", "timm", "transformers")
+    from anyregion.backbones.export import export_encoder
     from anyregion.backbones.export.detectron2 import settings_yaml
-    from anyregion.backbones.export.export import export_encoder
 
     encoder = _encoder(args.where, args.backbone, args.size)
     export = export_encoder(encoder, args.out, to=args.to)
@@ -91,6 +93,7 @@ def _encoder(where: str, backbone: str | None, size: int | None) -> Encoder:
         return load_encoder(path, size=size)
     if not path.exists():
         raise InputError(f"{where}: there is no such folder or file")
+    # a file has no name of what it is of, unless R2O published it
     from anyregion.r2o.checkpoint import read_published
 
     try:

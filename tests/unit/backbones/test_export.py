@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anyregion.backbones.encoder import Encoder
+from anyregion.backbones.export import FORMATS, export_encoder
 from anyregion.backbones.export import common as export_common
-from anyregion.backbones.export.export import FORMATS, export_encoder
 from anyregion.backbones.export.torchvision_timm import timm_name, torchvision_name
 from anyregion.backbones.loading import build_encoder
 from anyregion.errors import CheckpointError, InputError

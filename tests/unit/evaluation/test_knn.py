@@ -134,8 +134,8 @@ def test_figures_do_not_hang_on_the_batch(tmp_path: Path) -> None:
     folder = class_folders(tmp_path, {"red": 6, "green": 5})
     backbone = open_backbone("torchvision/resnet18", size=32)
     paths = find_class_folders(folder).paths
-    one, _ = pooled_features(backbone, paths, batch_size=1, set_aside=[])
-    all_, rows = pooled_features(backbone, paths, batch_size=50, set_aside=[])
+    one, _ = pooled_features(backbone, paths, batch_size=1, faults=[])
+    all_, rows = pooled_features(backbone, paths, batch_size=50, faults=[])
     assert torch.allclose(one, all_, rtol=1e-4, atol=1e-5)
     assert rows.tolist() == list(range(11))
     assert not backbone.encoder.training

@@ -57,6 +57,7 @@ def export_detectron2(encoder: Encoder, out: Path) -> Export:
         raise InputError(
             f"{encoder.name}: detectron2 has plain ResNets 18 to 152, ResNeXts and wide ResNets"
         )
+    # detectron2's FrozenBatchNorm2d counts no batches
     state = {
         name: tensor
         for name, tensor in rename_state(encoder, "detectron2").items()
@@ -66,6 +67,7 @@ def export_detectron2(encoder: Encoder, out: Path) -> Export:
         "MODEL.WEIGHTS": out.name,
         "MODEL.BACKBONE.NAME": "build_resnet_backbone",
         **settings_of(state, encoder.name),
+        # detectron2 reads BGR by default, and values of 0 to 255
         "INPUT.FORMAT": "RGB",
         "MODEL.PIXEL_MEAN": [round(255 * value, 4) for value in encoder.mean],
         "MODEL.PIXEL_STD": [round(255 * value, 4) for value in encoder.std],
@@ -79,6 +81,7 @@ def export_detectron2(encoder: Encoder, out: Path) -> Export:
             "another name"
         )
     content = {"model": state, "__author__": "anyregion", "matching_heuristics": True}
+    # its checkpointer unpickles .pth and knows no safetensors
     with write_checked(out, content, safetensors=False) as temporary:
         back = read_state_dict(temporary)
         if problem := compare_shapes(back, documented_shapes(settings)):
@@ -113,6 +116,7 @@ def settings_of(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
         raise InputError(
             f"{name}: {blocks} blocks; detectron2 has ResNets {', '.join(map(str, RESNET_DEPTHS))}"
         )
+    # (width, width / groups, 3, 3): a ResNeXt differs from a ResNet here alone
     middle = state["res2.0.conv2.weight"]
     groups = middle.shape[0] // middle.shape[1] if bottleneck else 1
     return {
@@ -140,6 +144,7 @@ def res5_features(state: Mapping[str, Tensor], settings: Settings, images: Tenso
 
     def convolution(x: Tensor, name: str) -> Tensor:
         weight = state[f"{name}.weight"]
+        # groups are not in the weights' names, but in their shapes: (out, in / groups, k, k)
         x = functional.conv2d(
             x,
             weight,
@@ -189,6 +194,7 @@ def _convolutions(settings: Settings) -> Iterator[tuple[str, tuple[int, int, int
         wide, inner = out * 2**stage, middle * 2**stage
         for block in range(count):
             name = f"res{stage + 2}.{block}"
+            # res2 stands behind the pooling and keeps its size
             stride = 2 if stage and not block else 1
             if not block and before != wide:
                 yield f"{name}.shortcut", (wide, before, 1, 1), stride

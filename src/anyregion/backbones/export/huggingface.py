@@ -49,6 +49,7 @@ def export_huggingface(encoder: Encoder, out: Path) -> Export:
         raise InputError(f"{out}: a file, not a folder")
     if out.is_dir() and {path.name for path in out.iterdir()} - {CONFIG, WEIGHTS, PREPROCESSOR}:
         raise InputError(f"{out}: holds something else; give another folder")
+    # a class of transformers' own needs no timm where it is opened, so it comes first
     native = _native(encoder)
     if native is not None:
         try:
@@ -63,6 +64,7 @@ def export_huggingface(encoder: Encoder, out: Path) -> Export:
 def _write(encoder: Encoder, out: Path, config: dict[str, Any], state: dict[str, Tensor]) -> Export:
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
+        # beside `out`, so that moving the files there is a rename
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
             folder = Path(temporary)
             write_json(folder / CONFIG, config, indent=2)
@@ -120,6 +122,8 @@ def _convnext(encoder: Encoder, state: dict[str, Tensor]) -> Model | None:
     widths += [state[f"encoder.stages.{s}.downsampling_layer.1.weight"].shape[0] for s in (1, 2, 3)]
     inner = state["encoder.stages.0.layers.0.pwconv1.weight"]
     norms = [m for m in encoder.body.modules() if isinstance(m, nn.LayerNorm)]
+    # transformers has the linear layers of the published model; timm's small variants have 1 x 1
+    # convolutions in their place
     if inner.ndim != 2 or inner.shape[0] != 4 * widths[0] or not _plain_gelu(encoder):
         return None
     if any(norm.eps != CONVNEXT_EPS for norm in norms):
@@ -131,6 +135,7 @@ def _convnext(encoder: Encoder, state: dict[str, Tensor]) -> Model | None:
         image_size=encoder.size,
         layer_norm_eps=CONVNEXT_EPS,
     )
+    # ConvNextModel has a norm behind its pooling that belongs to a classifier: it does nothing
     neutral = {
         "layernorm.weight": torch.ones(widths[-1]),
         "layernorm.bias": torch.zeros(widths[-1]),
@@ -150,6 +155,7 @@ def _vit(encoder: Encoder, state: dict[str, Tensor]) -> Model | None:
     patches = state["embeddings.patch_embeddings.projection.weight"]
     width, _, patch, patch_width = patches.shape
     tokens = state["embeddings.position_embeddings"].shape[1]
+    # one class token and no registers, on a square grid of square patches
     if patch != patch_width or tokens != 1 + (encoder.size // patch) ** 2:
         return None
     config = ViTConfig(
@@ -205,6 +211,7 @@ def _check(encoder: Encoder, folder: Path, out: Path, kind: str) -> float:
     """Open the folder as a reader would, and compare."""
     from transformers import AutoModel
 
+    # building a model draws random weights: the caller's generator is to stay as it is
     with torch.random.fork_rng(devices=[]), _quietly():
         model, info = AutoModel.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True

@@ -63,6 +63,7 @@ def export_timm(encoder: Encoder, out: Path) -> Export:
     """For `timm.create_model(..., num_classes=0)`, strictly. Raises as `export_encoder`."""
     architecture = timm_name(encoder)
     model, arguments = create_timm(encoder, architecture)
+    # `num_classes=0` keeps the last norm of a ConvNeXt, which an encoder does not have
     state = timm_state(encoder, architecture, model)
     image = noise_image(encoder)
     expected = timm_features(encoder, image)
@@ -97,6 +98,7 @@ def torchvision_name(encoder: Encoder) -> str:
     if library == "torchvision":
         return model
     plain = model.split(".")[0]
+    # timm names a ViT by its patch and image size, torchvision by its patch alone
     if match := re.match(r"(?:vit|deit)_(base|large|huge)_patch(\d+)_\d+$", plain):
         plain = f"vit_{match[1][0]}_{match[2]}"
     models = torchvision.models.list_models(module=torchvision.models)
@@ -122,6 +124,7 @@ def timm_name(encoder: Encoder) -> str:
         return model.split(".")[0]
     if match := re.fullmatch(r"vit_(b|l|h)_(\d+)", model):
         model = f"vit_{_VIT_SIZES[match[1]]}_patch{match[2]}_224"
+    # a name in common is not enough: torchvision's `efficientnet_b0` has other layers than timm's
     if not timm.is_model(model) or family_of("torchvision", encoder.body.state_dict()) is None:
         raise InputError(
             f"{encoder.name}: timm has no such architecture with the same layers; of torchvision's "
@@ -166,6 +169,7 @@ def timm_state(encoder: Encoder, architecture: str, model: nn.Module) -> dict[st
 def timm_features(encoder: Encoder, image: Tensor) -> Tensor:
     """What timm's `forward_features` is to give: the encoder's map for families that are known
     here; for others of timm's, whatever its own gives."""
+    # `forward_features` of other families may end before or behind the encoder's last map
     library = encoder.name.partition("/")[0]
     if library != "timm" or family_of(library, encoder.body.state_dict()):
         return cpu_features(encoder, image)
@@ -200,6 +204,7 @@ def _torchvision_features(model: Any, image: Tensor) -> Tensor:
         return features
     outputs: list[Tensor] = []
     last = model.encoder if hasattr(model, "encoder") else model.layer4
+    # a hook sees the map inside torchvision's own forward, which the check is about
     handle = last.register_forward_hook(lambda _m, _i, output: outputs.append(output))
     for part in ("fc", "heads"):
         if hasattr(model, part):

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
     from anyregion.errors import InputError, require
 
+    # refused, not ignored: `--k` would seem to have had no effect
     if args.foreground and (args.k or args.count_background):
         raise InputError("--k, --count-background: not with --foreground, which has two clusters")
     require("torch", "torch", "scipy")
@@ -101,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         count_background=args.count_background,
         seed=args.seed,
     )
+    # the data set first: a wrong path is said before the weights are read
     data = open_segmentation_dataset(
         args.annotations, args.images, split=args.split, void=args.void, background=args.background
     )
@@ -126,6 +128,7 @@ def _print(report: DiscoveryReport) -> None:
     from anyregion.cli import terminal
 
     options = report.options
+    # the baselines stand below the backbone, under the same heads
     methods = {"backbone": report.figures, **report.baselines}
     terminal.table(
         ("IoU", *(name.removesuffix("_iou") for name in report.figures)),

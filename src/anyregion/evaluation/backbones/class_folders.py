@@ -162,20 +162,20 @@ def find_class_folders(root: str | Path, *, limit: int | None = None) -> ClassFo
     names: list[str] = []
     paths: list[Path] = []
     labels: list[int] = []
-    set_aside: list[SetAside] = []
+    faults: list[SetAside] = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         images, empty = find_images([folder])
-        set_aside += empty
+        faults += empty
         if images:
             labels += [len(names)] * len(images[:limit])
             names.append(folder.name)
             paths += images[:limit]
     loose = sorted(p for p in root.iterdir() if is_image_file(p))
-    set_aside += [SetAside(str(p), "in no class folder") for p in loose]
+    faults += [SetAside(str(p), "in no class folder") for p in loose]
     if not paths:
         raise InputError(f"{root}: no image in any class folder (one folder for each class)")
     return ClassFolders(
-        root, tuple(names), tuple(paths), np.array(labels, dtype=np.int64), tuple(set_aside)
+        root, tuple(names), tuple(paths), np.array(labels, dtype=np.int64), tuple(faults)
     )
 
 
@@ -210,9 +210,9 @@ def read_features(
         _check_apart(learned, judged)
     # a lack of classes is said before an hour of features, not after it
     _check_classes(learned, learned.labels)
-    set_aside = list(learned.set_aside)
+    faults = list(learned.set_aside)
     features, rows = pooled_features(
-        backbone, learned.paths, batch_size=batch_size, progress=progress, set_aside=set_aside
+        backbone, learned.paths, batch_size=batch_size, progress=progress, faults=faults
     )
     _check_classes(learned, learned.labels[rows])
     # numbered anew: a class of which no image could be read is none to choose
@@ -222,12 +222,13 @@ def read_features(
     if judged is None:
         judged = learned
     else:
-        set_aside += judged.set_aside
+        faults += judged.set_aside
         queries, rows = pooled_features(
-            backbone, judged.paths, batch_size=batch_size, progress=progress, set_aside=set_aside
+            backbone, judged.paths, batch_size=batch_size, progress=progress, faults=faults
         )
         if not len(rows):
             raise InputError(f"{judged.root}: none of its {len(judged.paths)} images can be read")
+    # by name: the two folders may hold other classes, in another order
     positions = {name: position for position, name in enumerate(classes)}
     groups = tuple(judged.names[label] for label in judged.labels[rows])
     return LabelledFeatures(
@@ -238,7 +239,7 @@ def read_features(
         truth=np.array([positions.get(name, -1) for name in groups], dtype=np.int64),
         groups=groups,
         missing=() if queries is None else tuple(n for n in judged.names if n not in positions),
-        set_aside=tuple(set_aside),
+        set_aside=tuple(faults),
     )
 
 
@@ -255,6 +256,7 @@ def accuracy(
     """
     # -2: an unknown class is not the one that "no answer" stands for
     ranks = ranks_of(ranked, np.where(truth < 0, -2, truth))
+    # over the names of VAL's own classes: those that TRAIN has not count as wrong, not as absent
     names = np.array(groups)
     return Accuracy(
         top1=top_k(ranks, 1),
@@ -266,6 +268,7 @@ def accuracy(
 
 def _check_apart(learned: ClassFolders, judged: ClassFolders) -> None:
     """Raise `InputError` where both hold the same file, be it by a link."""
+    # by file, not by path or content: links are noticed, copies would cost a hash of every image
     files = {file for path in learned.paths if (file := _file_id(path)) is not None}
     if both := [path for path in judged.paths if _file_id(path) in files]:
         raise InputError(f"{both[0]} ({len(both):,} such) is also in {learned.root}: {_SAME}")

@@ -159,7 +159,7 @@ def evaluate_discovery(
         raise InputError(f"the limit must be at least 1 image; it is {limit}")
     started = time.perf_counter()
     images = data.images[:limit]
-    set_aside = list(data.set_aside)
+    faults = list(data.set_aside)
     skipped = data.skipped
     rows: list[_ImageResult] = []
     for position, size, features in feature_maps(
@@ -168,13 +168,14 @@ def evaluate_discovery(
         layer=options.layer,
         batch_size=batch_size,
         progress=progress,
-        set_aside=set_aside,
+        faults=faults,
     ):
+        # the map comes first: it knows the size of the upright image, which the segments must have
         image = images[position]
         try:
             truth = image.read_segments(size)
         except InputError as error:
-            set_aside.append(SetAside(str(image.path), str(error)))
+            faults.append(SetAside(str(image.path), str(error)))
             continue
         result = _judge(truth, features, image.name, options)
         if result is None:
@@ -182,7 +183,7 @@ def evaluate_discovery(
         else:
             rows.append(result)
     if not rows:
-        last = f"; the last of {len(set_aside):,} set aside: {set_aside[-1]}" if set_aside else ""
+        last = f"; the last of {len(faults):,} set aside: {faults[-1]}" if faults else ""
         raise InputError(f"nothing to judge: no image with masks ({skipped:,} without){last}")
     figures = {name: _means(rows, name, options.foreground) for name in rows[0].ious}
     return DiscoveryReport(
@@ -196,7 +197,7 @@ def evaluate_discovery(
         segments=sum(row.segments for row in rows),
         skipped=skipped,
         seconds=time.perf_counter() - started,
-        set_aside=tuple(set_aside),
+        set_aside=tuple(faults),
     )
 
 
@@ -213,6 +214,7 @@ def cluster(features: Tensor, k: int, *, resolution: int, seed: int, name: str) 
     points = F.normalize(scaled.flatten(2).transpose(1, 2), dim=2).contiguous()  # (1, R * R, C)
     if float((points.amax(dim=1) - points.amin(dim=1)).max()) < _ROUNDING:
         return np.zeros(side, dtype=np.int64)  # else k-means would divide rounding errors
+    # the name, not the position: an image's clusters are the same with any limit and order
     draws = draw([generator(seed, "discovery", name)], k)
     labels = kmeans(points, k, draws=draws).labels
     parts: Partition = labels.view(side).cpu().numpy().astype(np.int64)
@@ -238,10 +240,12 @@ def _judge(
     counted = objects + int(options.count_background and has_background)
     if not (objects if options.foreground else counted):
         return None
+    # the background takes a cluster even where it is not counted: it is in the picture
     k = 2 if options.foreground else options.k or objects + int(has_background)
     parts = cluster(features, k, resolution=options.resolution, seed=options.seed, name=name)
     size = (truth.shape[0], truth.shape[1])
     if options.foreground:
+        # the prior is judged on the square, where every side of the border counts the same
         foreground = resize_partition(border_prior(parts).astype(np.int64), size) > 0
         masks = {
             "backbone": foreground,
@@ -250,6 +254,7 @@ def _judge(
         }
         ious = {method: list(foreground_ious(truth, mask)) for method, mask in masks.items()}
         return _ImageResult(ious, k, objects)
+    # a ruler of as many parts, and none: what a backbone has to do better than
     partitions = {
         "backbone": resize_partition(parts, size),
         "grid": grid_partition(size, k),

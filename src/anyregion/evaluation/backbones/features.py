@@ -122,6 +122,7 @@ def as_backbone(
         weights=weights,
         seed=seed,
         size=size,
+        # of the body alone, as `backbone.json` states it
         fingerprint=fingerprint(encoder.body.state_dict().items()),
     )
     checked = check_device(device)
@@ -134,20 +135,21 @@ def pooled_features(
     *,
     batch_size: int,
     progress: Progress | None = None,
-    set_aside: list[SetAside],
+    faults: list[SetAside],
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """The mean of the last feature map of each image's centre.
 
     Geometry: the short side scaled to `size * 256 / 224`, the central square of `size`; bicubic.
 
     Returns:
-        `(N, C)` float32 on the CPU, and `(N,)` which of `paths` the rows are. Images that
-        cannot be read are set aside.
+        `(N, C)` float32 on the CPU, and `(N,)` which of `paths` the rows are. Images that cannot be
+        read are added to `faults`.
     """
+    # pooled batch by batch: the maps of a whole data set would not fit into memory
     rows: list[Tensor] = []
     positions: list[int] = []
     prepare = partial(read_centre, side=backbone.identity.size)
-    for batch in _batches(paths, prepare, batch_size, progress, set_aside):
+    for batch in _batches(paths, prepare, batch_size, progress, faults):
         maps = _run(backbone, [pixels for _, (pixels, _) in batch], "last")  # (B, C, h, w)
         rows.append(maps.mean(dim=(2, 3)).cpu())
         positions += [position for position, _ in batch]
@@ -162,16 +164,16 @@ def feature_maps(
     layer: Layer,
     batch_size: int,
     progress: Progress | None = None,
-    set_aside: list[SetAside],
+    faults: list[SetAside],
 ) -> Iterator[tuple[int, tuple[int, int], Tensor]]:
     """The feature map of each whole image, squashed to `size` x `size` (bicubic).
 
     Yields:
         Which of `paths`, the image's height and width, and `(C, h, w)` float32 on the device.
-        Images that cannot be read are set aside.
+        Images that cannot be read are added to `faults`.
     """
     prepare = partial(read_squashed, side=backbone.identity.size)
-    for batch in _batches(paths, prepare, batch_size, progress, set_aside):
+    for batch in _batches(paths, prepare, batch_size, progress, faults):
         maps = _run(backbone, [pixels for _, (pixels, _) in batch], layer)
         for (position, (_, size)), features in zip(batch, maps, strict=True):
             yield position, size, features
@@ -212,7 +214,7 @@ def _batches(
     prepare: Callable[[Path], Prepared],
     batch_size: int,
     progress: Progress | None,
-    set_aside: list[SetAside],
+    faults: list[SetAside],
 ) -> Iterator[list[tuple[int, Prepared]]]:
     """The readable images of each batch, with their positions; threads read ahead."""
 
@@ -229,9 +231,10 @@ def _batches(
     batch: list[tuple[int, Prepared]] = []
     for position, image in enumerate(in_threads(attempt, paths)):
         if isinstance(image, InputError):
-            set_aside.append(SetAside(str(paths[position]), str(image)))
+            faults.append(SetAside(str(paths[position]), str(image)))
         else:
             batch.append((position, image))
+        # the last batch may end in images that cannot be read
         if len(batch) == batch_size or (batch and position == len(paths) - 1):
             yield batch
             batch = []
@@ -242,9 +245,11 @@ def _batches(
 @torch.inference_mode()
 def _run(backbone: Backbone, pixels: Sequence[Pixels], layer: Layer) -> Tensor:
     """`B` prepared images to the `(B, C, h, w)` float32 map of a layer, on the device."""
+    # mean and deviation are the encoder's own: weights of other libraries have other ones
     encoder = backbone.encoder
     images = normalize(pixels, backbone.device, mean=encoder.mean, std=encoder.std)
     maps = (encoder.intermediate(images) if layer == "early" else encoder(images)).float()
+    # checked here, once: a vote or a k-means of NaN would answer something
     if not bool(torch.isfinite(maps).all()):
         raise CheckpointError(
             f"{backbone.identity.backbone}: its features are not finite numbers; the weights are "

@@ -112,6 +112,7 @@ def nearest_classes(
         `(M, min(5, classes))` int64, best first, -1 where no neighbour voted for a class any more;
         and how many neighbours voted. Of equal votes the class of the lower number comes first.
     """
+    # in double precision: rounding hardly ever decides between two neighbours
     bank = F.normalize(bank.double(), dim=1)
     normalized = bank if queries is None else F.normalize(queries.double(), dim=1)
     k = min(k, len(bank) - (queries is None))
@@ -120,12 +121,14 @@ def nearest_classes(
         similarity = normalized[start : start + _QUERIES_AT_ONCE] @ bank.T  # (Q, N)
         if queries is None:
             rows = torch.arange(len(similarity))
+            # an image is not its own neighbour
             similarity[rows, start + rows] = -torch.inf
         nearest, neighbours = similarity.topk(k, dim=1)  # (Q, k)
         # against the nearest, so that no temperature overflows; the order stays the same
         weights = ((nearest - nearest[:, :1]) / temperature).exp()
         votes = torch.zeros(len(similarity), classes, dtype=weights.dtype)
         votes.scatter_add_(1, labels[neighbours], weights)
+        # stable: of equal votes the lower class comes first, on every machine
         best, order = votes.sort(dim=1, descending=True, stable=True)
         ranked.append(order.masked_fill(best <= 0, -1)[:, :5])
     return torch.cat(ranked), k

@@ -189,6 +189,7 @@ def fit(
     if start is not None:
         weight.copy_(start.weight)
         bias.copy_(start.bias)
+    # both from 0 or from a neighbour's fit: the objective is convex, so the start costs time only
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     optimizer = torch.optim.LBFGS(
         parameters,
@@ -208,6 +209,7 @@ def fit(
 
     with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
+        # once more, for the gradient where the fit ended, not of the line search's last trial
         loss()
     slope = max(float(p.grad.abs().max()) for p in parameters if p.grad is not None)
     return Classifier(mean, scale, weight.detach(), bias.detach(), slope)
@@ -219,5 +221,6 @@ def hold_out(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         count = max(int(HELD_OUT * len(rows)), 1) if len(rows) > 1 else 0
+        # a generator for each class: more images of one do not change the others' rows
         held[generator(seed, "held out", int(label)).permutation(rows)[:count]] = True
     return held

@@ -87,6 +87,7 @@ def open_segmentation_dataset(
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
     cub = all((path / name).is_file() for name in ("images.txt", "train_test_split.txt"))
+    # CUB-200-2011 is a folder too, and so is an export of Roboflow's
     maps = not cub and path.is_dir() and not (path / _ROBOFLOW).is_file()
     if split is not None and not cub:
         raise InputError(f"{path}: a split is CUB-200-2011's, and this is not its folder")
@@ -111,20 +112,21 @@ def _open_coco(path: Path, folder: Path) -> SegmentationDataset:
     """
     annotations = read_annotations(path, layout="coco", masks=True)
     masks = annotations.segmentations or ()
-    set_aside = list(annotations.set_aside)
+    faults = list(annotations.set_aside)
     images: list[SegmentedImage] = []
     skipped = 0
     for row, name in enumerate(annotations.file_names):
         regions = annotations.rows(row).tolist()
+        # boxes without masks: of such an image nobody knows what its background is
         if not regions or not all(masks[region] for region in regions):
             skipped += 1
             continue
         image = find_image(folder, name)
         if image is None:
-            set_aside.append(SetAside(name, f"not in {folder}"))
+            faults.append(SetAside(name, f"not in {folder}"))
         else:
             images.append(SegmentedImage(name, image, partial(_read_coco, annotations, row)))
-    return SegmentationDataset("coco", tuple(images), skipped, tuple(set_aside))
+    return SegmentationDataset("coco", tuple(images), skipped, tuple(faults))
 
 
 def _read_coco(annotations: Annotations, image: int, size: tuple[int, int]) -> SegmentMap:
@@ -153,6 +155,7 @@ def _read_coco(annotations: Annotations, image: int, size: tuple[int, int]) -> S
         if codes[row]:
             segments[mask(row)] = VOID
     masks = [mask(row) for row in rows[~crowd].tolist()]
+    # largest first, so that the smaller is written over it
     for number, inside in enumerate(sorted(masks, key=np.count_nonzero, reverse=True), start=1):
         segments[inside] = number
     return segments
@@ -177,24 +180,24 @@ def _open_label_maps(
         for path in find_images([maps])[0]
         if path.suffix.lower() == ".png"
     }
-    set_aside: list[SetAside] = []
+    faults: list[SetAside] = []
     matched: dict[Path, SegmentedImage] = {}
     skipped = 0
     for path in find_images([images])[0]:
         name = path.relative_to(images).with_suffix("")
         if name in matched:
-            set_aside.append(SetAside(str(path), f"{matched[name].path.name} has the same map"))
+            faults.append(SetAside(str(path), f"{matched[name].path.name} has the same map"))
         elif name in map_of:
             read = partial(_read_label_map, map_of[name], void, background)
             matched[name] = SegmentedImage(name.as_posix(), path, read)
         else:
             skipped += 1
-    set_aside += [
+    faults += [
         SetAside(str(path), f"no image in {images}")
         for name, path in map_of.items()
         if name not in matched
     ]
-    return SegmentationDataset("label maps", tuple(matched.values()), skipped, tuple(set_aside))
+    return SegmentationDataset("label maps", tuple(matched.values()), skipped, tuple(faults))
 
 
 def _read_label_map(
@@ -228,24 +231,25 @@ def _open_cub(root: Path, images: str | Path | None, *, split: Split) -> Segment
     names = _read_numbered_lines(root / "images.txt")
     training = _read_numbered_lines(root / "train_test_split.txt")
     birds: list[SegmentedImage] = []
-    set_aside: list[SetAside] = []
+    faults: list[SetAside] = []
     skipped = 0
     for number, name in names.items():
         flag = training.get(number)
         if flag not in ("0", "1"):
-            set_aside.append(SetAside(name, "train_test_split.txt does not say its split"))
+            faults.append(SetAside(name, "train_test_split.txt does not say its split"))
             continue
         if split != "all" and (flag == "1") != (split == "train"):
             continue
+        # lists name images .jpg, masks are .png under the same folders
         mask = find_image(masks, str(PurePosixPath(name).with_suffix(".png")))
         path = find_image(folder, name)
         if mask is None:
             skipped += 1
         elif path is None:
-            set_aside.append(SetAside(name, f"not in {folder}"))
+            faults.append(SetAside(name, f"not in {folder}"))
         else:
             birds.append(SegmentedImage(name, path, partial(_read_bird, mask)))
-    return SegmentationDataset("cub", tuple(birds), skipped, tuple(set_aside))
+    return SegmentationDataset("cub", tuple(birds), skipped, tuple(faults))
 
 
 def _read_bird(path: Path, size: tuple[int, int]) -> SegmentMap:

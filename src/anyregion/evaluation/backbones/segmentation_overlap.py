@@ -29,6 +29,7 @@ def segment_ious(truth: SegmentMap, parts: Partition, *, background: bool) -> ND
     judged = truth >= (BACKGROUND if background else BACKGROUND + 1)
     numbers = np.unique(truth[judged])
     inside = truth >= BACKGROUND
+    # one pass over the pixels counts all pairs of segment and part
     count = int(parts.max()) + 1
     area = np.bincount(parts[inside], minlength=count)
     row = np.searchsorted(numbers, truth[judged])
@@ -87,6 +88,7 @@ def border_prior(parts: Partition) -> NDArray[np.bool_]:
     """Of two parts (0 and 1) the one that holds less of the image's border; of equals the smaller,
     and then the second."""
     border = np.concatenate([parts[0], parts[-1], parts[1:-1, 0], parts[1:-1, -1]])
+    # corners count once
     on_border = np.bincount(border, minlength=2)
     area = np.bincount(parts.reshape(-1), minlength=2)
     first = (on_border[0], area[0]) < (on_border[1], area[1])
@@ -96,6 +98,7 @@ def border_prior(parts: Partition) -> NDArray[np.bool_]:
 
 def centred_box(size: tuple[int, int]) -> NDArray[np.bool_]:
     """The box in the middle of the image that has its shape and half its area."""
+    # sides of sqrt(1/2) give half the area
     inside = [np.abs((np.arange(n) + 0.5) / n - 0.5) < 0.5 * 0.5**0.5 for n in size]
     box: NDArray[np.bool_] = inside[0][:, None] & inside[1][None]
     return box
