@@ -1,4 +1,4 @@
-"""The errors the package raises on purpose, and the record of what was set aside."""
+"""The errors that the package raises on purpose, and the record of an item that was left out."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ModelInfo:
         millions: parameters, in millions.
         licence: of the weights.
         extra: what has to be installed; empty for the core.
-        here: whether the weights are on this machine.
+        here: whether the weights are on this machine; the core's are.
     """
 
     name: str
@@ -50,7 +50,8 @@ class ModelInfo:
     here: bool
 
 
-# well-known weights, as (millions of parameters, licence); any other hub name or folder works too
+# well-known weights, as (millions of parameters, licence of the weights as their cards state it);
+# any other hub name or folder of the same kinds works too
 _LOCALIZERS = {
     "facebook/sam-vit-base": (94, "Apache-2.0"),
     "facebook/sam-vit-large": (312, "Apache-2.0"),
@@ -113,10 +114,10 @@ def load_recognizer(
     compact, trained = _is_compact(model), _is_regionspot(model)
     method = method or ("regionspot" if compact or trained else "dense")
     if compact and vlm is not None:
-        raise InputError("compact has its own words: name the vlm as the model instead")
+        raise InputError("compact has a text encoder of its own: name the vlm as the model instead")
     if method == "regionspot" and compact:
         if localizer is not None or antialias is not None:
-            raise InputError("compact has its own eyes: no localizer, no choice of antialiasing")
+            raise InputError("compact takes no localizer, and has no choice of antialiasing")
         return _compact(model, device, cache)
     if method == "regionspot":
         if not trained:
@@ -145,13 +146,13 @@ def load_proposer(
     recognizer: Recognizer | None = None,
     device: str = "cpu",
 ) -> RegionProposer:
-    """Build what finds regions where none are given.
+    """Build a proposer: what finds the regions of an image where there are none yet.
 
     Args:
         name: `compact`, the built-in one; `sam`, automatic masks by a localizer (SAM, SAM-HQ,
             SAM 2.1, SAM 3); `own`, `sam` where there is a localizer, else `compact`.
         localizer: hub name, folder or file, for `sam`; unless given, that of `recognizer`.
-        recognizer: what will name the regions; a RegionSpot has a localizer, loaded already.
+        recognizer: the one that will name the regions; a RegionSpot's localizer is loaded already.
         device: as for `load_recognizer`.
 
     Raises:
@@ -160,17 +161,18 @@ def load_proposer(
     """
     if name not in PROPOSERS:
         raise InputError(f"no proposer {name!r}: there are {', '.join(PROPOSERS)}")
-    own = getattr(recognizer.encoder, "localizer", None) if recognizer else None
-    if name == "compact" or (name == "own" and own is None and localizer is None):
+    encoder = recognizer.encoder if recognizer else None
+    loaded = getattr(encoder, "localizer", None)  # a RegionSpot's
+    if name == "compact" or (name == "own" and loaded is None and localizer is None):
         if localizer is not None:
             raise InputError("the proposer compact uses no localizer")
         from anyregion.compact.model import CompactEncoder, CompactModel, CompactProposer
 
-        encoder = recognizer.encoder if recognizer else None
+        # of the same model an image is encoded once, for its proposals and for their names
         if isinstance(encoder, CompactEncoder):
             return CompactProposer(encoder.model, encoder=encoder)
         return CompactProposer(CompactModel(device=device))
-    if own is None and localizer is None:
+    if loaded is None and localizer is None:
         raise InputError("the proposer sam needs a localizer: SAM's hub name, folder or file")
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.localizers.automatic import AutomaticMasks
@@ -178,14 +180,13 @@ def load_proposer(
     from anyregion.localizers.segmenter import PromptableSegmenter
     from anyregion.regionspot.encoder import RegionSpotEncoder
 
-    segmenter = own if localizer is None else load_localizer(localizer, device=device)
+    segmenter = loaded if localizer is None else load_localizer(localizer, device=device)
     if not isinstance(segmenter, PromptableSegmenter):
-        name_of = getattr(segmenter, "name", segmenter)
-        raise InputError(f"the localizer {name_of} makes no automatic masks")
+        title = getattr(segmenter, "name", segmenter)
+        raise InputError(f"the localizer {title} makes no automatic masks")
     # with the recogniser's own localizer its embedding of the image serves for both
-    encoder = recognizer.encoder if recognizer and segmenter is own else None
-    shared = encoder if isinstance(encoder, RegionSpotEncoder) else None
-    return AutomaticMasks(segmenter, encoder=shared)
+    shared = isinstance(encoder, RegionSpotEncoder) and segmenter is loaded
+    return AutomaticMasks(segmenter, encoder=encoder if shared else None)
 
 
 def load_extractor(
@@ -217,7 +218,7 @@ def load_extractor(
     """
     if str(model) == "compact" or (model is None and localizer is None and vlm is None):
         if localizer or vlm or image_size or antialias is not None:
-            raise InputError("compact sees with its own eyes: it has no localizer and no VLM")
+            raise InputError("compact has an image encoder of its own: no localizer and no VLM")
         from anyregion.compact.model import CompactExtractor, CompactModel
 
         return CompactExtractor(CompactModel(device=device))
@@ -226,7 +227,7 @@ def load_extractor(
     from anyregion.regionspot.extractor import RegionSpotExtractor
     from anyregion.vlms.loading import load_vlm
 
-    at_once = 1 if device == "cpu" else IMAGES_AT_ONCE
+    images_at_once = 1 if device == "cpu" else IMAGES_AT_ONCE
     if model is not None:
         from anyregion.regionspot.encoder import RegionSpotEncoder
 
@@ -247,7 +248,7 @@ def load_extractor(
             encoder.vlm if features else None,
             source=encoder.source,
             antialias=encoder.antialias,
-            images_at_once=at_once,
+            images_at_once=images_at_once,
         )
     if features != (vlm is not None):
         raise InputError(
@@ -259,7 +260,7 @@ def load_extractor(
         None if localizer is None else load_localizer(localizer, device=device),
         None if vlm is None else load_vlm(vlm, device=device, image_size=image_size),
         antialias=antialias is not False,
-        images_at_once=at_once,
+        images_at_once=images_at_once,
     )
 
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read with errors that name them, cached in one place."""
+"""Reads files with errors that name them, and writes them whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from anyregion.errors import AnyRegionError, InputError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
+    os.close(handle)  # whoever writes opens it by its name
     temporary = Path(name)
     try:
         yield temporary
@@ -44,7 +44,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise AnyRegionError(
                 f"{path}: the disk is full. What is finished is kept; make room and run the same "
                 "command again"
@@ -85,7 +85,7 @@ def read_json(path: Path) -> Any:
 
 def cache_folder() -> Path:
     """The folder of encoded vocabularies: `ANYREGION_CACHE`, or `anyregion` in the user's cache."""
-    if chosen := os.environ.get("ANYREGION_CACHE"):
-        return Path(chosen).expanduser()
+    if folder := os.environ.get("ANYREGION_CACHE"):
+        return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "anyregion"

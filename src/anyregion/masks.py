@@ -1,4 +1,4 @@
-"""Binary masks as COCO run-length codes: small in memory, and JSON as they are."""
+"""Binary masks as COCO run-length codes (RLE), which are small in memory and JSON as they are."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def encode_mask(mask: NDArray[Any]) -> RLE:
     """Encode a `(height, width)` mask of any number type; non-zero is inside."""
     if mask.ndim != 2:
         raise InputError(f"a mask must be (height, width); this one is {mask.shape}")
-    coded = coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
-    return RLE(size=[int(n) for n in coded["size"]], counts=coded["counts"].decode("ascii"))
+    # COCO counts runs down the columns
+    rle = coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
+    return RLE(size=[int(n) for n in rle["size"]], counts=rle["counts"].decode("ascii"))
 
 
 def decode_mask(rle: RLE) -> NDArray[np.bool_]:
@@ -68,9 +69,9 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> RLE:
             raise InputError(f"RLE of size {size}, but the image is {[height, width]}")
         _check_size(height, width)
         if isinstance(counts, list):
-            runs = _checked_runs(counts, height * width)
-            coded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-            return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))
+            runs = _check_runs(counts, height * width)
+            rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+            return RLE(size=[height, width], counts=rle["counts"].decode("ascii"))
         if isinstance(counts, (str, bytes)):
             # latin-1: a byte that COCO does not use is refused below, not here
             text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
@@ -79,21 +80,21 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> RLE:
         raise InputError("RLE without counts")
     if isinstance(segmentation, list) and segmentation:
         _check_size(height, width)
-        polygons = [_checked_polygon(points, height, width) for points in segmentation]
-        coded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))
+        polygons = [_check_polygon(points, height, width) for points in segmentation]
+        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        return RLE(size=[height, width], counts=rle["counts"].decode("ascii"))
     raise InputError("segmentation is neither polygons nor RLE")
 
 
 def _check_size(height: Any, width: Any) -> None:
-    # pycocotools counts pixels in 32 bits
+    # pycocotools counts pixels in 32 bits, and overflows without a word
     if not (isinstance(height, int) and isinstance(width, int)) or not (
         0 < height < 2**16 and 0 < width < 2**16 and height * width < 2**31
     ):
         raise InputError(f"a mask of {height} x {width} pixels is beyond what COCO's code holds")
 
 
-def _checked_polygon(points: Any, height: int, width: int) -> list[float]:
+def _check_polygon(points: Any, height: int, width: int) -> list[float]:
     try:
         values = [float(v) for v in points]
     except (TypeError, ValueError, OverflowError):
@@ -107,14 +108,16 @@ def _checked_polygon(points: Any, height: int, width: int) -> list[float]:
     return values
 
 
-def _checked_runs(counts: list[Any], pixels: int) -> list[int]:
+def _check_runs(counts: list[Any], pixels: int) -> list[int]:
     if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != pixels:
         raise InputError(f"RLE counts do not add up to the image's {pixels} pixels")
     return counts
 
 
 def _check_compressed(text: str, pixels: int) -> None:
-    """Walk the code once: pycocotools trusts it, and a wrong one makes it read past its memory."""
+    """Refuse runs that do not fill the image: pycocotools would read past its memory."""
+    # a character, counted from "0", holds five bits of a number, and a sixth where more follow; its
+    # last fifth bit is the sign; from the fourth run on it is the difference to the run two before
     runs: list[int] = []
     value = shift = 0
     for char in text:

@@ -1,4 +1,4 @@
-"""Regions that nobody gave: what finds them, and how overlapping finds are thinned out."""
+"""Region proposals: the protocols of proposers, IoU of boxes, and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anyregion.regions import Regions
 
 
 class RegionProposer(Protocol):
-    """What finds regions in an image by itself.
+    """A detector of regions of any kind, without prompts.
 
     Attributes:
         name: what people call it.
@@ -39,8 +39,8 @@ class RegionProposer(Protocol):
 class EncodedProposer(RegionProposer, Protocol):
     """A proposer on top of a recogniser's image encoder, so that an image is encoded only once.
 
-    Where `encoder` is the encoder of the recogniser that names the regions, the pipeline hands over
-    what that made of the image, in place of the image.
+    Where `encoder` is the encoder of the recogniser that names the regions, the pipeline passes the
+    encoded image in place of the image.
 
     Attributes:
         encoder: the `RegionEncoder` whose `encode_images` it builds on.
@@ -61,36 +61,37 @@ def nms(
     Args:
         boxes: `(N, 4)` xyxy; `N` may be 0.
         scores: `(N,)`; of equal ones the earlier goes first.
-        iou: a box is dropped where its IoU with a better kept one is above this.
-        limit: keep no more than so many; None for all.
+        iou: a box is dropped where its IoU with a selected better one is above this.
+        limit: select no more than so many; None for all.
 
     Returns:
-        Positions of the kept boxes, best first.
+        Positions of the selected boxes, best first.
 
     Raises:
         InputError: other numbers of boxes and scores.
     """
-    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    values = np.asarray(scores, dtype=np.float64).reshape(-1)
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)  # (N, 4)
+    values = np.asarray(scores, dtype=np.float64).reshape(-1)  # (N,)
     if len(corners) != len(values):
         raise InputError(f"{len(corners)} boxes but {len(values)} scores")
-    left = np.argsort(-values, kind="stable")
-    kept: list[int] = []
-    while len(left) and (limit is None or len(kept) < limit):
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        left = left[box_iou(corners[best : best + 1], corners[left])[0] <= iou]
-    return np.array(kept, dtype=np.int64)
+    remaining = np.argsort(-values, kind="stable")
+    selected: list[int] = []
+    while len(remaining) and (limit is None or len(selected) < limit):
+        best, remaining = remaining[0], remaining[1:]
+        selected.append(int(best))
+        overlaps = box_iou(corners[best : best + 1], corners[remaining])[0]
+        remaining = remaining[overlaps <= iou]
+    return np.array(selected, dtype=np.int64)
 
 
 def box_iou(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     """IoU of each of `(N, 4)` with each of `(M, 4)` xyxy boxes, `(N, M)`; 0 of two empty ones."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    low = np.maximum(first[:, None, :2], second[None, :, :2])  # (N, M, 2)
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    inside = np.clip(high - low, 0, None).prod(axis=2)
+    intersection = np.clip(high - low, 0, None).prod(axis=2)  # (N, M)
     areas = [np.clip(b[:, 2:] - b[:, :2], 0, None).prod(axis=1) for b in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - inside
-    shares: NDArray[np.float64] = np.divide(
-        inside, union, out=np.zeros(union.shape, dtype=np.float64), where=union > 0
+    union = areas[0][:, None] + areas[1][None] - intersection
+    iou: NDArray[np.float64] = np.divide(
+        intersection, union, out=np.zeros(union.shape, dtype=np.float64), where=union > 0
     )
-    return shares
+    return iou

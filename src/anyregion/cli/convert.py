@@ -1,4 +1,4 @@
-"""`anyregion convert`."""
+"""`anyregion convert`: a published RegionSpot checkpoint to a folder of safetensors."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def run(args: argparse.Namespace) -> int:
     require("torch", "torch", "transformers")
     from anyregion.regionspot.checkpoint import convert_checkpoint
 
-    made = convert_checkpoint(
+    pretrained = convert_checkpoint(
         args.checkpoint,
         args.out,
         localizer=args.localizer,
         vlm=args.vlm,
         image_size=args.image_size,
     )
-    size = made.adapter
+    size = pretrained.adapter
     terminal.fields(
         [
             ("folder", args.out),
@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
                 f"{size.token_width} -> {size.feature_width} -> {size.embed_width}, "
                 f"{size.layers} layers",
             ),
-            ("localizer", made.localizer),
-            ("vlm", made.vlm),
-            ("origin", made.origin),
-            ("licence", made.licence),
+            ("localizer", pretrained.localizer),
+            ("vlm", pretrained.vlm),
+            ("origin", pretrained.origin),
+            ("licence", pretrained.licence),
         ]
     )
     print(LICENCE)

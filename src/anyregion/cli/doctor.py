@@ -1,4 +1,4 @@
-"""`anyregion doctor`: what this installation is made of, and whether the built-in model works."""
+"""`anyregion doctor`: packages, devices and caches, and whether the built-in model works."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 
 @dataclass(frozen=True)
 class Environment:
-    """What `examine` found.
+    """The report of `examine`.
 
     Attributes:
         version: of anyregion.
@@ -99,8 +99,8 @@ def examine() -> Environment:
     listed = dict.fromkeys([*core, *(p for needs in extras.values() for p in needs)])
     packages = {name: _version(name) for name in listed}
     lacking = {e: [p for p in needs if packages[p] is None] for e, needs in extras.items()}
-    whole = all(packages[name] for name in core)
-    answers, model = _try_model() if whole else (False, "not tried: the core is not complete")
+    complete = all(packages[name] for name in core)
+    works, model = _try_model() if complete else (False, "not tried: the core is not complete")
     cache = cache_folder()
     return Environment(
         version=anyregion.__version__,
@@ -114,7 +114,7 @@ def examine() -> Environment:
         cache_bytes=_size(cache),
         free_bytes=_free(cache),
         model=model,
-        works=whole and answers,
+        works=works,
     )
 
 
@@ -127,17 +127,18 @@ def _requirements() -> tuple[list[str], dict[str, list[str]]]:
         match = _REQUIREMENT.match(line)
         if match is None:
             continue
-        name, own_extras = match.groups()
+        name, nested = match.groups()
         marker = _EXTRA.search(line)
         if marker is None:
             core.append(name)
         elif name == "anyregion":
-            within.setdefault(marker[1], []).extend((own_extras or "").split(","))
+            within.setdefault(marker[1], []).extend((nested or "").split(","))
         else:
             extras.setdefault(marker[1], []).append(name)
-    own = {extra: list(needs) for extra, needs in extras.items()}
+    direct = {extra: list(packages) for extra, packages in extras.items()}
     for extra, others in within.items():
-        extras[extra] = [*(p for o in others for p in own.get(o, [])), *own.get(extra, [])]
+        nested_packages = (p for other in others for p in direct.get(other, []))
+        extras[extra] = [*nested_packages, *direct.get(extra, [])]
     return core, extras
 
 
@@ -149,13 +150,14 @@ def _version(package: str) -> str | None:
 
 
 def _try_model() -> tuple[bool, str]:
-    """The assets are verified as they are loaded; one answer shows that the runtime works."""
+    """Whether the built-in model names a region, and the seconds it took or what is wrong."""
+    # the assets are verified as they are loaded; one prediction shows that the runtime works
     started = time.perf_counter()
-    picture = np.full((64, 64, 3), 127, dtype=np.uint8)
+    pixels = np.full((64, 64, 3), 127, dtype=np.uint8)
     try:
         recognizer = anyregion.load_recognizer(cache=None)
         regions = anyregion.Regions.from_boxes([[8, 8, 56, 56]])
-        recognizer.recognize([picture], [regions], ["dog", "cat"])
+        recognizer.recognize([pixels], [regions], ["dog", "cat"])
     except (AnyRegionError, ImportError, OSError, RuntimeError) as error:
         return False, f"broken: {error}"
     return True, f"ok ({time.perf_counter() - started:.2f} s to load and answer)"
@@ -182,8 +184,8 @@ def _size(folder: Path) -> int:
 
 
 def _free(folder: Path) -> int:
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    return shutil.disk_usage(there).free
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _megabytes(count: int) -> str:

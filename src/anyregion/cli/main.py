@@ -1,4 +1,4 @@
-"""The `anyregion` command: a table of commands, each a small module loaded only when asked for."""
+"""The `anyregion` command: a table of commands, each a module that is loaded when it is called."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ COMMANDS = {
     "doctor": Command("anyregion.cli.doctor", "check this installation"),
 }
 
-# what is no bug: the reader (`| head`) has gone, a full disk, no permission
-_OUTSIDE = (
+# errors of the machine, not bugs: the reader (`| head`) has gone, a full disk, no permission
+_MACHINE_ERRORS = (
     errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
 )  # fmt: skip
 
-# what argparse would take for an option although it is a box: -3,0,5,5
+# a box that argparse would take for an option: -3,0,5,5
 _NEGATIVE = re.compile(r"-\.?\d[^=]*,")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `exit_codes`)."""
-    words = _joined(sys.argv[1:] if argv is None else argv)
+    words = _join_negative(sys.argv[1:] if argv is None else argv)
     arguments = _parser(words).parse_args(words)
     command = importlib.import_module(arguments.module)
     try:
@@ -95,13 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("anyregion: error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return FAILED
     except OSError as error:
-        if error.errno not in _OUTSIDE:
+        if error.errno not in _MACHINE_ERRORS:
             raise  # a bug
         # Python's own flush at the end is to find no broken pipe and no full disk either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            where = f"{error.filename}: " if error.filename else ""
-            print(f"anyregion: error: {where}{error.strerror}", file=sys.stderr)
+            prefix = f"{error.filename}: " if error.filename else ""
+            print(f"anyregion: error: {prefix}{error.strerror}", file=sys.stderr)
         return FAILED
 
 
@@ -121,7 +121,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
     for name, command in COMMANDS.items():
         parts = name.split()
-        where = top
+        subparsers = top
         if len(parts) == 2:
             if parts[0] not in groups:
                 summary = GROUPS[parts[0]]
@@ -129,8 +129,8 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
                 groups[parts[0]] = group.add_subparsers(
                     title="commands", metavar="COMMAND [OPTIONS]", required=True
                 )
-            where = groups[parts[0]]
-        leaf = where.add_parser(
+            subparsers = groups[parts[0]]
+        leaf = subparsers.add_parser(
             parts[-1],
             help=command.summary,
             description=command.summary[0].upper() + command.summary[1:] + ".",
@@ -139,12 +139,13 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         leaf.set_defaults(module=command.module)
+        # only the command that is called declares its arguments: importing all would take seconds
         if list(words[: len(parts)]) == parts:
             importlib.import_module(command.module).add_arguments(leaf)
     return parser
 
 
-def _joined(words: Sequence[str]) -> list[str]:
+def _join_negative(words: Sequence[str]) -> list[str]:
     """`--box -3,0,5,5` as `--box=-3,0,5,5`."""
     joined: list[str] = []
     for word in words:

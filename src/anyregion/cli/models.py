@@ -1,4 +1,4 @@
-"""`anyregion models`."""
+"""`anyregion models`: the well-known weights and the built-in vocabularies."""
 
 from __future__ import annotations
 

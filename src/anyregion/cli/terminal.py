@@ -1,4 +1,4 @@
-"""What people see: progress with the time left, tables, warnings. Results go to stdout only."""
+"""Output on the terminal: progress with the time left, tables, warnings on stderr."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = ()
 ) -> None:
     """Print aligned columns on stdout; `numbers` are the columns to align right."""
-    right = set(numbers)
+    right_aligned = set(numbers)
     grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for i, name in enumerate(columns):
-        grid.add_column(name, justify="right" if i in right else "left", overflow="fold")
+        grid.add_column(name, justify="right" if i in right_aligned else "left", overflow="fold")
     for row in rows:
         # Text, not str: a name in square brackets is a name, not markup
         grid.add_row(*(Text(str(cell)) for cell in row))

@@ -1,4 +1,4 @@
-"""Exemplars from folders: an image a region, or a COCO file's annotated regions."""
+"""Reads exemplars from a folder of images a class, or from COCO annotations."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def load_exemplars(
     words: Vocabulary | EncodedVocabulary | None = None,
     weight: float = 0.5,
 ) -> ExemplarVocabulary:
-    """Read a vocabulary of pictures.
+    """Read a vocabulary of exemplars.
 
     `source` is one of two:
         A folder with a folder for each class, called as the class is: each image in it, at any
             depth, is one region, the whole image.
         A COCO file (JSON): the annotated regions of each category, but for crowds.
 
-    Classes without any example are set aside, and so are regions that the file states wrongly.
+    Classes without any exemplar are set aside, and so are regions that the file states wrongly.
     Images are read when the vocabulary is encoded.
 
     Args:
         source: folder or file.
         images: where the images of a COCO file lie; unless given, the folder of the file.
-        shots: examples a class; more are drawn at random, each class by itself. None for all.
+        shots: exemplars a class, drawn at random where there are more; None for all.
         seed: of that draw.
         masks: also use the masks of a COCO file as prompts.
         words, weight: see `ExemplarVocabulary.from_exemplars`.
@@ -54,34 +54,36 @@ def load_exemplars(
     if seed < 0:
         raise InputError(f"the seed must not be negative; it is {seed}")
     ids: dict[str, int] = {}
-    aside: list[SetAside] = []
+    skipped: list[SetAside] = []
     if path.is_dir():
         if images is not None:
             raise InputError(f"{path} holds its images itself: leave the images' folder out")
-        found = _from_folders(path)
+        classes = _from_folders(path)
     elif path.is_file():
         folder = path.parent if images is None else Path(images).expanduser()
-        found, ids, aside = _from_coco(path, folder, masks)
+        classes, ids, skipped = _from_coco(path, folder, masks)
     else:
         raise InputError(f"{path}: there is no such folder or file")
-    empty = [name for name, exemplars in found.items() if not exemplars]
-    aside += [SetAside(f"class {name!r}", "no example of it") for name in empty]
-    chosen = {
-        name: _drawn(exemplars, shots, np.random.default_rng([seed, position]))
-        for position, (name, exemplars) in enumerate(found.items())
+    empty = [name for name, exemplars in classes.items() if not exemplars]
+    skipped += [SetAside(f"class {name!r}", "no example of it") for name in empty]
+    # each class has a generator of its own, so that another class more or less changes no draw
+    sampled = {
+        name: _sample(exemplars, shots, np.random.default_rng([seed, position]))
+        for position, (name, exemplars) in enumerate(classes.items())
         if exemplars
     }
-    if not chosen:
-        raise InputError(f"{path}: no class has an example" + (f" ({aside[0]})" if aside else ""))
-    for name, exemplars in chosen.items():
+    if not sampled:
+        reason = f" ({skipped[0]})" if skipped else ""
+        raise InputError(f"{path}: no class has an example{reason}")
+    for name, exemplars in sampled.items():
         for exemplar in exemplars:
             if not Path(exemplar.source).is_file():
                 raise InputError(f"an exemplar of {name!r}: {exemplar.source}: no such file")
     try:
-        pictured = ExemplarVocabulary.from_exemplars(chosen, words=words, weight=weight, ids=ids)
+        vocabulary = ExemplarVocabulary.from_exemplars(sampled, words=words, weight=weight, ids=ids)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return replace(pictured, set_aside=tuple(aside))
+    return replace(vocabulary, set_aside=tuple(skipped))
 
 
 def _from_folders(path: Path) -> Classes:
@@ -106,14 +108,14 @@ def _from_coco(
             image = folder / Path(entry.file_name).name
         for row, category in enumerate(entry.regions.categories.tolist()):
             by_category[category].append(Exemplar(image, entry.regions[[row]]))
-    found: Classes = {name: [] for name in file.categories.values()}
+    classes: Classes = {name: [] for name in file.categories.values()}
     for category, name in file.categories.items():
-        found[name] += by_category[category]
+        classes[name] += by_category[category]
     ids = {name: i for i, name in reversed(file.categories.items())}
-    return found, ids, list(file.set_aside)
+    return classes, ids, list(file.set_aside)
 
 
-def _drawn(
+def _sample(
     exemplars: list[Exemplar], shots: int | None, rng: np.random.Generator
 ) -> list[Exemplar]:
     if shots is None or len(exemplars) <= shots:

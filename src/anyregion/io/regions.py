@@ -1,4 +1,4 @@
-"""Files of regions: COCO annotations, COCO results, and a detector's `{image: boxes}`."""
+"""Reads files of regions: COCO annotations, COCO results, and a detector's `{image: boxes}`."""
 
 from __future__ import annotations
 
@@ -61,14 +61,15 @@ class RegionFile:
             InputError: only images of that name in other folders are listed, or several that fit.
         """
         full = PurePath(os.path.abspath(path))  # noqa: PTH100 (a link keeps its name)
-        same = [self.images[key] for key in self._by_name.get(full.name, [])]
-        if same:
-            fits = [e for e in same if full.parts[-len(_parts(e)) :] == _parts(e)]
-            if not fits:
-                listed = ", ".join(sorted(str(e.file_name) for e in same)[:3])
-                raise InputError(f"{path}: the region file lists {listed}: another folder's image")
-            longest = max(len(_parts(e)) for e in fits)
-            best = [e for e in fits if len(_parts(e)) == longest]
+        same_name = [self.images[key] for key in self._by_name.get(full.name, [])]
+        if same_name:
+            matches = [e for e in same_name if full.parts[-len(_parts(e)) :] == _parts(e)]
+            if not matches:
+                names = ", ".join(sorted(str(e.file_name) for e in same_name)[:3])
+                raise InputError(f"{path}: the region file lists {names}: another folder's image")
+            # `cam1/a.jpg` before `a.jpg`: the entry that states most of the path
+            longest = max(len(_parts(e)) for e in matches)
+            best = [e for e in matches if len(_parts(e)) == longest]
             if len(best) > 1:
                 raise InputError(f"{path}: the region file lists {best[0].file_name} twice")
             return best[0]
@@ -79,9 +80,9 @@ class RegionFile:
 
 
 def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) -> RegionFile:
-    """Read a file of regions; what is malformed is set aside, one by one, and the rest is kept.
+    """Read a file of regions; malformed ones are set aside one by one, and the rest is used.
 
-    Three layouts are told apart by their content:
+    Its layout is one of three, recognised by the content:
         COCO annotations: `{"images": [...], "annotations": [...], "categories": [...]}`, boxes
             xywh; crowd regions are left out, for they hold many things.
         COCO results: `[{"image_id", "bbox" (xywh), "score", "category_id"}, ...]`.
@@ -117,12 +118,12 @@ def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) 
 
 
 class _Reader:
-    """Reads one file; what cannot be used is collected in `aside`."""
+    """Reads the rows of one file; those that cannot be used go to `skipped`."""
 
     def __init__(self, masks: bool, scores: bool) -> None:
         self.masks = masks
         self.scores = scores
-        self.aside: list[SetAside] = []
+        self.skipped: list[SetAside] = []
 
     def from_coco(self, content: dict[str, Any]) -> RegionFile:
         listed: dict[str, tuple[str, tuple[int, int] | None]] = {}
@@ -134,12 +135,12 @@ class _Reader:
                 listed[key] = (name, size)
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 which = image.get("id", f"#{position}") if isinstance(image, dict) else position
-                self.aside.append(SetAside(f"image {which}", _reason(error)))
+                self.skipped.append(SetAside(f"image {which}", _reason(error)))
         rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self._rows(content["annotations"]):
             key = _id(row.get("image_id"))
             if key not in listed:
-                self.aside.append(SetAside(f"region {row['id']}", f"unknown image id {key}"))
+                self.skipped.append(SetAside(f"region {row['id']}", f"unknown image id {key}"))
             elif not row.get("iscrowd"):
                 rows[key].append(row)
         images: dict[str, ImageEntry] = {}
@@ -150,29 +151,29 @@ class _Reader:
             try:
                 names[int(category["id"])] = str(category["name"])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                self.aside.append(SetAside(f"category {str(category)[:40]}", _reason(error)))
+                self.skipped.append(SetAside(f"category {str(category)[:40]}", _reason(error)))
         return self._file(images, names)
 
     def from_results(self, content: list[Any]) -> RegionFile:
-        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        by_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self._rows(content):
             if "image_id" in row:
-                rows[_id(row["image_id"])].append(row)
+                by_image[_id(row["image_id"])].append(row)
             else:
-                self.aside.append(SetAside(f"region {row['id']}", "no image_id"))
+                self.skipped.append(SetAside(f"region {row['id']}", "no image_id"))
         images = {
-            key: ImageEntry(key, self._regions(found, None, f"image {key}"))
-            for key, found in rows.items()
+            key: ImageEntry(key, self._regions(rows, None, f"image {key}"))
+            for key, rows in by_image.items()
         }
         return self._file(images, {})
 
     def from_detector(self, content: dict[str, Any]) -> RegionFile:
         images: dict[str, ImageEntry] = {}
-        for key, found in content.items():
+        for key, detections in content.items():
             try:
-                rows = _detected(found)
+                rows = _detector_rows(detections)
             except (KeyError, TypeError, AttributeError, InputError) as error:
-                self.aside.append(SetAside(f"image {key}", _reason(error)))
+                self.skipped.append(SetAside(f"image {key}", _reason(error)))
                 continue
             name = key if PurePath(key).suffix.lower() in SUFFIXES else None
             images[key] = ImageEntry(key, self._regions(rows, None, f"image {key}"), name)
@@ -182,18 +183,18 @@ class _Reader:
         """The rows that are objects, each with an id."""
         for position, row in enumerate(content):
             if isinstance(row, dict):
-                given = row.get("id")
-                yield {**row, "id": f"#{position}" if given is None else given}
+                number = row.get("id")
+                yield {**row, "id": f"#{position}" if number is None else number}
             else:
-                self.aside.append(SetAside(f"region #{position}", f"not an object: {row!r:.40}"))
+                self.skipped.append(SetAside(f"region #{position}", f"not an object: {row!r:.40}"))
 
     def _regions(
-        self, rows: list[dict[str, Any]], size: tuple[int, int] | None, where: str
+        self, rows: list[dict[str, Any]], size: tuple[int, int] | None, image: str
     ) -> Regions:
         """The usable rows of one image; each other is set aside."""
         boxes: list[list[float]] = []
-        codes: list[RLE | None] = []
-        kept: list[dict[str, Any]] = []
+        masks: list[RLE | None] = []
+        usable: list[dict[str, Any]] = []
         scored = self.scores and any(row.get("score") is not None for row in rows)
         for row in rows:
             try:
@@ -201,20 +202,20 @@ class _Reader:
                 rle = _row_mask(row, size) if self.masks and row.get("segmentation") else None
                 if scored:
                     _check_score(row.get("score"))
-                # one region is built alone, so that its own error is reported and no other falls
+                # each region is built alone first, so that only the faulty one is left out
                 Regions.from_prompts(boxes=[box], masks=[rle], ids=[row["id"]])
             except (InputError, TypeError, ValueError, OverflowError) as error:
-                self.aside.append(SetAside(f"{where}, region {row['id']}", _reason(error)))
+                self.skipped.append(SetAside(f"{image}, region {row['id']}", _reason(error)))
                 continue
             boxes.append(box)
-            codes.append(rle)
-            kept.append(row)
-        categories = [_category(row.get("category_id")) for row in kept]
+            masks.append(rle)
+            usable.append(row)
+        categories = [_category(row.get("category_id")) for row in usable]
         return Regions.from_prompts(
             boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-            masks=codes,
-            ids=[row["id"] for row in kept],
-            scores=[row["score"] for row in kept] if scored else None,
+            masks=masks,
+            ids=[row["id"] for row in usable],
+            scores=[row["score"] for row in usable] if scored else None,
             categories=categories if any(c >= 0 for c in categories) else None,
         )
 
@@ -223,14 +224,14 @@ class _Reader:
         for key, entry in images.items():
             if entry.file_name is not None:
                 by_name[PurePath(entry.file_name).name].append(key)
-        return RegionFile(images, names, tuple(self.aside), dict(by_name))
+        return RegionFile(images, names, tuple(self.skipped), dict(by_name))
 
 
-def _detected(found: dict[str, Any]) -> list[dict[str, Any]]:
+def _detector_rows(detections: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of one image of a detector's file."""
-    boxes = found["boxes"]
+    boxes = detections["boxes"]
     scores, labels = (
-        [None] * len(boxes) if found.get(name) is None else found[name]
+        [None] * len(boxes) if detections.get(name) is None else detections[name]
         for name in ("scores", "labels")
     )
     if not len(boxes) == len(scores) == len(labels):

@@ -43,9 +43,9 @@ def test_what_load_recognizer_gives() -> None:
     assert isinstance(load_recognizer().encoder, CompactEncoder)
     assert isinstance(load_recognizer(method="regionspot").encoder, CompactEncoder)
     assert isinstance(load_recognizer(method="dense").encoder, DenseEncoder)
-    with pytest.raises(InputError, match="own eyes"):
+    with pytest.raises(InputError, match="takes no localizer"):
         load_recognizer(localizer="facebook/sam-vit-base")
-    with pytest.raises(InputError, match="own words"):
+    with pytest.raises(InputError, match="text encoder of its own"):
         load_recognizer(vlm="openai/clip-vit-base-patch16")
 
 
