@@ -90,7 +90,7 @@ def model_loader(
 
         localizer = None
         if proposer == "sam" and not factory.uses_localizer(args.model, args.method):
-            # the recogniser has no use for it
+            # the recogniser has no use for it, and would refuse it
             localizer, choice["localizer"] = choice["localizer"], None
         source = ProposedRegions(
             proposer or "own", localizer, args.device, masks=args.use_masks, scores=scores
@@ -166,6 +166,7 @@ def read_vocabulary(
     from anyregion.io.vocabulary import load_vocabulary
     from anyregion.vocabulary import Vocabulary
 
+    # an argument without effect is a misunderstanding, which is said
     details = ("exemplar_images", "shots", "exemplar_seed", "exemplar_weight")
     alone = [f"--{d.replace('_', '-')}" for d in details if getattr(args, d) is not None]
     if alone and args.exemplars is None:
@@ -218,7 +219,8 @@ def count_names(count: int, spec: str | None = None) -> str:
 
     if (name := spec.strip().casefold()) in builtin_vocabularies():
         return f"{text} (built-in {name})"
-    with suppress(OSError, ValueError, RuntimeError):  # names need not be possible file names
+    # names need not be possible file names
+    with suppress(OSError, ValueError, RuntimeError):
         if Path(spec).expanduser().is_file():
             return f"{text} (file {spec})"
     return text

@@ -119,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.runs.region_source import FileRegions, SameRegions
     from anyregion.vocabulary import Vocabulary
 
+    # what makes no sense together is refused before anything slow is loaded
     typed = bool(args.box or args.point)
     if typed == bool(args.regions):
         raise InputError(
@@ -193,18 +194,19 @@ def run(args: argparse.Namespace) -> int:
             numbers=(2,),
         )
         print()
-    earlier = f" and {report.kept} from an earlier run" if report.kept else ""
+    earlier = f" and {report.earlier} from an earlier run" if report.earlier else ""
     terminal.fields(
         [
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
+            # without --vocabulary the names are those of the exemplars
             ("vocabulary", shared.count_names(len(names), args.vocabulary or "")),
             ("set aside", len(report.set_aside)),
             ("seconds", f"{report.seconds:.1f}"),
             ("results", args.out),
         ]
     )
-    if report.images + report.kept == 0:
+    if report.images + report.earlier == 0:
         return FAILED
     return SET_ASIDE if report.set_aside else FINE
 

@@ -16,7 +16,8 @@ from anyregion.files import atomic_path, writing
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs into one folder are not noticed there
+except ImportError:
+    # Windows: two runs into one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
 
@@ -88,8 +89,10 @@ class Journal:
                 for entry in sorted(remaining, key=lambda entry: entry.offset):
                     old.seek(entry.offset)
                     new.write(old.readline())
-            self._file.close()  # some systems replace no file that is open
-        self.entries.clear()  # the same object: callers may hold it
+            # some systems replace no file that is open
+            self._file.close()
+        # the same dictionary: whoever holds it sees what remains
+        self.entries.clear()
         self._open()
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -114,7 +117,8 @@ class Journal:
                 "folder"
             ) from None
         except OSError:
-            pass  # a network disk without locks: the run goes on without one
+            # a network disk without locks: the run goes on without one
+            pass
         try:
             self._recover()
         except BaseException:
@@ -132,6 +136,7 @@ class Journal:
                     line = json.loads(raw)
                     self.entries[line["image"]] = Entry.from_line(line, good)
                 except (ValueError, KeyError, TypeError):
+                    # only the last line can be torn; any other was edited
                     if file.read(1):
                         raise InputError(
                             f"{self.path}: line {number} is malformed; repair it, or start anew "

@@ -1,8 +1,7 @@
 """One pipeline over images: they are read ahead, checked, encoded, and their regions named.
 
-`recognize`, every `evaluate` of regions and a service walk their images through `run_pipeline`. An
-image is read once, its regions are checked once, and it is encoded once, also where the model that
-names the regions proposes them.
+An image is read once, its regions are checked once, and it is encoded once, also where the model
+that names its regions proposes them.
 """
 
 from __future__ import annotations
@@ -25,6 +24,11 @@ Answer = TypeVar("Answer")
 Track: TypeAlias = Callable[[str, str], Progress]
 """Shows how far a long piece of work is. Called with what is being done and the unit it is counted
 in; what it returns is called with (done, total)."""
+
+
+def silent(doing: str, unit: str) -> Progress:
+    """The `Track` that shows nothing."""
+    return lambda done, total: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +123,7 @@ class RecognizeOptions:
 
 @dataclass(frozen=True, eq=False)
 class RegionNamer:
-    """Answers the pipeline with `Predictions`.
+    """What answers the pipeline with `Predictions`.
 
     Attributes:
         recognizer: the model.
@@ -136,27 +140,23 @@ class RegionNamer:
     use_scores: bool = True
 
     def __call__(self, encoded: Sequence[Any], items: Sequence[ReadSample]) -> list[Predictions]:
-        """Name the regions of encoded images. The predictions' regions keep what they brought."""
-        prompts = [item.regions for item in items]
+        """Name the regions of encoded images."""
+        options, prompts = self.options, [item.regions for item in items]
+        # what is not to be used is taken out of the prompts, so that no method has to know of it
         if not self.use_masks:
             prompts = [replace(r, masks=(None,) * len(r)) for r in prompts]
         if not self.use_scores:
             prompts = [replace(r, scores=None) for r in prompts]
-        options = self.options
         answers = self.recognizer.predict_encoded(
-            encoded,
-            prompts,
-            [item.size for item in items],
-            self.vocabulary,
-            top_k=options.top_k,
-            score=options.score,
-            masks=options.masks,
-            multimask=options.multimask,
-        )
+            encoded, prompts, [item.size for item in items], self.vocabulary,
+            top_k=options.top_k, score=options.score,
+            masks=options.masks, multimask=options.multimask,
+        )  # fmt: skip
         if options.min_score:
             answers = [answer.above(options.min_score) for answer in answers]
         if self.use_masks and self.use_scores:
             return answers
+        # masks that were no prompts are still there to be judged
         return [replace(a, regions=item.regions) for a, item in zip(answers, items, strict=True)]
 
 
@@ -185,9 +185,10 @@ def run_pipeline(
         batch_size: images at once.
         progress: called with (done, total) images, each time the caller is done with a batch.
     """
-    if progress is not None:
-        progress(0, len(samples))  # the time left is to be counted from here
     start = 0
+    if progress is not None:
+        # loading the model took its own time: what remains is counted from here
+        progress(0, len(samples))
     for images in read_ahead([sample.image for sample in samples], batch_size=batch_size):
         part = samples[start : start + len(images)]
         read: list[ReadSample] = []
@@ -200,6 +201,7 @@ def run_pipeline(
             except InputError as error:
                 skipped.append((sample, str(error)))
         results: list[tuple[ReadSample, Answer]] = []
+        # an encoder pass for nothing would cost as much as one for a hundred regions
         with_regions = [item for item in read if ask_empty or len(item.regions)]
         for item, result in _ask(with_regions, encoder, answer):
             if isinstance(result, InputError):
@@ -213,6 +215,7 @@ def run_pipeline(
                 SetAside(f"{item.sample.name}, {a.item}", a.reason) for a in item.set_aside
             ]
         yield Batch(read, results, skipped, set_aside)
+        # the caller is done with the batch when it asks for the next one
         start += len(images)
         if progress is not None:
             progress(start, len(samples))
@@ -221,7 +224,7 @@ def run_pipeline(
 def _check(
     sample: Sample, pixels: Pixels, encoder: RegionEncoder, proposer: RegionProposer | None
 ) -> ReadSample:
-    """The sample with the regions that lie in its image, which are found now if none were given."""
+    """The sample with the regions that lie in its image, proposed now if it brings none."""
     height, width = size = (pixels.shape[0], pixels.shape[1])
     if sample.size is not None and sample.size != size:
         stated = f"{sample.size[1]} x {sample.size[0]}"
@@ -230,11 +233,14 @@ def _check(
     if regions is None:
         if proposer is None:
             raise InputError("no regions for this image, and nothing to find them")
+        # the same object, not one like it: another copy may have other weights
         if getattr(proposer, "encoder", None) is encoder:
+            # one by one: the proposer's own work on an image outweighs what a batch would save
             (encoded,) = encoder.encode_images([pixels])
             regions = proposer.propose_encoded(encoded)  # type: ignore[attr-defined]
         else:
             regions = proposer.propose(pixels)
+    # the one place where regions meet their image: all that follows trusts them
     regions, set_aside = regions.fit(height, width)
     return ReadSample(sample, pixels, size, regions, set_aside, encoded)
 
@@ -254,6 +260,7 @@ def _ask(
             encoded = [item.encoded for item in items]
         return list(zip(items, answer(encoded, items), strict=True))
     except InputError as error:
+        # nothing but a refusal is tried again: a bug is to stop the run
         if len(items) == 1:
             return [(items[0], error)]
         return [pair for item in items for pair in _ask([item], encoder, answer)]

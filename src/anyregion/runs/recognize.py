@@ -31,6 +31,7 @@ from anyregion.runs.pipeline import (
     Sample,
     Track,
     run_pipeline,
+    silent,
 )
 from anyregion.runs.region_source import (
     FileRegions,
@@ -64,7 +65,7 @@ class RunReport:
     Attributes:
         out: its folder.
         images: images named by this run.
-        kept: images that an earlier run had finished.
+        earlier: images that an earlier run had finished.
         regions: rows in the results, over all images.
         seconds: time spent on the images, without loading the model.
         set_aside: images and regions left out, and why.
@@ -74,7 +75,7 @@ class RunReport:
 
     out: Path
     images: int
-    kept: int
+    earlier: int
     regions: int
     seconds: float
     set_aside: tuple[SetAside, ...]
@@ -92,7 +93,7 @@ def recognize_images(
     options: RecognizeOptions | None = None,
     output: OutputOptions | None = None,
     settings: Mapping[str, Any] | None = None,
-    track: Track | None = None,
+    track: Track = silent,
 ) -> RunReport:
     """Name the regions of many images and write the results folder (see `ResultsFolder`).
 
@@ -121,6 +122,7 @@ def recognize_images(
     from anyregion import __version__
 
     out = Path(out)
+    # plain values become what the rest of the run works with
     options, output = options or RecognizeOptions(), output or OutputOptions()
     if isinstance(vocabulary, str):
         vocabulary = load_vocabulary(vocabulary)
@@ -140,6 +142,7 @@ def recognize_images(
     )
     if not images:
         raise InputError("; ".join(map(str, set_aside)) or "no images given")
+    # whatever changes an answer or a picture: a run with other values may not continue this one
     fixed = {
         **(settings or {}),
         "top_k": options.top_k,
@@ -157,27 +160,29 @@ def recognize_images(
     with closing(folder.journal):
         finished = folder.journal.entries
         marks = {name: file_mark(path) for name, path in images.items()}
-        # their answers go once it is sure that there will be new ones
+        # answers of files that have changed since; they go once it is sure that new ones will come
         stale = [n for n in images if n in finished and finished[n].file != marks[n]]
-        kept = (images.keys() & finished.keys()) - set(stale)
-        earlier = [
+        earlier = (images.keys() & finished.keys()) - set(stale)
+        earlier_skips = [
             SetAside(f"{name}, {a['item']}", a["reason"])
-            for name in sorted(kept)
+            for name in sorted(earlier)
             for a in finished[name].set_aside
         ]
         set_aside += source.set_aside
-        samples = source.samples(images)
-        pending = [s for n, s in samples.items() if n not in kept and isinstance(s, Sample)]
+        samples = {n: s for n, s in source.samples(images).items() if n not in earlier}
+        pending = [sample for sample in samples.values() if isinstance(sample, Sample)]
         started = time.perf_counter()
         unreadable: tuple[str, ...] = ()
+        # without anything to do no model is loaded: to ask for a finished run costs nothing
         if pending:
             if isinstance(recognizer, (str, Path)):
                 model = factory.load_recognizer(recognizer)
             else:
                 model = recognizer if isinstance(recognizer, Recognizer) else recognizer()
-            names_read = track("reading the vocabulary", "names") if track else None
-            encoded = model.encode_vocabulary(vocabulary, progress=names_read)
+            progress = track("reading the vocabulary", "names")
+            encoded = model.encode_vocabulary(vocabulary, progress=progress)
             unreadable = encoded.unreadable
+            # "words" is the text encoder: the keys are those that folders have in their run.json
             models = {"words": encoded.model, "encoder": model.encoder.fingerprint}
             namer = RegionNamer(model, encoded, options)
             proposer: RegionProposer | None = None
@@ -191,21 +196,20 @@ def recognize_images(
             folder.drop(stale)
         folder.skip(set_aside)
         for name, reason in samples.items():
-            if name not in kept and isinstance(reason, str):
+            if isinstance(reason, str):
                 folder.skip([SetAside("image", reason)], image=name)
                 set_aside.append(SetAside(name, reason))
         if pending:
             batches = run_pipeline(
-                pending,
-                model.encoder,
-                namer,
-                proposer=proposer,
+                pending, model.encoder, namer, proposer=proposer,
+                # an image in which nothing is to be named is a finished one, too
                 ask_empty=True,
                 batch_size=options.batch_size,
-                progress=track("naming regions", "images") if track else None,
-            )
+                progress=track("naming regions", "images"),
+            )  # fmt: skip
             set_aside += _write_results(batches, folder, marks, output.pictures)
         seconds = time.perf_counter() - started
+        # of the journal, not of this run's answers: earlier ones belong to the results too
         if finished:
             names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
             folder.write_coco(names)
@@ -214,10 +218,10 @@ def recognize_images(
         return RunReport(
             out=out,
             images=sum(sample.name in finished for sample in pending),
-            kept=len(kept),
+            earlier=len(earlier),
             regions=sum(entry.regions for entry in finished.values()),
             seconds=seconds,
-            set_aside=(*set_aside, *earlier),
+            set_aside=(*set_aside, *earlier_skips),
             unreadable=unreadable,
             only=next(folder.journal.lines()) if len(finished) == 1 else None,
         )
@@ -242,12 +246,13 @@ def name_images(
     """
     images, set_aside = find_images(paths)
     outright = {path for p in paths if (path := Path(p).expanduser()).is_file()}
-    is_run = cache(is_results_folder)  # asked of the same few folders, image after image
+    # images share their few folders, whose run.json need not be read for each image
+    is_run = cache(is_results_folder)
     files: list[Path] = []
     for path in images:
         folders = path.resolve().parents
-        drawn = any(f.name == "pictures" and is_run(f.parent) for f in folders)
-        if pictures.resolve() not in folders and (path in outright or not drawn):
+        is_picture = any(f.name == "pictures" and is_run(f.parent) for f in folders)
+        if pictures.resolve() not in folders and (path in outright or not is_picture):
             # not resolve(): a link keeps the name that it was given under
             files.append(Path(os.path.abspath(path)))  # noqa: PTH100
     if images and not files:
@@ -256,8 +261,9 @@ def name_images(
         starts: list[str] = []
         for path in (Path(p).expanduser() for p in paths):
             parts = path.parts
+            # whatever its name: a file may be called [1].jpg
             if path.is_file():
-                parts = parts[:-1]  # whatever its name: a file may be called [1].jpg
+                parts = parts[:-1]
             elif not path.is_dir():
                 fixed = (i for i, part in enumerate(parts) if has_magic(part))
                 parts = parts[: next(fixed, len(parts) - 1)]
@@ -281,6 +287,7 @@ def _write_results(
     writing: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-write") as writer:
         for batch in batches:
+            # no more than one batch waits, so that a slow disk fills no memory
             for future in writing:
                 future.result()
             for sample, reason in batch.skipped:

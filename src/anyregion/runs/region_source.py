@@ -29,8 +29,12 @@ class SameRegions:
     @property
     def digest(self) -> str:
         """A hash of the prompts."""
-        labelled = (self.regions.points, self.regions.point_labels)
-        content = [self.regions.boxes.tolist(), *([p.tolist() for p in c] for c in labelled)]
+        regions = self.regions
+        columns = (regions.points, regions.point_labels)
+        content = [regions.boxes.tolist(), *([p.tolist() for p in column] for column in columns)]
+        # only where there are any: the digests of earlier runs are not to change
+        if any(mask is not None for mask in regions.masks):
+            content.append(list(regions.masks))
         return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
     def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
@@ -56,13 +60,15 @@ class FileRegions:
     def __init__(self, path: str | Path, *, masks: bool = False, scores: bool = True) -> None:
         self.file = load_regions(path, masks=masks, scores=scores)
         self.set_aside = self.file.set_aside
+        # of the file, not of what was read of it: ids and names count too
         with Path(path).open("rb") as opened:
             self.digest = f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
 
     def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
         """By the images' names: each with its regions, or the reason why it has none."""
         samples: dict[str, Sample | str] = {}
-        names: dict[str, list[str]] = defaultdict(list)  # by entry, the images that fit it
+        # by entry, the images that fit it
+        candidates: dict[str, list[str]] = defaultdict(list)
         for name, path in images.items():
             samples[name] = "no regions for this image"
             try:
@@ -71,17 +77,18 @@ class FileRegions:
                 samples[name] = str(error)
                 continue
             if entry is not None and len(entry.regions):
-                names[entry.key].append(name)
-        for key, fitting in names.items():
+                candidates[entry.key].append(name)
+        for key, names in candidates.items():
             entry = self.file.images[key]
-            if len(fitting) > 1:
-                tails = {name: _shared_tail(images[name], entry) for name in fitting}
-                fitting = [name for name in fitting if tails[name] == max(tails.values())]
-            if len(fitting) > 1:
+            if len(names) > 1:
+                tails = {name: _shared_tail(images[name], entry) for name in names}
+                names = [name for name in names if tails[name] == max(tails.values())]
+            if len(names) > 1:
+                # a guess would name the regions of another photograph
                 reason = f"the regions of {entry.file_name or key} fit several images of this run"
-                samples.update(dict.fromkeys(fitting, reason))
+                samples.update(dict.fromkeys(names, reason))
             else:
-                (name,) = fitting
+                (name,) = names
                 samples[name] = Sample(name, images[name], entry.regions, key, entry.size)
         return samples
 
@@ -108,7 +115,8 @@ class ProposedRegions:
 
     @property
     def digest(self) -> str:
-        """What is asked for, in words: known before anything is loaded."""
+        """What is to be proposed, in words: known before anything is loaded."""
+        # run.json of earlier runs has these words
         name = self.proposer if isinstance(self.proposer, str) else self.proposer.name
         return f"found by {name}, masks={self.masks}, scores={self.scores}"
 

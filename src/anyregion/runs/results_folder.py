@@ -74,7 +74,7 @@ class ResultsFolder:
         }
         if overwrite:
             self.drop(list(self.journal.entries))
-        # a run that finished nothing binds nobody
+        # what finished nothing (a wrong model's name, say) binds nobody
         elif self.journal.entries and (changes := _changes(earlier, self._run)):
             self.journal.close()
             raise InputError(
@@ -105,7 +105,8 @@ class ResultsFolder:
                 f"{self.path}: finished images were named by other weights ({'; '.join(changes)}); "
                 "use --overwrite or another --out"
             )
-        self.drop(stale)  # before the weights are noted: a kill in between mixes nothing
+        # before the weights are noted: a kill in between mixes nothing
+        self.drop(stale)
         self._run["models"] = dict(models)
         self._write_state()
 
@@ -146,13 +147,13 @@ class ResultsFolder:
         """Write all that belongs to one image; the journal's line comes last and makes it count.
 
         Args:
-            name: of the image.
-            predictions: of its regions.
+            name, predictions: the image and its regions' names.
             image_id: its id in COCO's format, if it has one.
             file: see `file_mark`.
             set_aside: regions of the image that cannot be used.
             pixels: the image, to draw a picture; None for no picture.
         """
+        # the order of the keys is that of the format: files are compared byte by byte
         height, width = predictions.size
         line: dict[str, Any] = {
             "image": name,
@@ -189,29 +190,20 @@ class ResultsFolder:
         if len(set(stated.values())) == len(names):
             ids = stated
         category_ids = dict(zip(vocabulary.names, vocabulary.ids, strict=True))
+        sizes = {name: entries[name].size for name in names}
+        # generators: the regions of a large run would not fit into memory together
+        records = ((line["image"], r) for line in self.journal.lines() for r in line["regions"])
         sections: dict[str, Iterable[dict[str, Any]]] = {
             "images": (
-                {
-                    "id": ids[name],
-                    "file_name": name,
-                    "height": entries[name].size[0],
-                    "width": entries[name].size[1],
-                }
-                for name in names
+                {"id": ids[name], "file_name": name, "height": height, "width": width}
+                for name, (height, width) in sizes.items()
             ),
             "categories": (
                 {"id": i, "name": name, "supercategory": ""} for name, i in category_ids.items()
             ),
             "annotations": (
-                record_to_coco(record, image_id, number, category_ids[record["label"]])
-                for number, (image_id, record) in enumerate(
-                    (
-                        (ids[line["image"]], record)
-                        for line in self.journal.lines()
-                        for record in line["regions"]
-                    ),
-                    start=1,
-                )
+                record_to_coco(record, ids[name], number, category_ids[record["label"]])
+                for number, (name, record) in enumerate(records, start=1)
             ),
         }
         path = self.path / "predictions.json"
@@ -239,18 +231,16 @@ class ResultsFolder:
                 writer.writerows(record_to_csv(record, line["image"]) for record in line["regions"])
 
     def _write_state(self) -> None:
-        """Write the settings, and what was set aside of finished images.
-
-        The rest of what was set aside is tried again, so its list starts anew.
-        """
+        """Write the settings, and what was set aside of finished images."""
         run = self.path / "run.json"
         with writing(run), atomic_path(run) as temporary:
             # ASCII: a folder's name need not be UTF-8
             temporary.write_text(json.dumps(self._run, indent=2) + "\n")
+        # whatever else was set aside is tried again, so its list starts anew
         lines = [
-            to_line({"image": name, **aside})
+            to_line({"image": name, **item})
             for name, entry in sorted(self.journal.entries.items())
-            for aside in entry.set_aside
+            for item in entry.set_aside
         ]
         with writing(self._skipped), atomic_path(self._skipped) as temporary:
             temporary.write_bytes(b"".join(lines))
@@ -260,7 +250,8 @@ class ResultsFolder:
         relative = PurePosixPath("pictures") / name
         if relative.suffix.lower() not in _PICTURE_SUFFIXES:
             relative = relative.with_name(relative.name + ".jpg")
-        while str(relative) in self._pictures:  # `z.webp` and `z.webp.jpg` are both drawn as .jpg
+        # `z.webp` and `z.webp.jpg` are both drawn as .jpg
+        while str(relative) in self._pictures:
             relative = relative.with_name(f"{relative.stem}-2{relative.suffix}")
         self._pictures.add(str(relative))
         target = self.path / relative
@@ -286,7 +277,8 @@ def is_results_folder(path: Path) -> bool:
     try:
         content = read_json(run) if run.is_file() else None
     except InputError:
-        return False  # somebody else's
+        # somebody else's run.json
+        return False
     return isinstance(content, dict) and {"root", "settings"} <= content.keys()
 
 

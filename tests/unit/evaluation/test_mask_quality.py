@@ -67,7 +67,7 @@ def test_points(annotated: tuple[Path, Path]) -> None:
     masks = Masks()
     report = evaluate_masks(Recognizer(masks, cache=None), *annotated, prompt="point")
     assert report.mean_iou == 0.5, "every left half is right"
-    assert report.found_box_iou == 0.5
+    assert report.mask_box_iou == 0.5
     assert report.fine == 0.5
     assert report.box_iou is None
     assert report.telling == 1, "the left half comes first, and has the higher score"

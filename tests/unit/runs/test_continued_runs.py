@@ -34,7 +34,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
     assert len(done) == after
     assert all((parts / line["picture"]).is_file() for line in done)
     report = run(photos, parts, batch_size=1, csv=True)
-    assert (report.kept, report.images) == (after, 5 - after)
+    assert (report.earlier, report.images) == (after, 5 - after)
     for name in ("predictions.json", "predictions.csv", "predictions.jsonl", "skipped.jsonl"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -47,7 +47,7 @@ def test_a_torn_last_line_is_dropped_and_made_again(photos: Path, tmp_path: Path
     whole, assembled = journal.read_bytes(), (out / "predictions.json").read_bytes()
     journal.write_bytes(whole[:-cut])
     report = run(photos, out)
-    assert (report.kept, report.images) == (4, 1)
+    assert (report.earlier, report.images) == (4, 1)
     assert journal.read_bytes() == whole
     assert (out / "predictions.json").read_bytes() == assembled
 
@@ -68,13 +68,13 @@ def test_a_finished_run_loads_no_model(photos: Path, tmp_path: Path) -> None:
 
     run(photos, tmp_path / "out")
     report = run(photos, tmp_path / "out", load=load)
-    assert (report.images, report.kept, report.regions) == (0, 5, 10)
+    assert (report.images, report.earlier, report.regions) == (0, 5, 10)
 
 
 def test_more_images_may_be_added(photos: Path, tmp_path: Path) -> None:
     run([photos / "y.png", photos / "z.webp"], tmp_path / "out")
     report = run(photos, tmp_path / "out")
-    assert (report.kept, report.images) == (2, 3)
+    assert (report.earlier, report.images) == (2, 3)
     coco = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [i["file_name"] for i in coco["images"]] == sorted(
         ["a/x.jpg", "b/x.jpg", "y.png", "z.webp", "z.webp.jpg"]
@@ -100,7 +100,7 @@ def test_other_settings_may_not_continue(
     with pytest.raises(InputError, match=message):
         run(photos, out, **changed)
     assert (out / "predictions.json").read_bytes() == before
-    assert run(photos, out, overwrite=True, **changed).kept == 0
+    assert run(photos, out, overwrite=True, **changed).earlier == 0
 
 
 def test_a_run_that_finished_nothing_binds_nobody(photos: Path, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_refused_run_loses_no_answer(
     with pytest.raises(AnyRegionError, match=message):
         run(given, out, load=load)
     assert [(out / name).read_bytes() for name in kept] == before
-    assert run(given, out).kept == 1
+    assert run(given, out).earlier == 1
     assert labels(out)["y.png"] == ["black", "white"]
 
 
@@ -173,7 +173,7 @@ def test_images_to_be_named_again_do_not_bind_the_weights(photos: Path, tmp_path
     run(photos / "y.png", out)
     overwrite(photos / "y.png", "black", "white")
     report = run(photos / "y.png", out, load=other_weights)
-    assert (report.kept, report.images) == (0, 1)
+    assert (report.earlier, report.images) == (0, 1)
     assert labels(out) == {"y.png": ["black", "white"]}
     with pytest.raises(InputError, match="other weights"):
         run([photos / "y.png", photos / "z.webp"], out)
@@ -195,7 +195,7 @@ def test_a_changed_image_that_may_not_be_named_keeps_no_answer(
     run([photos / "y.png", photos / "z.webp"], out, source=regions)
     overwrite(photos / "y.png", "black", "white")
     report = run([photos / "y.png", photos / "z.webp"], out, source=Refusing(), load=no_weights)
-    assert (report.kept, report.images) == (1, 0)
+    assert (report.earlier, report.images) == (1, 0)
     assert list(labels(out)) == ["z.webp"]
     assert "y.png" not in (out / "predictions.json").read_text()
     skipped = lines(out / "skipped.jsonl")
@@ -207,7 +207,7 @@ def test_an_overwritten_image_is_named_again(photos: Path, tmp_path: Path) -> No
     run(photos, out, csv=True)
     overwrite(photos / "b" / "x.jpg", "black", "yellow")
     report = run(photos, out, csv=True)
-    assert (report.kept, report.images) == (4, 1)
+    assert (report.earlier, report.images) == (4, 1)
     assert labels(out)["b/x.jpg"] == ["black", "yellow"]
     assert len(lines(out / "predictions.jsonl")) == 5, "one line an image"
     drawn = [p for p in (out / "pictures").rglob("*") if p.is_file()]
@@ -223,7 +223,7 @@ def test_an_image_that_broke_keeps_no_answer(photos: Path, tmp_path: Path) -> No
     run(photos, out)
     (photos / "y.png").write_bytes(b"broken")
     report = run(photos, out)
-    assert (report.kept, report.images, len(report.set_aside)) == (4, 0, 1)
+    assert (report.earlier, report.images, len(report.set_aside)) == (4, 0, 1)
     assert "y.png" not in labels(out)
     assert "y.png" not in (out / "predictions.json").read_text()
     assert not (out / "pictures" / "y.png").exists()
@@ -235,7 +235,7 @@ def test_a_changed_image_after_an_interrupt(photos: Path, tmp_path: Path) -> Non
         run(photos, parts, batch_size=1, load=stopping_after(3))
     overwrite(photos / "a" / "x.jpg", "white", "white")
     report = run(photos, parts, batch_size=1)
-    assert (report.kept, report.images) == (2, 3)
+    assert (report.earlier, report.images) == (2, 3)
     run(photos, whole)
     assert (parts / "predictions.json").read_bytes() == (whole / "predictions.json").read_bytes()
 
@@ -265,7 +265,7 @@ def test_two_runs_may_not_write_one_folder(photos: Path, tmp_path: Path) -> None
     with pytest.raises(AnyRegionError, match="another run is writing there"):
         run(photos, out)
     held.close()
-    assert run(photos, out).kept == 5
+    assert run(photos, out).earlier == 5
 
 
 def test_a_full_disk_tears_nothing(

@@ -74,7 +74,7 @@ def test_a_run_never_mixes_proposers(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run([photos / "a"], out, source=source())
     again = run([photos / "a"], out, source=source("halves-2"))
-    assert again.kept == 1, "nothing to do: no proposer is asked"
+    assert again.earlier == 1, "nothing to do: no proposer is asked"
     (photos / "a" / "new.png").write_bytes((photos / "y.png").read_bytes())
     with pytest.raises(InputError, match="proposer was halves-1, now halves-2"):
         run([photos / "a"], out, source=source("halves-2"))

@@ -21,7 +21,7 @@ from tests.unit.runs.helpers import labels, lines, picture, run
 def test_everything_is_written(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = run(photos, out, csv=True, top_k=3)
-    assert (report.images, report.kept, report.regions, report.set_aside) == (5, 0, 10, ())
+    assert (report.images, report.earlier, report.regions, report.set_aside) == (5, 0, 10, ())
     named = labels(out)
     assert named == {
         "a/x.jpg": ["red", "blue"],
@@ -88,7 +88,7 @@ def test_broken_items_do_not_stop_the_rest(photos: Path, tmp_path: Path) -> None
     # a second run tries what failed again, and still reports the region
     picture(photos / "empty.jpg", "red", "blue")
     again = run([photos, tmp_path / "nowhere"], tmp_path / "out", batch_size=8)
-    assert (again.images, again.kept) == (1, 6)
+    assert (again.images, again.earlier) == (1, 6)
     assert {a.item for a in again.set_aside} == set(found) - {"photos/empty.jpg"}
     assert len(lines(tmp_path / "out" / "skipped.jsonl")) == 3
 
@@ -127,7 +127,7 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system has only UTF-8 names")
     run(tmp_path / "photos", tmp_path / "out", csv=True)
-    assert run(tmp_path / "photos", tmp_path / "out").kept == 1
+    assert run(tmp_path / "photos", tmp_path / "out").earlier == 1
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["images"][0]["file_name"] == name
     assert b"caf\xe9.png,0," in (tmp_path / "out" / "predictions.csv").read_bytes()

@@ -15,7 +15,7 @@ from tests.unit.runs.helpers import labels, lines, picture, run
 
 def test_results_inside_the_photos_are_no_input(photos: Path) -> None:
     run(photos, photos / "results")
-    assert run(photos, photos / "results").kept == 5
+    assert run(photos, photos / "results").earlier == 5
 
 
 def test_pictures_of_other_runs_are_no_input(photos: Path) -> None:

@@ -6,35 +6,16 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from anyregion.cli import arguments as shared
 
 if TYPE_CHECKING:
+    from anyregion.evaluation.regions.calibration import SplitCalibration
+    from anyregion.evaluation.regions.classification import SplitAccuracy
+    from anyregion.evaluation.regions.detection import SplitPrecision
     from anyregion.evaluation.regions.inputs import EvaluationOptions
     from anyregion.runs.pipeline import Track
-
-
-class Report(Protocol):
-    """Figures that can be printed as JSON."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        ...
-
-
-class Split(Protocol):
-    """Figures of seen and unseen classes."""
-
-    @property
-    def unseen_classes(self) -> tuple[str, ...]:
-        """Their names."""
-        ...
-
-    @property
-    def harmonic_mean(self) -> float | None:
-        """Of the two figures."""
-        ...
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, images_needed: bool = True) -> None:
@@ -114,6 +95,7 @@ def naming_options(args: argparse.Namespace, track: Track) -> EvaluationOptions:
     """How regions are named, of whatever arguments a command has."""
     from anyregion.evaluation.regions.inputs import EvaluationOptions
 
+    # not every command has every argument
     values = vars(args)
     use_masks = values.get("use_masks", False)
     vocabulary = templates = None
@@ -134,9 +116,11 @@ def naming_options(args: argparse.Namespace, track: Track) -> EvaluationOptions:
     )
 
 
-def print_json(args: argparse.Namespace, report: Report, **about: object) -> None:
-    """One JSON object: what was measured (its keys are those of the first version), the figures."""
-    print(json.dumps({"model": args.model, "recognizer": args.method, **about, **report.to_dict()}))
+def print_json(args: argparse.Namespace, report: Any, **details: object) -> None:
+    """One JSON object: the model, details, and the figures of the report's `to_dict`."""
+    # the method stands under the name that its flag had first: scripts read it
+    head = {"model": args.model, "recognizer": args.method}
+    print(json.dumps(head | details | report.to_dict()))
 
 
 def percent(value: float | None) -> str:
@@ -150,7 +134,8 @@ def points(value: float | None) -> str:
 
 
 def split_lines(
-    split: Split, figure: Callable[[float | None], str] = percent
+    split: SplitAccuracy | SplitCalibration | SplitPrecision,
+    figure: Callable[[float | None], str] = percent,
 ) -> list[tuple[str, str]]:
     """The lines that a split adds to a report; `figure` writes the harmonic mean."""
     names = split.unseen_classes

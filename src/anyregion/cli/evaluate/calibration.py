@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def _print(report: CalibrationReport) -> None:
     from anyregion.cli import terminal
 
-    percent = evaluation.percent
+    count_names, percent = shared.count_names, evaluation.percent
     terminal.table(
         ("score", "regions", "mean score", "right"),
         (
@@ -120,10 +120,7 @@ def _print(report: CalibrationReport) -> None:
             *evaluation.split_lines(split),
         ]
     lines += [
-        (
-            "vocabulary",
-            f"{shared.count_names(report.names)}, {len(report.absent_classes)} left out",
-        ),
+        ("vocabulary", f"{count_names(report.names)}, {len(report.absent_classes)} left out"),
         ("regions", report.regions),
         ("images", report.images),
         ("seconds", f"{report.seconds:.1f}"),

@@ -43,14 +43,13 @@ def run(args: argparse.Namespace) -> int:
         vocabulary = shared.count_names(report.names, spec)
         if spec is None:
             vocabulary += " (the annotations' categories)"
-        whole = Accuracy(report.regions, report.top1, report.top5)
-        by_class = report.by_class if args.per_class else {}
-        parts: dict[str, Accuracy] = {}
+        groups = {"all": Accuracy(report.regions, report.top1, report.top5)}
         split = report.split
         if split is not None:
-            either = {"seen classes": split.seen, "unseen classes": split.unseen}
-            parts = {name: part for name, part in either.items() if part is not None}
-        groups = {"all": whole, **parts, **report.by_size, **by_class}
+            # a side without regions has no accuracy
+            sides = {"seen classes": split.seen, "unseen classes": split.unseen}
+            groups |= {name: side for name, side in sides.items() if side is not None}
+        groups |= report.by_size | (report.by_class if args.per_class else {})
         terminal.table(
             ("", "regions", "top-1", "top-5"),
             ((name, a.regions, f"{a.top1:.1%}", f"{a.top5:.1%}") for name, a in groups.items()),

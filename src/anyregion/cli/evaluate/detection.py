@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
         shared.warn_one_name(args)
     terminal.warn_list("set aside", report.set_aside)
     if args.json:
-        model = None if args.predictions else args.model
-        # `regions` is their number
-        whose = None if args.predictions else str(args.regions)
-        about = {"model": model, "recognizer": args.method, "regions_from": whose}
-        print(json.dumps({**about, **report.to_dict()}))
+        # finished predictions have no model that is known here
+        if args.predictions:
+            args.model = args.regions = None
+        # `regions` is their number in the report
+        evaluation.print_json(args, report, regions_from=args.regions)
     else:
         _print(report, per_class=args.per_class)
     return SET_ASIDE if report.set_aside else FINE

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         ("mean IoU", f"{report.mean_iou:.3f}"),
         *((f"  {name}", f"{value:.3f}") for name, value in report.by_size.items()),
         ("above a half", f"{report.fine:.1%}"),
-        ("IoU of boxes", f"{report.found_box_iou:.3f}"),
+        ("IoU of boxes", f"{report.mask_box_iou:.3f}"),
     ]
     if report.box_iou is not None:
         lines.append(("filled box", f"{report.box_iou:.3f}"))

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
             masks=args.masks,
             pairs=args.pairs or PAIRS,
         )
-    aside = [*report.set_aside, *(a for r in report.sets.values() for a in r.set_aside)]
-    terminal.warn_list("set aside", aside)
+    set_aside = [*report.set_aside, *(a for r in report.sets.values() for a in r.set_aside)]
+    terminal.warn_list("set aside", set_aside)
     if args.json:
         evaluation.print_json(args, report)
     else:
@@ -74,4 +74,4 @@ def run(args: argparse.Namespace) -> int:
                     ("harmonic mean", points(report.harmonic_mean)),
                 ]
             )
-    return SET_ASIDE if aside else FINE
+    return SET_ASIDE if set_aside else FINE

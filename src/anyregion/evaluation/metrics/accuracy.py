@@ -37,8 +37,9 @@ def ranks_in_scores(scores: NDArray[Any], labels: NDArray[np.int64]) -> Ranks:
 
     Of equal scores the wrong one counts as better, so a model that says nothing gets 0.
     """
-    right = np.take_along_axis(scores, labels[:, None], axis=1)  # (N, 1)
-    ranks: Ranks = (scores >= right).sum(axis=1) - 1
+    true_scores = np.take_along_axis(scores, labels[:, None], axis=1)  # (N, 1)
+    # the right name is one of those that score at least as much
+    ranks: Ranks = (scores >= true_scores).sum(axis=1) - 1
     return ranks
 
 

@@ -32,10 +32,9 @@ from anyregion.evaluation.metrics.coco_eval import (
     OUTSIDE_ALL,
     Detections,
     Kind,
-    Rows,
     evaluate_class,
 )
-from anyregion.masks import RLE, segmentation_to_rle
+from anyregion.masks import RLE, mask_area, segmentation_to_rle
 from anyregion.vocabulary import Progress
 
 Style: TypeAlias = Literal["coco", "lvis"]
@@ -159,16 +158,18 @@ def average_precision(
     if limit is not None:
         detections = detections.best(limit)
     counted = np.arange(len(annotations)) if images is None else np.unique(images)
+    # (R,) rows of regions and (D,) rows of detections, of the images that count
     truth = _truth(annotations, style, kind)
     truth = truth.take(np.flatnonzero(np.isin(truth.images, counted)))
-    answers = Rows(
-        detections.images, detections.labels, detections.boxes,
-        detections.boxes[:, 2:].prod(axis=1),
-        scores=detections.scores, masks=detections.masks if kind == "mask" else None,
-    )  # fmt: skip
-    if kind == "mask" and detections.masks is None:
+    if kind == "box":
+        detections = replace(detections, masks=None, areas=detections.boxes[:, 2:].prod(axis=1))
+    elif detections.masks is None:
         raise InputError("mask AP needs detections with masks")
-    answers = answers.take(np.flatnonzero(np.isin(answers.images, counted)))
+    else:
+        # the sizes of detections are those of their masks; the annotations state their own
+        areas = np.array([mask_area(mask) for mask in detections.masks], dtype=np.float64)
+        detections = replace(detections, areas=areas)
+    answers = detections.take(np.flatnonzero(np.isin(detections.images, counted)))
     if style == "lvis":
         answers = _federated(annotations, truth, answers)
     # by id, as the references walk: it decides between equal scores of different images
@@ -183,6 +184,7 @@ def average_precision(
     if progress is not None:
         progress(0, count)
     for label, (true_rows, answer_rows) in enumerate(pairs):
+        # a class without a region stays NaN: it counts for nothing
         if len(true_rows):
             precision[:, label], recall[:, label] = evaluate_class(
                 true_rows, answer_rows, sizes, kind, allowed
@@ -194,15 +196,17 @@ def average_precision(
     )
 
 
-def _truth(annotations: Annotations, style: Style, kind: Kind) -> Rows:
+def _truth(annotations: Annotations, style: Style, kind: Kind) -> Detections:
     boxes = annotations.boxes
-    return Rows(
+    return Detections(
         _image_of(annotations),
         annotations.labels,
-        np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),  # xyxy to xywh
+        np.ones(len(boxes)),
+        # (R, 4) xyxy to xywh
+        np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+        true_masks(annotations) if kind == "mask" else None,
         annotations.areas,
-        crowd=annotations.crowd if style == "coco" else np.zeros(len(boxes), dtype=bool),
-        masks=true_masks(annotations) if kind == "mask" else None,
+        annotations.crowd if style == "coco" else None,
     )
 
 
@@ -211,7 +215,7 @@ def _image_of(annotations: Annotations) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(annotations)), np.diff(annotations.starts))
 
 
-def _federated(annotations: Annotations, truth: Rows, answers: Rows) -> Rows:
+def _federated(annotations: Annotations, truth: Detections, answers: Detections) -> Detections:
     """The detections that LVIS's rules count, in pycocotools' terms; see the module."""
     count = len(annotations.categories)
 
@@ -223,7 +227,7 @@ def _federated(annotations: Annotations, truth: Rows, answers: Rows) -> Rows:
     pairs = answers.images * count + answers.labels
     judged = np.concatenate([truth.images * count + truth.labels, keys(annotations.negatives)])
     partly = np.isin(pairs, keys(annotations.not_exhaustive))
-    answers = replace(answers, areas=np.where(partly, OUTSIDE_ALL, answers.areas))
+    answers = replace(answers, areas=np.where(partly, OUTSIDE_ALL, np.asarray(answers.areas)))
     return answers.take(np.flatnonzero(np.isin(pairs, judged)))
 
 
@@ -238,7 +242,8 @@ def _rank(image_ids: tuple[str, ...]) -> NDArray[np.int64]:
     return rank
 
 
-def _by_class(rows: Rows, count: int) -> Iterator[Rows]:
+def _by_class(rows: Detections, count: int) -> Iterator[Detections]:
+    # sorted once: a selection for each of C classes would walk all rows C times
     order = np.argsort(rows.labels, kind="stable")
     bounds = np.searchsorted(rows.labels[order], np.arange(count + 1))
     for start, stop in itertools.pairwise(bounds):
@@ -246,5 +251,5 @@ def _by_class(rows: Rows, count: int) -> Iterator[Rows]:
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None

@@ -49,6 +49,7 @@ def score_bins(
 ) -> tuple[ScoreBin, ...]:
     """The bins that `ece` is made of. A bin holds its upper end; the first holds 0 too."""
     edges = np.linspace(0, 1, bins + 1)
+    # side `left`: a score on an edge belongs to the bin below it
     bin_of = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, bins - 1)  # (N,)
     parts: list[ScoreBin] = []
     for i in range(bins):
@@ -71,6 +72,7 @@ def auroc(positive: NDArray[Any], negative: NDArray[Any]) -> float | None:
     _, at, counts = np.unique(
         np.concatenate([positive, negative]), return_inverse=True, return_counts=True
     )
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[at]  # of equal values their mean rank
+    # equal values share their mean rank, (P + Q,)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[at]
     total = float(ranks[: len(positive)].sum()) - len(positive) * (len(positive) + 1) / 2
     return total / (len(positive) * len(negative))

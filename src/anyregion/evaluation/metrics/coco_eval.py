@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from anyregion.masks import RLE, mask_area
+from anyregion.masks import RLE
 
 Kind: TypeAlias = Literal["box", "mask"]
 
@@ -23,7 +23,7 @@ OUTSIDE_ALL = -1.0
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Regions with one class each; a region that may be several things has several rows.
+    """Regions as columns, with one class each: one that may be several things has several rows.
 
     Attributes:
         images: `(D,)` int64, positions in the annotations' images.
@@ -31,6 +31,8 @@ class Detections:
         scores: `(D,)` float64.
         boxes: `(D, 4)` float64, xywh in pixels, as COCO's evaluators compute with them.
         masks: per row its mask, of its image's size; None without any.
+        areas, crowd: `(D,)` float64 and bool. Annotated regions state them; of others the areas are
+            added when they are compared.
     """
 
     images: NDArray[np.int64]
@@ -38,19 +40,17 @@ class Detections:
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64]
     masks: tuple[RLE, ...] | None = None
+    areas: NDArray[np.float64] | None = None
+    crowd: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, rows: NDArray[np.int64]) -> Detections:
         """The rows at these positions."""
-        return Detections(
-            self.images[rows],
-            self.labels[rows],
-            self.scores[rows],
-            self.boxes[rows],
-            None if self.masks is None else tuple(self.masks[i] for i in rows.tolist()),
-        )
+        masks = self.masks and tuple(self.masks[i] for i in rows.tolist())
+        columns = {name: v[rows] for name, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, masks=masks, **columns)
 
     def best(self, limit: int) -> Detections:
         """No more than the `limit` best of each image; of equal scores the earlier row stays."""
@@ -62,7 +62,7 @@ class Detections:
 
     @classmethod
     def join(cls, parts: Sequence[Detections]) -> Detections:
-        """One after the other; without masks if any part is."""
+        """Detections of one image after the other; without masks if any part is."""
         if not parts:
             return cls.empty()
         masks = [part.masks for part in parts]
@@ -81,37 +81,9 @@ class Detections:
         return cls(none, none, np.zeros(0), np.zeros((0, 4)), ())
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Regions of either side, annotated or detected, as columns; boxes are xywh."""
-
-    images: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    boxes: NDArray[np.float64]
-    areas: NDArray[np.float64]
-    crowd: NDArray[np.bool_] | None = None
-    scores: NDArray[np.float64] | None = None
-    masks: tuple[RLE, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, rows: NDArray[np.int64]) -> Rows:
-        """The rows at these positions."""
-        return Rows(
-            self.images[rows],
-            self.labels[rows],
-            self.boxes[rows],
-            self.areas[rows],
-            None if self.crowd is None else self.crowd[rows],
-            None if self.scores is None else self.scores[rows],
-            None if self.masks is None else tuple(self.masks[i] for i in rows.tolist()),
-        )
-
-
 def evaluate_class(
-    truth: Rows,
-    detections: Rows,
+    truth: Detections,
+    detections: Detections,
     sizes: NDArray[np.int64],
     kind: Kind,
     max_detections: tuple[int, ...],
@@ -139,30 +111,30 @@ def evaluate_class(
     # (10 IoUs, 101 recalls, 1 class, 4 sizes, M) -> (10, 101, 4)
     curves = np.asarray(evaluator.eval["precision"])[:, :, 0, :, -1]
     recall = np.asarray(evaluator.eval["recall"])[:, 0]  # (10, 4, M)
-    absent = recall < 0  # pycocotools' mark of a size without regions
+    # -1 is pycocotools' mark of a size without regions
+    absent = recall < 0
     return (
         np.where(absent[..., -1], np.nan, curves.mean(axis=1)),
         np.where(absent, np.nan, recall),
     )
 
 
-def _to_coco(rows: Rows, images: list[dict[str, int]], label: int) -> COCO:
+def _to_coco(rows: Detections, images: list[dict[str, int]], label: int) -> COCO:
+    areas, crowd = (np.zeros(len(rows)) if c is None else c for c in (rows.areas, rows.crowd))
     annotations: list[dict[str, Any]] = []
     for i in range(len(rows)):
+        # an id of 0 would mean "matches nothing" to pycocotools
         row: dict[str, Any] = {
-            "id": i + 1,  # 0 would mean "matches nothing"
+            "id": i + 1,
             "image_id": int(rows.images[i]),
             "category_id": label,
             "bbox": rows.boxes[i].tolist(),
-            "area": float(rows.areas[i]),
-            "iscrowd": 0 if rows.crowd is None else int(rows.crowd[i]),
+            "area": float(areas[i]),
+            "iscrowd": int(crowd[i]),
+            "score": float(rows.scores[i]),
         }
-        if rows.scores is not None:
-            row["score"] = float(rows.scores[i])
         if rows.masks is not None:
             row["segmentation"] = rows.masks[i]
-            if rows.scores is not None and row["area"] != OUTSIDE_ALL:
-                row["area"] = mask_area(rows.masks[i])
         annotations.append(row)
     coco = COCO()
     coco.dataset = {

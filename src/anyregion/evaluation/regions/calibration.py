@@ -32,6 +32,7 @@ from anyregion.vocabulary import Vocabulary
 EVERY_SECOND = "every:2:1"
 SIZES = (3, 80, 1000)
 REFUSED_SHARE = 0.05
+"""Of the present regions, for `threshold_of_5_percent`."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def evaluate_calibration(
         raise EmptyEvaluationError(annotations, set_aside, "no image has regions")
     recognizer = loaded(recognizer)
     encoder, track = recognizer.encoder, options.track
-    encoding = track("reading the vocabulary", "names") if track else None
+    encoding = track("reading the vocabulary", "names")
     encoded = [recognizer.encode_vocabulary(s.vocabulary, progress=encoding) for s in subsets]
 
     labels: list[NDArray[np.int64]] = []
@@ -182,15 +183,15 @@ def evaluate_calibration(
         encoder,
         RegionNamer(recognizer, encoded[0], RecognizeOptions(top_k=1, score=options.score)),
         batch_size=options.batch_size,
-        progress=track("naming regions", "images") if track else None,
+        progress=track("naming regions", "images"),
     ):
         set_aside += batch.set_aside
         for item, predictions in batch.results:
             categories = item.regions.categories
-            known = [] if categories is None else categories.tolist()
-            labels.append(np.array([names.positions[c] for c in known]))
+            listed = [] if categories is None else categories.tolist()
+            labels.append(np.array([names.positions[c] for c in listed]))
+            # the regions' embeddings are the same whatever names they are compared with
             for i, vocabulary in enumerate(encoded):
-                # the regions' embeddings stay the same whatever names they are compared with
                 indices, values = top_names(
                     predictions.embeddings,
                     vocabulary.matrix,
@@ -204,7 +205,8 @@ def evaluate_calibration(
     seconds = time.perf_counter() - started
     if not labels:
         raise EmptyEvaluationError(annotations, set_aside, "no region has a known class")
-    truth = np.concatenate(labels)  # (N,)
+    # (N,) over the regions of all images, as are the answers of each vocabulary
+    truth = np.concatenate(labels)
     answers = [
         _Answers.of(subset, truth, np.concatenate(b), np.concatenate(s))
         for subset, b, s in zip(subsets, best, scores, strict=True)
@@ -213,12 +215,13 @@ def evaluate_calibration(
         _refusal(label, [a for a in answers if a.label == label], threshold)
         for label in dict.fromkeys(subset.label for subset in subsets)
     )
-    whole = answers[0]
+    # the vocabulary that nothing was left out of
+    full = answers[0]
     return CalibrationReport(
-        ece=ece(whole.scores, whole.correct),
-        bins=score_bins(whole.scores, whole.correct),
-        top1=float(whole.correct.mean()),
-        mean_score=float(whole.scores.mean()),
+        ece=ece(full.scores, full.correct),
+        bins=score_bins(full.scores, full.correct),
+        top1=float(full.correct.mean()),
+        mean_score=float(full.scores.mean()),
         auroc=refusals[1].auroc,
         refusals=refusals,
         threshold=threshold,
@@ -228,7 +231,7 @@ def evaluate_calibration(
         names=len(names.names),
         seconds=seconds,
         set_aside=tuple(set_aside),
-        split=None if unseen is None else _split(whole, truth, unseen, names.names.names),
+        split=None if unseen is None else _split(full, truth, unseen, names.names.names),
     )
 
 
@@ -261,6 +264,7 @@ def _refusal(label: str, answers: list[_Answers], threshold: float) -> Refusal:
     present = np.concatenate([a.present for a in answers])
     correct = np.concatenate([a.correct for a in answers])[present]
     scores = np.concatenate([a.scores for a in answers])
+    # pooled over the trials of a size: a region counts once for each vocabulary
     inside, outside = scores[present], scores[~present]
     some = len(inside) > 0
     return Refusal(
@@ -279,14 +283,14 @@ def _refusal(label: str, answers: list[_Answers], threshold: float) -> Refusal:
 
 
 def _split(
-    whole: _Answers, truth: NDArray[np.int64], unseen: set[int], names: Sequence[str]
+    full: _Answers, truth: NDArray[np.int64], unseen: set[int], names: Sequence[str]
 ) -> SplitCalibration:
     is_unseen = np.isin(truth, sorted(unseen))
     errors: list[float | None] = []
     tops: list[float | None] = []
     for rows in (~is_unseen, is_unseen):
-        correct = whole.correct[rows]
-        errors.append(ece(whole.scores[rows], correct) if rows.any() else None)
+        correct = full.correct[rows]
+        errors.append(ece(full.scores[rows], correct) if rows.any() else None)
         tops.append(float(correct.mean()) if rows.any() else None)
     return SplitCalibration(
         unseen_classes=tuple(names[i] for i in sorted(unseen)),

@@ -130,14 +130,15 @@ def evaluate_classification(
     )
     if not listed:
         raise EmptyEvaluationError(annotations, set_aside, "no image has regions")
+    # regions whose class the vocabulary lacks are counted, but not named; here by image
     samples = []
-    outside: dict[str, int] = {}  # by image, regions whose class is not in the vocabulary
+    outside: dict[str, int] = {}
     for sample in listed:
-        kept, outside[sample.name] = keep_categories(sample, names.positions)
-        samples.append(kept)
+        sample, outside[sample.name] = keep_categories(sample, names.positions)
+        samples.append(sample)
     recognizer = loaded(recognizer)
     track = options.track
-    encoding = track("reading the vocabulary", "names") if track else None
+    encoding = track("reading the vocabulary", "names")
     encoded = recognizer.encode_vocabulary(names.vocabulary, progress=encoding)
     started = time.perf_counter()
     parts: list[_Answers] = []
@@ -147,7 +148,7 @@ def evaluate_classification(
         recognizer.encoder,
         RegionNamer(recognizer, encoded, RecognizeOptions(top_k=5, score=options.score)),
         batch_size=options.batch_size,
-        progress=track("naming regions", "images") if track else None,
+        progress=track("naming regions", "images"),
     ):
         set_aside += batch.set_aside
         outside_vocabulary += sum(outside[item.sample.name] for item in batch.read)
@@ -157,18 +158,19 @@ def evaluate_classification(
         reason = "no region has a class of the vocabulary"
         raise EmptyEvaluationError(annotations, set_aside, reason)
     answers = _Answers.join(parts)
-    whole = answers.accuracy(np.ones(len(answers.labels), dtype=bool))
+    # (N,) rows of regions, over all images
+    overall = answers.accuracy(np.ones(len(answers.labels), dtype=bool))
     size = np.digitize(answers.areas, SIZE_EDGES)
     by_class = {
         names.names.names[label]: answers.accuracy(answers.labels == label)
         for label in np.unique(answers.labels)
     }
     return ClassificationReport(
-        top1=whole.top1,
-        top5=whole.top5,
+        top1=overall.top1,
+        top5=overall.top5,
         mean_class_accuracy=mean_class_accuracy(answers.ranks, answers.labels),
         mean_score=float(answers.scores.mean()),
-        regions=whole.regions,
+        regions=overall.regions,
         images=len(parts),
         names=len(names.names),
         by_size={
@@ -197,6 +199,7 @@ class _Answers:
         regions = predictions.regions
         categories = [] if regions.categories is None else regions.categories.tolist()
         labels = np.array([positions[c] for c in categories], dtype=np.int64)
+        # the size goes by the box: not every file has masks
         sides = regions.boxes[:, 2:] - regions.boxes[:, :2]  # (N, 2)
         ranks = ranks_of(predictions.indices, labels)
         return cls(labels, ranks, predictions.scores[:, 0], sides.prod(axis=1))

@@ -53,12 +53,12 @@ def from_predictions(
     row_masks: tuple[RLE, ...] | None = None
     if masks:
         every = predictions.masks or tuple(predictions.regions.masks[i] for i in predictions.rows)
-        known = [mask for mask in every if mask is not None]
-        if len(known) < len(every):
+        present = [mask for mask in every if mask is not None]
+        if len(present) < len(every):
             raise InputError(
                 "mask AP needs masks, but this recogniser finds none and the regions bring none"
             )
-        row_masks = tuple(known[row] for row in rows)
+        row_masks = tuple(present[row] for row in rows)
     return Detections(
         np.full(len(rows), image, dtype=np.int64),
         np.array(labels, dtype=np.int64),
@@ -111,6 +111,7 @@ def read_results(
             if label not in label_of:
                 unknown[f"category {label}"] += 1
                 continue
+            # masks are checked only where they are needed
             segmentation, bbox = row.get("segmentation"), row.get("bbox")
             rle = None
             if segmentation and (masks or bbox is None):
@@ -134,15 +135,15 @@ def read_results(
     ]
     if content and not images:
         raise InputError(f"{path}: no prediction can be judged ({set_aside[-1]})")
-    known = tuple(rle for rle in rles if rle is not None)
-    if masks and len(known) < len(rles):
+    codes = tuple(rle for rle in rles if rle is not None)
+    if masks and len(codes) < len(rles):
         raise InputError(f"{path}: mask AP needs the mask of every prediction (`segmentation`)")
     return Detections(
         np.array(images, dtype=np.int64),
         np.array(labels, dtype=np.int64),
         np.array(scores, dtype=np.float64),
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        known if masks else None,
+        codes if masks else None,
     )
 
 
@@ -152,8 +153,10 @@ def to_results(detections: Detections, annotations: Annotations) -> list[dict[st
     for i in range(len(detections)):
         key = annotations.image_ids[detections.images[i]]
         row: dict[str, Any] = {
+            # an id that was a number in the annotations is one again
             "image_id": int(key) if key.isdigit() and str(int(key)) == key else key,
             "category_id": int(annotations.categories.ids[detections.labels[i]]),
+            # rounded: further digits would be noise, and most of the file
             "bbox": [round(v, 3) for v in detections.boxes[i].tolist()],
             "score": float(f"{detections.scores[i]:.6g}"),
         }
@@ -173,6 +176,7 @@ def _positions(content: Any, annotations: Annotations) -> tuple[dict[str, int], 
     if listed := _listed(content.get("images")):
         files = {name: i for i, name in enumerate(annotations.file_names)}
         bare = Counter(PurePath(name).name for name in files)
+        # a bare file name counts where only one image has it
         files |= {n: i for name, i in files.items() if bare[n := PurePath(name).name] == 1}
         image_of = {}
         for row in listed:

@@ -1,4 +1,4 @@
-"""Detection: regions given or proposed, named, and judged by COCO's and LVIS's AP."""
+"""Detection: regions from any source, named, and judged by COCO's and LVIS's AP."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def evaluate_detection(
     options = options or EvaluationOptions()
     if pairs < 1:
         raise InputError(f"at least one (region, name) pair an image is needed, not {pairs}")
-    given = isinstance(regions, str) and regions == GROUND_TRUTH
-    truth = read_annotations(annotations, masks=masks or (options.use_masks and given))
+    own_regions = isinstance(regions, str) and regions == GROUND_TRUTH
+    truth = read_annotations(annotations, masks=masks or (options.use_masks and own_regions))
     if truth.segmentations is not None:
         # a mask that cannot be read is reported before hours of naming, not after
         truth = replace(truth, segmentations=true_masks(truth))
@@ -157,33 +157,35 @@ def evaluate_detection(
         _entries(truth, masks=options.use_masks),
         Path(images),
         limit=options.limit,
-        without_regions=not given,
+        without_regions=not own_regions,
         set_aside=set_aside,
     )
     if not samples:
-        reason = "no image has regions" if given else "no image"
+        reason = "no image has regions" if own_regions else "no image"
         raise EmptyEvaluationError(annotations, set_aside, reason)
-    if isinstance(regions, (str, Path)):
-        if not given:
-            samples = detected_samples(
-                Path(regions), samples, truth.image_ids, masks=masks or options.use_masks
-            )
-    else:
+    if not isinstance(regions, (str, Path)):
         samples = [replace(sample, regions=None) for sample in samples]
+    elif not own_regions:
+        samples = detected_samples(
+            Path(regions), samples, truth.image_ids, masks=masks or options.use_masks
+        )
+    # all that can be wrong with the files was found out: now the slow part begins
     recognizer = loaded(recognizer)
     proposer = None if isinstance(regions, (str, Path)) else regions
     if isinstance(proposer, ProposedRegions):
         proposer = proposer.load(recognizer)
     track = options.track
-    encoding = track("reading the vocabulary", "names") if track else None
+    encoding = track("reading the vocabulary", "names")
     encoded = recognizer.encode_vocabulary(names.vocabulary, progress=encoding)
+    # a name may stand for several categories, and a category may have no name
     labels_of: list[list[int]] = [[] for _ in names.names.names]
     for label, category in enumerate(truth.categories.ids.tolist()):
         if category in names.positions:
             labels_of[names.positions[category]].append(label)
 
     position = {key: i for i, key in enumerate(truth.image_ids)}
-    counted: list[int] = []  # images that were looked at, also those without a region
+    # images that were looked at, also those without a region: what they lack is missed
+    counted: list[int] = []
     parts: list[Detections] = []
     correct = count = 0
     started = time.perf_counter()
@@ -194,13 +196,13 @@ def evaluate_detection(
         RegionNamer(recognizer, encoded, naming, use_masks=options.use_masks),
         proposer=proposer,
         batch_size=options.batch_size,
-        progress=track("naming regions", "images") if track else None,
+        progress=track("naming regions", "images"),
     ):
         set_aside += batch.set_aside
         counted += [position[str(item.sample.key)] for item in batch.read]
         for item, predictions in batch.results:
             count += len(predictions)
-            correct += _correct(predictions, names.positions) if given else 0
+            correct += _correct(predictions, names.positions) if own_regions else 0
             image = position[str(item.sample.key)]
             parts.append(from_predictions(image, predictions, labels_of, pairs=pairs, masks=masks))
     seconds = time.perf_counter() - started
@@ -212,11 +214,11 @@ def evaluate_detection(
             write_json(save, to_results(detections, truth))
     report = _judge(
         truth, detections, np.array(counted), style=style, masks=masks, pairs=pairs, unseen=unseen,
-        progress=track("judging", "classes") if track else None,
+        progress=track("judging", "classes"),
     )  # fmt: skip
     return replace(
         report,
-        top1=correct / count if given and count else None,
+        top1=correct / count if own_regions and count else None,
         regions=count,
         names=len(names.names),
         seconds=seconds,
@@ -247,7 +249,7 @@ def evaluate_results(
     Raises:
         InputError: files that cannot be used, or mask AP without masks.
     """
-    # as they are: other evaluators do not clip either
+    # boxes as they are: other evaluators do not clip them either
     truth = read_annotations(annotations, masks=masks, clip=False)
     if masks:
         truth = replace(truth, segmentations=true_masks(truth))

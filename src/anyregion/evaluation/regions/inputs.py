@@ -12,7 +12,7 @@ from anyregion.exemplars import ExemplarVocabulary
 from anyregion.io.regions import ImageEntry, RegionFile, load_regions
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.pipeline import Sample, Track
+from anyregion.runs.pipeline import Sample, Track, silent
 from anyregion.scoring import Score
 from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
 
@@ -46,7 +46,7 @@ class EvaluationOptions:
     unseen: str | frozenset[int] | None = None
     limit: int | None = None
     batch_size: int = 4
-    track: Track | None = None
+    track: Track = silent
 
 
 class EmptyEvaluationError(InputError):

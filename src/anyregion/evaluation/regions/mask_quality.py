@@ -26,7 +26,7 @@ from anyregion.masks import RLE, decode_mask, filled_box, mask_area, mask_box
 from anyregion.proposals import box_iou
 from anyregion.recognizer import Recognizer, RegionEmbeddings, RegionEncoder
 from anyregion.regions import Regions
-from anyregion.runs.pipeline import ReadSample, Track, run_pipeline
+from anyregion.runs.pipeline import ReadSample, Track, run_pipeline, silent
 
 Prompt: TypeAlias = Literal["box", "point"]
 GOOD_IOU = 0.5
@@ -42,7 +42,7 @@ class MaskReport:
         mean_iou: mean intersection over union of the mask with the annotated one.
         fine: fraction of regions whose intersection over union is above a half.
         box_iou: the same mean for the box that was given, filled; None for points.
-        found_box_iou: mean intersection over union of the box of the found mask with the annotated
+        mask_box_iou: mean intersection over union of the predicted mask's box with the annotated
             mask's box; for points, how well the region was located at all.
         by_size: mean of small, medium and large regions (COCO's areas of the annotated mask).
         telling: AUROC of `mask_scores` at telling fine masks from the others; None where the
@@ -56,7 +56,7 @@ class MaskReport:
     mean_iou: float
     fine: float
     box_iou: float | None
-    found_box_iou: float
+    mask_box_iou: float
     by_size: dict[str, float]
     telling: float | None
     regions: int
@@ -65,8 +65,9 @@ class MaskReport:
     set_aside: tuple[SetAside, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return asdict(self)
+        """As plain JSON, under the keys of the first version."""
+        figures = asdict(self).items()
+        return {"found_box_iou" if key == "mask_box_iou" else key: v for key, v in figures}
 
 
 def evaluate_masks(
@@ -78,7 +79,7 @@ def evaluate_masks(
     seed: int = 0,
     limit: int | None = None,
     batch_size: int = 4,
-    track: Track | None = None,
+    track: Track = silent,
 ) -> MaskReport:
     """Ask for the mask of every annotated region, by its box or by one point in it.
 
@@ -105,6 +106,7 @@ def evaluate_masks(
         raise InputError(f"the seed must not be negative; it is {seed}")
     file = load_regions(annotations, masks=True, scores=False)
     set_aside = list(file.set_aside)
+    # regions without a mask have nothing to be compared with
     entries = []
     for entry in file.images.values():
         if rows := [i for i, mask in enumerate(entry.regions.masks) if mask is not None]:
@@ -124,7 +126,7 @@ def evaluate_masks(
         encoder,
         _MaskPrompts(encoder, prompt, seed),
         batch_size=batch_size,
-        progress=track("growing masks", "images") if track else None,
+        progress=track("growing masks", "images"),
     ):
         set_aside += batch.set_aside
         count += len(batch.results)
@@ -132,18 +134,21 @@ def evaluate_masks(
             if answer.masks is None:
                 raise InputError(f"{encoder.name} makes no masks")
             regions = item.regions
+            # of each region's candidates the first, which its model ranks highest
             best = np.arange(len(regions))
             if answer.rows is not None:
-                best = np.unique(answer.rows, return_index=True)[1]  # of each region's candidates
+                best = np.unique(answer.rows, return_index=True)[1]
             predicted += [answer.masks[row] for row in best]
             true += [mask for mask in regions.masks if mask is not None]
             filled += [filled_box(box, item.size) for box in regions.boxes]
+            # NaN of a method that does not say how well its masks fit
             unknown = np.full(len(best), np.nan)
             scores += (unknown if answer.mask_scores is None else answer.mask_scores[best]).tolist()
     seconds = time.perf_counter() - started
     if not true:
         raise EmptyEvaluationError(annotations, set_aside, "no region has a mask")
-    ious, quality = mask_ious(predicted, true), np.array(scores)  # (N,) each
+    # (N,) each, over all regions of all images
+    ious, quality = mask_ious(predicted, true), np.array(scores)
     box_ious = [
         float(box_iou(mask_box(one)[None], mask_box(other)[None])[0, 0])
         for one, other in zip(true, predicted, strict=True)
@@ -155,7 +160,7 @@ def evaluate_masks(
         mean_iou=mean_iou(ious),
         fine=float(good.mean()),
         box_iou=mean_iou(mask_ious(filled, true)) if prompt == "box" else None,
-        found_box_iou=mean_iou(box_ious),
+        mask_box_iou=mean_iou(box_ious),
         by_size={
             name: mean_iou(ious[size == i]) for i, name in enumerate(SIZES) if (size == i).any()
         },

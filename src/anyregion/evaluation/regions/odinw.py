@@ -20,7 +20,7 @@ from anyregion.evaluation.regions.detection import (
 from anyregion.evaluation.regions.inputs import EvaluationOptions, loaded
 from anyregion.evaluation.regions.seen_unseen import EmptySplitError, unseen_categories
 from anyregion.recognizer import Recognizer
-from anyregion.runs.pipeline import Track
+from anyregion.runs.pipeline import Track, silent
 from anyregion.runs.region_source import ProposedRegions
 from anyregion.vocabulary import Progress
 
@@ -93,26 +93,32 @@ def evaluate_sets(
         )
     recognizer = loaded(recognizer)
     if isinstance(regions, ProposedRegions):
-        regions = regions.load(recognizer)  # once, not for every set
+        # once, not for every set
+        regions = regions.load(recognizer)
     reports: dict[str, DetectionReport] = {}
     set_aside: list[SetAside] = []
     for data in sets:
-        own = regions
+        set_regions = regions
         if isinstance(regions, (str, Path)) and Path(regions).is_dir():
-            own = Path(regions) / f"{data.name}.json"
-        track = None if options.track is None else _SetTrack(options.track, data.name)
+            set_regions = Path(regions) / f"{data.name}.json"
         try:
             reports[data.name] = evaluate_detection(
                 recognizer,
                 data.annotations,
                 data.images,
-                replace(options, unseen=_unseen_of(options.unseen, data), track=track),
-                regions=own,
+                replace(
+                    options,
+                    unseen=_unseen_of(options.unseen, data),
+                    track=_SetTrack(options.track, data.name),
+                ),
+                regions=set_regions,
                 masks=masks,
                 pairs=pairs,
+                # the benchmark is defined by COCO's rules, whatever a set's annotations look like
                 style="coco",
             )
         except InputError as error:
+            # one broken set of 35 is no reason to lose the others
             set_aside.append(SetAside(data.name, str(error)))
     if not reports:
         raise InputError(f"{folder}: no set could be evaluated ({set_aside[0]})")
@@ -143,9 +149,7 @@ class _SetTrack:
     name: str
 
     def __call__(self, doing: str, unit: str) -> Progress:
-        if unit == "images":
-            return self.track(self.name, unit)
-        return lambda done, total: None
+        return self.track(self.name, unit) if unit == "images" else silent(doing, unit)
 
 
 def _of_split(sets: list[DataSet], split: str | None) -> list[DataSet]:
@@ -153,6 +157,7 @@ def _of_split(sets: list[DataSet], split: str | None) -> list[DataSet]:
     by_name: dict[str, list[DataSet]] = {}
     for data in sets:
         by_name.setdefault(data.name, []).append(data)
+    # never on the images of training, if others are there
     picked: list[DataSet] = []
     for splits in by_name.values():
         order = HELD_OUT if split is None else (split,)
@@ -174,5 +179,5 @@ def _unseen_of(spec: str | frozenset[int] | None, data: DataSet) -> frozenset[in
 
 
 def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None

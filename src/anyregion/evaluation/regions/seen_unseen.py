@@ -43,6 +43,7 @@ def unseen_categories(
             step = first = -1
         if step < 1 or first < 0:
             raise InputError(f"{spec!r} is not every:STEP:FIRST, as in every:4:1")
+        # by id, so that the order in the file does not matter
         unseen = frozenset(sorted(categories)[first::step])
     else:
         vocabulary = load_vocabulary(spec, synonyms=False)
@@ -51,6 +52,7 @@ def unseen_categories(
         listed = {name_key(name): name for name in vocabulary.names}
         unseen = frozenset(i for i, name in categories.items() if name_key(name) in listed)
         known = {name_key(name) for name in categories.values()}
+        # a misspelt class would be counted as seen without a word
         missing = [name for key, name in listed.items() if key not in known]
         if missing and all_known:
             raise InputError(f"unseen classes that the annotations do not have: {missing[:5]}")

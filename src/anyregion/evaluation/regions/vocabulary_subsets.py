@@ -79,6 +79,7 @@ def vocabulary_subsets(
             reason = f"{len(stay)} names and {len(pool)} distractors at most"
             set_aside.append(SetAside(f"size {size}", reason))
             continue
+        # evenly from the whole list: its beginning may be one domain
         at = np.linspace(0, len(pool) - 1, count).round().astype(int).tolist()
         subsets.append(_subset(str(size), whole, stay, [pool[i] for i in at]))
     return subsets
@@ -112,6 +113,7 @@ def _unrelated(whole: Vocabulary, distractors: Vocabulary | None) -> list[str]:
     for vocabulary in lists:
         for name, synonyms in zip(vocabulary.names, vocabulary.synonyms, strict=True):
             words = {word for text in (name, *synonyms) for word in _words(text)}
+            # the lists overlap: `traffic light` is to be a distractor once
             key = " ".join(sorted(_words(name)))
             if key and key not in keys and not words & excluded:
                 keys.add(key)
