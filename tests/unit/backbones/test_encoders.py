@@ -107,22 +107,24 @@ def test_intermediate_runs_nothing_deeper(name: str, deeper: tuple[str, ...]) ->
 def test_maps_are_the_libraries_own() -> None:
     images = torch.rand(1, 3, 64, 64)
 
-    whole: Any = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    model: Any = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
     encoder = build_encoder("timm/vit_tiny_patch16_224", size=64).eval()
     scrambled(encoder)
-    whole.load_state_dict(encoder.body.state_dict(), strict=False)
-    tokens = whole.forward_features(images)[:, 1:]
+    model.load_state_dict(encoder.body.state_dict(), strict=False)
+    tokens = model.forward_features(images)[:, 1:]
     assert torch.allclose(encoder(images).flatten(2).transpose(1, 2), tokens, atol=1e-5)
 
     encoder = small_vits()[0].eval()
     scrambled(encoder)
     vit: Any = copy.deepcopy(encoder.body)
-    seen: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
     for part in (vit.encoder.layers[3], vit.encoder):
-        part.register_forward_hook(lambda _m, _i, output: seen.append(output[:, 1:]))
+        part.register_forward_hook(lambda _m, _i, output: outputs.append(output[:, 1:]))
     vit(images)
-    for found, wanted in zip((encoder.intermediate(images), encoder(images)), seen, strict=True):
-        assert torch.allclose(found.flatten(2).transpose(1, 2), wanted, atol=1e-5)
+    for features, expected in zip(
+        (encoder.intermediate(images), encoder(images)), outputs, strict=True
+    ):
+        assert torch.allclose(features.flatten(2).transpose(1, 2), expected, atol=1e-5)
 
     resnet = torchvision.models.resnet18().eval()
     encoder = build_encoder("torchvision/resnet18", size=64).eval()
@@ -137,17 +139,19 @@ def test_maps_are_the_libraries_own() -> None:
 
 def test_both_libraries_give_the_same_maps() -> None:
     images = torch.rand(1, 3, 64, 64)
-    ours = build_encoder("torchvision/resnet18", size=64)
-    scrambled(ours)
-    theirs = build_encoder("timm/resnet18", size=64)
-    theirs.body.load_state_dict(ours.body.state_dict())
-    ours.eval()
-    theirs.eval()
-    assert torch.allclose(ours(images), theirs(images), atol=1e-5)
-    assert torch.allclose(ours.intermediate(images), theirs.intermediate(images), atol=1e-5)
+    torchvision_encoder = build_encoder("torchvision/resnet18", size=64)
+    scrambled(torchvision_encoder)
+    timm_encoder = build_encoder("timm/resnet18", size=64)
+    timm_encoder.body.load_state_dict(torchvision_encoder.body.state_dict())
+    torchvision_encoder.eval()
+    timm_encoder.eval()
+    assert torch.allclose(torchvision_encoder(images), timm_encoder(images), atol=1e-5)
+    assert torch.allclose(
+        torchvision_encoder.intermediate(images), timm_encoder.intermediate(images), atol=1e-5
+    )
 
 
-def test_a_grid_is_found_without_a_trace() -> None:
+def test_a_grid_leaves_no_trace() -> None:
     encoder = build_encoder("torchvision/resnet18", size=64)
     encoder.body.layer2.eval()
     before = copy.deepcopy(encoder.state_dict())
@@ -196,7 +200,7 @@ def test_a_vits_images_of_another_extent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("torchvision/resnet51", r"near are .*resnet50"),
         ("timm/vit_tiny_patch16_225", r"near are .*vit_tiny_patch16_224"),
@@ -209,8 +213,8 @@ def test_a_vits_images_of_another_extent() -> None:
         ("torchvision/fcn_resnet50", "no such model"),
     ],
 )
-def test_names_that_cannot_be_built(name: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_names_that_cannot_be_built(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         build_encoder(name, size=96)
 
 

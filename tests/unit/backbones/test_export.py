@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def small(name: str) -> Encoder:
     return encoder
 
 
-def ours(encoder: Encoder) -> Tensor:
+def features_of(encoder: Encoder) -> Tensor:
     with torch.no_grad():
         return encoder.eval()(IMAGES)
 
 
-def near(found: Tensor, wanted: Tensor) -> bool:
-    return torch.allclose(found, wanted, atol=1e-4 * float(wanted.abs().max()))
+def close(actual: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(actual, expected, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
@@ -49,58 +50,58 @@ def test_a_resnet_for_torchvision_and_timm(name: str, suffix: str, tmp_path: Pat
     encoder = small(name)
     read: Any = load_file if suffix == ".safetensors" else torch.load
     for to in ("torchvision", "timm"):
-        made = export_encoder(encoder, tmp_path / f"{to}{suffix}", to=to)
-        assert (made.architecture, made.path) == ("resnet18", tmp_path / f"{to}{suffix}")
-        assert made.difference < 1e-5
-    theirs: Any = torchvision.models.resnet18()
-    result = theirs.load_state_dict(read(tmp_path / f"torchvision{suffix}"), strict=False)
+        export = export_encoder(encoder, tmp_path / f"{to}{suffix}", to=to)
+        assert (export.architecture, export.path) == ("resnet18", tmp_path / f"{to}{suffix}")
+        assert export.difference < 1e-5
+    model: Any = torchvision.models.resnet18()
+    result = model.load_state_dict(read(tmp_path / f"torchvision{suffix}"), strict=False)
     assert (result.missing_keys, result.unexpected_keys) == (["fc.weight", "fc.bias"], [])
-    theirs.fc = nn.Identity()
-    assert near(theirs.eval()(IMAGES), ours(encoder).mean(dim=(2, 3)))
-    model: Any = timm.create_model("resnet18", num_classes=0)
+    model.fc = nn.Identity()
+    assert close(model.eval()(IMAGES), features_of(encoder).mean(dim=(2, 3)))
+    model = timm.create_model("resnet18", num_classes=0)
     model.load_state_dict(read(tmp_path / f"timm{suffix}"))
-    assert near(model.eval().forward_features(IMAGES), ours(encoder))
+    assert close(model.eval().forward_features(IMAGES), features_of(encoder))
 
 
 @torch.no_grad()
 def test_a_convnext_for_torchvision_and_timm(tmp_path: Path) -> None:
     encoder = small("timm/convnext_tiny")
-    made = export_encoder(encoder, tmp_path / "c.pth", to="torchvision")
-    theirs: Any = torchvision.models.convnext_tiny()
-    result = theirs.load_state_dict(torch.load(tmp_path / "c.pth"), strict=False)
-    assert made.architecture == "convnext_tiny"
+    export = export_encoder(encoder, tmp_path / "c.pth", to="torchvision")
+    model: Any = torchvision.models.convnext_tiny()
+    result = model.load_state_dict(torch.load(tmp_path / "c.pth"), strict=False)
+    assert export.architecture == "convnext_tiny"
     assert not result.unexpected_keys
     assert {name.split(".")[0] for name in result.missing_keys} == {"classifier"}
-    assert near(theirs.eval().features(IMAGES), ours(encoder))
+    assert close(model.eval().features(IMAGES), features_of(encoder))
 
     back = build_encoder("torchvision/convnext_tiny", size=64, weights=tmp_path / "c.pth")
-    assert near(ours(back), ours(encoder))
+    assert close(features_of(back), features_of(encoder))
     export_encoder(back, tmp_path / "t.pth", to="timm")
-    model: Any = timm.create_model("convnext_tiny", num_classes=0)
+    model = timm.create_model("convnext_tiny", num_classes=0)
     model.load_state_dict(torch.load(tmp_path / "t.pth"))
-    assert near(model.eval().forward_features(IMAGES), ours(encoder))
+    assert close(model.eval().forward_features(IMAGES), features_of(encoder))
 
 
 @torch.no_grad()
 def test_a_vit_for_timm(tmp_path: Path) -> None:
     encoder = small("timm/test_vit")
-    made = export_encoder(encoder, tmp_path / "v.pth", to="timm")
-    assert "img_size=64" in made.usage
+    export = export_encoder(encoder, tmp_path / "v.pth", to="timm")
+    assert "img_size=64" in export.usage
     model: Any = timm.create_model("test_vit", num_classes=0, img_size=64)
     model.load_state_dict(torch.load(tmp_path / "v.pth"))
     tokens = model.eval().forward_features(IMAGES)[:, 1:]
-    assert near(tokens.transpose(1, 2).reshape(2, 64, 4, 4), ours(encoder))
+    assert close(tokens.transpose(1, 2).reshape(2, 64, 4, 4), features_of(encoder))
 
 
 @torch.no_grad()
 def test_a_vit_for_torchvision(tmp_path: Path) -> None:
     encoder = build_encoder("torchvision/vit_b_32", size=32)
-    made = export_encoder(encoder, tmp_path / "v.pth", to="torchvision")
-    assert "image_size=32" in made.usage
+    export = export_encoder(encoder, tmp_path / "v.pth", to="torchvision")
+    assert "image_size=32" in export.usage
     with torch.device("meta"):
-        theirs: Any = torchvision.models.vit_b_32(image_size=32)
+        model: Any = torchvision.models.vit_b_32(image_size=32)
     state = torch.load(tmp_path / "v.pth", mmap=True)
-    result = theirs.load_state_dict(state, strict=False, assign=True)
+    result = model.load_state_dict(state, strict=False, assign=True)
     assert not result.unexpected_keys
     assert {name.split(".")[0] for name in result.missing_keys} == {"heads"}
 
@@ -115,16 +116,16 @@ def test_a_vit_for_torchvision(tmp_path: Path) -> None:
     ],
 )
 def test_what_vits_are_called(torchvision_s: str, timm_s: str) -> None:
-    ours, theirs = small_vits()
-    ours.name, theirs.name = f"torchvision/{torchvision_s}", f"timm/{timm_s}.some_tag"
-    assert torchvision_name(theirs) == torchvision_s
-    assert timm.is_model(timm_name(ours))
+    vit, timm_vit = small_vits()
+    vit.name, timm_vit.name = f"torchvision/{torchvision_s}", f"timm/{timm_s}.some_tag"
+    assert torchvision_name(timm_vit) == torchvision_s
+    assert timm.is_model(timm_name(vit))
     if "deit" not in timm_s:
-        assert timm_name(ours) == timm_s
+        assert timm_name(vit) == timm_s
 
 
 @pytest.mark.parametrize(
-    ("encoder", "kind"),
+    ("build", "kind"),
     [
         (lambda: small("torchvision/resnet18"), "ResNetModel"),
         (lambda: small("timm/resnet50"), "ResNetModel"),
@@ -143,31 +144,31 @@ def test_what_vits_are_called(torchvision_s: str, timm_s: str) -> None:
     ],
 )  # fmt: skip
 @torch.no_grad()
-def test_hugging_face(encoder: Any, kind: str, tmp_path: Path) -> None:
+def test_hugging_face(build: Callable[[], Encoder], kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    made_of = encoder()
-    scrambled(made_of, seed=1)
-    made_of.mean, made_of.std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-    made = export_encoder(made_of, tmp_path / "hf", to="huggingface")
+    encoder = build()
+    scrambled(encoder, seed=1)
+    encoder.mean, encoder.std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    export = export_encoder(encoder, tmp_path / "hf", to="huggingface")
     assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == [
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
-    assert made.architecture == kind
+    assert export.architecture == kind
     model, info = transformers.AutoModel.from_pretrained(
         tmp_path / "hf", output_loading_info=True, local_files_only=True
     )
     assert type(model).__name__ == kind
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    found = model.eval()(pixel_values=IMAGES).last_hidden_state
-    wanted = ours(made_of)
-    if found.ndim == 3:
-        prefix = found.shape[1] - 16
-        found = found[:, prefix:].transpose(1, 2).reshape(wanted.shape)
-    assert near(found, wanted)
+    actual = model.eval()(pixel_values=IMAGES).last_hidden_state
+    expected = features_of(encoder)
+    if actual.ndim == 3:
+        prefix = actual.shape[1] - 16
+        actual = actual[:, prefix:].transpose(1, 2).reshape(expected.shape)
+    assert close(actual, expected)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf")
     shown = processor(Image.new("RGB", (30, 20), "white"), return_tensors="pt")
     assert shown["pixel_values"].shape == (1, 3, 64, 64)
@@ -190,14 +191,14 @@ def detectron2_resnet(state: dict[str, Tensor], x: Tensor, *, blocks: list[int])
     for res, count in enumerate(blocks, start=2):
         for block in range(count):
             at, stride = f"res{res}.{block}", 2 if res > 2 and block == 0 else 1
-            aside = layer(x, f"{at}.shortcut", stride) if f"{at}.shortcut.weight" in state else x
+            shortcut = layer(x, f"{at}.shortcut", stride) if f"{at}.shortcut.weight" in state else x
             if f"{at}.conv3.weight" in state:
                 y = layer(x, f"{at}.conv1").relu()
                 groups = y.shape[1] // state[f"{at}.conv2.weight"].shape[1]
                 y = layer(layer(y, f"{at}.conv2", stride, groups).relu(), f"{at}.conv3")
             else:
                 y = layer(layer(x, f"{at}.conv1", stride).relu(), f"{at}.conv2")
-            x = (y + aside).relu()
+            x = (y + shortcut).relu()
     return x
 
 
@@ -216,13 +217,13 @@ def test_detectron2(
 ) -> None:
     yaml = pytest.importorskip("yaml")
     encoder = small(name)
-    made = export_encoder(encoder, tmp_path / "d2.pth", to="detectron2")
+    export = export_encoder(encoder, tmp_path / "d2.pth", to="detectron2")
     content = torch.load(tmp_path / "d2.pth", weights_only=True)
     assert content["__author__"] == "anyregion"
     assert content["matching_heuristics"] is True
     state = content["model"]
     assert not [key for key in state if key.endswith("num_batches_tracked")]
-    for key, theirs in {
+    for key, target in {
         "conv1.weight": "stem.conv1.weight",
         "bn1.running_var": "stem.conv1.norm.running_var",
         "layer1.0.conv1.weight": "res2.0.conv1.weight",
@@ -231,9 +232,9 @@ def test_detectron2(
         "layer2.0.downsample.1.running_mean": "res3.0.shortcut.norm.running_mean",
         "layer4.1.bn2.weight": "res5.1.conv2.norm.weight",
     }.items():
-        assert torch.equal(state[theirs], encoder.body.state_dict()[key])
+        assert torch.equal(state[target], encoder.body.state_dict()[key])
     blocks = [2, 2, 2, 2] if depth == 18 else [3, 4, 6, 3]
-    assert near(detectron2_resnet(state, IMAGES, blocks=blocks), ours(encoder))
+    assert close(detectron2_resnet(state, IMAGES, blocks=blocks), features_of(encoder))
     settings = yaml.safe_load((tmp_path / "d2.yaml").read_text())
     assert settings["MODEL"]["RESNETS"] == {
         "DEPTH": depth,
@@ -246,7 +247,7 @@ def test_detectron2(
     assert settings["MODEL"]["PIXEL_STD"] == [58.395, 57.12, 57.375]
     assert settings["INPUT"]["FORMAT"] == "RGB"
     assert settings["MODEL"]["WEIGHTS"] == "d2.pth"
-    assert made.settings["MODEL.RESNETS.DEPTH"] == depth
+    assert export.settings["MODEL.RESNETS.DEPTH"] == depth
 
 
 @torch.no_grad()
@@ -256,12 +257,12 @@ def test_what_was_exported_is_read_again(tmp_path: Path) -> None:
         out = tmp_path / (to if to == "huggingface" else f"{to}.pth")
         export_encoder(encoder, out, to=to)
         again = build_encoder("timm/resnet18", size=64, weights=out)
-        assert near(ours(again), ours(encoder))
+        assert close(features_of(again), features_of(encoder))
     vit = small("timm/test_vit")
     vit.mean, vit.std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     export_encoder(vit, tmp_path / "vit", to="huggingface")
     again = build_encoder("timm/test_vit", size=64, weights=tmp_path / "vit")
-    assert near(ours(again), ours(vit))
+    assert close(features_of(again), features_of(vit))
     assert (again.mean, again.std) == (vit.mean, vit.std), "as preprocessor_config.json says"
     stated = {"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
     (tmp_path / "vit/preprocessor_config.json").unlink()
@@ -275,7 +276,7 @@ def test_what_was_exported_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "to", "said"),
+    ("name", "to", "message"),
     [
         ("timm/convnext_atto", "torchvision", "of timm's it has .*convnext_tiny"),
         ("timm/test_resnet", "torchvision", "no such architecture"),
@@ -287,8 +288,8 @@ def test_what_was_exported_is_read_again(tmp_path: Path) -> None:
         ("timm/resnet18", "keras", "there are torchvision, timm, huggingface, detectron2"),
     ],
 )
-def test_what_a_format_does_not_have(name: str, to: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=said):
+def test_what_a_format_does_not_have(name: str, to: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
         export_encoder(build_encoder(name, size=64), tmp_path / "out.pth", to=to)
     assert list(tmp_path.iterdir()) == []
 
@@ -299,7 +300,7 @@ def test_nothing_is_left_where_features_differ(
 ) -> None:
     encoder = small("torchvision/resnet18")
     run = encoder._run
-    monkeypatch.setattr(encoder, "_run", lambda *given: run(*given) * 1.001)
+    monkeypatch.setattr(encoder, "_run", lambda *arguments: run(*arguments) * 1.001)
     out = tmp_path / ("out" if to == "huggingface" else "out.pth")
     with pytest.raises(CheckpointError, match=r"differ by 0\.001"):
         export_encoder(encoder, out, to=to)
@@ -325,7 +326,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     (tmp_path / "mine.yaml").write_text("task: r2o\n")
-    for out, to, said in (
+    for out, to, message in (
         ("out.bin", "timm", r"\.pth or \.pt or \.safetensors"),
         ("out.safetensors", "detectron2", r"ends in \.pth or \.pt"),
         ("folder.pth", "torchvision", "a folder, not a file"),
@@ -333,7 +334,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         ("full", "huggingface", "holds something else"),
         ("mine.pth", "detectron2", r"mine\.yaml: would be .* holds something else"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             export_encoder(encoder, tmp_path / out, to=to)
     assert not (tmp_path / "mine.pth").exists()
     for _ in range(2):  # its own settings it replaces

@@ -18,10 +18,10 @@ def test_a_run_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     save_encoder(build_encoder("torchvision/resnet18", size=64), tmp_path / "run" / "model")
     out = str(tmp_path / "r18.pth")
     assert main(["export", str(tmp_path / "run"), "--to", "detectron2", "--out", out]) == 0
-    said = capsys.readouterr().out
-    assert "torchvision/resnet18, 64 px" in said
-    assert "DEPTH: 18" in said
-    assert "PIXEL_MEAN: [123.675" in said
+    message = capsys.readouterr().out
+    assert "torchvision/resnet18, 64 px" in message
+    assert "DEPTH: 18" in message
+    assert "PIXEL_MEAN: [123.675" in message
     assert (tmp_path / "r18.yaml").is_file()
 
 

@@ -77,7 +77,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda c: c.update(format="other/9"), "not of the format"),
         (lambda c: c.update(name="os/system"), r"name 'os/system' is no backbone's"),
@@ -95,13 +95,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_description_that_is_wrong(
-    change: Callable[[Content], Any], said: str, saved: Path, tmp_path: Path
+    change: Callable[[Content], Any], message: str, saved: Path, tmp_path: Path
 ) -> None:
     content = json.loads((saved / "backbone.json").read_text())
     change(content)
     (tmp_path / "backbone.json").write_text(json.dumps(content))
     (tmp_path / "backbone.safetensors").write_bytes((saved / "backbone.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_encoder(tmp_path)
 
 

@@ -83,7 +83,7 @@ def test_two_backbones_are_not_guessed_between(resnet: State, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("layer3.0.conv1.weight"), r"missing layer3\.0\.conv1\.weight"),
         (lambda s: s.update({"layer9.weight": torch.ones(2)}), r"unexpected layer9\.weight"),
@@ -94,12 +94,12 @@ def test_two_backbones_are_not_guessed_between(resnet: State, tmp_path: Path) ->
     ],
 )
 def test_what_is_wrong_is_named(
-    change: Callable[[State], Any], said: str, resnet: State, tmp_path: Path
+    change: Callable[[State], Any], message: str, resnet: State, tmp_path: Path
 ) -> None:
     state = dict(resnet)
     change(state)
     torch.save(state, tmp_path / "wrong.pth")
-    with pytest.raises(CheckpointError, match=rf"wrong\.pth: not the weights of .*{said}"):
+    with pytest.raises(CheckpointError, match=rf"wrong\.pth: not the weights of .*{message}"):
         build_encoder("torchvision/resnet18", weights=tmp_path / "wrong.pth")
 
 
@@ -127,33 +127,33 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("pair", [small_vits, small_convnexts])
 def test_torchvisions_in_timm_and_back(pair: Callable[[], tuple[Encoder, Encoder]]) -> None:
-    ours, theirs = (encoder.eval() for encoder in pair())
-    scrambled(ours)
-    source = {n: t.clone() for n, t in ours.body.state_dict().items()}
-    load_state(theirs, source, "torchvision's")
+    torchvision_encoder, timm_encoder = (encoder.eval() for encoder in pair())
+    scrambled(torchvision_encoder)
+    source = {n: t.clone() for n, t in torchvision_encoder.body.state_dict().items()}
+    load_state(timm_encoder, source, "torchvision's")
     images = torch.rand(1, 3, 64, 64)
-    for found, wanted in (
-        (theirs(images), ours(images)),
-        (theirs.intermediate(images), ours.intermediate(images)),
+    for features, expected in (
+        (timm_encoder(images), torchvision_encoder(images)),
+        (timm_encoder.intermediate(images), torchvision_encoder.intermediate(images)),
     ):
-        assert torch.allclose(found, wanted, atol=1e-5 * float(wanted.abs().max()))
-    scrambled(ours)
-    load_state(ours, theirs.body.state_dict(), "timm's")
-    assert is_of(ours, source)
+        assert torch.allclose(features, expected, atol=1e-5 * float(expected.abs().max()))
+    scrambled(torchvision_encoder)
+    load_state(torchvision_encoder, timm_encoder.body.state_dict(), "timm's")
+    assert is_of(torchvision_encoder, source)
 
 
 def test_torchvisions_older_names_of_a_vit() -> None:
-    ours, theirs = small_vits()
+    torchvision_encoder, timm_encoder = small_vits()
     source = {
         n.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): t.clone()
-        for n, t in ours.body.state_dict().items()
+        for n, t in torchvision_encoder.body.state_dict().items()
     }
-    scrambled(ours)
-    load_state(ours, source | {"heads.head.weight": torch.ones(2, 2)}, "published")
-    load_state(theirs, source, "published")
+    scrambled(torchvision_encoder)
+    load_state(torchvision_encoder, source | {"heads.head.weight": torch.ones(2, 2)}, "published")
+    load_state(timm_encoder, source, "published")
     inner = source["encoder.layers.encoder_layer_2.mlp.linear_2.weight"]
-    assert torch.equal(ours.body.encoder.layers[2].mlp[3].weight, inner)
-    assert torch.equal(theirs.body.blocks[2].mlp.fc2.weight, inner)
+    assert torch.equal(torchvision_encoder.body.encoder.layers[2].mlp[3].weight, inner)
+    assert torch.equal(timm_encoder.body.blocks[2].mlp.fc2.weight, inner)
 
 
 def test_position_embeddings_are_resized(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_position_embeddings_are_resized(tmp_path: Path) -> None:
     before: Tensor = source.pos_embed
     assert places.shape == (1, 17, 192)
     assert torch.equal(places[:, 0], before[:, 0])
-    wanted = timm.layers.resample_abs_pos_embed(before, [4, 4], num_prefix_tokens=1)
-    assert torch.allclose(places, wanted, atol=1e-5)
+    expected = timm.layers.resample_abs_pos_embed(before, [4, 4], num_prefix_tokens=1)
+    assert torch.allclose(places, expected, atol=1e-5)
     same = build_encoder("timm/vit_tiny_patch16_224", size=96, weights=tmp_path / "vit.pth")
     assert torch.equal(same.body.pos_embed, before)
 
@@ -257,10 +257,10 @@ def test_the_built_in_eyes_weights() -> None:
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
     names = [output.name for output in session.get_outputs()]
-    wanted = dict(zip(names, session.run(None, {"pixels": images}), strict=True))
-    assert np.allclose(encoder(torch.from_numpy(images)), wanted["last"], atol=1e-3)
+    expected = dict(zip(names, session.run(None, {"pixels": images}), strict=True))
+    assert np.allclose(encoder(torch.from_numpy(images)), expected["last"], atol=1e-3)
     assert np.allclose(
-        encoder.intermediate(torch.from_numpy(images)), wanted["stride16"], atol=1e-3
+        encoder.intermediate(torch.from_numpy(images)), expected["stride16"], atol=1e-3
     )
 
 

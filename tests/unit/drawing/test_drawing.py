@@ -289,7 +289,7 @@ def test_no_regions_leave_the_image_as_it_is() -> None:
     assert (np.asarray(draw(pixels, [])) == pixels).all()
 
 
-def test_the_image_given_is_not_changed() -> None:
+def test_the_image_is_not_changed() -> None:
     pixels = grey()
     draw(pixels, crowd(5))
     assert (pixels == GREY).all()

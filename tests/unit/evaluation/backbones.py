@@ -16,8 +16,8 @@ COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 
 
 def _mean_colours(body: nn.Module, images: Tensor, intermediate: bool) -> Tensor:
-    found: Tensor = body(F.avg_pool2d(images, 2 if intermediate else 4))
-    return found
+    features: Tensor = body(F.avg_pool2d(images, 2 if intermediate else 4))
+    return features
 
 
 def colour_backbone(*, size: int = 32, broken: bool = False) -> Backbone:

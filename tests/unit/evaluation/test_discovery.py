@@ -52,13 +52,13 @@ def test_overlaps_one_by_one(background: bool) -> None:
     truth[truth == 2] = 9  # numbers may have holes
     parts = draw.integers(0, 5, (13, 17))
     inside = truth >= 0
-    wanted = [0, 1, 3, 9] if background else [1, 3, 9]
+    numbers = [0, 1, 3, 9] if background else [1, 3, 9]
     expected = [
         [
             ((truth == s) & (parts == p)).sum() / (((truth == s) | (parts == p)) & inside).sum()
             for p in range(5)
         ]
-        for s in wanted
+        for s in numbers
     ]
     assert np.allclose(segment_ious(truth, parts, background=background), expected)
 
@@ -71,9 +71,9 @@ def test_hungarian_finds_the_largest_sum(shape: tuple[int, int]) -> None:
         best = max(iou[range(segments), p].sum() for p in permutations(range(parts), segments))
     else:
         best = max(iou[s, range(parts)].sum() for s in permutations(range(segments), parts))
-    found = match_segments(iou, "hungarian")
-    assert found.sum() == pytest.approx(best)
-    assert (found == 0).sum() == max(segments - parts, 0)
+    result = match_segments(iou, "hungarian")
+    assert result.sum() == pytest.approx(best)
+    assert (result == 0).sum() == max(segments - parts, 0)
     assert np.array_equal(match_segments(iou, "best"), iou.max(axis=1))
 
 
@@ -110,8 +110,8 @@ def test_border() -> None:
 
 def test_foregrounds() -> None:
     truth = np.array([[1, 2, 0, 0, -1]], dtype=np.int32)
-    found = np.array([[True, False, True, False, True]])
-    assert foreground_ious(truth, found) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    foreground = np.array([[True, False, True, False, True]])
+    assert foreground_ious(truth, foreground) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert foreground_ious(np.ones((2, 2), dtype=np.int32), np.ones((2, 2), dtype=bool)) == (1, 1)
     box = centred_box((100, 200))
     assert box.mean() == pytest.approx(0.5, abs=0.02)
@@ -141,7 +141,7 @@ def test_two_colours(annotated: tuple[Path, Path]) -> None:
     assert one.figures == one.baselines["whole"]
 
 
-def test_the_background_is_counted_only_when_asked(annotated: tuple[Path, Path]) -> None:
+def test_the_background_is_counted_only_on_demand(annotated: tuple[Path, Path]) -> None:
     def left_only(content: dict[str, Any]) -> None:
         content["annotations"] = content["annotations"][::2]
 
@@ -230,23 +230,23 @@ def test_an_image_of_one_colour(tmp_path: Path) -> None:
     data = open_segmentation_dataset(tmp_path / "maps", tmp_path / "images")
     report = evaluate_discovery(colour_backbone(), data)
     assert report.figures["mean_iou"] == pytest.approx(0.25 / 4)
-    found = evaluate_discovery(
+    result = evaluate_discovery(
         colour_backbone(),
         open_segmentation_dataset(tmp_path / "maps", tmp_path / "images", background=0),
         DiscoveryOptions(foreground=True),
     )
-    assert found.figures["foreground_iou"] == 0, "no cluster is away from the border"
+    assert result.figures["foreground_iou"] == 0, "no cluster is away from the border"
 
 
 def test_command(annotated: tuple[Path, Path], capsys: Any) -> None:
     where = [*map(str, annotated), "--backbone", "torchvision/resnet18", "--size", "32"]
     assert main(["evaluate", "discovery", *where, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["baselines"]["grid"]["mean_iou"] == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["baselines"]["grid"]["mean_iou"] == 1
     assert main(["evaluate", "discovery", *where, "--foreground", "--layer", "last"]) == 0
-    told = capsys.readouterr().out
-    assert "whole" in told
-    assert "background" in told
+    printed = capsys.readouterr().out
+    assert "whole" in printed
+    assert "background" in printed
     assert main(["evaluate", "discovery", *where, "--foreground", "--k", "3"]) == 1
     assert "two clusters" in capsys.readouterr().err
     assert main(["evaluate", "discovery", *where, "--void", "0"]) == 1

@@ -35,11 +35,11 @@ def one_thread() -> None:
 def votes_one_by_one(
     bank: Any, labels: Any, query: Any, *, k: int, temperature: float, classes: int
 ) -> list[int]:
-    near = sorted(
+    nearest = sorted(
         ((float(query @ row / np.linalg.norm(query) / np.linalg.norm(row)), int(label)))
         for row, label in zip(bank, labels, strict=True)
     )[::-1][:k]
-    votes = [sum(np.exp(s / temperature) for s, own in near if own == c) for c in range(classes)]
+    votes = [sum(np.exp(s / temperature) for s, own in nearest if own == c) for c in range(classes)]
     ranked = sorted(range(classes), key=lambda c: -votes[c])
     return [c if votes[c] > 0 else -1 for c in ranked][:5]
 
@@ -70,11 +70,11 @@ def test_votes(k: int, temperature: float) -> None:
 def test_accuracy() -> None:
     ranked = np.array([[0, 1], [1, 0], [0, 1], [-1, -1]])
     truth = np.array([0, 0, 0, -1])
-    found = accuracy(ranked, truth, ["a", "a", "a", "b"], 2)
-    assert found.top1 == 0.5
-    assert found.by_class == {"a": pytest.approx(2 / 3), "b": 0}, "no answer is not the unknown"
-    assert found.mean_class_accuracy == pytest.approx(1 / 3)
-    assert found.top5 is None
+    result = accuracy(ranked, truth, ["a", "a", "a", "b"], 2)
+    assert result.top1 == 0.5
+    assert result.by_class == {"a": pytest.approx(2 / 3), "b": 0}, "no answer is not the unknown"
+    assert result.mean_class_accuracy == pytest.approx(1 / 3)
+    assert result.top5 is None
     assert accuracy(ranked, truth, ["a", "a", "a", "b"], 5).top5 == 0.75
 
 
@@ -172,14 +172,14 @@ def test_a_saved_backbone(tmp_path: Path) -> None:
 def test_geometry(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    shown, size = read_centre(tmp_path / "a.png", side=224)
+    prepared, size = read_centre(tmp_path / "a.png", side=224)
     assert size == (256, 300)
-    assert np.array_equal(shown, pixels[16:240, 38:262]), "nothing is scaled where 256 is 256"
+    assert np.array_equal(prepared, pixels[16:240, 38:262]), "nothing is scaled where 256 is 256"
     whole, _ = read_squashed(tmp_path / "a.png", side=64)
     assert np.array_equal(whole, Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC))
     Image.new("RGB", (1, 20_000), "red").save(tmp_path / "thread.png")
-    shown, _ = read_centre(tmp_path / "thread.png", side=64)
-    assert (shown == (255, 0, 0)).all()
+    prepared, _ = read_centre(tmp_path / "thread.png", side=64)
+    assert (prepared == (255, 0, 0)).all()
 
 
 def test_faults(tmp_path: Path) -> None:
@@ -218,15 +218,15 @@ def test_command(tmp_path: Path, capsys: Any) -> None:
     val = class_folders(tmp_path / "val", {"red": 1, "green": 1})
     words = ["--backbone", "torchvision/resnet18", "--size", "32", "--seed", "2"]
     assert main(["evaluate", "knn", str(train), str(val), *words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["images"] == 2
-    assert found["backbone"]["seed"] == 2
-    assert found["backbone"]["size"] == 32
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 2
+    assert result["backbone"]["seed"] == 2
+    assert result["backbone"]["size"] == 32
     (val / "red" / "1.png").write_bytes(b"")
     assert main(["evaluate", "knn", str(train), str(val), *words, "--k", "1"]) == 3
-    told = capsys.readouterr()
-    assert "top-1" in told.out
-    assert found["backbone"]["fingerprint"] in told.out
-    assert "1.png" in told.err
+    printed = capsys.readouterr()
+    assert "top-1" in printed.out
+    assert result["backbone"]["fingerprint"] in printed.out
+    assert "1.png" in printed.err
     assert main(["evaluate", "knn", str(train), *words, "--limit", "2"]) == 0
     assert "each among the others" in capsys.readouterr().out

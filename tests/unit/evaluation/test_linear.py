@@ -42,18 +42,20 @@ def clouds(rows: int = 150, width: int = 12, classes: int = 4) -> tuple[Any, Any
 def test_as_scikit_learn(strength: float) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     x, y = clouds()
-    theirs = linear_model.LogisticRegression(
+    reference = linear_model.LogisticRegression(
         C=1 / (len(x) * strength), max_iter=20_000, tol=1e-10
     ).fit((x - x.mean(0)) / x.std(0), y)
-    ours = fit(torch.from_numpy(x), torch.from_numpy(y), 4, strength=strength)
-    assert ours.slope < 1e-5
+    classifier = fit(torch.from_numpy(x), torch.from_numpy(y), 4, strength=strength)
+    assert classifier.slope < 1e-5
     # adding one vector to all classes changes no probability: scikit-learn's bias sums to 0
-    bias = ours.bias - ours.bias.mean()
-    assert np.allclose(ours.weight.numpy(), theirs.coef_, atol=2e-3 * abs(theirs.coef_).max())
-    assert np.allclose(bias.numpy(), theirs.intercept_ - theirs.intercept_.mean(), atol=1e-2)
+    bias = classifier.bias - classifier.bias.mean()
+    assert np.allclose(
+        classifier.weight.numpy(), reference.coef_, atol=2e-3 * abs(reference.coef_).max()
+    )
+    assert np.allclose(bias.numpy(), reference.intercept_ - reference.intercept_.mean(), atol=1e-2)
     queries = torch.from_numpy(x) + 0.3
-    chances = theirs.predict_proba((queries.numpy() - x.mean(0)) / x.std(0))
-    assert np.allclose(ours(queries).softmax(dim=1).numpy(), chances, atol=1e-3)
+    chances = reference.predict_proba((queries.numpy() - x.mean(0)) / x.std(0))
+    assert np.allclose(classifier(queries).softmax(dim=1).numpy(), chances, atol=1e-3)
 
 
 def test_the_fit_is_deterministic_and_warm_starts_lead_to_the_same_place() -> None:
@@ -68,9 +70,9 @@ def test_the_fit_is_deterministic_and_warm_starts_lead_to_the_same_place() -> No
 def test_a_feature_that_never_changes() -> None:
     x, y = clouds()
     x[:, 3] = 7.0
-    found = fit(torch.from_numpy(x), torch.from_numpy(y), 4, strength=0.01)
-    assert bool(torch.isfinite(found.weight).all())
-    assert float(found.weight[:, 3].abs().max()) < 1e-9
+    result = fit(torch.from_numpy(x), torch.from_numpy(y), 4, strength=0.01)
+    assert bool(torch.isfinite(result.weight).all())
+    assert float(result.weight[:, 3].abs().max()) < 1e-9
 
 
 def test_held_out() -> None:
@@ -124,7 +126,7 @@ def test_command(tmp_path: Path, capsys: Any) -> None:
     val = class_folders(tmp_path / "val", {"red": 1, "green": 1})
     words = [str(train), str(val), "--backbone", "torchvision/resnet18", "--size", "32"]
     assert main(["evaluate", "linear", *words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["top1"] == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["top1"] == 1
     assert main(["evaluate", "linear", *words]) == 0
     assert "L2 strength" in capsys.readouterr().out

@@ -44,12 +44,12 @@ def test_the_smaller_mask_lies_on_top(annotated: tuple[Path, Path]) -> None:
     edit(annotated[0], overlap)
     data = open_segmentation_dataset(*annotated)
     assert (len(data.images), data.skipped) == (1, 3), "images without masks are counted"
-    found = data.images[0].read_segments(SIZE)
+    segments = data.images[0].read_segments(SIZE)
     expected = np.zeros(SIZE, dtype=np.int32)
     expected[15:] = -1
     expected[:20] = 1
     expected[10:20, 10:20] = 2
-    assert np.array_equal(found, expected)
+    assert np.array_equal(segments, expected)
     with pytest.raises(InputError, match="31 x 30, but the annotations say 40 x 30"):
         data.images[0].read_segments((30, 31))
 
