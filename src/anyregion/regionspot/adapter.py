@@ -1,4 +1,8 @@
-"""The only part of RegionSpot that learns (section 3.2): tokens in, word-space embeddings out."""
+"""RegionSpot's adapter, its trained module (section 3.2): region tokens to word-space embeddings.
+
+In the shapes B is images, R regions (or candidates), T tokens of the feature map, D its width, H
+heads of width d, E the width of the words.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ class AdapterConfig:
         embed_width: `E`, width of the words.
         layers, heads, feedforward, dropout: of the decoder.
         attention: `mutual`, as published: the regions of an image attend to each other, so an
-            answer depends on what else was asked; `independent`: each region on its own.
+            embedding depends on the other regions; `independent`: each region on its own.
         use_features: attend to the VLM's feature map (False is the paper's ablation).
     """
 
@@ -80,33 +84,23 @@ class Adapter(nn.Module):
         """
         if self.config.use_features and features is None:
             raise InputError("this adapter attends to the feature map, and none was given")
+        # (B, 1, R, R): which regions attend to each other
         allowed = None if groups is None else (groups[:, :, None] == groups[:, None, :])[:, None]
         memory = features if self.config.use_features else None
-        hidden = self.decoder(self.to_clip(tokens), memory, allowed, weights)
-        embedded: Tensor = self.projector(hidden)
-        return embedded
+        hidden = self.to_clip(tokens)  # (B, R, D)
+        for layer in self.decoder.layers:
+            hidden = layer(hidden, memory, allowed, weights)
+        embeddings: Tensor = self.projector(self.decoder.norm(hidden))  # (B, R, E)
+        return embeddings
 
 
 class Decoder(nn.Module):
-    """The layers, and the LayerNorm after the last."""
+    """The layers and the LayerNorm after the last, under their published names."""
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.feature_width)
-
-    def forward(
-        self,
-        hidden: Tensor,
-        features: Tensor | None,
-        allowed: Tensor | None,
-        weights: list[Tensor] | None,
-    ) -> Tensor:
-        """Shapes as in `Adapter.forward`; `allowed` is `(B, 1, R, R)` bool or None."""
-        for layer in self.layers:
-            hidden = layer(hidden, features, allowed, weights)
-        normed: Tensor = self.norm(hidden)
-        return normed
 
 
 class DecoderLayer(nn.Module):
@@ -140,9 +134,13 @@ class DecoderLayer(nn.Module):
         allowed: Tensor | None,
         weights: list[Tensor] | None,
     ) -> Tensor:
-        """Shapes as in `Decoder.forward`."""
+        """Shapes as in `Adapter.forward`; `allowed` is `(B, 1, R, R)` bool or None."""
         if self.independent:
-            attended = _attend_to_itself(self.self_attn, hidden)
+            # attention of a region to itself alone is its value, projected
+            width = hidden.shape[-1]
+            stacked, bias = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias
+            value = F.linear(hidden, stacked[2 * width :], bias[2 * width :])
+            attended = self.self_attn.out_proj(value)
         else:
             attended = _attend(self.self_attn, hidden, hidden, allowed, None)
         hidden = self.norm1(hidden + self.dropout(attended))
@@ -162,28 +160,19 @@ def _attend(
     weights: list[Tensor] | None,
 ) -> Tensor:
     """Multi-head attention of `(B, R, D)` to `(B, T, D)`, with the module's own parameters."""
-    batch, rows, width = queries.shape
-    heads = attention.num_heads
+    width, heads = queries.shape[-1], attention.num_heads
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     q = F.linear(queries, weight[:width], bias[:width])
     k, v = F.linear(memory, weight[width:], bias[width:]).chunk(2, dim=-1)
-    q, k, v = (x.reshape(batch, -1, heads, width // heads).transpose(1, 2) for x in (q, k, v))
+    q = q.reshape(*q.shape[:2], heads, -1).transpose(1, 2)  # (B, H, R, d)
+    k = k.reshape(*k.shape[:2], heads, -1).transpose(1, 2)  # (B, H, T, d)
+    v = v.reshape(*v.shape[:2], heads, -1).transpose(1, 2)
     if weights is not None:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        weights.append(scores.softmax(dim=-1))
+        weights.append(scores.softmax(dim=-1))  # (B, H, R, T)
     dropout = attention.dropout if attention.training else 0.0
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
-    out: Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(batch, rows, width))
-    return out
-
-
-def _attend_to_itself(attention: nn.MultiheadAttention, hidden: Tensor) -> Tensor:
-    """What self-attention comes to where each region sees itself alone: its value, projected."""
-    width = hidden.shape[-1]
-    value = F.linear(
-        hidden, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
-    )
-    out: Tensor = attention.out_proj(value)
+    out: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, R, D)
     return out
 
 
@@ -193,18 +182,17 @@ def count_parameters(adapter: Adapter) -> int:
 
 
 def stack_tokens(tokens: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Pad the tokens of several images, each `(N, M, W)`, to one batch for the adapter.
+    """Pad the tokens of several images, each `(N, M, W)`, into one batch for the adapter.
 
     Returns:
         `(B, R, W)`, each image's rows region by region, candidate by candidate, then padding; and
         the groups `(B, R)`: the candidate's rank, -1 for padding; None where all is one group.
     """
-    batch = len(tokens)
-    longest = max(t.shape[0] * t.shape[1] for t in tokens)
-    stacked = tokens[0].new_zeros(batch, longest, tokens[0].shape[-1])
-    groups = torch.full((batch, longest), -1, dtype=torch.long, device=stacked.device)
-    for i, t in enumerate(tokens):
-        count = t.shape[0] * t.shape[1]
-        stacked[i, :count] = t.flatten(0, 1)
-        groups[i, :count] = torch.arange(t.shape[1], device=t.device).repeat(t.shape[0])
+    rows = [candidates.flatten(0, 1) for candidates in tokens]
+    stacked = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, R, W)
+    groups = torch.full(stacked.shape[:2], -1, dtype=torch.long, device=stacked.device)
+    for i, candidates in enumerate(tokens):
+        count, ranks = candidates.shape[:2]
+        groups[i, : count * ranks] = torch.arange(ranks, device=stacked.device).repeat(count)
+    # without padding and candidates there is one group, and attention needs no mask
     return stacked, None if bool((groups == 0).all()) else groups

@@ -1,4 +1,4 @@
-"""Where a region looks: the decoder's cross-attention over the image (the paper's figure)."""
+"""Maps of the adapter's cross-attention from a region to the image (the paper's figure)."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def attention_maps(
         raise InputError("this adapter does not attend to the feature map")
     if not -encoder.adapter.config.layers <= layer < encoder.adapter.config.layers:
         raise InputError(f"the decoder has {encoder.adapter.config.layers} layers, no {layer}")
-    found = encoder.localizer.tokens(encoded.localized, regions, source=encoder.source)
+    result = encoder.localizer.tokens(encoded.localized, regions, source=encoder.source)
     height, width = encoded.grid
     if not len(regions):
         return np.zeros((0, height, width), dtype=np.float32)
     weights: list[torch.Tensor] = []
-    encoder.embed_tokens([encoded], [found.tokens], weights)
-    # the grid is the last h * w entries; a class token, where there is one, comes before it
-    of_regions = weights[layer][0].mean(dim=0)[:, -height * width :]
-    maps: NDArray[np.float32] = of_regions.reshape(-1, height, width).float().cpu().numpy()
+    encoder.embed_tokens([encoded], [result.tokens], weights)
+    # of (1, H, N, T) the grid is the last h * w entries; a class token comes before it, if any
+    cells = weights[layer][0].mean(dim=0)[:, -height * width :]  # (N, h w)
+    maps: NDArray[np.float32] = cells.reshape(-1, height, width).float().cpu().numpy()
     return maps
 
 
 def overlay_attention(pixels: Pixels, attention: NDArray[np.float32]) -> Image.Image:
-    """One region's map `(h, w)` over its image: bright and warm where it looks, dim elsewhere."""
+    """One region's map `(h, w)` over its image: bright and warm where it attends, else dim."""
     height, width = pixels.shape[:2]
     peak = float(attention.max()) or 1.0
     heat = Image.fromarray((attention / peak * 255).astype(np.uint8))

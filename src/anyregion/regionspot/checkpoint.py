@@ -1,4 +1,4 @@
-"""RegionSpot's published checkpoints: read safely, joined as they are, or converted."""
+"""RegionSpot's published checkpoints: read safely, loaded as they are, or converted to folders."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def read_checkpoint(path: str | Path) -> PublishedCheckpoint:
             parts["adapter"][f"{part}.{rest}"] = tensor
         else:
             unknown.append(name)
-    wanted = ("to_clip.weight", "projector.weight", "decoder.layers.0.linear1.weight")
-    missing = [name for name in wanted if name not in parts["adapter"]]
+    needed = ("to_clip.weight", "projector.weight", "decoder.layers.0.linear1.weight")
+    missing = [name for name in needed if name not in parts["adapter"]]
     if missing or unknown:
         raise CheckpointError(
             f"{path}: not RegionSpot's layout: missing {missing}, unknown {unknown[:4]}"
@@ -140,10 +140,14 @@ def convert_checkpoint(
     parts = read_checkpoint(checkpoint)
     config = parts.adapter_config()
     adapter_from_state(parts.adapter, config, str(checkpoint))  # refuses wrong sizes
+    origin = f"converted from {checkpoint.name}"
+    metadata = {"origin": origin, "licence": PUBLISHED_LICENCE}
     if localizer is None and parts.sam is not None:
-        localizer = _write_part(out / "localizer.safetensors", parts.sam, checkpoint)
+        localizer = "localizer.safetensors"
+        write_tensors(out / localizer, parts.sam, metadata)
     if vlm is None and parts.clip is not None:
-        vlm = _write_part(out / "vlm.safetensors", parts.clip, checkpoint)
+        vlm = "vlm.safetensors"
+        write_tensors(out / vlm, parts.clip, metadata)
     if vlm is None:
         vlm = _CLIP_OF_WIDTHS.get((config.feature_width, config.embed_width))
         if vlm is None:
@@ -151,19 +155,13 @@ def convert_checkpoint(
                 f"{checkpoint}: no published CLIP has a feature map {config.feature_width} wide "
                 f"and words {config.embed_width} wide: name the VLM it was trained with"
             )
-    about = Pretrained(
+    pretrained = Pretrained(
         adapter=config,
         localizer=localizer or _SAM,
         vlm=vlm,
         vlm_image_size=image_size,
         licence=PUBLISHED_LICENCE,
-        origin=f"converted from {checkpoint.name}",
+        origin=origin,
     )
-    write_folder(out, about, parts.adapter)
-    return about
-
-
-def _write_part(path: Path, state: dict[str, Tensor], checkpoint: Path) -> str:
-    metadata = {"origin": f"converted from {checkpoint.name}", "licence": PUBLISHED_LICENCE}
-    write_tensors(path, state, metadata)
-    return path.name
+    write_folder(out, pretrained, parts.adapter)
+    return pretrained

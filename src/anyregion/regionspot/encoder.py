@@ -1,4 +1,4 @@
-"""RegionSpot as a `RegionEncoder`: the way of one image, with every frozen thing done once."""
+"""RegionSpot as a `RegionEncoder`: localizer, VLM and adapter joined, with folders to load from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
 from anyregion.masks import RLE, mask_box
 from anyregion.model_card import ModelCard
 from anyregion.recognizer import RegionEmbeddings
-from anyregion.regions import Boxes, Regions
+from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter, stack_tokens
 from anyregion.regionspot.pretrained import (
     Pretrained,
@@ -39,10 +39,10 @@ from anyregion.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """What is known of an image before its regions are.
+    """An image after both frozen encoders, before any region.
 
     Attributes:
-        localized: the localizer's own.
+        localized: what the localizer's `encode` returned.
         features: `(T, D)` of the VLM, or None where the adapter does without.
         grid: `(h, w)` of the features.
         size: `(height, width)` of the image.
@@ -81,15 +81,15 @@ class RegionSpotEncoder:
         images_at_once: int = 8,
     ) -> None:
         config = adapter.config
-        for what, ours, theirs in (
+        for role, expected, width in (
             ("tokens", config.token_width, localizer.token_width),
             ("feature map", config.feature_width, vlm.feature_width),
             ("words", config.embed_width, vlm.embed_width),
         ):
-            if ours != theirs:
+            if width != expected:
                 raise InputError(
-                    f"the adapter expects {what} of width {ours}, but {localizer.name} with "
-                    f"{vlm.name} gives {theirs}: it was trained with other models"
+                    f"the adapter expects {role} of width {expected}, but {localizer.name} with "
+                    f"{vlm.name} gives {width}: it was trained with other models"
                 )
         self.localizer = localizer
         self.vlm = vlm
@@ -188,20 +188,15 @@ class RegionSpotEncoder:
         """The localizer's embedding and the VLM's feature map of each image."""
         encoded: list[EncodedImage] = []
         for start in range(0, len(images), self.images_at_once):
-            part = images[start : start + self.images_at_once]
-            sizes = [size_of(image) for image in part]
-            localized = self.localizer.encode(part)
+            batch = images[start : start + self.images_at_once]
+            localized = self.localizer.encode(batch)
+            features: Sequence[Tensor | None] = [None] * len(batch)
+            grid = (0, 0)
             if self.adapter.config.use_features:
-                maps = self.vlm.feature_map(part, antialias=self.antialias)
-                encoded += [
-                    EncodedImage(place, tokens, maps.grid, size)
-                    for place, tokens, size in zip(localized, maps.tokens, sizes, strict=True)
-                ]
-            else:
-                encoded += [
-                    EncodedImage(place, None, (0, 0), size)
-                    for place, size in zip(localized, sizes, strict=True)
-                ]
+                maps = self.vlm.feature_map(batch, antialias=self.antialias)
+                features, grid = list(maps.tokens), maps.grid  # (T, D) each
+            for image, embedding, tokens in zip(batch, localized, features, strict=True):
+                encoded.append(EncodedImage(embedding, tokens, grid, size_of(image)))
         return encoded
 
     @torch.inference_mode()
@@ -218,19 +213,20 @@ class RegionSpotEncoder:
             raise InputError("candidates are the mask decoder's: the prompt's token has none")
         results: list[RegionEmbeddings] = []
         for start in range(0, len(encoded), self.images_at_once):
-            some = encoded[start : start + self.images_at_once]
-            asked = regions[start : start + self.images_at_once]
-            found = [
+            batch = encoded[start : start + self.images_at_once]
+            prompts = regions[start : start + self.images_at_once]
+            localized = [
                 self.localizer.tokens(
-                    e.localized, r, multimask=multimask, masks=masks, source=self.source
+                    image.localized, r, multimask=multimask, masks=masks, source=self.source
                 )
-                for e, r in zip(some, asked, strict=True)
+                for image, r in zip(batch, prompts, strict=True)
             ]
-            embedded = self.embed_tokens(some, [f.tokens for f in found])
-            results += [
-                self._finished(*of_image, masks)
-                for of_image in zip(some, asked, found, embedded, strict=True)
-            ]
+            embeddings = self.embed_tokens(batch, [result.tokens for result in localized])
+            for image, r, result, e in zip(batch, prompts, localized, embeddings, strict=True):
+                codes = None
+                if masks and result.mask_logits is not None:
+                    codes = self.localizer.masks(image.localized, result.mask_logits)
+                results.append(_rank_candidates(image, r, result, e, codes))
         return results
 
     @torch.no_grad()
@@ -241,58 +237,54 @@ class RegionSpotEncoder:
         weights: list[Tensor] | None = None,
     ) -> list[Tensor]:
         """Tokens `(N, M, W)` of each image to embeddings `(N, M, E)`; see `Adapter.forward`."""
-        if not any(len(t) for t in tokens):
+        if not any(map(len, tokens)):
             return [t.new_zeros(0, t.shape[1], self.adapter.config.embed_width) for t in tokens]
-        stacked, groups = stack_tokens(tokens)
+        stacked, groups = stack_tokens(tokens)  # (B, R, W), (B, R)
         features = None
         if self.adapter.config.use_features:
             features = torch.stack([e.features for e in encoded if e.features is not None])
-        out = self.adapter(stacked, features, groups=groups, weights=weights)
+        out = self.adapter(stacked, features, groups=groups, weights=weights)  # (B, R, E)
         return [
             rows[: t.shape[0] * t.shape[1]].reshape(t.shape[0], t.shape[1], rows.shape[-1])
             for rows, t in zip(out, tokens, strict=True)
         ]
 
-    def _finished(
-        self,
-        encoded: EncodedImage,
-        regions: Regions,
-        found: RegionTokens,
-        embedded: Tensor,
-        masks: bool,
-    ) -> RegionEmbeddings:
-        count, candidates = embedded.shape[:2]
-        order = torch.arange(candidates).expand(count, candidates)
-        if candidates > 1 and found.mask_scores is not None:
-            order = found.mask_scores.float().cpu().argsort(dim=1, descending=True, stable=True)
-        at = (torch.arange(count)[:, None], order)
-        rows = np.repeat(np.arange(count), candidates)
-        codes: tuple[RLE, ...] | None = None
-        if masks and found.mask_logits is not None:
-            by_region = self.localizer.masks(encoded.localized, found.mask_logits)
-            codes = tuple(
-                by_region[i][j] for i, ranked in enumerate(order.tolist()) for j in ranked
-            )
-        return RegionEmbeddings(
-            embeddings=_ranked(embedded, at),
-            boxes=_boxes(regions.extents(encoded.size)[rows], regions.has_box()[rows], codes),
-            rows=rows,
-            masks=codes,
-            mask_scores=None if found.mask_scores is None else _ranked(found.mask_scores, at),
-            mask_logits=None if found.mask_logits is None else _ranked(found.mask_logits, at),
-        )
 
-
-def _ranked(values: Tensor, at: tuple[Tensor, Tensor]) -> NDArray[np.float32]:
-    ranked: NDArray[np.float32] = values.float().cpu()[at].flatten(0, 1).numpy()
-    return ranked
-
-
-def _boxes(boxes: Boxes, given: NDArray[np.bool_], codes: tuple[RLE, ...] | None) -> Boxes:
-    """The region's own box; where none was given, the box of the mask that was found for it."""
+def _rank_candidates(
+    image: EncodedImage,
+    regions: Regions,
+    result: RegionTokens,
+    embeddings: Tensor,
+    codes: list[list[RLE]] | None,
+) -> RegionEmbeddings:
+    """Embeddings `(N, M, E)` of one image and what goes with them as rows, best candidate first."""
+    count, candidates = embeddings.shape[:2]
+    order = torch.arange(candidates).expand(count, candidates)  # (N, M)
+    if candidates > 1 and result.mask_scores is not None:
+        order = result.mask_scores.float().cpu().argsort(dim=1, descending=True, stable=True)
+    rows = np.repeat(np.arange(count), candidates)
+    boxes = regions.extents(image.size)[rows]
+    masks: tuple[RLE, ...] | None = None
     if codes is not None:
-        for i in np.flatnonzero(~given).tolist():
-            box = mask_box(codes[i])
+        masks = tuple(codes[i][j] for i, ranked in enumerate(order.tolist()) for j in ranked)
+        # a region without box gets that of its mask
+        for i in np.flatnonzero(~regions.has_box()[rows]).tolist():
+            box = mask_box(masks[i])
             if box[2] > box[0] and box[3] > box[1]:
                 boxes[i] = box
-    return boxes
+    scores, logits = result.mask_scores, result.mask_logits
+    return RegionEmbeddings(
+        embeddings=_ordered(embeddings, order),
+        boxes=boxes,
+        rows=rows,
+        masks=masks,
+        mask_scores=None if scores is None else _ordered(scores, order),
+        mask_logits=None if logits is None else _ordered(logits, order),
+    )
+
+
+def _ordered(values: Tensor, order: Tensor) -> NDArray[np.float32]:
+    """`(N, M, ...)` with each region's candidates in order `(N, M)`: `(N M, ...)`."""
+    rows = torch.arange(len(order))[:, None]
+    ordered: NDArray[np.float32] = values.float().cpu()[rows, order].flatten(0, 1).numpy()
+    return ordered

@@ -1,4 +1,4 @@
-"""What RegionSpot's training needs of an image: the localizer's tokens, the VLM's feature map."""
+"""RegionSpot's frozen half as a `FeatureExtractor`: localizer tokens and VLM feature maps."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class RegionSpotExtractor:
         source: which of the localizer's tokens (the paper's ablation).
         antialias: how images are squashed for the VLM; see `RegionSpotEncoder`.
         images_at_once: images that go through the models together. 1 gives the same numbers
-            whatever else is asked, which a CPU has for nothing; more are quicker on a GPU, and
-            then a number may differ by one unit of half precision now and then.
+            whatever the batch, which a CPU has for nothing; more are quicker on a GPU, and then a
+            number may differ by one unit of half precision now and then.
 
     Raises:
         InputError: neither of the two.
@@ -56,19 +56,21 @@ class RegionSpotExtractor:
 
     @property
     def fingerprint(self) -> str:
-        """Localizer, VLM, and how they are asked."""
-        return f"regionspot-{fingerprint((), *self._parts())}"
+        """Localizer, VLM, and how they are run."""
+        localizer = self.localizer and (self.localizer.fingerprint, self.source)
+        vlm = self.vlm and (self.vlm.fingerprint, self.antialias)
+        return f"regionspot-{fingerprint((), localizer, vlm)}"
 
     def describe(self) -> Mapping[str, str]:
         """See `DescribedExtractor`."""
-        said: dict[str, str] = {}
+        parts: dict[str, str] = {}
         if self.localizer is not None:
-            said["localizer"] = f"{self.localizer.name} ({self.localizer.fingerprint[:12]})"
-            said["tokens"] = f"{self.source}, width {self.localizer.token_width}"
+            parts["localizer"] = f"{self.localizer.name} ({self.localizer.fingerprint[:12]})"
+            parts["tokens"] = f"{self.source}, width {self.localizer.token_width}"
         if self.vlm is not None:
-            said["vlm"] = f"{self.vlm.name} ({self.vlm.fingerprint[:12]})"
-            said["features"] = described_features(self.vlm, antialias=self.antialias)
-        return said
+            parts["vlm"] = f"{self.vlm.name} ({self.vlm.fingerprint[:12]})"
+            parts["features"] = described_features(self.vlm, antialias=self.antialias)
+        return parts
 
     @torch.no_grad()
     def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
@@ -77,38 +79,35 @@ class RegionSpotExtractor:
         Raises:
             InputError: a number beyond half precision's range.
         """
-        found: list[Features] = []
+        extracted: list[Features] = []
         for start in range(0, len(images), self.images_at_once):
             part = slice(start, start + self.images_at_once)
-            found += self._extract(images[part], regions[part])
-        return found
+            extracted += self._extract_batch(images[part], regions[part])
+        return extracted
 
-    def _extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
-        found: list[dict[str, NDArray[np.float16]]] = [{} for _ in images]
+    def _extract_batch(
+        self, images: Sequence[Pixels], regions: Sequence[Regions]
+    ) -> list[Features]:
+        arrays: list[dict[str, NDArray[np.float16]]] = [{} for _ in images]
         if self.localizer is not None:
             # an image without regions needs no embedding, which is what SAM takes its time for
-            asked = [i for i, r in enumerate(regions) if len(r)]
+            rows = [i for i, r in enumerate(regions) if len(r)]
             empty = np.zeros((0, self.localizer.token_width), dtype=np.float16)
-            for features in found:
-                features["tokens"] = empty
-            for i, encoded in zip(
-                asked, self.localizer.encode([images[i] for i in asked]), strict=True
-            ):
+            for of_image in arrays:
+                of_image["tokens"] = empty
+            localized = self.localizer.encode([images[i] for i in rows])
+            for i, encoded in zip(rows, localized, strict=True):
                 tokens = self.localizer.tokens(encoded, regions[i], source=self.source).tokens
-                found[i]["tokens"] = to_half("tokens", tokens[:, 0].float().cpu().numpy())
+                # (N, 1, W) to (N, W): one candidate a region
+                arrays[i]["tokens"] = to_half("tokens", tokens[:, 0].float().cpu().numpy())
         if self.vlm is not None:
-            maps = self.vlm.feature_map(images, antialias=self.antialias).tokens
-            for features, tokens in zip(found, maps, strict=True):
-                features["features"] = to_half("features", tokens.float().cpu().numpy())
-        return list(found)
-
-    def _parts(self) -> tuple[object, ...]:
-        localizer = self.localizer and (self.localizer.fingerprint, self.source)
-        vlm = self.vlm and (self.vlm.fingerprint, self.antialias)
-        return localizer, vlm
+            maps = self.vlm.feature_map(images, antialias=self.antialias).tokens  # (B, T, D)
+            for of_image, tokens in zip(arrays, maps, strict=True):
+                of_image["features"] = to_half("features", tokens.float().cpu().numpy())
+        return list(arrays)
 
 
 def described_features(vlm: VisionLanguageModel, *, antialias: bool) -> str:
-    """What a VLM's feature maps are, in words: their width, and how images come to it."""
+    """A VLM's feature maps in words, as stores state them: width, input size, resize."""
     resize = "antialiased" if antialias else "not antialiased"
     return f"width {vlm.feature_width}, image {vlm.image_size} px, {resize}"

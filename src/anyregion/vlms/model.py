@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -70,6 +70,7 @@ class FrozenVLM:
 
     Attributes:
         tokenize: texts to the ids that the text side reads, padded to its full context.
+        preprocess: images to the model's input `(B, 3, S, S)`: `squash` with the model's settings.
 
     Args:
         name: what people call it.
@@ -98,6 +99,9 @@ class FrozenVLM:
         self.feature_width = vision.feature_width
         self.embed_width = vision.embed_width
         self.image_size = vision.image_size
+        self.preprocess = partial(
+            squash, size=vision.image_size, mean=vision.mean, std=vision.std, device=options.device
+        )
         self._options = options
 
     @cached_property
@@ -118,17 +122,6 @@ class FrozenVLM:
             self.logit_scale,
             self.logit_bias,
             self.text.fingerprint,
-        )
-
-    def preprocess(self, images: Sequence[Pixels], *, antialias: bool = True) -> Tensor:
-        """The model's input for these images, `(B, 3, S, S)`: squashed, not cropped."""
-        return squash(
-            images,
-            self.image_size,
-            mean=self.vision.mean,
-            std=self.vision.std,
-            antialias=antialias,
-            device=self._options.device,
         )
 
     def feature_map(self, images: Sequence[Pixels], *, antialias: bool = True) -> FeatureMap:
