@@ -242,7 +242,7 @@ class MaskTask(Task):
 
     def card(self) -> Mapping[str, str]:
         """See `Task`."""
-        return {**self._card, "eyes": self._dataset.reader.fingerprint}
+        return {**self._card, "image encoder": self._dataset.reader.fingerprint}
 
     def describe(self, item: SampledRegions) -> str:
         """See `Task`."""

@@ -286,7 +286,7 @@ class RegionTask(Task):
             "validation": f"{len(self.validation.images):,} images",
             "terms of the data": self.settings.terms,
             "classes left out": self.settings.unseen or "none",
-            "frozen": "compact's eyes and words",
+            "frozen": "compact's image encoder and text encoder",
         }
 
     def _validation_cosines(
