@@ -27,8 +27,7 @@ from PIL import Image
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
 from anyregion.data.store.build_store import fill_store
-from anyregion.data.store.feature_codec import hash_features
-from anyregion.data.store.store import Store, create_store
+from anyregion.data.store.store import Store, create_store, hash_features
 from anyregion.images import Pixels
 from anyregion.regions import Regions
 

@@ -38,8 +38,15 @@ from anyregion.r2o.curriculum import (
     rate_scale,
     target_momentum,
 )
-from anyregion.r2o.losses import mask_weights, shared_masks, similarity_losses
-from anyregion.r2o.method import R2O, Comparison, MethodConfig, align_masks
+from anyregion.r2o.method import (
+    R2O,
+    Comparison,
+    MethodConfig,
+    align_masks,
+    mask_weights,
+    shared_masks,
+    similarity_losses,
+)
 from anyregion.r2o.model import Networks
 from anyregion.r2o.refinement import (
     count_segments,

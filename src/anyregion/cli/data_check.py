@@ -11,8 +11,7 @@ from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 if TYPE_CHECKING:
-    from anyregion.data.check.check import DataReport
-    from anyregion.data.check.regions import ClassCount
+    from anyregion.data.check import ClassCount, DataReport
 
 _ENDS = 5  # classes listed at either end of the table
 
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, and print the report."""
     from anyregion.cli import terminal
     from anyregion.data.annotations.reading import read_annotations
-    from anyregion.data.check.check import check_data
+    from anyregion.data.check import check_data
 
     annotations = read_annotations(
         args.annotations, layout=args.layout, masks=args.masks, images=args.images

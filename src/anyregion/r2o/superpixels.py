@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError, require
-from anyregion.images import Pixels, size_of
+from anyregion.images import MAX_PIXELS, Pixels, read_single_channel, size_of
 
 PriorKind: TypeAlias = Literal["slic", "felzenszwalb", "grid", "whole", "files"]
 LabelMap: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
@@ -31,6 +31,8 @@ _SETTINGS: dict[PriorKind, tuple[str, ...]] = {
 }
 _FLOATS = frozenset({"compactness", "scale", "sigma"})
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+# of label maps in files; where an image has both, the first counts
+SUFFIXES = (".png", ".npy")
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def segment(pixels: Pixels, config: PriorConfig) -> LabelMap:
     """Divide a spanning view, `(S, S, 3)` uint8 RGB, into segments: `(S, S)` ids 0 to n - 1.
 
     Raises:
-        InputError: kind `files` (see `prior_files`), or more than 65,536 segments.
+        InputError: kind `files` (see `read_label_map`), or more than 65,536 segments.
         MissingExtraError: `slic` and `felzenszwalb` need scikit-image.
     """
     height, width = size_of(pixels)
@@ -103,7 +105,7 @@ def segment(pixels: Pixels, config: PriorConfig) -> LabelMap:
     if config.kind == "grid":
         return _grid(height, width, config.segments)
     if config.kind == "files":
-        raise InputError("label maps from files are read, not computed: see prior_files")
+        raise InputError("label maps from files are read, not computed: see read_label_map")
     require("train", "skimage")
     from skimage import segmentation
 
@@ -155,3 +157,43 @@ def _grid(height: int, width: int, segments: int) -> LabelMap:
     row = np.arange(height) * rows // height
     column = np.arange(width) * columns // width
     return renumbered(row[:, None] * columns + column)
+
+
+def map_paths(folder: Path, name: str) -> tuple[Path, ...]:
+    """Where the label map of the image `name` (`dog/7.jpg`) may lie, in the order of `SUFFIXES`."""
+    place = folder / PurePosixPath(name)
+    return tuple(place.with_suffix(suffix) for suffix in SUFFIXES)
+
+
+def read_label_map(folder: Path, name: str, size: int) -> LabelMap:
+    """Read an image's label map and bring it to `(size, size)`, ids consecutive from 0.
+
+    It covers the whole upright image, at any resolution, and is squashed as the image is: each
+    cell takes the id at its centre. Ids are whole numbers of any size; those that get lost when a
+    map shrinks are left out, and the others renumbered.
+
+    Raises:
+        InputError: no file, a broken one, colours, or numbers that are not whole.
+    """
+    for path in map_paths(folder, name):
+        if path.is_file():
+            ids = _read_npy(path) if path.suffix == ".npy" else read_single_channel(path)
+            height, width = ids.shape
+            # the pixel under the centre of each cell, in whole numbers: (size,) each
+            row = (2 * np.arange(size) + 1) * height // (2 * size)
+            column = (2 * np.arange(size) + 1) * width // (2 * size)
+            return renumbered(ids[row[:, None], column])
+    raise InputError(f"{map_paths(folder, name)[0]}: there is no such label map (nor a .npy)")
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        ids: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: broken label map ({error})") from None
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "bui":
+        raise InputError(f"{path}: a label map is (height, width) whole numbers")
+    if not 0 < ids.size <= MAX_PIXELS:
+        raise InputError(f"{path}: a label map of {ids.shape[1]} x {ids.shape[0]} pixels")
+    # unsigned 64 bits would turn negative
+    return ids if ids.dtype == np.uint64 else ids.astype(np.int64)

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from anyregion.data.store.feature_codec import FeatureCodec
-from anyregion.data.store.hashing import NO_HASH
 from anyregion.data.store.shards import (
+    NO_HASH,
     NOWHERE,
     Record,
     Shard,
@@ -23,7 +22,8 @@ from anyregion.data.store.shards import (
     ShardSpec,
     write_shard,
 )
-from anyregion.r2o.label_store.codec import LabelMapCodec, pack
+from anyregion.data.store.store import FeatureCodec
+from anyregion.r2o.label_store.store import LabelMapCodec, pack
 
 FEATURES = {
     "tokens": np.arange(8, dtype=np.float16).reshape(2, 4),

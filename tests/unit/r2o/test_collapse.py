@@ -8,12 +8,15 @@ import math
 import pytest
 
 pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+pytest.importorskip("timm")
+pytest.importorskip("skimage")
 
 import torch
 from torch import Tensor, nn
 
 from anyregion.errors import InputError
-from anyregion.r2o.training.collapse import (
+from anyregion.r2o.training.monitor import (
     FEWEST_ROWS,
     advice,
     cluster_entropy,

@@ -25,9 +25,8 @@ from anyregion.errors import AnyRegionError, InputError
 from anyregion.images import read_image
 from anyregion.r2o.augmentations import spanning_view
 from anyregion.r2o.label_store import store as label_store
-from anyregion.r2o.label_store.codec import checksum
 from anyregion.r2o.label_store.image_list import list_images
-from anyregion.r2o.label_store.store import INFO, LabelStore
+from anyregion.r2o.label_store.store import INFO, LabelStore, checksum
 from anyregion.r2o.superpixels import PriorConfig, segment
 
 pytest.importorskip("skimage")

@@ -13,8 +13,13 @@ pytest.importorskip("timm")
 from torch import nn  # noqa: E402
 
 from anyregion.backbones.encoder import Encoder  # noqa: E402
-from anyregion.r2o.losses import mask_weights, similarity_losses  # noqa: E402
-from anyregion.r2o.method import R2O, MethodConfig, batch_statistics  # noqa: E402
+from anyregion.r2o.method import (  # noqa: E402  # noqa: E402
+    R2O,
+    MethodConfig,
+    batch_statistics,
+    mask_weights,
+    similarity_losses,
+)
 from anyregion.r2o.model import Networks  # noqa: E402
 
 SIZE = 32

@@ -14,8 +14,7 @@ from PIL import Image
 from anyregion.errors import InputError
 from anyregion.r2o.label_store.image_list import list_images
 from anyregion.r2o.label_store.store import identity_of
-from anyregion.r2o.superpixel_files import read_label_map
-from anyregion.r2o.superpixels import PriorConfig, renumbered, segment
+from anyregion.r2o.superpixels import PriorConfig, read_label_map, renumbered, segment
 from tests.helpers.shared import SHARED
 
 FIXTURE = SHARED / "fixtures" / "r2o" / "data.npz"

@@ -20,10 +20,9 @@ from anyregion.data.features import (
 )
 from anyregion.data.image_files import image_path, read_file
 from anyregion.data.store.fill import fill_shards
-from anyregion.data.store.hashing import NO_HASH, short_hash
 from anyregion.data.store.index import other_models
 from anyregion.data.store.locks import HEARTBEAT, STALE
-from anyregion.data.store.shards import Record
+from anyregion.data.store.shards import NO_HASH, Record, short_hash
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError, SetAside
 from anyregion.images import Pixels

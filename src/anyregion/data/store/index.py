@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from anyregion.data.annotations.annotations import Annotations, Categories
-from anyregion.data.store.hashing import hash_array, short_hash
-from anyregion.data.store.shards import Columns
+from anyregion.data.store.shards import Columns, hash_array, short_hash
 from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, read_json, write_json, writing
 

@@ -7,6 +7,7 @@ How records lie in a file's arrays is up to a `Codec`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from anyregion.data.store.hashing import NO_HASH, short_hash
 from anyregion.errors import InputError
 from anyregion.files import atomic_path, writing
 
@@ -32,6 +32,9 @@ Keys: TypeAlias = NDArray[np.uint64]
 _BROKEN = (
     SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError,
 )  # fmt: skip
+HASH_BYTES = 16
+# the hash of a file that could not be read, and of features that are not there
+NO_HASH = bytes(HASH_BYTES)
 # the shard and the row of a record that no shard has
 NOWHERE = -1
 
@@ -291,3 +294,23 @@ class Shards(Generic[Content]):
 def _hash_header(header: Mapping[str, Any], arrays: Columns, codec: Codec[Any]) -> str:
     text = json.dumps(dict(header), sort_keys=True)
     return short_hash(text.encode(), *(arrays[name].tobytes() for name in codec.columns)).hex()
+
+
+def short_hash(*parts: bytes | memoryview) -> bytes:
+    """The first 16 bytes of SHA-256 of all parts, one after the other."""
+    # SHA-256, because processors have instructions for it, as for no other hash of hashlib
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()[:HASH_BYTES]
+
+
+def hash_array(array: NDArray[Any]) -> bytes:
+    """16 bytes that differ where type, shape or a number does."""
+    contiguous = np.ascontiguousarray(array)
+    return short_hash(f"{contiguous.dtype.str} {contiguous.shape};".encode(), as_bytes(contiguous))
+
+
+def as_bytes(array: NDArray[Any]) -> memoryview:
+    """The memory of a contiguous array, not copied."""
+    return array.reshape(-1).view(np.uint8).data

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anyregion.data.image_files import image_path, read_file
-from anyregion.data.store.feature_codec import FeatureRecords
-from anyregion.data.store.hashing import NO_HASH, short_hash
-from anyregion.data.store.shards import Shard, ShardError, Shards
-from anyregion.data.store.store import Store
+from anyregion.data.store.shards import NO_HASH, Shard, ShardError, Shards, short_hash
+from anyregion.data.store.store import FeatureRecords, Store
 from anyregion.errors import InputError
 from anyregion.files import writing
 from anyregion.vocabulary import Progress

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from anyregion.data.image_files import in_threads
 from anyregion.errors import InputError
 from anyregion.images import SUFFIXES, find_images
-from anyregion.r2o.superpixel_files import map_paths
-from anyregion.r2o.superpixels import PriorConfig
+from anyregion.r2o.superpixels import PriorConfig, map_paths
 
 # the key of a file that is not there, or that nothing can be learned of
 UNREACHABLE = 0
