@@ -3,12 +3,12 @@
     python benchmarks/regions_table.py --data ../shared/data/coco --work runs/table [--steps 1000]
 
 All ways of naming the same given boxes, on photographs that nothing was trained on: crop, masked
-crop and dense pooling of the same frozen eyes; the trained module; what it loses without the image
-around a region, with another depth, without the finer maps, without the residual, without
-distillation; and each of the trained ones with a quarter of the classes left out of training
-(`every:4:1`), where unseen names are asked together with the seen ones; and, below, names that are
-shown by 1, 5 and 10 pictures a class (`few_shot.py`). Feature stores and runs are
-kept under `--work`: the same command again goes on. Each training takes some minutes of a core.
+crop and dense pooling of the same frozen image encoder; the trained region head; what it loses
+without the image around a region, with another depth, without the finer maps, without the residual,
+without distillation; and each of the trained ones with a quarter of the classes left out of
+training (`every:4:1`), where seen and unseen names are to choose from together; and, below, names
+that are shown by 1, 5 and 10 pictures a class (`few_shot.py`). Feature stores and runs are kept
+under `--work`: the same command again goes on. Each training takes some minutes of a core.
 """
 
 from __future__ import annotations
