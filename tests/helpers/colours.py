@@ -65,8 +65,8 @@ class ColourEncoder:
         multimask: bool = False,
     ) -> list[RegionEmbeddings]:
         return [
-            _embed(image, asked, masks, multimask)
-            for image, asked in zip(encoded, regions, strict=True)
+            _embed(image, image_regions, masks, multimask)
+            for image, image_regions in zip(encoded, regions, strict=True)
         ]
 
 
@@ -86,9 +86,9 @@ def _embed(image: Pixels, regions: Regions, masks: bool, multimask: bool) -> Reg
             y1 = max(y0 + 1, y0 + round((box[3] - y0) * share))
             mask = np.zeros((height, width), dtype=bool)
             mask[y0:y1, x0:x1] = True
-            given = regions.masks[row]
+            own_mask = regions.masks[row]
             boxes.append(box)
-            inside.append(mask if given is None else decode_mask(given))
+            inside.append(mask if own_mask is None else decode_mask(own_mask))
             rows.append(row)
     colours = [image[m].mean(axis=0) for m in inside]
     return RegionEmbeddings(

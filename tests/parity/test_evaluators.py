@@ -50,7 +50,7 @@ def perturbed(file: Path, *, copies: int, seed: int) -> list[dict[str, Any]]:
     same: dict[int, list[int]] = {i: [] for i in sizes}
     for row in content["annotations"]:
         same[row["image_id"]].append(row["category_id"])
-    found: list[dict[str, Any]] = []
+    predictions: list[dict[str, Any]] = []
     for row in content["annotations"]:
         if row["iscrowd"] and rng.random() < 0.5:
             continue
@@ -69,7 +69,7 @@ def perturbed(file: Path, *, copies: int, seed: int) -> list[dict[str, Any]]:
             elif draw < 0.3:
                 category = int(rng.choice(ids))
             moved = encode_mask(np.roll(mask, tuple(shift), (0, 1)))
-            found.append(
+            predictions.append(
                 {
                     "image_id": row["image_id"],
                     "category_id": category,
@@ -78,35 +78,39 @@ def perturbed(file: Path, *, copies: int, seed: int) -> list[dict[str, Any]]:
                     "score": round(float(rng.random()), 2),
                 }
             )
-    rng.shuffle(found)  # type: ignore[arg-type]
-    return found
+    rng.shuffle(predictions)  # type: ignore[arg-type]
+    return predictions
 
 
-def ours(file: Path, found: list[dict[str, Any]], kind: Kind, folder: Path) -> PrecisionTable:
+def compute(
+    file: Path, predictions: list[dict[str, Any]], kind: Kind, folder: Path
+) -> PrecisionTable:
     annotations = read_annotations(file, masks=kind == "mask", clip=False)
-    (folder / "results.json").write_text(json.dumps(found))
-    aside: list[Any] = []
+    (folder / "results.json").write_text(json.dumps(predictions))
+    set_aside: list[Any] = []
     detections = read_results(
-        folder / "results.json", annotations, masks=kind == "mask", set_aside=aside
+        folder / "results.json", annotations, masks=kind == "mask", set_aside=set_aside
     )
-    assert aside == []
+    assert set_aside == []
     return average_precision(annotations, detections, style=style_of(annotations), kind=kind)
 
 
-def for_reference(found: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
+def for_reference(predictions: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
     """The areas of masks are to be the masks' own, so they come without boxes."""
     drop = "bbox" if kind == "mask" else "segmentation"
-    return [{k: v for k, v in copy.deepcopy(row).items() if k != drop} for row in found]
+    return [{k: v for k, v in copy.deepcopy(row).items() if k != drop} for row in predictions]
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
 def test_coco_equals_pycocotools(kind: Kind, tmp_path: Path) -> None:
-    found = perturbed(COCO_FILE, copies=2, seed=1)
-    table = ours(COCO_FILE, found, kind, tmp_path)
+    predictions = perturbed(COCO_FILE, copies=2, seed=1)
+    table = compute(COCO_FILE, predictions, kind, tmp_path)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(COCO_FILE))
         evaluator = COCOeval(
-            truth, truth.loadRes(for_reference(found, kind)), "bbox" if kind == "box" else "segm"
+            truth,
+            truth.loadRes(for_reference(predictions, kind)),
+            "bbox" if kind == "box" else "segm",
         )
         evaluator.evaluate()
         evaluator.accumulate()
@@ -131,14 +135,14 @@ def test_lvis_equals_the_lvis_package(
     lvis = pytest.importorskip("lvis")
     # the package was last released before numpy took the alias away
     monkeypatch.setattr(np, "float", float, raising=False)
-    found = perturbed(LVIS_FILE, copies=copies, seed=2)
+    predictions = perturbed(LVIS_FILE, copies=copies, seed=2)
     if copies > 3:
-        assert max(np.unique([r["image_id"] for r in found], return_counts=True)[1]) > 300
-    table = ours(LVIS_FILE, found, kind, tmp_path)
+        assert max(np.unique([r["image_id"] for r in predictions], return_counts=True)[1]) > 300
+    table = compute(LVIS_FILE, predictions, kind, tmp_path)
     truth = lvis.LVIS(str(LVIS_FILE))
     evaluator = lvis.LVISEval(
         truth,
-        lvis.LVISResults(truth, for_reference(found, kind)),
+        lvis.LVISResults(truth, for_reference(predictions, kind)),
         "bbox" if kind == "box" else "segm",
     )
     evaluator.run()
@@ -166,8 +170,8 @@ def test_lvis_equals_the_lvis_package(
 
 def test_lvis_rules_are_not_cocos(tmp_path: Path) -> None:
     """The equality above is of the federated rules: without them the figures differ."""
-    found = perturbed(LVIS_FILE, copies=3, seed=2)
-    (tmp_path / "results.json").write_text(json.dumps(found))
+    predictions = perturbed(LVIS_FILE, copies=3, seed=2)
+    (tmp_path / "results.json").write_text(json.dumps(predictions))
     annotations = read_annotations(LVIS_FILE, clip=False)
     detections = read_results(tmp_path / "results.json", annotations, masks=False, set_aside=[])
     ap = [

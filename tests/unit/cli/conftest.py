@@ -15,14 +15,14 @@ from tests.unit.runs.helpers import picture
 @pytest.fixture(autouse=True)
 def colours(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     """The tiny recogniser of colours stands in for every model; returns what was asked for."""
-    asked: list[tuple[Any, Any]] = []
+    calls: list[tuple[Any, Any]] = []
 
     def load(*args: Any, **options: Any) -> Any:
-        asked.append((args, options))
+        calls.append((args, options))
         return colour_recognizer()
 
     monkeypatch.setattr(factory, "load_recognizer", load)
-    return asked
+    return calls
 
 
 @pytest.fixture

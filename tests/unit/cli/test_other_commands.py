@@ -23,9 +23,9 @@ def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert rows[0].name in printed, "a long name is not broken in a pipe"
     assert "lvis" in printed
     assert main(["models", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["models"][0]["licence"] == "MIT"
-    assert found["vocabularies"]["coco"] == 80
+    report = json.loads(capsys.readouterr().out)
+    assert report["models"][0]["licence"] == "MIT"
+    assert report["vocabularies"]["coco"] == 80
 
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,10 +34,10 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert main(["doctor"]) == 0
     assert "built-in model" in capsys.readouterr().out
     assert main(["doctor", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["works"] is True
-    assert found["packages"]["numpy"]
-    assert {"torch", "dev"} <= set(found["extras"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["works"] is True
+    assert report["packages"]["numpy"]
+    assert {"torch", "dev"} <= set(report["extras"])
 
 
 def test_doctor_says_what_is_broken(

@@ -35,9 +35,9 @@ def test_progress_without_a_terminal(
 ) -> None:
     monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0)
     assert recognize("photos", *BOXES, "--batch-size", "1") == 0
-    told = capsys.readouterr().err
-    assert "naming regions: 1/2 images, 0:00 left" in told
-    assert "naming regions: 2/2 images, 0:00 left" in told
+    progress = capsys.readouterr().err
+    assert "naming regions: 1/2 images, 0:00 left" in progress
+    assert "naming regions: 2/2 images, 0:00 left" in progress
 
 
 @pytest.mark.parametrize("box", [["--box", "-3,-2.5,20,30"], ["--box=-3,-2.5,20,30"]])
@@ -88,7 +88,7 @@ def test_regions_from_a_file(photos: Path, colours: list[Any]) -> None:
     assert line["regions"][0]["score"] > 0.9
 
 
-def test_the_model_is_what_was_asked_for(photos: Path, colours: list[Any]) -> None:
+def test_the_model_of_the_arguments(photos: Path, colours: list[Any]) -> None:
     assert recognize("photos", *BOXES, "--model", "folder", "--method", "masked-crop",
                      "--localizer", "sam", "--vlm", "clip", "--device", "cuda:1") == 0  # fmt: skip
     assert colours == [
@@ -100,7 +100,7 @@ def test_the_model_is_what_was_asked_for(photos: Path, colours: list[Any]) -> No
     assert settings["antialias"] is False
 
 
-def test_prompts_are_what_was_asked_for(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_of_the_arguments(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     encode = ColourWords.encode_text
     monkeypatch.setattr(
@@ -142,7 +142,7 @@ def test_one_name_under_softmax_is_doubtful(
     assert capsys.readouterr().err == ""
 
 
-def test_doubtful_names_are_told(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doubtful_names_are_reported(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recognize("photos", *BOXES, "--vocabulary", "red,blue,Red,[bold]zzz") == 0
     error = capsys.readouterr().err
     assert "left out of the vocabulary (1)" in error
@@ -164,7 +164,7 @@ def test_no_pictures_and_csv(photos: Path) -> None:
     assert len(Path("anyregion-results/predictions.csv").read_text().splitlines()) == 5
 
 
-def test_a_missing_extra_is_told(
+def test_a_missing_extra_is_reported(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load(**_: Any) -> Any:

@@ -30,8 +30,8 @@ def truth(
     boxes = np.array([r[2] for r in regions], dtype=float).reshape(-1, 4)
     counts = np.bincount([r[0] for r in regions], minlength=images)
 
-    def listed(given: dict[int, list[int]] | None) -> tuple[Any, ...]:
-        return tuple(np.array((given or {}).get(i, []), dtype=np.int64) for i in range(images))
+    def listed(by_image: dict[int, list[int]] | None) -> tuple[Any, ...]:
+        return tuple(np.array((by_image or {}).get(i, []), dtype=np.int64) for i in range(images))
 
     count = len(classes)
     return Annotations(
@@ -63,15 +63,15 @@ def detections(*rows: tuple[int, int, list[float], float]) -> Detections:
     )
 
 
-def ap(annotations: Annotations, found: Detections, **options: Any) -> Any:
-    return average_precision(annotations, found, **options).metrics()
+def ap(annotations: Annotations, predicted: Detections, **options: Any) -> Any:
+    return average_precision(annotations, predicted, **options).metrics()
 
 
 def test_right_and_wrong() -> None:
     annotations = truth([(0, 0, BOX), (1, 0, BOX), (1, 1, FAR)])
     # a false positive above the second true one: precision 1 to recall .5, then 2/3
-    found = detections((0, 0, BOX, 0.9), (1, 0, FAR, 0.8), (1, 0, BOX, 0.7), (1, 1, FAR, 0.1))
-    table = average_precision(annotations, found)
+    predicted = detections((0, 0, BOX, 0.9), (1, 0, FAR, 0.8), (1, 0, BOX, 0.7), (1, 1, FAR, 0.1))
+    table = average_precision(annotations, predicted)
     expected = (51 * 1 + 50 * 2 / 3) / 101
     assert table.by_class()[:2] == pytest.approx([expected, 1])
     assert np.isnan(table.by_class()[2]), "a class without regions counts for nothing"
@@ -83,7 +83,7 @@ def test_right_and_wrong() -> None:
     assert table.mean_over([2]) is None
 
 
-def test_nothing_found_is_zero_not_nothing() -> None:
+def test_no_detection_is_zero_not_nothing() -> None:
     metrics = ap(truth([(0, 0, BOX)]), Detections.empty())
     assert (metrics["AP"], metrics["AR@100"], metrics["APs"]) == (0, 0, None)
 
@@ -91,10 +91,10 @@ def test_nothing_found_is_zero_not_nothing() -> None:
 def test_crowd_is_neither_missed_nor_wrong() -> None:
     annotations = truth([(0, 0, BOX), (0, 0, FAR)], crowd=(1,))
     inside = [71.0, 71.0, 75.0, 75.0]
-    found = detections((0, 0, inside, 0.9), (0, 0, inside, 0.8), (0, 0, BOX, 0.7))
-    assert ap(annotations, found)["AP"] == pytest.approx(1)
-    assert ap(annotations, found, style="lvis")["AP"] is not None
-    assert ap(truth([(0, 0, BOX), (0, 0, FAR)]), found)["AP"] < 0.5
+    predicted = detections((0, 0, inside, 0.9), (0, 0, inside, 0.8), (0, 0, BOX, 0.7))
+    assert ap(annotations, predicted)["AP"] == pytest.approx(1)
+    assert ap(annotations, predicted, style="lvis")["AP"] is not None
+    assert ap(truth([(0, 0, BOX), (0, 0, FAR)]), predicted)["AP"] < 0.5
 
 
 @pytest.mark.parametrize(
@@ -108,46 +108,46 @@ def test_crowd_is_neither_missed_nor_wrong() -> None:
 )
 def test_federated(listed: dict[str, Any], expected: float) -> None:
     annotations = truth([(0, 0, BOX)], **listed)
-    found = detections((1, 0, BOX, 0.9), (0, 0, BOX, 0.5))
-    assert ap(annotations, found, style="lvis")["AP"] == pytest.approx(expected)
-    assert ap(annotations, found)["AP"] == pytest.approx(0.5), "COCO knows no such lists"
+    predicted = detections((1, 0, BOX, 0.9), (0, 0, BOX, 0.5))
+    assert ap(annotations, predicted, style="lvis")["AP"] == pytest.approx(expected)
+    assert ap(annotations, predicted)["AP"] == pytest.approx(0.5), "COCO knows no such lists"
 
 
 def test_partly_annotated_matches_still_count() -> None:
     annotations = truth([(0, 0, BOX)], partly={0: [0]})
-    found = detections((0, 0, FAR, 0.9), (0, 0, BOX, 0.5))
-    metrics = ap(annotations, found, style="lvis")
+    predicted = detections((0, 0, FAR, 0.9), (0, 0, BOX, 0.5))
+    metrics = ap(annotations, predicted, style="lvis")
     assert metrics["AP"] == pytest.approx(1)
-    assert ap(truth([(0, 0, BOX)]), found, style="lvis")["AP"] == pytest.approx(0.5)
+    assert ap(truth([(0, 0, BOX)]), predicted, style="lvis")["AP"] == pytest.approx(0.5)
 
 
 def test_frequencies() -> None:
     annotations = truth([(0, 0, BOX), (0, 1, BOX), (0, 2, BOX)])
-    found = detections((0, 0, BOX, 0.9), (0, 1, FAR, 0.9))
-    metrics = ap(annotations, found, style="lvis")
+    predicted = detections((0, 0, BOX, 0.9), (0, 1, FAR, 0.9))
+    metrics = ap(annotations, predicted, style="lvis")
     assert [metrics[f"AP{f}"] for f in "rcf"] == pytest.approx([1, 0, 0])
-    assert "APr" not in ap(annotations, found)
+    assert "APr" not in ap(annotations, predicted)
 
 
 def test_limit_is_an_images_over_all_classes() -> None:
     annotations = truth([(0, 0, BOX), (0, 1, BOX)])
-    found = detections((0, 0, BOX, 0.9), (0, 1, BOX, 0.8), (1, 0, FAR, 0.1))
-    assert ap(annotations, found, limit=1)["AP"] == pytest.approx(0.5)
-    assert ap(annotations, found, limit=2)["AP"] == pytest.approx(1)
+    predicted = detections((0, 0, BOX, 0.9), (0, 1, BOX, 0.8), (1, 0, FAR, 0.1))
+    assert ap(annotations, predicted, limit=1)["AP"] == pytest.approx(0.5)
+    assert ap(annotations, predicted, limit=2)["AP"] == pytest.approx(1)
 
 
 def test_best_keeps_the_earlier_of_equals() -> None:
-    found = detections((0, 0, BOX, 0.5), (1, 1, BOX, 0.5), (0, 2, BOX, 0.9), (0, 1, BOX, 0.5))
-    kept = found.best(2)
-    assert kept.labels.tolist() == [0, 1, 2]
-    assert kept.images.tolist() == [0, 1, 0]
+    predicted = detections((0, 0, BOX, 0.5), (1, 1, BOX, 0.5), (0, 2, BOX, 0.9), (0, 1, BOX, 0.5))
+    best = predicted.best(2)
+    assert best.labels.tolist() == [0, 1, 2]
+    assert best.images.tolist() == [0, 1, 0]
 
 
 def test_only_images_that_were_looked_at() -> None:
     annotations = truth([(0, 0, BOX), (1, 0, BOX)])
-    found = detections((0, 0, BOX, 0.9))
-    assert ap(annotations, found)["AP"] == pytest.approx(51 / 101)
-    assert ap(annotations, found, images=np.array([0]))["AP"] == pytest.approx(1)
+    predicted = detections((0, 0, BOX, 0.9))
+    assert ap(annotations, predicted)["AP"] == pytest.approx(51 / 101)
+    assert ap(annotations, predicted, images=np.array([0]))["AP"] == pytest.approx(1)
 
 
 def test_masks_are_needed_for_mask_ap() -> None:

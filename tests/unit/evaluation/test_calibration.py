@@ -64,50 +64,50 @@ WHOLE = Vocabulary.from_names(
 
 
 def test_vocabularies_of_several_sizes() -> None:
-    aside: list[SetAside] = []
+    set_aside: list[SetAside] = []
     left_out = set(range(1, 40, 2))
     extra = [f"thing{i}" for i in range(50)]
     others = Vocabulary.from_names([*extra[:25], "ak", "al tree", *extra[25:]])
-    made = vocabulary_subsets(
-        WHOLE, left_out, sizes=[3, 20, 60, 99], distractors=others, set_aside=aside
+    subsets = vocabulary_subsets(
+        WHOLE, left_out, sizes=[3, 20, 60, 99], distractors=others, set_aside=set_aside
     )
-    labels = [m.label for m in made]
+    labels = [m.label for m in subsets]
     assert labels[:2] == ["all", "half"]
     assert labels.count("3") > 1
     assert set(labels) == {"all", "half", "3", "20", "60"}
-    assert [(a.item, a.reason) for a in aside] == [
+    assert [(a.item, a.reason) for a in set_aside] == [
         ("size 99", "20 names and 50 distractors at most")
     ]
-    for part in made:
+    for part in subsets:
         names = part.vocabulary.names
         assert len(names) == len(part.origin)
         assert part.vocabulary.templates == ("a {}",)
         own = [(n, WHOLE.names[i]) for n, i in zip(names, part.origin, strict=True) if i >= 0]
-        assert all(mine == theirs for mine, theirs in own)
+        assert all(mine == expected for mine, expected in own)
         if part.label != "all":
             assert not left_out & set(part.origin.tolist())
         if part.label.isdigit():
             assert len(names) == int(part.label)
     again = vocabulary_subsets(WHOLE, left_out, sizes=[3, 3], distractors=others, set_aside=[])
     assert [m.label for m in again].count("3") == labels.count("3"), "no answer counts twice"
-    big = made[-1].vocabulary.names
+    big = subsets[-1].vocabulary.names
     assert "al tree" not in big, "it shares a word with a class that was left out"
-    asked = [tuple(m.origin) for m in made if m.label == "3"]
-    assert len(set(asked)) == len(asked)
+    origins = [tuple(m.origin) for m in subsets if m.label == "3"]
+    assert len(set(origins)) == len(origins)
 
 
 def test_built_in_distractors_share_no_word_with_the_classes() -> None:
     whole = Vocabulary.from_names(["dog", "wine glass", "traffic light", "bear"])
-    aside: list[SetAside] = []
-    made = vocabulary_subsets(whole, {0, 3}, sizes=[500], distractors=None, set_aside=aside)
-    names = made[-1].vocabulary.names
+    set_aside: list[SetAside] = []
+    subsets = vocabulary_subsets(whole, {0, 3}, sizes=[500], distractors=None, set_aside=set_aside)
+    names = subsets[-1].vocabulary.names
     assert len(names) == 500
     words = {w for n in names[2:] for w in n.lower().replace("_", " ").split()}
     assert not words & {"dog", "dogs", "wine", "glass", "traffic", "light", "bear"}
 
 
 @pytest.mark.parametrize(("left_out", "sizes"), [(set(range(40)), [3]), ({0}, [0])])
-def test_vocabularies_that_cannot_be_made(left_out: set[int], sizes: list[int]) -> None:
+def test_impossible_vocabularies(left_out: set[int], sizes: list[int]) -> None:
     with pytest.raises(InputError):
         vocabulary_subsets(WHOLE, left_out, sizes=sizes, distractors=None, set_aside=[])
 

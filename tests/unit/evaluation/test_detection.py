@@ -26,11 +26,13 @@ from tests.unit.evaluation.conftest import CLASSES, HALVES, LEFT, RECTANGLES, RI
 
 def evaluate(annotated: tuple[Path, Path], **options: Any) -> DetectionReport:
     names = ("regions", "masks", "style", "pairs", "save")
-    own = {name: options.pop(name) for name in names if name in options}
-    return evaluate_detection(colour_recognizer, *annotated, EvaluationOptions(**options), **own)
+    arguments = {name: options.pop(name) for name in names if name in options}
+    return evaluate_detection(
+        colour_recognizer, *annotated, EvaluationOptions(**options), **arguments
+    )
 
 
-def test_given_regions(annotated: tuple[Path, Path]) -> None:
+def test_annotated_regions(annotated: tuple[Path, Path]) -> None:
     report = evaluate(annotated, masks=True)
     assert (report.boxes["AP"], report.top1, report.style) == (pytest.approx(1), 1, "coco")
     assert report.masks is not None
@@ -52,12 +54,12 @@ def test_pairs_an_image(annotated: tuple[Path, Path]) -> None:
 
 def test_a_detectors_regions(annotated: tuple[Path, Path], tmp_path: Path) -> None:
     """Images by id or by name; boxes of score 0.1 rank below; an image it lacks finds nothing."""
-    found = {
+    predictions = {
         "1": {"boxes": [[0, 0, 20, 30], [20, 0, 40, 30]], "scores": [0.9, 0.8], "labels": [5, 5]},
         "2.png": {"boxes": [[0, 0, 20, 30], [20, 0, 40, 30]], "scores": [0.9, 0.8]},
         "10": {"boxes": [[0, 0, 20, 30]], "scores": [0.7]},
     }
-    (tmp_path / "glip.json").write_text(json.dumps(found))
+    (tmp_path / "glip.json").write_text(json.dumps(predictions))
     report = evaluate(annotated, regions=tmp_path / "glip.json", save=tmp_path / "out.json")
     assert (report.images, report.regions, report.top1) == (4, 5, None)
     per_class = {name: c.box_ap for name, c in report.by_class.items()}
@@ -85,7 +87,7 @@ class Halves:
         return Regions.from_boxes(boxes, scores=[0.9, 0.9, 0.1])
 
 
-def test_regions_that_are_found(annotated: tuple[Path, Path]) -> None:
+def test_proposed_regions(annotated: tuple[Path, Path]) -> None:
     """Images without regions are looked at too: what is found there is wrong."""
     proposer = Halves()
     assert evaluate(annotated, regions=proposer).boxes["AP"] == pytest.approx(1)
@@ -148,10 +150,10 @@ def test_predictions_that_cannot_be_used(annotated: tuple[Path, Path], tmp_path:
     (tmp_path / "results.json").write_text(json.dumps(rows))
     report = evaluate_results(annotated[0], tmp_path / "results.json")
     assert report.detections == 1
-    said = [str(a) for a in report.set_aside]
-    assert len(said) == 6
-    assert "image 99: 2 predictions, but the annotations do not list it" in said
-    assert "category 4: 1 predictions, but the annotations do not list it" in said
+    reasons = [str(a) for a in report.set_aside]
+    assert len(reasons) == 6
+    assert "image 99: 2 predictions, but the annotations do not list it" in reasons
+    assert "category 4: 1 predictions, but the annotations do not list it" in reasons
     with pytest.raises(InputError, match="mask of every prediction"):
         evaluate_results(annotated[0], tmp_path / "results.json", masks=True)
     (tmp_path / "results.json").write_text('{"a": 1}')
@@ -287,7 +289,7 @@ def test_a_detectors_file_of_other_images(annotated: tuple[Path, Path]) -> None:
         evaluate_detection(load, *annotated, regions=file)
 
 
-def test_masks_are_prompts_only_if_asked_for(annotated: tuple[Path, Path]) -> None:
+def test_masks_are_prompts_only_with_use_masks(annotated: tuple[Path, Path]) -> None:
     """The whole image as box, its blue right half as mask."""
     file = annotated[0].with_name("found.json")
     row = {"image_id": 1, "bbox": [0, 0, 40, 30], "score": 0.9, "segmentation": MASK}
@@ -301,12 +303,12 @@ def test_masks_are_prompts_only_if_asked_for(annotated: tuple[Path, Path]) -> No
     assert top()["score"] == top(masks=True)["score"], "to judge masks changes no name"
     used = top(use_masks=True)
     assert (used["category_id"], used["score"] > top()["score"]) == (3, True)
-    given = evaluate(annotated, use_masks=True, masks=True)
-    assert given.masks is not None
-    assert given.masks["AP"] == pytest.approx(1)
+    annotated_report = evaluate(annotated, use_masks=True, masks=True)
+    assert annotated_report.masks is not None
+    assert annotated_report.masks["AP"] == pytest.approx(1)
 
 
-def test_a_malformed_mask_is_said_before_work_begins(annotated: tuple[Path, Path]) -> None:
+def test_a_malformed_mask_is_reported_before_work_begins(annotated: tuple[Path, Path]) -> None:
     edit(annotated[0], lambda c: c["annotations"][2].update(segmentation=[[0, 0, 1]]))
 
     def load() -> Any:
@@ -316,7 +318,9 @@ def test_a_malformed_mask_is_said_before_work_begins(annotated: tuple[Path, Path
         evaluate_detection(load, *annotated, masks=True)
 
 
-def test_what_is_missing_is_said_beside_what_was_set_aside(annotated: tuple[Path, Path]) -> None:
+def test_what_is_missing_is_reported_beside_the_rest(
+    annotated: tuple[Path, Path],
+) -> None:
     """A class that was merged is not why there is nothing to do."""
 
     def bare(content: dict[str, Any]) -> None:

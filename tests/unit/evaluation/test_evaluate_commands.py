@@ -19,14 +19,17 @@ from tests.unit.evaluation.test_sets import make_set
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """Colours in place of every model; returns which proposers were asked for."""
-    asked: list[Any] = []
+    proposers: list[Any] = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(factory, "load_recognizer", colour_recognizer)
     monkeypatch.setattr(
-        factory, "load_proposer", lambda *a, **k: asked.append((a, k)) or Halves(), raising=False
+        factory,
+        "load_proposer",
+        lambda *a, **k: proposers.append((a, k)) or Halves(),
+        raising=False,
     )
     annotate(tmp_path)
-    return asked
+    return proposers
 
 
 DATA = ["--annotations", "coco.json", "--images", "photos"]
@@ -52,7 +55,7 @@ def test_detection(capsys: pytest.CaptureFixture[str]) -> None:
     assert "yellow" in printed
 
 
-def test_detection_with_found_regions(
+def test_detection_with_proposed_regions(
     capsys: pytest.CaptureFixture[str], loaded: list[Any]
 ) -> None:
     report = answer(capsys, "detection", *DATA, "--regions", "auto", "--proposer", "compact")

@@ -28,7 +28,7 @@ class Masks:
     fingerprint = "masks"
 
     def __init__(self, *, masks: bool = True) -> None:
-        self.asked: list[Regions] = []
+        self.prompts: list[Regions] = []
         self.masks = masks
 
     def encode_images(self, images: Sequence[Any]) -> list[tuple[int, int]]:
@@ -38,13 +38,13 @@ class Masks:
         self, encoded: Any, regions: Sequence[Regions], **options: Any
     ) -> list[RegionEmbeddings]:
         assert options == {"masks": True}
-        self.asked += regions
+        self.prompts += regions
         half = np.zeros((30, 40), dtype=bool)
         half[:, :20] = True
-        found = []
+        embeddings = []
         for size, r in zip(encoded, regions, strict=True):
             codes = prompt_masks(r, size) if r.has_box().all() else (encode_mask(half),) * len(r)
-            found.append(
+            embeddings.append(
                 RegionEmbeddings(
                     embeddings=np.zeros((len(r), 1), dtype=np.float32),
                     boxes=r.extents(size),
@@ -52,7 +52,7 @@ class Masks:
                     mask_scores=np.linspace(0.9, 0.1, len(r), dtype=np.float32),
                 )
             )
-        return found
+        return embeddings
 
 
 def test_boxes(annotated: tuple[Path, Path]) -> None:
@@ -71,14 +71,14 @@ def test_points(annotated: tuple[Path, Path]) -> None:
     assert report.fine == 0.5
     assert report.box_iou is None
     assert report.telling == 1, "the left half comes first, and has the higher score"
-    for regions in masks.asked:
+    for regions in masks.prompts:
         (left,), (right,) = (p[0] for p in zip(regions.points, strict=True))
         assert left[0] < 20 <= right[0]
     again, other = Masks(), Masks()
     evaluate_masks(Recognizer(again, cache=None), *annotated, prompt="point")
     evaluate_masks(Recognizer(other, cache=None), *annotated, prompt="point", seed=1)
-    told = [[p.tolist() for r in m.asked for p in r.points] for m in (masks, again, other)]
-    assert told[0] == told[1] != told[2]
+    points = [[p.tolist() for r in m.prompts for p in r.points] for m in (masks, again, other)]
+    assert points[0] == points[1] != points[2]
 
 
 def test_a_polygon_against_its_box(annotated: tuple[Path, Path]) -> None:

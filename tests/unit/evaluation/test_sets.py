@@ -41,8 +41,8 @@ def sets(tmp_path: Path) -> Path:
 
 def evaluate(folder: Path, **options: Any) -> SetsReport:
     names = ("regions", "masks", "split", "pairs")
-    own = {name: options.pop(name) for name in names if name in options}
-    return evaluate_sets(colour_recognizer, folder, EvaluationOptions(**options), **own)
+    arguments = {name: options.pop(name) for name in names if name in options}
+    return evaluate_sets(colour_recognizer, folder, EvaluationOptions(**options), **arguments)
 
 
 def test_each_set_counts_once(sets: Path) -> None:
@@ -111,7 +111,7 @@ def test_one_file_for_several_sets_is_refused(sets: Path, tmp_path: Path) -> Non
     assert evaluate(sets, regions=file, split="test").sets["one"].regions == 1
 
 
-def test_unseen_classes_that_no_set_has_are_said(sets: Path) -> None:
+def test_unseen_classes_that_no_set_has_are_reported(sets: Path) -> None:
     report = evaluate(sets, unseen="crimsn")
     assert report.harmonic_mean is None
     assert [str(a) for a in report.set_aside] == [

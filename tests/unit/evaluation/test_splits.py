@@ -80,8 +80,8 @@ def test_accuracy_of_seen_and_unseen(annotated: tuple[Path, Path]) -> None:
     assert report.names == 6
     total = split.seen.top1 * 5 + split.unseen.top1 * 3
     assert total / 8 == pytest.approx(report.top1)
-    for mean, wanted in ((split.seen_mean_class, False), (split.unseen_mean_class, True)):
-        tops = [a.top1 for n, a in report.by_class.items() if (n in split.unseen_classes) == wanted]
+    for mean, unseen in ((split.seen_mean_class, False), (split.unseen_mean_class, True)):
+        tops = [a.top1 for n, a in report.by_class.items() if (n in split.unseen_classes) == unseen]
         assert mean == pytest.approx(sum(tops) / len(tops))
     assert split.harmonic_mean == harmonic_mean(split.seen.top1, split.unseen.top1)
 

@@ -51,18 +51,18 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def labels(out: Path) -> dict[str, list[str]]:
-    found = lines(out / "predictions.jsonl")
-    return {line["image"]: [r["label"] for r in line["regions"]] for line in found}
+    entries = lines(out / "predictions.jsonl")
+    return {line["image"]: [r["label"] for r in line["regions"]] for line in entries}
 
 
 def stopping_after(images: int) -> Callable[[], Recognizer]:
     """A recogniser that is interrupted once it has encoded so many images."""
 
     class Stops(ColourEncoder):
-        def encode_images(self, given: Any) -> Any:
+        def encode_images(self, batch: Any) -> Any:
             if self.images_encoded >= images:
                 raise KeyboardInterrupt
-            return super().encode_images(given)
+            return super().encode_images(batch)
 
     return lambda: Recognizer(Stops(), cache=None)
 

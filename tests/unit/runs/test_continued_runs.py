@@ -40,7 +40,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, 200])
-def test_a_torn_last_line_is_dropped_and_made_again(photos: Path, tmp_path: Path, cut: int) -> None:
+def test_a_torn_last_line_is_made_good(photos: Path, tmp_path: Path, cut: int) -> None:
     out = tmp_path / "out"
     run(photos, out)
     journal = out / "predictions.jsonl"
@@ -156,15 +156,15 @@ def test_a_refused_run_loses_no_answer(
     photos: Path, tmp_path: Path, load: Callable[[], Recognizer], message: str
 ) -> None:
     out = tmp_path / "out"
-    given = [photos / "y.png", photos / "z.webp"]
-    run(given, out)
-    kept = ("predictions.jsonl", "predictions.json", "pictures/y.png")
-    before = [(out / name).read_bytes() for name in kept]
+    inputs = [photos / "y.png", photos / "z.webp"]
+    run(inputs, out)
+    survivors = ("predictions.jsonl", "predictions.json", "pictures/y.png")
+    before = [(out / name).read_bytes() for name in survivors]
     overwrite(photos / "y.png", "black", "white")
     with pytest.raises(AnyRegionError, match=message):
-        run(given, out, load=load)
-    assert [(out / name).read_bytes() for name in kept] == before
-    assert run(given, out).earlier == 1
+        run(inputs, out, load=load)
+    assert [(out / name).read_bytes() for name in survivors] == before
+    assert run(inputs, out).earlier == 1
     assert labels(out)["y.png"] == ["black", "white"]
 
 
@@ -210,8 +210,8 @@ def test_an_overwritten_image_is_named_again(photos: Path, tmp_path: Path) -> No
     assert (report.earlier, report.images) == (4, 1)
     assert labels(out)["b/x.jpg"] == ["black", "yellow"]
     assert len(lines(out / "predictions.jsonl")) == 5, "one line an image"
-    drawn = [p for p in (out / "pictures").rglob("*") if p.is_file()]
-    assert len(drawn) == 5
+    pictures = [p for p in (out / "pictures").rglob("*") if p.is_file()]
+    assert len(pictures) == 5
     run(photos, tmp_path / "anew", csv=True)
     for name in ("predictions.json", "predictions.csv", "skipped.jsonl", "pictures/b/x.jpg"):
         assert (out / name).read_bytes() == (tmp_path / "anew" / name).read_bytes(), name
@@ -247,8 +247,8 @@ def test_overwrite_removes_only_what_a_run_wrote(photos: Path, tmp_path: Path) -
     (out / "pictures" / "mine.jpg").write_text("mine")
     run(photos / "y.png", out, overwrite=True)
     assert sorted(p.name for p in out.iterdir()) == sorted([*FILES, "notes.txt"])
-    left = [p for p in (out / "pictures").rglob("*") if p.is_file()]
-    assert sorted(p.name for p in left) == ["mine.jpg", "y.png"]
+    remaining = [p for p in (out / "pictures").rglob("*") if p.is_file()]
+    assert sorted(p.name for p in remaining) == ["mine.jpg", "y.png"]
 
 
 def test_a_strange_folder_is_not_touched(photos: Path, tmp_path: Path) -> None:

@@ -27,12 +27,12 @@ class Counting(ColourEncoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[list[int]] = []
+        self.counts: list[list[int]] = []
 
     def embed_regions(
         self, encoded: Sequence[Any], regions: Sequence[Regions], **options: Any
     ) -> list[RegionEmbeddings]:
-        self.asked.append([len(r) for r in regions])
+        self.counts.append([len(r) for r in regions])
         return super().embed_regions(encoded, regions, **options)
 
 
@@ -132,7 +132,7 @@ def test_batches_and_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = walk(encoder, samples, batch_size=2, progress=lambda *d: done.append(d))
     assert [list(labels(batch)) for batch in batches] == [["0", "1"], ["2", "3"], ["4"]]
     assert done == [(0, 5), (2, 5), (4, 5), (5, 5)]
-    assert encoder.asked == [[2, 2], [2, 2], [2]]
+    assert encoder.counts == [[2, 2], [2, 2], [2]]
 
 
 def test_a_bug_is_not_a_reason() -> None:

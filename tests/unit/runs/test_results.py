@@ -68,16 +68,16 @@ def test_broken_items_do_not_stop_the_rest(photos: Path, tmp_path: Path) -> None
     picture(photos / "tiny.png", "red", "red", size=(16, 16))
     report = run([photos, tmp_path / "nowhere"], tmp_path / "out", batch_size=8)
     assert report.images == 6
-    found = {a.item: a.reason for a in report.set_aside}
-    assert set(found) == {
+    reasons = {a.item: a.reason for a in report.set_aside}
+    assert set(reasons) == {
         str(tmp_path / "nowhere"),
         "photos/empty.jpg",
         "photos/refused.png",
         "photos/tiny.png, region 1",
     }
-    assert "empty.jpg" in found["photos/empty.jpg"]
-    assert found["photos/refused.png"] == "this image is refused"
-    assert "outside the 16 x 16 image" in found["photos/tiny.png, region 1"]
+    assert "empty.jpg" in reasons["photos/empty.jpg"]
+    assert reasons["photos/refused.png"] == "this image is refused"
+    assert "outside the 16 x 16 image" in reasons["photos/tiny.png, region 1"]
     noted = lines(tmp_path / "out" / "skipped.jsonl")
     assert {(n["image"], n["item"]) for n in noted} == {
         (None, str(tmp_path / "nowhere")),
@@ -89,7 +89,7 @@ def test_broken_items_do_not_stop_the_rest(photos: Path, tmp_path: Path) -> None
     picture(photos / "empty.jpg", "red", "blue")
     again = run([photos, tmp_path / "nowhere"], tmp_path / "out", batch_size=8)
     assert (again.images, again.earlier) == (1, 6)
-    assert {a.item for a in again.set_aside} == set(found) - {"photos/empty.jpg"}
+    assert {a.item for a in again.set_aside} == set(reasons) - {"photos/empty.jpg"}
     assert len(lines(tmp_path / "out" / "skipped.jsonl")) == 3
 
 

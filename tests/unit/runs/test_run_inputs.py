@@ -23,12 +23,12 @@ def test_pictures_of_other_runs_are_no_input(photos: Path) -> None:
     picture(photos / "pictures" / "mine.png", "red", "blue")
     assert run(photos, photos / "o2").images == 6, "five, and the user's own `pictures`"
     assert run([photos / "**" / "*.png"], photos / "o3").images == 2
-    drawn = photos / "o1" / "pictures"
+    pictures = photos / "o1" / "pictures"
     with pytest.raises(InputError, match="pictures that a run of anyregion drew"):
-        run(drawn, photos / "o4")
-    assert run(drawn / "y.png", photos / "o4").images == 1, "named outright"
+        run(pictures, photos / "o4")
+    assert run(pictures / "y.png", photos / "o4").images == 1, "named outright"
     (photos / "o1" / "run.json").write_text("{")
-    assert run(drawn, photos / "o5").images == 5, "not a results folder"
+    assert run(pictures, photos / "o5").images == 5, "not a results folder"
 
 
 def test_regions_of_a_file_keep_their_ids(photos: Path, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_regions_of_a_file_keep_their_ids(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "root", "names"),
+    ("inputs", "root", "names"),
     [
         (["."], ".", ["a/x.jpg", "b/x.jpg", "y.png", "z.webp", "z.webp.jpg"]),
         (["a"], "a", ["x.jpg"]),
@@ -72,12 +72,12 @@ def test_regions_of_a_file_keep_their_ids(photos: Path, tmp_path: Path) -> None:
 def test_names_of_images(
     photos: Path,
     monkeypatch: pytest.MonkeyPatch,
-    given: list[str],
+    inputs: list[str],
     root: str,
     names: list[str],
 ) -> None:
     monkeypatch.chdir(photos)
-    start, images, set_aside = name_images(given, pictures=Path("results"))
+    start, images, set_aside = name_images(inputs, pictures=Path("results"))
     assert start == (photos / root)
     assert list(images) == names
     assert all(path == start / name for name, path in images.items())
@@ -89,7 +89,7 @@ def test_no_image_at_all(tmp_path: Path) -> None:
         run(tmp_path / "nothing", tmp_path / "out")
 
 
-def test_regions_of_another_size_are_not_asked(photos: Path, tmp_path: Path) -> None:
+def test_regions_of_another_size_are_not_named(photos: Path, tmp_path: Path) -> None:
     """Boxes drawn on a 20 x 15 copy would name other places of the 40 x 30 image."""
     boxes = {
         "images": [
@@ -105,8 +105,8 @@ def test_regions_of_another_size_are_not_asked(photos: Path, tmp_path: Path) -> 
     source = FileRegions(tmp_path / "boxes.json")
     report = run([photos / "y.png", photos / "z.webp"], tmp_path / "out", source=source)
     assert labels(tmp_path / "out") == {"z.webp": ["blue"]}
-    (aside,) = report.set_aside
-    assert (aside.item, "40 x 30 upright" in aside.reason) == ("y.png", True)
+    (skipped,) = report.set_aside
+    assert (skipped.item, "40 x 30 upright" in skipped.reason) == ("y.png", True)
 
 
 @pytest.fixture
@@ -137,6 +137,6 @@ def test_regions_of_another_camera_are_not_taken(tmp_path: Path) -> None:
     source = FileRegions(tmp_path / "cam1.json")
     report = run([tmp_path / "cam1", tmp_path / "cam2"], tmp_path / "out", source=source)
     assert list(labels(tmp_path / "out")) == ["cam1/0001.jpg"]
-    (aside,) = report.set_aside
-    assert aside.item == "cam2/0001.jpg"
-    assert "cam1/0001.jpg" in aside.reason
+    (skipped,) = report.set_aside
+    assert skipped.item == "cam2/0001.jpg"
+    assert "cam1/0001.jpg" in skipped.reason

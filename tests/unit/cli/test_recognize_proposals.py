@@ -12,24 +12,24 @@ from anyregion import factory
 from anyregion.cli.main import main
 from tests.unit.cli.helpers import BOXES, recognize
 from tests.unit.runs.helpers import labels, picture
-from tests.unit.runs.test_found_regions import Halves
+from tests.unit.runs.test_proposed_regions import Halves
 
 RESULTS = Path("anyregion-results")
 
 
 @pytest.fixture
 def proposers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
-    asked: list[tuple[Any, Any]] = []
+    calls: list[tuple[Any, Any]] = []
 
     def load(*args: Any, **options: Any) -> Any:
-        asked.append((args, options))
+        calls.append((args, options))
         return Halves()
 
     monkeypatch.setattr(factory, "load_proposer", load)
-    return asked
+    return calls
 
 
-def test_regions_are_found(photos: Path, proposers: list[Any]) -> None:
+def test_regions_are_proposed(photos: Path, proposers: list[Any]) -> None:
     assert recognize("photos", "--regions", "auto", "--device", "cuda:1") == 0
     assert labels(RESULTS) == {"one.png": ["red", "blue"], "two.png": ["lime", "white"]}
     ((args, options),) = proposers
@@ -40,14 +40,14 @@ def test_regions_are_found(photos: Path, proposers: list[Any]) -> None:
 
 
 def test_a_proposer_of_its_own(photos: Path, proposers: list[Any], colours: list[Any]) -> None:
-    asked = ["photos", "--regions", "auto", "--proposer", "sam", "--localizer", "folder"]
-    assert recognize(*asked) == 0
+    words = ["photos", "--regions", "auto", "--proposer", "sam", "--localizer", "folder"]
+    assert recognize(*words) == 0
     assert proposers[0][1]["localizer"] == "folder"
     assert colours[0][1]["localizer"] is None, "dense features have no use for it"
     settings = json.loads((RESULTS / "run.json").read_text())["settings"]
     assert settings["localizer"] == "folder"
     proposers.clear()
-    assert recognize(*asked, "--model", "mine", "--method", "regionspot", "--out", "other") == 0
+    assert recognize(*words, "--model", "mine", "--method", "regionspot", "--out", "other") == 0
     assert proposers[0][1]["localizer"] is None, "the recogniser's own"
     assert colours[1][1]["localizer"] == "folder"
 

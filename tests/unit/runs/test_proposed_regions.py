@@ -47,7 +47,7 @@ def source(fingerprint: str = "halves-1", **options: Any) -> ProposedRegions:
     return ProposedRegions(Halves(fingerprint), **options)
 
 
-def test_regions_are_found_in_each_image(photos: Path, tmp_path: Path) -> None:
+def test_regions_are_proposed_in_each_image(photos: Path, tmp_path: Path) -> None:
     report = run(photos, tmp_path / "out", source=source())
     assert labels(tmp_path / "out") == {
         "a/x.jpg": ["red", "blue"],
@@ -55,15 +55,15 @@ def test_regions_are_found_in_each_image(photos: Path, tmp_path: Path) -> None:
         "y.png": [],
         "z.webp": ["blue", "red"],
     }
-    (aside,) = report.set_aside
-    assert (aside.item, aside.reason) == ("z.webp.jpg", "white is refused")
+    (skipped,) = report.set_aside
+    assert (skipped.item, skipped.reason) == ("z.webp.jpg", "white is refused")
     models = json.loads((tmp_path / "out" / "run.json").read_text())["models"]
     assert models["proposer"] == "halves-1"
     (first,) = [r for r in lines(tmp_path / "out" / "predictions.jsonl") if r["image"] == "a/x.jpg"]
     assert first["regions"][1]["score"] <= 0.5 < first["regions"][0]["score"]
 
 
-def test_scores_and_masks_are_taken_as_asked(photos: Path, tmp_path: Path) -> None:
+def test_scores_and_masks_are_used_as_chosen(photos: Path, tmp_path: Path) -> None:
     run(photos / "a", tmp_path / "out", source=source(scores=False, masks=True))
     (line,) = lines(tmp_path / "out" / "predictions.jsonl")
     assert [r["label"] for r in line["regions"]] == ["red", "red"], "the second by its mask"
@@ -85,7 +85,7 @@ def test_a_run_never_mixes_proposers(photos: Path, tmp_path: Path) -> None:
     assert run([photos / "a"], out, source=source()).images == 1
 
 
-def test_the_proposer_is_given_the_recogniser_once(
+def test_the_proposer_is_loaded_once_with_the_recogniser(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recognizers: list[Recognizer] = []
