@@ -29,7 +29,7 @@ def encode_mask(mask: NDArray[Any]) -> RLE:
 
 def decode_mask(rle: RLE) -> NDArray[np.bool_]:
     """Decode to `(height, width)` bool."""
-    return np.asarray(coco_mask.decode(_raw(rle)), dtype=bool)
+    return np.asarray(coco_mask.decode(rle), dtype=bool)
 
 
 def filled_box(box: NDArray[np.float64], size: tuple[int, int]) -> RLE:
@@ -43,17 +43,17 @@ def filled_box(box: NDArray[np.float64], size: tuple[int, int]) -> RLE:
 
 def mask_iou(first: RLE, second: RLE) -> float:
     """Intersection over union of two masks of one image."""
-    return float(coco_mask.iou([_raw(first)], [_raw(second)], [0])[0, 0])
+    return float(coco_mask.iou([first], [second], [0])[0, 0])
 
 
 def mask_area(rle: RLE) -> int:
     """Number of pixels inside."""
-    return int(coco_mask.area(_raw(rle)))
+    return int(coco_mask.area(rle))
 
 
 def mask_box(rle: RLE) -> NDArray[np.float64]:
     """The tight box of a mask, `(4,)` xyxy in pixels (all zeros for an empty mask)."""
-    x, y, width, height = coco_mask.toBbox(_raw(rle))
+    x, y, width, height = coco_mask.toBbox(rle)
     return np.array([x, y, x + width, y + height], dtype=np.float64)
 
 
@@ -133,7 +133,3 @@ def _check_compressed(text: str, pixels: int) -> None:
             value = shift = 0
     if shift or min(runs, default=0) < 0 or sum(runs) != pixels:
         raise InputError(f"RLE counts do not add up to the image's {pixels} pixels")
-
-
-def _raw(rle: RLE) -> dict[str, Any]:
-    return {"size": rle["size"], "counts": rle["counts"].encode("ascii")}

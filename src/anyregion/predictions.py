@@ -149,7 +149,8 @@ class Predictions:
     def to_records(self) -> list[dict[str, Any]]:
         """One JSON-ready record a row: id, box (xyxy), labels and scores best first, mask."""
         records: list[dict[str, Any]] = []
-        for region, prediction in zip(self.rows, self, strict=True):
+        for i, region in enumerate(self.rows):
+            prediction = self[i]
             record: dict[str, Any] = {
                 "id": prediction.id,
                 "box": [round(v, 3) for v in prediction.box.tolist()],

@@ -191,18 +191,21 @@ class Regions:
         else:
             raise InputError("regions need boxes, points or masks")
         count = len(corners)
-        positions = [_as_points(p) for p in _column("points", points, count)]
+        coordinates = [
+            np.zeros((0, 2)) if p is None else _as_points(p)
+            for p in _column("points", points, count)
+        ]
         labels = [
             np.ones(len(p), np.int64) if label is None else _as_labels(label)
             for p, label in zip(
-                positions, _column("point_labels", point_labels, count), strict=True
+                coordinates, _column("point_labels", point_labels, count), strict=True
             )
         ]
         return cls(
             boxes=corners,
-            points=tuple(positions),
+            points=tuple(coordinates),
             point_labels=tuple(labels),
-            masks=tuple(_as_rle(m) for m in _column("masks", masks, count)),
+            masks=tuple(None if m is None else _as_rle(m) for m in _column("masks", masks, count)),
             mask_logits=tuple(_column("mask_logits", mask_logits, count)),
             ids=tuple(range(count)) if ids is None else _as_ids(_column("ids", ids, count)),
             scores=None if scores is None else _vector("scores", scores, count, np.float64),
@@ -262,7 +265,8 @@ class Regions:
         sliver (`MIN_SIDE`) is left, points outside the image, and masks of another size.
         """
         clipped: Boxes = np.clip(self.boxes, 0, [width, height, width, height])  # (N, 4)
-        outside = np.any(clipped[:, 2:] - clipped[:, :2] < MIN_SIDE, axis=1)  # no box, no
+        # (N,); False where there is no box: comparisons with NaN are
+        outside = np.any(clipped[:, 2:] - clipped[:, :2] < MIN_SIDE, axis=1)
         inside: list[int] = []
         set_aside: list[SetAside] = []
         for i, (points, rle) in enumerate(zip(self.points, self.masks, strict=True)):
@@ -323,18 +327,16 @@ def _as_boxes(boxes: ArrayLike) -> Boxes:
     return array
 
 
-def _as_rle(mask: Any) -> RLE | None:
-    if mask is None or isinstance(mask, np.ndarray):
-        return None if mask is None else encode_mask(mask)
+def _as_rle(mask: Any) -> RLE:
+    if isinstance(mask, np.ndarray):
+        return encode_mask(mask)
     size = mask.get("size") if isinstance(mask, dict) else None
     if not isinstance(size, (list, tuple)) or len(size) != 2:
         raise InputError("a mask must be an array (height, width), or COCO RLE with its size")
     return segmentation_to_rle(mask, *size)
 
 
-def _as_points(points: ArrayLike | None) -> NDArray[np.float64]:
-    if points is None:
-        return np.zeros((0, 2))
+def _as_points(points: ArrayLike) -> NDArray[np.float64]:
     try:
         array = np.array(points, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -215,9 +215,9 @@ def count_names(count: int, spec: str | None = None) -> str:
     text = f"{count} name{'' if count == 1 else 's'}"
     if spec is None:
         return text
-    from anyregion.io.vocabulary import builtin_vocabularies
+    from anyregion.io.vocabulary import built_in_names
 
-    if (name := spec.strip().casefold()) in builtin_vocabularies():
+    if (name := spec.strip().casefold()) in built_in_names():
         return f"{text} (built-in {name})"
     # names need not be possible file names
     with suppress(OSError, ValueError, RuntimeError):

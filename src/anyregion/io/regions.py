@@ -48,7 +48,8 @@ class RegionFile:
     images: dict[str, ImageEntry]
     categories: dict[int, str] = field(default_factory=dict)
     set_aside: tuple[SetAside, ...] = ()
-    _by_name: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    # by the last part of their file names, all parts of an entry's file name, and its key
+    _by_name: dict[str, list[tuple[tuple[str, ...], str]]] = field(default_factory=dict, repr=False)
 
     def find(self, path: str | Path) -> ImageEntry | None:
         """The entry of an image file, or None.
@@ -61,15 +62,14 @@ class RegionFile:
             InputError: only images of that name in other folders are listed, or several that fit.
         """
         full = PurePath(os.path.abspath(path))  # noqa: PTH100 (a link keeps its name)
-        same_name = [self.images[key] for key in self._by_name.get(full.name, [])]
-        if same_name:
-            matches = [e for e in same_name if full.parts[-len(_parts(e)) :] == _parts(e)]
+        if same_name := self._by_name.get(full.name, []):
+            matches = [(len(p), key) for p, key in same_name if full.parts[-len(p) :] == p]
             if not matches:
-                names = ", ".join(sorted(str(e.file_name) for e in same_name)[:3])
+                names = ", ".join(sorted(str(self.images[k].file_name) for _, k in same_name)[:3])
                 raise InputError(f"{path}: the region file lists {names}: another folder's image")
             # `cam1/a.jpg` before `a.jpg`: the entry that states most of the path
-            longest = max(len(_parts(e)) for e in matches)
-            best = [e for e in matches if len(_parts(e)) == longest]
+            longest = max(count for count, _ in matches)
+            best = [self.images[key] for count, key in matches if count == longest]
             if len(best) > 1:
                 raise InputError(f"{path}: the region file lists {best[0].file_name} twice")
             return best[0]
@@ -103,33 +103,49 @@ def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) 
     path = Path(path)
     content = read_json(path)
     reader = _Reader(masks, scores)
+    entries: list[ImageEntry] | None = None
     try:
         if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-            return reader.from_coco(content)
-        if isinstance(content, list):
-            return reader.from_results(content)
-        if isinstance(content, dict) and content:
-            return reader.from_detector(content)
+            entries = reader.from_coco(content)
+        elif isinstance(content, list):
+            entries = reader.from_results(content)
+        elif isinstance(content, dict) and content:
+            entries = reader.from_detector(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: malformed ({type(error).__name__}: {error})") from None
-    raise InputError(
-        f"{path}: neither COCO annotations, nor COCO results, nor {{image: {{boxes: ...}}}}"
+    if entries is None:
+        raise InputError(
+            f"{path}: neither COCO annotations, nor COCO results, nor {{image: {{boxes: ...}}}}"
+        )
+    by_name: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
+    for entry in entries:
+        if entry.file_name is not None:
+            parts = PurePath(entry.file_name).parts
+            by_name[PurePath(entry.file_name).name].append((parts, entry.key))
+    return RegionFile(
+        {entry.key: entry for entry in entries},
+        reader.categories,
+        tuple(reader.skipped),
+        dict(by_name),
     )
 
 
+@dataclass
 class _Reader:
     """Reads the rows of one file; those that cannot be used go to `skipped`."""
 
-    def __init__(self, masks: bool, scores: bool) -> None:
-        self.masks = masks
-        self.scores = scores
-        self.skipped: list[SetAside] = []
+    masks: bool
+    scores: bool
+    categories: dict[int, str] = field(default_factory=dict)
+    skipped: list[SetAside] = field(default_factory=list)
 
-    def from_coco(self, content: dict[str, Any]) -> RegionFile:
+    def from_coco(self, content: dict[str, Any]) -> list[ImageEntry]:
         listed: dict[str, tuple[str, tuple[int, int] | None]] = {}
         for position, image in enumerate(content["images"]):
             try:
-                key, name, size = _id(image["id"]), image["file_name"], _size(image)
+                key, name, size = _id(image["id"]), image["file_name"], None
+                if image.get("height") and image.get("width"):
+                    size = int(image["height"]), int(image["width"])
                 if not isinstance(name, str) or key in listed:
                     raise InputError("its id is listed twice" if key in listed else "no file name")
                 listed[key] = (name, size)
@@ -143,32 +159,30 @@ class _Reader:
                 self.skipped.append(SetAside(f"region {row['id']}", f"unknown image id {key}"))
             elif not row.get("iscrowd"):
                 rows[key].append(row)
-        images: dict[str, ImageEntry] = {}
-        for key, (name, size) in listed.items():
-            images[key] = ImageEntry(key, self._regions(rows[key], size, name), name, size)
-        names: dict[int, str] = {}
         for category in content.get("categories") or []:
             try:
-                names[int(category["id"])] = str(category["name"])
+                self.categories[int(category["id"])] = str(category["name"])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 self.skipped.append(SetAside(f"category {str(category)[:40]}", _reason(error)))
-        return self._file(images, names)
+        return [
+            ImageEntry(key, self._regions(rows[key], size, name), name, size)
+            for key, (name, size) in listed.items()
+        ]
 
-    def from_results(self, content: list[Any]) -> RegionFile:
+    def from_results(self, content: list[Any]) -> list[ImageEntry]:
         by_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self._rows(content):
             if "image_id" in row:
                 by_image[_id(row["image_id"])].append(row)
             else:
                 self.skipped.append(SetAside(f"region {row['id']}", "no image_id"))
-        images = {
-            key: ImageEntry(key, self._regions(rows, None, f"image {key}"))
+        return [
+            ImageEntry(key, self._regions(rows, None, f"image {key}"))
             for key, rows in by_image.items()
-        }
-        return self._file(images, {})
+        ]
 
-    def from_detector(self, content: dict[str, Any]) -> RegionFile:
-        images: dict[str, ImageEntry] = {}
+    def from_detector(self, content: dict[str, Any]) -> list[ImageEntry]:
+        entries: list[ImageEntry] = []
         for key, detections in content.items():
             try:
                 rows = _detector_rows(detections)
@@ -176,8 +190,8 @@ class _Reader:
                 self.skipped.append(SetAside(f"image {key}", _reason(error)))
                 continue
             name = key if PurePath(key).suffix.lower() in SUFFIXES else None
-            images[key] = ImageEntry(key, self._regions(rows, None, f"image {key}"), name)
-        return self._file(images, {})
+            entries.append(ImageEntry(key, self._regions(rows, None, f"image {key}"), name))
+        return entries
 
     def _rows(self, content: list[Any]) -> Iterator[dict[str, Any]]:
         """The rows that are objects, each with an id."""
@@ -192,10 +206,9 @@ class _Reader:
         self, rows: list[dict[str, Any]], size: tuple[int, int] | None, image: str
     ) -> Regions:
         """The usable rows of one image; each other is set aside."""
-        boxes: list[list[float]] = []
-        masks: list[RLE | None] = []
-        usable: list[dict[str, Any]] = []
         scored = self.scores and any(row.get("score") is not None for row in rows)
+        # by row its box and its mask
+        usable: list[tuple[dict[str, Any], list[float], RLE | None]] = []
         for row in rows:
             try:
                 box = _xyxy(row)
@@ -204,27 +217,17 @@ class _Reader:
                     _check_score(row.get("score"))
                 # each region is built alone first, so that only the faulty one is left out
                 Regions.from_prompts(boxes=[box], masks=[rle], ids=[row["id"]])
+                usable.append((row, box, rle))
             except (InputError, TypeError, ValueError, OverflowError) as error:
                 self.skipped.append(SetAside(f"{image}, region {row['id']}", _reason(error)))
-                continue
-            boxes.append(box)
-            masks.append(rle)
-            usable.append(row)
-        categories = [_category(row.get("category_id")) for row in usable]
+        categories = [_category(row.get("category_id")) for row, _, _ in usable]
         return Regions.from_prompts(
-            boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-            masks=masks,
-            ids=[row["id"] for row in usable],
-            scores=[row["score"] for row in usable] if scored else None,
+            boxes=np.array([box for _, box, _ in usable], dtype=np.float64).reshape(-1, 4),
+            masks=[rle for _, _, rle in usable],
+            ids=[row["id"] for row, _, _ in usable],
+            scores=[row["score"] for row, _, _ in usable] if scored else None,
             categories=categories if any(c >= 0 for c in categories) else None,
         )
-
-    def _file(self, images: dict[str, ImageEntry], names: dict[int, str]) -> RegionFile:
-        by_name: dict[str, list[str]] = defaultdict(list)
-        for key, entry in images.items():
-            if entry.file_name is not None:
-                by_name[PurePath(entry.file_name).name].append(key)
-        return RegionFile(images, names, tuple(self.skipped), dict(by_name))
 
 
 def _detector_rows(detections: dict[str, Any]) -> list[dict[str, Any]]:
@@ -245,12 +248,6 @@ def _detector_rows(detections: dict[str, Any]) -> list[dict[str, Any]]:
 def _id(value: Any) -> str:
     """An image id as text: 1 and 1.0 are the same."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    if not image.get("height") or not image.get("width"):
-        return None
-    return int(image["height"]), int(image["width"])
 
 
 def _check_score(score: Any) -> None:
@@ -291,7 +288,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
     return f"malformed ({type(error).__name__}: {error})"
-
-
-def _parts(entry: ImageEntry) -> tuple[str, ...]:
-    return PurePath(entry.file_name or "").parts

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,13 @@ _ANY_SUFFIX = re.compile(r"[/\\][^/\\,]*\.[A-Za-z0-9]{1,12}$")
 
 def builtin_vocabularies() -> dict[str, int]:
     """The built-in lists and how many names each has; `load_vocabulary` knows them by name."""
-    return {name: len(_built_in(name)["categories"]) for name in _built_in_names()}
+    return {name: len(_built_in(name)["categories"]) for name in built_in_names()}
+
+
+def built_in_names() -> list[str]:
+    """The names of the built-in lists, without reading any."""
+    names = (entry.name for entry in _BUILT_IN.iterdir())
+    return sorted(n.removesuffix(".json") for n in names if n.endswith(".json"))
 
 
 def load_vocabulary(
@@ -57,9 +64,13 @@ def load_vocabulary(
     """
     if isinstance(spec, str):
         name = spec.strip().casefold()
-        if name in _built_in_names():
+        if name in built_in_names():
             return _from_json(_built_in(name)).build(synonyms, cleaning)
-        if not _is_file(spec):
+        is_file = False
+        # names need not be possible file names: too long, or with a zero byte
+        with suppress(OSError, ValueError, RuntimeError):
+            is_file = Path(spec).expanduser().is_file()
+        if not is_file:
             if spec.casefold().endswith(_FILE_SUFFIXES) or _ANY_SUFFIX.search(spec):
                 raise InputError(f"{spec}: there is no such file")
             return _from_typed(spec).build(synonyms, cleaning)
@@ -138,20 +149,8 @@ def _read(path: Path) -> _Draft:
     raise InputError(f"a vocabulary is one of {', '.join(_FILE_SUFFIXES)}")
 
 
-def _built_in_names() -> list[str]:
-    names = (entry.name for entry in _BUILT_IN.iterdir())
-    return sorted(n.removesuffix(".json") for n in names if n.endswith(".json"))
-
-
 def _built_in(name: str) -> Any:
     return json.loads((_BUILT_IN / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _is_file(spec: str) -> bool:
-    try:
-        return Path(spec).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # too long for a file name, or a zero byte in it
-        return False
 
 
 def _from_typed(spec: str) -> _Draft:
