@@ -54,22 +54,22 @@ def make_rows(kind: str, groups: int, count: int, width: int, *, kinds: int) -> 
 
 def in_turn(*ways: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
     """Median (CPU, wall) seconds of each way, run one after the other `repeats` times."""
-    taken: list[list[tuple[float, float]]] = [[] for _ in ways]
+    timings: list[list[tuple[float, float]]] = [[] for _ in ways]
     for way in ways:
         way()
     for _ in range(repeats):  # in turn: what else the machine does then hits all ways alike
-        for way, seconds in zip(ways, taken, strict=True):
+        for way, seconds in zip(ways, timings, strict=True):
             time.sleep(0.1)  # the threads of the way before may still spin, on this one's cores
             cpu, wall = time.process_time(), time.perf_counter()
             way()
             seconds.append((time.process_time() - cpu, time.perf_counter() - wall))
     return [
-        (statistics.median(c for c, _ in found), statistics.median(w for _, w in found))
-        for found in taken
+        (statistics.median(c for c, _ in result), statistics.median(w for _, w in result))
+        for result in timings
     ]
 
 
-def theirs(rows: np.ndarray, k: int, *, init: np.ndarray | str) -> list[KMeans]:
+def sklearn_kmeans(rows: np.ndarray, k: int, *, init: np.ndarray | str) -> list[KMeans]:
     """scikit-learn's k-means of each group in turn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -91,14 +91,14 @@ def compare(name: str, rows: Tensor, k: int, *, repeats: int) -> bool:
     """Print one case; whether the labels from the same start are the same."""
     groups, array = len(rows), rows.numpy()
     draws: Draws = draw([np.random.default_rng([0, group]) for group in range(groups)], k)
-    chosen = start_points(rows, k, draws=draws)
-    start = rows.gather(1, chosen[:, :, None].expand(-1, -1, rows.shape[2]))
-    found, other = kmeans(rows, k, start=start), theirs(array, k, init=start.numpy())
+    index = start_points(rows, k, draws=draws)
+    start = rows.gather(1, index[:, :, None].expand(-1, -1, rows.shape[2]))
+    result, other = kmeans(rows, k, start=start), sklearn_kmeans(array, k, init=start.numpy())
     same = all(
         np.array_equal(labels.numpy(), fitted.labels_)
-        for labels, fitted in zip(found.labels, other, strict=True)
+        for labels, fitted in zip(result.labels, other, strict=True)
     )
-    passes = found.passes.double()
+    passes = result.passes.double()
     their_passes = np.array([fitted.n_iter_ for fitted in other])
     print(
         f"{name}: passes {passes.mean():.1f} (scikit-learn {their_passes.mean():.1f}), "
@@ -106,26 +106,26 @@ def compare(name: str, rows: Tensor, k: int, *, repeats: int) -> bool:
     )
     timed = in_turn(
         lambda: kmeans(rows, k, start=start),
-        lambda: theirs(array, k, init=start.numpy()),
+        lambda: sklearn_kmeans(array, k, init=start.numpy()),
         lambda: kmeans(rows, k, draws=draws),
-        lambda: theirs(array, k, init="k-means++"),
+        lambda: sklearn_kmeans(array, k, init="k-means++"),
         repeats=repeats,
     )
-    for what, ours, reference in (
+    for case, own, reference in (
         ("same start", timed[0], timed[1]),
         ("k-means++ ", timed[2], timed[3]),
     ):
         print(
-            f"  {what}  CPU {ours[0] * 1e3:8.1f} ms against {reference[0] * 1e3:8.1f} ms, "
-            f"ratio {ours[0] / reference[0]:.2f};  wall {ours[1] * 1e3:8.1f} ms against "
-            f"{reference[1] * 1e3:8.1f} ms, ratio {ours[1] / reference[1]:.2f}"
+            f"  {case}  CPU {own[0] * 1e3:8.1f} ms against {reference[0] * 1e3:8.1f} ms, "
+            f"ratio {own[0] / reference[0]:.2f};  wall {own[1] * 1e3:8.1f} ms against "
+            f"{reference[1] * 1e3:8.1f} ms, ratio {own[1] / reference[1]:.2f}"
         )
     # The last pass is not computed: its labels are known. Groups leave when they are finished, so
     # passes are counted up to the first one that does.
-    computed = int(found.passes.min()) - 1
+    computed = int(result.passes.min()) - 1
     if computed < 2:
         return same
-    hot = one_hot(found.labels, k).to(rows)
+    hot = one_hot(result.labels, k).to(rows)
     timed = in_turn(
         lambda: kmeans(rows, k, start=start, max_passes=computed),
         lambda: kmeans(rows, k, start=start, max_passes=1),

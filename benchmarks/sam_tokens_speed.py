@@ -79,17 +79,17 @@ def compare(count: int) -> None:
     localizer.tokens(encoded, warm)
     plain(localizer, encoded, warm, 2)
     start = time.process_time()
-    ours = localizer.tokens(encoded, regions).tokens
+    tokens = localizer.tokens(encoded, regions).tokens
     seconds = time.process_time() - start
     print(f"{count} boxes, {torch.get_num_threads()} thread(s), CPU seconds without image encoder")
     print(f"  tokens only, shared and folded               {seconds:6.2f}")
     for chunk in PLAIN_CHUNKS:
         start = time.process_time()
-        theirs = plain(localizer, encoded, regions, chunk)
+        plain_tokens = plain(localizer, encoded, regions, chunk)
         plainly = time.process_time() - start
         print(f"  replicated prompts with masks, {chunk:2} at a time  {plainly:6.2f}", end="")
         print(f"  ratio {plainly / seconds:.1f} (goal: {GOAL:g})")
-        difference = float((ours - theirs).abs().max() / theirs.abs().max())
+        difference = float((tokens - plain_tokens).abs().max() / plain_tokens.abs().max())
     print(f"  largest token difference, relative to the largest token value: {difference:.1e}")
 
 

@@ -70,7 +70,7 @@ def measure(*, width: int, layers: int, classes: int, plain_classes: int) -> dic
     plain_seconds = (time.process_time() - start) * len(vocabulary) / len(sample)
     start = time.process_time()
     encoded = encode_vocabulary(vocabulary, vlm.text, cache=None)
-    ours = time.process_time() - start
+    our_seconds = time.process_time() - start
     if encoded.model != fingerprint:
         raise RuntimeError("the model changed while it was measured")
     cut = vlm.text.encode_text(filled).reshape(every.shape)
@@ -79,8 +79,8 @@ def measure(*, width: int, layers: int, classes: int, plain_classes: int) -> dic
         "templates": len(CLIP_TEMPLATES),
         "plain_classes_timed": len(sample),
         "plain_cpu_seconds": round(plain_seconds, 2),
-        "our_cpu_seconds": round(ours, 2),
-        "ratio": round(plain_seconds / ours, 2),
+        "our_cpu_seconds": round(our_seconds, 2),
+        "ratio": round(plain_seconds / our_seconds, 2),
         "max_difference_embeddings": float(np.abs(cut - every).max()),
         "max_difference_rows": float(np.abs(encoded.matrix[chosen] - rows).max()),
     }
@@ -96,17 +96,17 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.small:
-        found = measure(width=128, layers=2, classes=40, plain_classes=chosen.plain_classes)
+        figures = measure(width=128, layers=2, classes=40, plain_classes=chosen.plain_classes)
     else:
-        found = measure(
+        figures = measure(
             width=512, layers=12, classes=chosen.classes, plain_classes=chosen.plain_classes
         )
     if chosen.json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
         return
-    for name, value in found.items():
+    for name, value in figures.items():
         print(f"{name:28} {value:g}")
-    print(f"goals: ratio >= 4 ({found['ratio']:g}), differences <= 1e-5")
+    print(f"goals: ratio >= 4 ({figures['ratio']:g}), differences <= 1e-5")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Compare the package with a RegionSpot fixture: `python check_regionspot.py FIXTURE_DIR`.
 
 Every array of `outputs.npz` is computed through the package's public classes and compared. The
-judge is the fixture's own: `|ours - reference| <= max(10 x floor, 1e-6 x max|reference|)`; masks
-may differ in as many pixels as lie next to zero. Prints the worst array; exits 1 if it is
+judge is the fixture's own: `|computed - reference| <= max(10 x floor, 1e-6 x max|reference|)`;
+masks may differ in as many pixels as lie next to zero. Prints the worst array; exits 1 if it is
 beyond.
 """
 
@@ -153,17 +153,17 @@ def run_scenario(
 ) -> Named:
     """All arrays of one prompt scenario."""
     regions, multimask = fixture.scenario(name)
-    found = encoder.localizer.tokens(encoded.localized, regions, multimask=multimask, masks=True)
-    lean = encoder.localizer.tokens(encoded.localized, regions, multimask=multimask)
-    assert found.mask_scores is not None
-    assert found.mask_logits is not None
+    result = encoder.localizer.tokens(encoded.localized, regions, multimask=multimask, masks=True)
+    tokens_only = encoder.localizer.tokens(encoded.localized, regions, multimask=multimask)
+    assert result.mask_scores is not None
+    assert result.mask_logits is not None
     yield f"{name}__sparse_embeddings", sparse_tokens(encoder.localizer, encoded, regions)
-    yield f"{name}__mask_tokens", found.tokens.numpy()
-    yield f"{name}__mask_tokens", lean.tokens.numpy()  # and on the way that decodes no masks
-    yield f"{name}__low_res_logits", found.mask_logits.numpy()
-    yield f"{name}__iou_predictions", found.mask_scores.numpy()
+    yield f"{name}__mask_tokens", result.tokens.numpy()
+    yield f"{name}__mask_tokens", tokens_only.tokens.numpy()  # and on the way that decodes no masks
+    yield f"{name}__low_res_logits", result.mask_logits.numpy()
+    yield f"{name}__iou_predictions", result.mask_scores.numpy()
     # the fixture puts candidates first: (candidates, prompts, E)
-    (embedded,) = encoder.embed_tokens([encoded], [found.tokens])
+    (embedded,) = encoder.embed_tokens([encoded], [result.tokens])
     embedded_np = embedded.transpose(0, 1).detach().numpy()
     yield f"{name}__region_embeddings", embedded_np
     scored = logits(embedded_np, words.matrix, scale=encoder.logit_scale)
@@ -173,22 +173,22 @@ def run_scenario(
     yield f"{name}__probs_all", probs
     yield f"{name}__class_index", probs[0].argmax(axis=-1)
     yield f"{name}__class_prob", probs[0].max(axis=-1)
-    decoded = encoder.localizer.masks(encoded.localized, found.mask_logits)
+    decoded = encoder.localizer.masks(encoded.localized, result.mask_logits)
     masks = np.array([[decode_mask(m) for m in row] for row in decoded])
     yield f"{name}__masks_shape", np.array(masks.shape)
     yield f"{name}__masks_packed", np.packbits(masks, axis=-1)
     # the face that users see gives the same: all candidates, best mask first
     recognizer = Recognizer(encoder, cache=None)
     recognizer.set_image(image)
-    answer = recognizer.predict(
+    predictions = recognizer.predict(
         regions, words, top_k=len(words.vocabulary), multimask=multimask, masks=True
     )
-    order = np.argsort(-found.mask_scores.numpy(), axis=1, kind="stable")
-    unranked = np.empty((len(regions), found.tokens.shape[1], len(words.vocabulary)), np.float32)
-    for i in range(len(answer)):
-        rank = i % found.tokens.shape[1]
-        row = answer.rows[i]
-        unranked[row, order[row, rank], answer.indices[i]] = answer.scores[i]
+    order = np.argsort(-result.mask_scores.numpy(), axis=1, kind="stable")
+    unranked = np.empty((len(regions), result.tokens.shape[1], len(words.vocabulary)), np.float32)
+    for i in range(len(predictions)):
+        rank = i % result.tokens.shape[1]
+        row = predictions.rows[i]
+        unranked[row, order[row, rank], predictions.indices[i]] = predictions.scores[i]
     yield f"{name}__probs_all", unranked if multimask else unranked.transpose(1, 0, 2)
 
 
@@ -276,10 +276,10 @@ def run_train(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabu
     optimizer = build_optimizer(adapter, config.optimizer)
     module, wrapped = fabric.setup(adapter, optimizer)
     stepper = Stepper(fabric, task, module, wrapped, scaler, None, config)
-    taken = [stepper.step(StepExamples(n, items, range(2), examples)) for n in range(4)]
+    steps = [stepper.step(StepExamples(n, items, range(2), examples)) for n in range(4)]
     # the trainer's own, which torch sums in single precision, has to be this one
-    assert abs(taken[0].grad_norm - total) <= 1e-5 * total, "gradient norm differs"
-    yield "train__losses_4_steps", np.array([result.losses["loss"] for result in taken])
+    assert abs(steps[0].grad_norm - total) <= 1e-5 * total, "gradient norm differs"
+    yield "train__losses_4_steps", np.array([result.losses["loss"] for result in steps])
     yield "train__projector_bias_after_4_steps", adapter.projector.bias.detach().numpy()
     yield "train__to_clip_weight_after_4_steps", adapter.to_clip.weight.detach().numpy()
 
@@ -339,20 +339,20 @@ def all_arrays(fixture: Fixture) -> Named:
     yield from run_train(fixture, evaluated, words)
 
 
-def compare(fixture: Fixture, name: str, ours: NDArray[Any]) -> tuple[float, float]:
+def compare(fixture: Fixture, name: str, values: NDArray[Any]) -> tuple[float, float]:
     """Deviation relative to the tolerance (1 is the limit), and as it is."""
     reference = fixture.outputs[name]
     if name.endswith("__masks_packed"):
         scenario = name.split("__")[0]
         near = fixture.config["pixels_with_abs_logit_below_1e_3"].get(scenario, EVAL_MASK_PIXELS)
-        differ = int(np.unpackbits(ours ^ reference).sum())
+        differ = int(np.unpackbits(values ^ reference).sum())
         return differ / max(near, 1), float(differ)
-    if ours.shape != reference.shape:
-        raise SystemExit(f"{name}: shape {ours.shape}, but the reference has {reference.shape}")
+    if values.shape != reference.shape:
+        raise SystemExit(f"{name}: shape {values.shape}, but the reference has {reference.shape}")
     if not np.issubdtype(reference.dtype, np.floating):
-        differ = int((ours != reference).sum())
+        differ = int((values != reference).sum())
         return (float("inf") if differ else 0.0), float(differ)
-    worst = float(np.abs(ours.astype(np.float64) - reference).max(initial=0))
+    worst = float(np.abs(values.astype(np.float64) - reference).max(initial=0))
     tolerance = fixture.tolerance(name)
     return worst / tolerance if worst else 0.0, worst
 
@@ -383,14 +383,14 @@ def check(folder: Path, *, verbose: bool = False) -> tuple[str, float]:
     fixture = Fixture(folder)
     check_stripped(fixture)
     ratios: dict[str, float] = {"train__grad_names": 0.0}  # compared in run_train
-    for name, ours in all_arrays(fixture):
-        ratio, worst = compare(fixture, name, np.asarray(ours))
+    for name, values in all_arrays(fixture):
+        ratio, worst = compare(fixture, name, np.asarray(values))
         ratios[name] = max(ratio, ratios.get(name, 0.0))
         if verbose:
             print(f"{ratio:8.3f}  {worst:.3g}  {name}")
     resized = dict(np.load(folder / "clip_pos_embed_resize.npz"))
-    ours = resize_positions(torch.from_numpy(resized["native"]), grid_of(resized["resized"]))
-    worst = float(np.abs(ours.numpy() - resized["resized"]).max())
+    values = resize_positions(torch.from_numpy(resized["native"]), grid_of(resized["resized"]))
+    worst = float(np.abs(values.numpy() - resized["resized"]).max())
     ratios["clip_pos_embed_resize"] = worst / (1e-6 * float(np.abs(resized["resized"]).max()))
     unchecked = fixture.outputs.keys() - ratios.keys()
     if unchecked:

@@ -1,1 +1,1 @@
-"""Where: frozen promptable segmenters. An image once, then prompts to tokens, and to masks."""
+"""Localizers, frozen promptable segmenters: an image once, then prompts to tokens and masks."""

@@ -25,10 +25,10 @@ from anyregion.proposals import nms
 from anyregion.recognizer import RegionEncoder
 from anyregion.regions import Boxes, Regions
 
+# a mask this near (pixels) to a border of its crop, and not of the image, was cut by it
 EDGE = 20.0
-"""A mask this near (pixels) to a border of its crop, and not of the image, was cut by it."""
-
-_PIXELS_AT_ONCE = 2**24  # of logits at the image's size: 64 MiB
+# of logits at the image's size: 64 MiB
+_PIXELS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,16 +147,16 @@ class AutomaticMasks:
             x0, y0, x1, y1 = crop
             (encoded,) = self.localizer.encode([np.ascontiguousarray(image[y0:y1, x0:x1])])
             parts.append(self._crop_masks(encoded, size, layer, crop))
-        return self._regions(parts)
+        return self._merge_crops(parts)
 
     @torch.no_grad()
     def propose_encoded(self, encoded: Any) -> Regions:
         """As `propose`, from what a `RegionSpotEncoder` with this localizer made of an image."""
         height, width = encoded.size
-        whole = (0, 0, width, height)
-        return self._regions([self._crop_masks(encoded.localized, encoded.size, 0, whole)])
+        image = (0, 0, width, height)
+        return self._merge_crops([self._crop_masks(encoded.localized, encoded.size, 0, image)])
 
-    def _regions(self, parts: list[MaskSet]) -> Regions:
+    def _merge_crops(self, parts: list[MaskSet]) -> Regions:
         """The masks of the image and of its crops, best first, without duplicates."""
         options = self.options
         masks = MaskSet(
@@ -166,7 +166,7 @@ class AutomaticMasks:
             [rle for part in parts for rle in part.masks],
         )
         if len(parts) > 1:
-            # the smaller crop shows the same thing larger
+            # NMS keeps the higher score: here the smaller crop's mask, which is finer
             masks = masks.take(nms(masks.boxes, 1 / masks.areas, options.crop_nms_thresh))
         if options.min_mask_region_area:
             masks = self._clean(masks)
@@ -185,6 +185,7 @@ class AutomaticMasks:
         """The masks of one encoded crop, at the image's size, after the filters and NMS."""
         x0, y0, x1, y1 = crop
         options = self.options
+        # a grid that is coarser in smaller crops may be as dense in the image
         side = max(1, options.points_per_side // options.crop_n_points_downscale_factor**layer)
         points = point_grid(side) * [x1 - x0, y1 - y0]
         codes: list[RLE] = []
@@ -197,6 +198,7 @@ class AutomaticMasks:
                 raise InputError(f"{self.localizer.name} gave no masks")
             # three candidates a point: (P, 3) to (3 P,)
             scores, logits = result.mask_scores.flatten(), result.mask_logits.flatten(0, 1)
+            # by predicted IoU first: most candidates never reach the image's size
             confident = torch.nonzero(scores > (options.pred_iou_thresh or 0.0))[:, 0]
             for rows, masks in self._stable_masks(logits, confident, encoded.frame):
                 for row, mask in zip(rows.tolist(), masks, strict=True):
@@ -220,6 +222,7 @@ class AutomaticMasks:
             large = logits_to_image(logits[batch], frame)  # (M, height, width)
             scores = stability_score(large, options.stability_score_offset)
             masks = large > 0
+            # a mask may be stable and still hold no pixel
             stable = (scores >= options.stability_score_thresh) & masks.flatten(1).any(1)
             yield batch[stable], masks[stable].cpu().numpy()
 
@@ -231,6 +234,7 @@ class AutomaticMasks:
             rle if mask is None else encode_mask(mask)
             for mask, rle in zip(cleaned, masks.masks, strict=True)
         ]
+        # as scores for NMS: of two equal masks the one that was not cleaned stays
         untouched = np.array([mask is None for mask in cleaned], dtype=np.float64)
         result = MaskSet(_mask_boxes(codes), masks.scores, masks.areas, codes)
         iou = max(self.options.box_nms_thresh, self.options.crop_nms_thresh)
@@ -257,6 +261,7 @@ def crop_boxes(
     for layer in range(1, layers + 1):
         count = 2**layer
         overlap = int(overlap_ratio * min(size) * 2 / count)
+        # rounded up, so that the last crops reach the border
         across, down = (-(-(overlap * (count - 1) + side) // count) for side in (width, height))
         for row in range(count):
             for column in range(count):
@@ -285,6 +290,7 @@ def _small_parts(
     """The connected parts of fewer than `area` pixels; not the largest if all are and it stays."""
     from scipy import ndimage  # type: ignore[import-untyped]
 
+    # 3 x 3: pixels that touch at a corner are connected
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     counts = np.bincount(labels.ravel())
     small = counts < area
@@ -301,6 +307,7 @@ def _is_cut(
     """Whether a mask of the crop reaches a border of it that is none of the image."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x0, y0, x1, y1 = crop
+    # the mask's box in pixels of the image
     box = np.array([x0 + columns[0], y0 + rows[0], x0 + columns[-1] + 1, y0 + rows[-1] + 1])
     height, width = size
     near_crop = np.abs(box - [x0, y0, x1, y1]) <= EDGE

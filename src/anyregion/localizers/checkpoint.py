@@ -40,6 +40,7 @@ _PREFIXES = {
     "mask_decoder.output_upscaling.1.": "mask_decoder.upscale_layer_norm.",
     "mask_decoder.output_upscaling.3.": "mask_decoder.upscale_conv2.",
 }
+# segment-anything numbers the layers of its small MLPs; transformers names the first and the last
 _MLP_LAYER = re.compile(r"^(mask_decoder\..*)\.layers\.(\d+)\.(weight|bias)$")
 
 
@@ -155,6 +156,7 @@ def _config(sam: Mapping[str, Tensor]) -> Any:
             "num_multimask_outputs": sam[f"{decoder}mask_tokens.weight"].shape[0] - 1,
             "iou_head_depth": _count(sam, f"{decoder}iou_prediction_head.layers."),
             "iou_head_hidden_dim": sam[f"{decoder}iou_prediction_head.layers.0.weight"].shape[0],
+            # torch's default, which segment-anything's decoder has; SamConfig's is 1e-6
             "layer_norm_eps": 1e-5,
         },
     )
@@ -165,6 +167,7 @@ def _vision_config(sam: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
     weight = sam[_PATCH_EMBED]
     grid, depth = sam[f"{encoder}pos_embed"].shape[1], _count(sam, f"{encoder}blocks.")
     tables = [sam[f"{encoder}blocks.{i}.attn.rel_pos_h"].shape for i in range(depth)]
+    # the relative positions tell windows from global attention:
     # a table has an entry for every distance along one side: 2 x side - 1
     global_blocks = [i for i, (length, _) in enumerate(tables) if length == 2 * grid - 1]
     windows = {(length + 1) // 2 for length, _ in tables} - {grid}

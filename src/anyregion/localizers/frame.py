@@ -39,6 +39,7 @@ class Frame:
 def padded_frame(size: tuple[int, int], side: int) -> Frame:
     """The long side becomes `side`, the other keeps the aspect, rounded half up."""
     scale = side / max(size)
+    # half up as segment-anything rounds; `round` would go to the even number
     height = max(1, int(size[0] * scale + 0.5))
     width = max(1, int(size[1] * scale + 0.5))
     return Frame(size, (height, width), side, padded=True)
@@ -78,6 +79,7 @@ def mask_to_logits(mask: NDArray[np.bool_], frame: Frame, low_side: int) -> Tens
     Returns:
         `(low_side, low_side)` float32.
     """
+    # antialiased both times, so that a cell becomes the share of its area that is inside
     share = torch.from_numpy(mask.astype(np.float32))[None, None]
     share = F.interpolate(share, frame.inside, mode="bilinear", antialias=True)
     height, width = frame.inside
@@ -95,6 +97,7 @@ def logits_to_image(logits: Tensor, frame: Frame) -> Tensor:
     if frame.padded:
         square = (frame.side, frame.side)
         maps = F.interpolate(maps, square, mode="bilinear", align_corners=False)
+        # padding is cut off before the second resize: it must not bleed into the image
         maps = maps[..., : frame.inside[0], : frame.inside[1]]
     return F.interpolate(maps, frame.size, mode="bilinear", align_corners=False)[:, 0]
 

@@ -78,6 +78,7 @@ def load_localizer(
         return sam_localizer(model, name=name, options=options)
     if kind == "sam_hq":
         return sam_hq_localizer(model, name=name, options=options)
+    # SAM 3's tracker is SAM 2 with another image encoder and another input
     if kind.startswith("sam3"):
         return sam2_localizer(model, name=name, options=options, mean=SAM3_MEAN, std=SAM3_STD)
     return sam2_localizer(model, name=name, options=options)

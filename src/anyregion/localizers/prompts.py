@@ -59,6 +59,7 @@ def prompt_batches(
     for row in range(len(regions)):
         rle = regions.masks[row]
         count = len(regions.points[row])
+        # a mask alone: prompt it with its box too
         if rle is not None and count == 0 and np.isnan(boxes[row]).any():
             boxes[row] = mask_box(rle)
         has_mask = rle is not None or regions.mask_logits[row] is not None
@@ -67,6 +68,7 @@ def prompt_batches(
     for (count, has_box, has_mask), members in groups.items():
         for start in range(0, len(members), chunk):
             rows = members[start : start + chunk]
+            # coordinates are scaled in float64, as published, and sent as float32
             batch = PromptBatch(rows)
             if count:
                 points = to_frame(np.stack([regions.points[row] for row in rows]), frame)

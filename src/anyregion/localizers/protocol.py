@@ -1,4 +1,4 @@
-"""What RegionSpot needs of a localizer."""
+"""The protocol of localizers, and the tokens that they return."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class RegionTokens:
     Attributes:
         tokens: `(N, M, W)`; M is 1, or 3 candidates in the decoder's own order with multimask.
         mask_scores: `(N, M)`, the IoU that the localizer predicts for each mask, or None where
-            neither masks nor candidates were asked for.
+            there are neither masks nor candidates.
         mask_logits: `(N, M, h, h)` logits over the model's square at a quarter of its side, or None
-            unless masks were asked for.
+            unless `masks` is set.
     """
 
     tokens: Tensor
@@ -33,7 +33,7 @@ class RegionTokens:
 
 
 class Localizer(Protocol):
-    """A frozen model that knows where a prompted region is.
+    """A frozen model that turns the prompts of regions into tokens and masks.
 
     Attributes:
         name: hub name or folder it came from.

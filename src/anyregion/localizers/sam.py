@@ -18,6 +18,7 @@ from anyregion.localizers.segmenter import (
     freeze,
 )
 
+# of RGB bytes, 0 to 255
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -78,6 +79,7 @@ class SamBackend:
         """Resize, normalise, then pad with zeros. See `Backend`."""
         frame = padded_frame(size_of(image), self.model.config.vision_config.image_size)
         height, width = frame.inside
+        # padding is zero after normalisation, so it is the mean colour
         padded = np.zeros((frame.side, frame.side, 3), dtype=np.float32)
         mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
         padded[:height, :width] = (resize_to_frame(image, frame).astype(np.float32) - mean) / std
@@ -97,6 +99,7 @@ class SamBackend:
     def _sam_masks(self, tokens: Tensor, maps: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
         """Logits `(P, M, h, w)` and IoU `(P, M)` of output tokens and upscaled maps."""
         decoder = self.model.mask_decoder
+        # a mask token and the hypernetwork of the same number belong together
         candidates = [1, 2, 3] if multimask else [0]
         heads = [decoder.output_hypernetworks_mlps[i] for i in candidates]
         logits = mask_maps(heads, tokens[:, [self.mask_row + i for i in candidates]], maps)
@@ -126,6 +129,7 @@ class SamHQBackend(SamBackend):
         )
         features = decoder.encoder_conv2(features)  # (1, C / 8, 4 h, 4 w)
         for block in encoded.extras:
+            # a ViT block has its channels last: (1, h, w, C) to (1, C, h, w)
             early = decoder.compress_vit_conv1(block.permute(0, 3, 1, 2))
             early = decoder.activation(decoder.compress_vit_norm(early))
             features = features + decoder.compress_vit_conv2(early)

@@ -19,6 +19,7 @@ from anyregion.localizers.segmenter import (
     freeze,
 )
 
+# of RGB in 0 to 1
 SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SAM3_MEAN, SAM3_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -80,6 +81,7 @@ class Sam2Backend:
         return (values - self._mean) / self._std, frame
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        # finest first: 4, 2 and 1 times the embedding's size
         quarter, half, embeddings = self.model.get_image_embeddings(pixels)
         return embeddings, half, quarter
 
@@ -95,10 +97,12 @@ class Sam2Backend:
         heads = list(decoder.output_hypernetworks_mlps)
         logits = mask_maps(heads, tokens[:, self.mask_row : self.mask_row + len(heads)], maps)
         scores = decoder.iou_prediction_head(tokens[:, self.score_row])  # (P, 4)
+        # the first mask is the single one, the three candidates follow
         if multimask:
             return logits[:, 1:], scores[:, 1:]
         if not decoder.dynamic_multimask_via_stability:
             return logits[:, :1], scores[:, :1]
+        # an unstable single mask gives way to the candidate with the highest score
         delta = decoder.dynamic_multimask_stability_delta
         stability = stability_score(logits[:, 0], delta, empty=1.0)
         stable = stability >= decoder.dynamic_multimask_stability_thresh

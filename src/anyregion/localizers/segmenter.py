@@ -172,7 +172,7 @@ class PromptableSegmenter:
             pixels, frames = zip(*map(self.backend.preprocess, batch), strict=True)
             with torch.autocast(device, dtype=self.encoder_dtype) if low else nullcontext():
                 maps = self.backend.encode(torch.stack(pixels).to(self.device))
-            # split into images: (1, C, h, w) each
+            # back to single images, which may be kept or dropped one by one: (1, C, h, w) each
             by_image = zip(*(torch.split(m.float(), 1) for m in maps), strict=True)
             for frame, (embedding, *extras) in zip(frames, by_image, strict=True):
                 encoded.append(LocalizedImage(embedding, frame, tuple(extras)))

@@ -116,6 +116,7 @@ class DecoderLayer(nn.Module):
         width, heads = config.feature_width, config.heads
         self.independent = config.attention == "independent"
         self.self_attn = nn.MultiheadAttention(width, heads, config.dropout, batch_first=True)
+        # without features there is no cross-attention, and so no weights of it in the folder
         if config.use_features:
             self.multihead_attn = nn.MultiheadAttention(
                 width, heads, config.dropout, batch_first=True
@@ -162,11 +163,13 @@ def _attend(
     """Multi-head attention of `(B, R, D)` to `(B, T, D)`, with the module's own parameters."""
     width, heads = queries.shape[-1], attention.num_heads
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    # three projections lie stacked in one weight: queries, keys, values
     q = F.linear(queries, weight[:width], bias[:width])
     k, v = F.linear(memory, weight[width:], bias[width:]).chunk(2, dim=-1)
     q = q.reshape(*q.shape[:2], heads, -1).transpose(1, 2)  # (B, H, R, d)
     k = k.reshape(*k.shape[:2], heads, -1).transpose(1, 2)  # (B, H, T, d)
     v = v.reshape(*v.shape[:2], heads, -1).transpose(1, 2)
+    # the fused kernel does not give its weights: who asks for them pays for a second product
     if weights is not None:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         weights.append(scores.softmax(dim=-1))  # (B, H, R, T)

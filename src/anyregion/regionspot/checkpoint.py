@@ -16,6 +16,7 @@ from anyregion.torch_utils.devices import check_device
 from anyregion.torch_utils.weights import read_state_dict, write_tensors
 from anyregion.vlms.openai_clip import clip_from_openai_state_dict
 
+# of the published weights, and so of every folder converted from them
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
 # the published weights: widths of the feature map and the words -> the CLIP they were trained with
 _CLIP_OF_WIDTHS = {
@@ -42,6 +43,7 @@ class PublishedCheckpoint:
     def adapter_config(self) -> AdapterConfig:
         """Sizes as the tensors state them; heads and the rest as published."""
         width, token = self.adapter["to_clip.weight"].shape
+        # heads and dropout leave no trace in the tensors: the published ones are the defaults
         layers = {int(n.split(".")[2]) for n in self.adapter if n.startswith("decoder.layers.")}
         return AdapterConfig(
             token_width=token,

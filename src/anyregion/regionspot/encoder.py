@@ -81,6 +81,7 @@ class RegionSpotEncoder:
         images_at_once: int = 8,
     ) -> None:
         config = adapter.config
+        # an adapter of other models would give numbers without meaning, not an error
         for role, expected, width in (
             ("tokens", config.token_width, localizer.token_width),
             ("feature map", config.feature_width, vlm.feature_width),
@@ -221,6 +222,7 @@ class RegionSpotEncoder:
                 )
                 for image, r in zip(batch, prompts, strict=True)
             ]
+            # one batch for the adapter, whatever the numbers of regions
             embeddings = self.embed_tokens(batch, [result.tokens for result in localized])
             for image, r, result, e in zip(batch, prompts, localized, embeddings, strict=True):
                 codes = None
@@ -261,13 +263,14 @@ def _rank_candidates(
     count, candidates = embeddings.shape[:2]
     order = torch.arange(candidates).expand(count, candidates)  # (N, M)
     if candidates > 1 and result.mask_scores is not None:
+        # stable: equal scores keep the decoder's order
         order = result.mask_scores.float().cpu().argsort(dim=1, descending=True, stable=True)
     rows = np.repeat(np.arange(count), candidates)
     boxes = regions.extents(image.size)[rows]
     masks: tuple[RLE, ...] | None = None
     if codes is not None:
         masks = tuple(codes[i][j] for i, ranked in enumerate(order.tolist()) for j in ranked)
-        # a region without box gets that of its mask
+        # a region that was prompted without a box gets the box of its mask
         for i in np.flatnonzero(~regions.has_box()[rows]).tolist():
             box = mask_box(masks[i])
             if box[2] > box[0] and box[3] > box[1]:

@@ -94,6 +94,7 @@ def repeated_rows(count: int, total: int) -> list[int]:
     """
     if not 1 <= count <= total:
         raise InputError(f"cannot bring {count} regions to {total} by repeating them")
+    # the published reader fills every image of a batch to the longest one
     times, rest = divmod(total, count)
     return [i for i in range(count) for _ in range(times + (i >= count - rest))]
 

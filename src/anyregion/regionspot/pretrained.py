@@ -80,6 +80,7 @@ def write_folder(
         localizer=_portable_name(folder, config.localizer),
         vlm=_portable_name(folder, config.vlm),
     )
+    # in the file too, which may leave the folder
     metadata = {"format": FORMAT, "licence": config.licence, "origin": config.origin}
     write_tensors(folder / WEIGHTS, weights, metadata)
     with writing(folder):
@@ -112,10 +113,11 @@ def resolve_part(folder: Path, name: str) -> str:
         if card is not None:
             card.check(folder, path)
         return prefix + str(folder / path)
-    # with a hash the place is certain
+    # a path with a hash is absolute, so it is in no other place; folders without are older
     if card is None or path not in card.sha256:
         if Path(path).expanduser().exists():
             return name
+        # a run folder lies below the folder that its training was started in
         for parent in folder.absolute().parents:
             if (parent / path).exists():
                 return prefix + str(parent / path)
@@ -159,6 +161,7 @@ def adapter_from_state(
     weights: dict[str, torch.Tensor], config: AdapterConfig, where: str
 ) -> Adapter:
     """An adapter with these weights; `CheckpointError` lists what is missing or of another size."""
+    # on the meta device no time goes into random weights that are replaced at once
     with torch.device("meta"):
         adapter = Adapter(config)
     if problem := compare_shapes(weights, adapter.state_dict()):
@@ -171,6 +174,7 @@ def _portable_name(folder: Path, name: str) -> str:
     """The name to state for a part: local paths absolute, or relative where they lie inside."""
     prefix, path = _split_name(name)
     local = Path(path).expanduser()
+    # a file of this name in the folder goes before one in the working directory
     beside = not local.is_absolute() and (folder / path).exists()
     if not path or beside or not local.exists():
         return name
@@ -235,8 +239,9 @@ def _split_name(name: str) -> tuple[str, str]:
     if name.startswith(local_dir):
         return local_dir, name.removeprefix(local_dir)
     model, weights = split_open_clip(name)
+    # tags of open_clip have neither slash nor suffix
     if weights is None or not ("/" in weights or weights.endswith(WEIGHT_SUFFIXES)):
-        return name, ""  # a tag
+        return name, ""
     return f"{OPEN_CLIP}{model}/", weights
 
 

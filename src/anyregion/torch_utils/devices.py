@@ -9,8 +9,8 @@ from anyregion.errors import InputError
 
 def available_devices() -> list[str]:
     """What torch can compute on here: `cpu`, `cuda:0`, ..., `mps`."""
-    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    return [*found, "mps"] if torch.backends.mps.is_available() else found
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return [*devices, "mps"] if torch.backends.mps.is_available() else devices
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -20,10 +20,11 @@ def check_device(device: str | torch.device) -> torch.device:
         InputError: torch cannot compute on it here; says on what it can.
     """
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-        if found.type != "meta":  # takes anything, and computes nothing
-            return found
+        checked = torch.device(device)
+        torch.empty(0, device=checked)
+        # the meta device takes anything, and computes nothing
+        if checked.type != "meta":
+            return checked
     # an unknown name, no such card, a driver that is missing, a torch built without it
     except (RuntimeError, AssertionError, TypeError):
         pass

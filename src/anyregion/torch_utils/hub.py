@@ -47,15 +47,16 @@ def load_config(name: str, *, role: str, kinds: Collection[str]) -> Any:
         raise InputError(
             f"{name}: there is no such file or folder, and models on the hub are OWNER/MODEL"
         )
-    known = f"known are {', '.join(kinds)}"
+    # every error about the kind of model ends with what it could have been
+    choices = f"known are {', '.join(kinds)}"
     try:
         config = AutoConfig.from_pretrained(name)
     except OSError as error:
         raise InputError(f"{name}: {first_line(error)}. {_HELP}") from None
     except (ValueError, KeyError) as error:
-        raise InputError(f"{name}: not a {role} ({first_line(error)}); {known}") from None
+        raise InputError(f"{name}: not a {role} ({first_line(error)}); {choices}") from None
     if config.model_type not in kinds:
-        raise InputError(f"{name}: {config.model_type!r} is not a {role}; {known}")
+        raise InputError(f"{name}: {config.model_type!r} is not a {role}; {choices}")
     return config
 
 

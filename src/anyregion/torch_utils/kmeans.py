@@ -235,8 +235,8 @@ def _center(points: Tensor, present: Tensor | None) -> _Points:
     broken = ~squares.isfinite().all(-1)
     if bool(broken.any()):
         groups = broken.nonzero().flatten().tolist()
-        named = ", ".join(map(str, groups[:8])) + (", ..." if len(groups) > 8 else "")
-        raise InputError(f"NaN, infinite or too large numbers among the points of group {named}")
+        numbers = ", ".join(map(str, groups[:8])) + (", ..." if len(groups) > 8 else "")
+        raise InputError(f"NaN, infinite or too large numbers among the points of group {numbers}")
     largest = pad(squares, [0, 1]).amax(-1, keepdim=True)  # 0 for a group of no points
     wide = torch.float32 if rows.device.type == "mps" else torch.float64  # mps has no float64
     return _Points(rows, squares, present, mean, largest * _SAME_POINT, wide)

@@ -43,6 +43,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
+    # published RegionSpot checkpoints are {"model": ...}, Lightning's {"state_dict": ...}
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -61,13 +62,13 @@ def compare_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         problems.append(f"missing {_few(missing)}")
     if unexpected := sorted(state.keys() - expected.keys()):
         problems.append(f"unexpected {_few(unexpected)}")
-    other = [
+    mismatched = [
         f"{name} is {tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
         for name, tensor in state.items()
         if name in expected and tensor.shape != expected[name].shape
     ]
-    if other:
-        problems.append(f"of another size: {_few(other)}")
+    if mismatched:
+        problems.append(f"of another size: {_few(mismatched)}")
     return "; ".join(problems) or None
 
 
@@ -85,11 +86,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             raise AnyRegionError(f"{path}: cannot be written ({error})") from None
 
 
-def fingerprint(tensors: Iterable[tuple[str, Tensor]], *about: object) -> str:
-    """A hash of named tensors in any order (names, shapes, types, every byte), and of `about`."""
-    digest = hashlib.sha256(repr(about).encode())
+def fingerprint(tensors: Iterable[tuple[str, Tensor]], *settings: object) -> str:
+    """A hash of named tensors in any order (names, shapes, types, every byte), and of settings.
+
+    Args:
+        tensors: as `state_dict().items()` gives them.
+        settings: what else changes a model's outputs; hashed by their `repr`.
+    """
+    digest = hashlib.sha256(repr(settings).encode())
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        # the bytes as they are: bfloat16 has no numpy type
         plain = tensor.detach().cpu().contiguous()
         digest.update(plain.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

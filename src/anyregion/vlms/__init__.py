@@ -1,1 +1,1 @@
-"""What: frozen vision-language models. An image to a feature map, names to embeddings."""
+"""Frozen vision-language models: an image to a feature map, names to embeddings."""

@@ -44,6 +44,7 @@ class ClipTower:
 
     def tokens(self, pixels: Tensor, *, skip: int = 0) -> Tensor:
         """See `VisionTower`; `skip` leaves out the last layers."""
+        # before the final norm: RegionSpot's adapter was trained on these
         layers = self._vision.encoder.layers
         x = self._vision.pre_layrnorm(self._vision.embeddings(pixels))  # (B, 1 + h w, D)
         for layer in layers[: len(layers) - skip]:

@@ -46,12 +46,14 @@ def run_dense(layer: LastLayer, x: Tensor, dense: Dense) -> Tensor:
     normed = layer.norm1(x)  # (B, T, D)
     width = x.shape[-1]
     if dense == "maskclip":
+        # the value path alone: the last third of the stacked projections
         bias = None if layer.bias is None else layer.bias[-width:]
         mixed = F.linear(normed, layer.weight[-width:], bias)
     else:
         shape = (*x.shape[:2], layer.heads, width // layer.heads)
         parts = F.linear(normed, layer.weight, layer.bias).chunk(3, dim=-1)
         q, k, v = (part.reshape(shape).transpose(1, 2) for part in parts)  # (B, H, T, d)
+        # two softmaxes, added: weights of each sum to one, as the paper has it
         mixed = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, T, D)
     x = x + layer.scale1(layer.out(mixed))
@@ -101,6 +103,7 @@ def from_timm(layer: Any) -> LastLayer | None:
     if not isinstance(layer, Block):
         return None
     attention: Any = layer.attn
+    # rotary positions and query norms would need the block's own forward pass
     norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm", "norm"))
     if not all(isinstance(norm, nn.Identity) for norm in norms):
         return None

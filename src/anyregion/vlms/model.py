@@ -20,6 +20,7 @@ from anyregion.vlms.protocol import FeatureMap, VlmOptions
 from anyregion.vlms.text import BatchedTextEncoder
 from anyregion.vocabulary import TextEncoder
 
+# stands for no image at all: the shapes of what it gives are right but for the count
 _BLACK: Pixels = np.zeros((1, 1, 3), np.uint8)
 
 

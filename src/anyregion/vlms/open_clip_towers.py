@@ -13,7 +13,8 @@ from anyregion.errors import InputError
 from anyregion.vlms.dense import Dense, LastLayer, from_open_clip, from_timm, run_dense
 from anyregion.vlms.preprocess import resize_positions, square_grid
 
-_RESNET_STRIDE = 32  # of the last stage in every ResNet of CLIP
+# of the last stage in every ResNet of CLIP
+_RESNET_STRIDE = 32
 _NOT_DENSE = "this image tower has no dense features in the words' space; crop its regions instead"
 
 # plain attributes of layers that change no output, but differ between machines and folders
@@ -72,13 +73,12 @@ class ResNetTower:
     def __init__(self, model: Any, image_size: int | None) -> None:
         visual = model.visual
         self.mean, self.std = _mean_and_std(model)
-        own = visual.image_size
-        self.image_size: int = image_size or (own if isinstance(own, int) else own[0])
+        side = visual.image_size  # a number or a pair
+        self.image_size: int = image_size or (side if isinstance(side, int) else side[0])
         self.stride = _RESNET_STRIDE
         if self.image_size % self.stride or self.image_size < self.stride:
             raise InputError(f"image_size of a ResNet must be a multiple of {self.stride}")
-        side = self.image_size // self.stride
-        self.grid = (side, side)
+        self.grid = (self.image_size // self.stride,) * 2
         pool = visual.attnpool
         self.feature_width: int = pool.v_proj.in_features
         self.embed_width: int = pool.c_proj.out_features
@@ -130,6 +130,7 @@ class TimmTower:
         self._visual = visual
         self._trunk = visual.trunk
         self._prefix: int = getattr(self._trunk, "num_prefix_tokens", 0)
+        # sizes are measured on one black image: timm has no common attribute for them
         probe = next(visual.parameters()).new_zeros(1, 3, self.image_size, self.image_size)
         with torch.no_grad():
             last = self._map(probe)
@@ -139,6 +140,7 @@ class TimmTower:
         self.stride = self.image_size // self.grid[0]
 
     def tokens(self, pixels: Tensor) -> Tensor:
+        # class tokens are kept where there is one; registers, of which there are more, are not
         if self._prefix != 1:
             return self._map(pixels).flatten(2).transpose(1, 2)
         return _after(self._visual, pixels, 1)
@@ -153,11 +155,13 @@ class TimmTower:
             x = self._trunk.forward_features(pixels)
             if x.shape[1:] != (self._trunk.num_features, *self.grid):
                 raise InputError(_NOT_DENSE)
+            # (B, D, h, w) to (B h w, D, 1, 1): each cell is a map of its own
             cells = x.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
         else:
             last = from_timm(blocks[-1])
             if last is None or self._prefix > 1 or len(blocks) < 2:
                 raise InputError(_NOT_DENSE)
+            # (B, h w, D) to (B h w, 1, D): each cell is a sequence of its own
             cells = self._vit_cells(pixels, last, dense).flatten(0, 1)[:, None]
         embedded: Tensor = self._visual.head(self._trunk.forward_head(cells))
         return embedded.reshape(len(pixels), -1, self.embed_width)
@@ -175,21 +179,23 @@ class TimmTower:
         return normed
 
     def _map(self, pixels: Tensor) -> Tensor:
-        found = self._visual.forward_intermediates(pixels, indices=1, intermediates_only=True)
-        last: Tensor = found["image_intermediates"][0]
+        """The last stage `(B, D, h, w)`, whatever the architecture."""
+        result = self._visual.forward_intermediates(pixels, indices=1, intermediates_only=True)
+        last: Tensor = result["image_intermediates"][0]
         return last
 
 
 def describe_layers(side: nn.Module) -> str:
     """Every layer of one side of a model: its kind and its settings (heads, eps, pooling, ...).
 
-    The configuration a model was built from is not kept by `open_clip`, so its layers are asked.
+    The configuration a model was built from is not kept by `open_clip`, so its layers are read.
     """
     lines = []
     for path, module in side.named_modules():
         if path.split(".")[0] != "visual":
+            # a function's own repr is an address, so its name stands for it
             settings = {
-                key: getattr(value, "__name__", value)  # a function's own repr is an address
+                key: getattr(value, "__name__", value)
                 for key, value in sorted(vars(module).items())
                 if not key.startswith("_") and key not in _NO_SETTINGS and _is_setting(value)
             }
@@ -206,10 +212,10 @@ def _is_setting(value: object) -> bool:
 def _mean_and_std(model: Any) -> tuple[Sequence[float], Sequence[float]]:
     import open_clip
 
-    about = open_clip.get_model_preprocess_cfg(model)
+    config = open_clip.get_model_preprocess_cfg(model)
     return (
-        tuple(about.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        tuple(about.get("std") or open_clip.OPENAI_DATASET_STD),
+        tuple(config.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        tuple(config.get("std") or open_clip.OPENAI_DATASET_STD),
     )
 
 
@@ -217,7 +223,7 @@ def _after(
     visual: Any, pixels: Tensor, blocks: int | list[int], *, class_token: bool = True
 ) -> Tensor:
     """Tokens `(B, T, D)` after a block: the one that is listed, or the last where `blocks` is 1."""
-    found = visual.forward_intermediates(
+    result = visual.forward_intermediates(
         pixels,
         indices=blocks,
         stop_early=True,
@@ -225,5 +231,5 @@ def _after(
         output_fmt="NLC",
         output_extra_tokens=class_token,
     )
-    cells: Tensor = found["image_intermediates"][0]
-    return torch.cat([found["image_intermediates_prefix"][0], cells], 1) if class_token else cells
+    cells: Tensor = result["image_intermediates"][0]
+    return torch.cat([result["image_intermediates_prefix"][0], cells], 1) if class_token else cells

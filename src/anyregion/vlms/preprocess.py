@@ -15,8 +15,8 @@ from anyregion.images import Pixels
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# both mean and standard deviation of SigLIP's input
 HALF = (0.5, 0.5, 0.5)
-"""Both mean and standard deviation of SigLIP's input."""
 
 
 def squash(
@@ -34,6 +34,7 @@ def squash(
     7.5e-3. `antialias=False` is the resize of its published interactive predictor. There must be
     at least one image.
     """
+    # one at a time: images of a batch differ in size until they are squashed
     squares = []
     for image in images:
         pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
@@ -75,10 +76,11 @@ def resize_positions(positions: Tensor, grid: tuple[int, int], *, class_rows: in
         raise CheckpointError(f"{len(positions)} image positions are those of no square grid")
     if (side, side) == grid:
         return positions.float()
-    kept = positions[:class_rows].float()
+    # (class_rows + s s, D): the class rows have no place in the grid
+    class_positions = positions[:class_rows].float()
     square = positions[class_rows:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(square, grid, mode="bicubic", align_corners=False)
-    return torch.cat([kept, resized.permute(0, 2, 3, 1).flatten(0, 2)])
+    return torch.cat([class_positions, resized.permute(0, 2, 3, 1).flatten(0, 2)])
 
 
 def set_grid(embeddings: Any, grid: tuple[int, int], image_size: int, *, class_rows: int) -> None:
@@ -89,6 +91,7 @@ def set_grid(embeddings: Any, grid: tuple[int, int], image_size: int, *, class_r
     embeddings.position_embedding = nn.Embedding(
         len(positions), positions.shape[1], _weight=positions, _freeze=True
     )
+    # the module looks its positions up by these ids
     embeddings.position_ids = torch.arange(len(positions), device=positions.device)[None]
     embeddings.num_patches = len(positions) - class_rows
     embeddings.num_positions = len(positions)

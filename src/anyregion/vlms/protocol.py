@@ -87,5 +87,6 @@ class VlmOptions:
 
     def autocast(self) -> torch.autocast:
         """The context that models run in; it does nothing for float32."""
+        # weights stay float32: autocast lowers the products alone
         low = self.dtype != torch.float32
         return torch.autocast(torch.device(self.device).type, dtype=self.dtype, enabled=low)

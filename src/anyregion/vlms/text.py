@@ -17,9 +17,10 @@ from anyregion.torch_utils.weights import fingerprint
 from anyregion.vlms.protocol import VlmOptions
 from anyregion.vocabulary import Floats
 
-# texts tokenized at once: their ids, padded to 77, are 10 MB, and a bar of progress moves
+# texts tokenized at once: their ids, padded to 77, are 10 MB
 _TOKENIZED_AT_ONCE = 16_384
 
+# the 80 templates that OpenAI published for CLIP on ImageNet
 IMAGENET_TEMPLATES: tuple[str, ...] = (
     "a photo of a {}.",
     "a bad photo of a {}.",
@@ -102,13 +103,12 @@ IMAGENET_TEMPLATES: tuple[str, ...] = (
     "a photo of a small {}.",
     "a tattoo of the {}.",
 )
-"""The 80 templates that OpenAI published for CLIP on ImageNet."""
 
+# the bare name and then the 80: what RegionSpot averages over
 CLIP_TEMPLATES: tuple[str, ...] = ("{}.", *IMAGENET_TEMPLATES)
-"""The bare name and then the 80: what RegionSpot averages over."""
 
+# the one template that SigLIP's authors give for zero-shot use
 SIGLIP_TEMPLATES: tuple[str, ...] = ("This is a photo of {}.",)
-"""The one template that SigLIP's authors give for zero-shot use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +250,7 @@ def pad_to_context(tokenizer: Any, context: int, *, lower: bool = False) -> Toke
 def unknown_piece(tokenizer: Any) -> int | None:
     """The id of the unknown piece; None where it stands for something else too, as CLIP's does."""
     unknown: int | None = getattr(tokenizer, "unk_token_id", None)
+    # an id that texts hold anyway says nothing of unknown pieces
     special = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id)
     return None if unknown in special else unknown
 

@@ -105,8 +105,8 @@ def sam3_config() -> Any:
     )
 
 
-def build(family: str, **given: Any) -> PromptableSegmenter:
-    options = LocalizerOptions(**given)
+def build(family: str, **settings: Any) -> PromptableSegmenter:
+    options = LocalizerOptions(**settings)
     if family == "sam":
         model = spread(transformers.SamModel(sam_config()))
         return sam_localizer(model, name=family, options=options)

@@ -28,7 +28,7 @@ from anyregion.localizers.automatic import (
 from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.masks import decode_mask, encode_mask, mask_area, mask_box
 from anyregion.regions import Regions
-from tests.unit.localizers.asking import LANDSCAPE, PORTRAIT, photo
+from tests.unit.localizers.reference import LANDSCAPE, PORTRAIT, photo
 from tests.unit.localizers.small_models import FAMILIES
 
 # random models predict IoUs anywhere and masks of any shape: thresholds that some pass
@@ -61,10 +61,10 @@ def test_crops_cover_the_image_and_overlap() -> None:
     assert [layer for layer, _ in crops] == [0] + [1] * 4 + [2] * 16
     # overlap int(512 / 1500 * 300 * 2 / 2) = 102; sides (102 + 400) / 2 and (102 + 300) / 2
     assert crops[:3] == [(0, (0, 0, 400, 300)), (1, (0, 0, 251, 201)), (1, (149, 0, 400, 201))]
-    for wanted in (1, 2):
+    for expected_layer in (1, 2):
         covered = np.zeros((300, 400), dtype=bool)
         for layer, (x0, y0, x1, y1) in crops:
-            if layer == wanted:
+            if layer == expected_layer:
                 assert 0 <= x0 < x1 <= 400
                 assert 0 <= y0 < y1 <= 300
                 covered[y0:y1, x0:x1] = True
@@ -114,7 +114,9 @@ def test_options_out_of_range(wrong: dict[str, int]) -> None:
 # ---------------------------------------------------------------- with models
 
 
-def plainly(localizer: PromptableSegmenter, image: Any, options: AutomaticOptions) -> Regions:
+def reference_masks(
+    localizer: PromptableSegmenter, image: Any, options: AutomaticOptions
+) -> Regions:
     """The same masks point by point, with torchvision's NMS, without crops."""
     ops = pytest.importorskip("torchvision.ops")
     size = image.shape[:2]
@@ -122,14 +124,14 @@ def plainly(localizer: PromptableSegmenter, image: Any, options: AutomaticOption
     found = []
     for x, y in point_grid(options.points_per_side) * [size[1], size[0]]:
         prompt = Regions.from_prompts(points=[[[x, y]]])
-        answer = localizer.tokens(encoded, prompt, multimask=True, masks=True)
+        result = localizer.tokens(encoded, prompt, multimask=True, masks=True)
         for candidate in range(3):
-            low = answer.mask_logits[:, candidate : candidate + 1]
+            low = result.mask_logits[:, candidate : candidate + 1]
             cuts = [
                 decode_mask(localizer.masks(encoded, low - t)[0][0])
                 for t in (options.stability_score_offset, 0, -options.stability_score_offset)
             ]
-            score = float(answer.mask_scores[0, candidate])
+            score = float(result.mask_scores[0, candidate])
             stable = cuts[0].sum() / max(1, cuts[2].sum())
             if score > options.pred_iou_thresh and stable >= options.stability_score_thresh:
                 found.append((encode_mask(cuts[1]), score))
@@ -148,7 +150,7 @@ def test_masks_are_those_of_the_plain_way(
     image = photo(PORTRAIT, seed=4)
     options = replace(EASY, box_nms_thresh=nms, pred_iou_thresh=-0.4)
     found = AutomaticMasks(localizers[family], options).propose(image)
-    expected = plainly(localizers[family], image, options)
+    expected = reference_masks(localizers[family], image, options)
     assert len(found) >= (2 if nms == 1 else 1)
     np.testing.assert_array_equal(found.boxes, expected.boxes)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)

@@ -19,19 +19,19 @@ from anyregion.localizers.checkpoint import sam_from_state  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam2 import sam2_localizer  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
-from tests.unit.localizers.asking import LANDSCAPE, close, photo, regions_of  # noqa: E402
+from tests.unit.localizers.reference import LANDSCAPE, close, photo, regions_of  # noqa: E402
 from tests.unit.localizers.small_models import FAMILIES, build  # noqa: E402
 
 
 @pytest.mark.parametrize("family", ["sam", "sam_hq", "sam2", "sam3"])
 def test_fingerprint_follows_the_weights(family: str) -> None:
-    def made(**given: Any) -> PromptableSegmenter:
+    def build_seeded(**options: Any) -> PromptableSegmenter:
         torch.manual_seed(0)  # for buffers, which `spread` leaves as they are
-        return build(family, **given)
+        return build(family, **options)
 
-    first, other, low = made(), made(), made(encoder_dtype=torch.bfloat16)
+    first, other, low = build_seeded(), build_seeded(), build_seeded(encoder_dtype=torch.bfloat16)
     next(iter(other.backend.model.state_dict().values())).view(-1)[0] += 1
-    assert first.fingerprint == made(chunk=7).fingerprint
+    assert first.fingerprint == build_seeded(chunk=7).fingerprint
     assert len({first.fingerprint, other.fingerprint, low.fingerprint}) == 3
 
 
@@ -66,12 +66,12 @@ def test_fingerprint_follows_configuration_and_input(family: str, tmp_path: Path
 def test_fingerprint_follows_mean_and_std() -> None:
     model = build("sam2").backend.model
     half = (0.5, 0.5, 0.5)
-    found = {
+    fingerprints = {
         sam2_localizer(model, name="").fingerprint,
         sam2_localizer(model, name="", mean=half).fingerprint,
         sam2_localizer(model, name="", std=half).fingerprint,
     }
-    assert len(found) == 3
+    assert len(fingerprints) == 3
 
 
 @pytest.mark.parametrize("device", ["foo", "cuda:99"])
@@ -100,10 +100,10 @@ def test_a_saved_folder_loads_as_it_was(
     assert isinstance(loaded, PromptableSegmenter)
     assert (loaded.name, loaded.chunk) == (str(tmp_path), 3)
     image, regions = photo(LANDSCAPE), regions_of("box", LANDSCAPE, original.low_side)
-    ours = loaded.tokens(loaded.encode([image])[0], regions, masks=True)
-    theirs = original.tokens(original.encode([image])[0], regions, masks=True)
-    close(ours.tokens, theirs.tokens, 1e-5)
-    close(ours.mask_logits, theirs.mask_logits, 1e-4)
+    result = loaded.tokens(loaded.encode([image])[0], regions, masks=True)
+    expected = original.tokens(original.encode([image])[0], regions, masks=True)
+    close(result.tokens, expected.tokens, 1e-5)
+    close(result.mask_logits, expected.mask_logits, 1e-4)
 
 
 def test_a_whole_sam3_video_folder_gives_its_tracker(
@@ -124,8 +124,8 @@ def test_a_whole_sam3_video_folder_gives_its_tracker(
     loaded = load_localizer(tmp_path)
     image, regions = photo(LANDSCAPE), regions_of("box", LANDSCAPE, 16)
     original = localizers["sam3"]
-    ours = loaded.tokens(loaded.encode([image])[0], regions)
-    close(ours.tokens, original.tokens(original.encode([image])[0], regions).tokens, 1e-6)
+    result = loaded.tokens(loaded.encode([image])[0], regions)
+    close(result.tokens, original.tokens(original.encode([image])[0], regions).tokens, 1e-6)
 
 
 def test_incomplete_folders_are_refused_and_not_filled_with_random_numbers(

@@ -42,17 +42,17 @@ def fixture() -> dict[str, Any]:
     }
 
 
-def within_tolerance(fixture: dict[str, Any], name: str, ours: Any) -> None:
+def within_tolerance(fixture: dict[str, Any], name: str, values: Any) -> None:
     reference = fixture["arrays"][name]
-    assert tuple(ours.shape) == reference.shape
+    assert tuple(values.shape) == reference.shape
     limit = max(10 * fixture["floors"][name]["abs"], 1e-6 * np.abs(reference).max())
-    assert np.abs(np.asarray(ours) - reference).max() <= limit, name
+    assert np.abs(np.asarray(values) - reference).max() <= limit, name
 
 
 def scenario(arrays: dict[str, Any], name: str) -> tuple[Regions, bool]:
     boxes, points, labels = arrays["in__boxes"], arrays["in__points"], arrays["in__point_labels"]
     three = {"point", "pointbox", "boxes_multi"}
-    made = {
+    regions = {
         "box": lambda: Regions.from_boxes(boxes),
         "point": lambda: Regions.from_prompts(points=[points], point_labels=[labels]),
         "point_single": lambda: Regions.from_prompts(
@@ -71,16 +71,16 @@ def scenario(arrays: dict[str, Any], name: str) -> tuple[Regions, bool]:
             point_labels=list(arrays["in__mixed_labels"]),
         ),
     }[name]()
-    return made, name in three
+    return regions, name in three
 
 
 def differing(fixture: dict[str, Any], name: str, index: Any, masks: Any) -> int:
     width = fixture["arrays"][f"{name}__masks_shape"][-1]
     packed = fixture["arrays"][f"{name}__masks_packed"][index]
     reference = np.unpackbits(packed, axis=-1)[..., :width].astype(bool)
-    ours = np.array([[decode_mask(mask) for mask in of_region] for of_region in masks])
-    assert ours.shape == reference.shape
-    return int((ours != reference).sum())
+    values = np.array([[decode_mask(mask) for mask in of_region] for of_region in masks])
+    assert values.shape == reference.shape
+    return int((values != reference).sum())
 
 
 @needs_fixture
@@ -124,6 +124,6 @@ def test_published_evaluation_boxes_and_masks(fixture: dict[str, Any]) -> None:
     within_tolerance(fixture, "eval__boxes_sam_frame", np.stack(scaled))
     wrong = 0
     for index, (of_image, encoded) in enumerate(zip(boxes, fixture["encoded"], strict=True)):
-        found = localizer.tokens(encoded, Regions.from_boxes(of_image), masks=True)
-        wrong += differing(fixture, "eval", index, localizer.masks(encoded, found.mask_logits))
+        result = localizer.tokens(encoded, Regions.from_boxes(of_image), masks=True)
+        wrong += differing(fixture, "eval", index, localizer.masks(encoded, result.mask_logits))
     assert wrong <= 100

@@ -17,7 +17,7 @@ from anyregion.localizers.checkpoint import sam_from_state, sam_model_from_state
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam import sam_localizer  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
-from tests.unit.localizers.asking import close, photo, plainly, regions_of  # noqa: E402
+from tests.unit.localizers.reference import close, photo, reference_outputs, regions_of  # noqa: E402
 from tests.unit.localizers.small_models import sam_config, spread  # noqa: E402
 
 
@@ -96,16 +96,16 @@ def test_a_checkpoint_gives_the_model_it_was_made_from(
     assert list(config.vision_config.global_attn_indexes) == [1]
     assert config.vision_config._attn_implementation == "sdpa"
     assert config.mask_decoder_config.layer_norm_eps == 1e-5
-    theirs = sam_localizer(model, name="")
+    original = sam_localizer(model, name="")
     image = photo((60, 37))
     regions = regions_of("box+points", (60, 37), localizer.low_side)
-    ours = localizer.tokens(localizer.encode([image])[0], regions, masks=True)
-    reference = theirs.tokens(theirs.encode([image])[0], regions, masks=True)
-    close(ours.tokens, reference.tokens, 2e-6)
-    close(ours.mask_logits, reference.mask_logits, 1e-5)
-    tokens, logits, _ = plainly(localizer, image, regions, multimask=False)
-    close(ours.tokens, tokens)
-    close(ours.mask_logits, logits, 1e-4)
+    result = localizer.tokens(localizer.encode([image])[0], regions, masks=True)
+    reference = original.tokens(original.encode([image])[0], regions, masks=True)
+    close(result.tokens, reference.tokens, 2e-6)
+    close(result.mask_logits, reference.mask_logits, 1e-5)
+    tokens, logits, _ = reference_outputs(localizer, image, regions, multimask=False)
+    close(result.tokens, tokens)
+    close(result.mask_logits, logits, 1e-4)
 
 
 def test_half_precision_weights_become_float32(sam_state: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from anyregion.localizers.frame import (
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.masks import decode_mask
 from anyregion.regions import Regions
-from tests.unit.localizers.asking import LANDSCAPE, PORTRAIT, photo, regions_of
+from tests.unit.localizers.reference import LANDSCAPE, PORTRAIT, photo, regions_of
 
 # ---------------------------------------------------------------- masks and the frame
 
@@ -61,20 +61,20 @@ def test_masks_of_sam_go_through_the_padded_square(
     localizer = localizers["sam"]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     regions = regions_of("box", PORTRAIT, localizer.low_side)
-    found = localizer.tokens(encoded, regions, multimask=True, masks=True)
-    masks = localizer.masks(encoded, found.mask_logits)
+    result = localizer.tokens(encoded, regions, multimask=True, masks=True)
+    masks = localizer.masks(encoded, result.mask_logits)
     assert [len(m) for m in masks] == [3, 3, 3]
     processor = pytest.importorskip("transformers.models.sam.image_processing_pil_sam")
     reference = processor.SamImageProcessorPil(pad_size={"height": 64, "width": 64})
-    theirs = reference.post_process_masks(
-        [found.mask_logits],
+    expected = reference.post_process_masks(
+        [result.mask_logits],
         [PORTRAIT],
         [encoded.frame.inside],
         pad_size={"height": 64, "width": 64},
     )[0]
-    ours = np.array([[decode_mask(m) for m in of_region] for of_region in masks])
-    assert 0.02 < ours.mean() < 0.98
-    np.testing.assert_array_equal(ours, theirs.numpy())
+    decoded = np.array([[decode_mask(m) for m in of_region] for of_region in masks])
+    assert 0.02 < decoded.mean() < 0.98
+    np.testing.assert_array_equal(decoded, expected.numpy())
 
 
 # ---------------------------------------------------------------- what cannot be used

@@ -13,12 +13,12 @@ pytest.importorskip("transformers")
 from anyregion.localizers.prompts import prompt_batches  # noqa: E402
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
-from tests.unit.localizers.asking import (  # noqa: E402
+from tests.unit.localizers.reference import (  # noqa: E402
     LANDSCAPE,
     PORTRAIT,
     close,
     photo,
-    plainly,
+    reference_outputs,
     regions_of,
 )
 from tests.unit.localizers.small_models import FAMILIES, build  # noqa: E402
@@ -41,7 +41,7 @@ def test_equals_transformers_own_forward_pass(
     (encoded,) = localizer.encode([image])
     light = localizer.tokens(encoded, regions, multimask=multimask)
     full = localizer.tokens(encoded, regions, multimask=multimask, masks=True)
-    tokens, logits, scores = plainly(localizer, image, regions, multimask=multimask)
+    tokens, logits, scores = reference_outputs(localizer, image, regions, multimask=multimask)
     assert float(tokens.std()) > 0.1  # a network of zeros would agree with anything
     close(light.tokens, tokens)
     close(full.tokens, tokens)
@@ -82,19 +82,19 @@ def test_sam2_takes_the_published_mask_where_the_single_one_is_unstable(
     image = photo(PORTRAIT)
     regions = regions_of("box", PORTRAIT, localizer.low_side)
     (encoded,) = localizer.encode([image])
-    kept = decoder.dynamic_multimask_stability_thresh
+    original_threshold = decoder.dynamic_multimask_stability_thresh
     answers = []
     try:
         for threshold in (0.0, 1.1):  # every single mask stable; none
             decoder.dynamic_multimask_stability_thresh = threshold
-            ours = localizer.tokens(encoded, regions, masks=True)
-            tokens, logits, scores = plainly(localizer, image, regions, multimask=False)
-            close(ours.tokens, tokens)
-            close(ours.mask_logits, logits, 1e-4)
-            close(ours.mask_scores, scores)
-            answers.append(ours)
+            result = localizer.tokens(encoded, regions, masks=True)
+            tokens, logits, scores = reference_outputs(localizer, image, regions, multimask=False)
+            close(result.tokens, tokens)
+            close(result.mask_logits, logits, 1e-4)
+            close(result.mask_scores, scores)
+            answers.append(result)
     finally:
-        decoder.dynamic_multimask_stability_thresh = kept
+        decoder.dynamic_multimask_stability_thresh = original_threshold
     assert torch.equal(answers[0].tokens, answers[1].tokens)
     assert not torch.allclose(answers[0].mask_logits, answers[1].mask_logits)
 
@@ -106,12 +106,12 @@ def test_sam2_takes_the_published_mask_where_the_single_one_is_unstable(
 def test_no_regions(localizers: dict[str, PromptableSegmenter], family: str) -> None:
     localizer = localizers[family]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
-    found = localizer.tokens(encoded, Regions.from_boxes([]), multimask=True, masks=True)
+    result = localizer.tokens(encoded, Regions.from_boxes([]), multimask=True, masks=True)
     side = localizer.low_side
-    assert found.tokens.shape == (0, 3, localizer.token_width)
-    assert found.mask_scores.shape == (0, 3)
-    assert found.mask_logits.shape == (0, 3, side, side)
-    assert localizer.masks(encoded, found.mask_logits) == []
+    assert result.tokens.shape == (0, 3, localizer.token_width)
+    assert result.mask_scores.shape == (0, 3)
+    assert result.mask_logits.shape == (0, 3, side, side)
+    assert localizer.masks(encoded, result.mask_logits) == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -123,8 +123,8 @@ def test_images_of_different_sizes_encode_as_one_by_one(family: str) -> None:
         (alone,) = localizer.encode([image])
         assert encoded.frame == alone.frame
         close(encoded.embedding, alone.embedding, 1e-5)
-        for mine, theirs in zip(encoded.extras, alone.extras, strict=True):
-            close(mine, theirs, 1e-5)
+        for batched, single in zip(encoded.extras, alone.extras, strict=True):
+            close(batched, single, 1e-5)
         assert not encoded.embedding.requires_grad
     assert not torch.allclose(together[0].embedding, together[1].embedding)
 
@@ -217,16 +217,16 @@ def test_prompt_source_is_the_mean_of_the_prompt_encoders_tokens(
     localizer = localizers[family]
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     regions = regions_of("box+points", PORTRAIT, localizer.low_side)
-    found = localizer.tokens(encoded, regions, source="prompt", multimask=True)
+    result = localizer.tokens(encoded, regions, source="prompt", multimask=True)
     (chunk,) = prompt_batches(
         regions, encoded.frame, chunk=9, low_side=localizer.low_side, device=localizer.device
     )
     sparse, _ = localizer.prompt_embeddings(chunk)
     assert sparse.shape[:2] == (3, 5 if family in ("sam", "sam_hq") else 6)
-    close(found.tokens, sparse.mean(1, keepdim=True))
-    assert found.mask_scores is None
+    close(result.tokens, sparse.mean(1, keepdim=True))
+    assert result.mask_scores is None
     masked = localizer.tokens(encoded, regions, source="prompt", masks=True)
-    close(masked.tokens, found.tokens)
+    close(masked.tokens, result.tokens)
     close(masked.mask_logits, localizer.tokens(encoded, regions, masks=True).mask_logits)
 
 

@@ -97,19 +97,21 @@ def test_region_logits_match_the_scorer() -> None:
     from anyregion.scoring import logits
 
     regions, words = torch.randn(4, 8), torch.nn.functional.normalize(torch.randn(5, 8), dim=1)
-    ours = region_logits(regions, words, 12.5).numpy()
-    np.testing.assert_allclose(ours, logits(regions.numpy(), words.numpy(), scale=12.5), rtol=1e-5)
+    computed = region_logits(regions, words, 12.5).numpy()
+    np.testing.assert_allclose(
+        computed, logits(regions.numpy(), words.numpy(), scale=12.5), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("count", "wanted", "rows"),
+    ("count", "total", "rows"),
     [(3, 5, [0, 1, 1, 2, 2]), (2, 2, [0, 1]), (1, 3, [0, 0, 0]), (3, 7, [0, 0, 1, 1, 2, 2, 2])],
 )
-def test_repeated_rows(count: int, wanted: int, rows: list[int]) -> None:
-    assert repeated_rows(count, wanted) == rows
+def test_repeated_rows(count: int, total: int, rows: list[int]) -> None:
+    assert repeated_rows(count, total) == rows
 
 
-@pytest.mark.parametrize(("count", "wanted"), [(0, 3), (4, 3)])
-def test_repeated_rows_refused(count: int, wanted: int) -> None:
+@pytest.mark.parametrize(("count", "total"), [(0, 3), (4, 3)])
+def test_repeated_rows_refused(count: int, total: int) -> None:
     with pytest.raises(InputError):
-        repeated_rows(count, wanted)
+        repeated_rows(count, total)

@@ -41,28 +41,28 @@ def test_a_batch_equals_one_by_one(multimask: bool, attention: Any) -> None:
         images, regions, WORDS, multimask=multimask
     )
     single = Recognizer(toy_encoder(config), cache=None)
-    for image, asked, found in zip(images, regions, together, strict=True):
+    for image, prompts, predictions in zip(images, regions, together, strict=True):
         single.set_image(image)
-        alone = single.predict(asked, WORDS, multimask=multimask)
-        assert len(found) == len(asked) * (3 if multimask else 1)
-        assert found.indices.tolist() == alone.indices.tolist()
-        np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(found.embeddings, alone.embeddings, rtol=1e-4, atol=1e-5)
+        alone = single.predict(prompts, WORDS, multimask=multimask)
+        assert len(predictions) == len(prompts) * (3 if multimask else 1)
+        assert predictions.indices.tolist() == alone.indices.tolist()
+        np.testing.assert_allclose(predictions.scores, alone.scores, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(predictions.embeddings, alone.embeddings, rtol=1e-4, atol=1e-5)
 
 
 def test_all_candidates_come_back_ranked() -> None:
     recognizer = Recognizer(toy_encoder(), cache=None)
     images, regions = images_and_regions()
     recognizer.set_image(images[3])
-    found = recognizer.predict(regions[3], WORDS, multimask=True, masks=True)
-    assert found.rows.tolist() == [i for i in range(7) for _ in range(3)]
-    assert found.mask_scores is not None
-    assert found.masks is not None
-    assert (np.diff(found.mask_scores.reshape(7, 3), axis=1) <= 0).all()
-    best = found.best_candidates()
+    predictions = recognizer.predict(regions[3], WORDS, multimask=True, masks=True)
+    assert predictions.rows.tolist() == [i for i in range(7) for _ in range(3)]
+    assert predictions.mask_scores is not None
+    assert predictions.masks is not None
+    assert (np.diff(predictions.mask_scores.reshape(7, 3), axis=1) <= 0).all()
+    best = predictions.best_candidates()
     assert best.rows.tolist() == list(range(7))
     assert best.mask_scores is not None
-    assert best.mask_scores.tolist() == found.mask_scores.reshape(7, 3).max(axis=1).tolist()
+    assert best.mask_scores.tolist() == predictions.mask_scores.reshape(7, 3).max(axis=1).tolist()
 
 
 def test_no_image_no_words_no_region() -> None:

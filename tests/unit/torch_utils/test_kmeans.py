@@ -50,24 +50,24 @@ def one(array):
 @pytest.mark.parametrize("passes", [1, 2, 200])
 def test_published_case(passes):
     case = arrays("kmeans_and_lars.npz")
-    found = kmeans(
+    result = kmeans(
         one(case["kmeans_case_x"]), 5, start=one(case["kmeans_case_init"]), max_passes=passes
     )
     expected = case[f"kmeans_case_centroids_maxiter{passes}"]
-    assert found.labels[0].tolist() == case[f"kmeans_case_labels_maxiter{passes}"].tolist()
-    assert np.abs(found.centres[0].numpy() - expected).max() <= 1e-6 * np.abs(expected).max()
-    assert int(found.passes) == case[f"kmeans_case_n_iter_maxiter{passes}"]
+    assert result.labels[0].tolist() == case[f"kmeans_case_labels_maxiter{passes}"].tolist()
+    assert np.abs(result.centres[0].numpy() - expected).max() <= 1e-6 * np.abs(expected).max()
+    assert int(result.passes) == case[f"kmeans_case_n_iter_maxiter{passes}"]
 
 
 @needs_shared
 def test_published_step_with_zero_rows():
     case = arrays("model_outputs.npz")
-    found = kmeans(one(case["kmeans_input"]), 6, start=one(case["kmeans_init_centroids"]))
-    assert found.labels[0].tolist() == case["kmeans_labels"].tolist()
-    difference = np.abs(found.centres[0].numpy() - case["kmeans_centroids"]).max()
+    result = kmeans(one(case["kmeans_input"]), 6, start=one(case["kmeans_init_centroids"]))
+    assert result.labels[0].tolist() == case["kmeans_labels"].tolist()
+    difference = np.abs(result.centres[0].numpy() - case["kmeans_centroids"]).max()
     assert difference <= 1e-6 * np.abs(case["kmeans_centroids"]).max()
-    assert float(found.inertia) == pytest.approx(float(case["kmeans_inertia"]), rel=1e-6)
-    assert int(found.passes) == case["kmeans_n_iter"] == 14
+    assert float(result.inertia) == pytest.approx(float(case["kmeans_inertia"]), rel=1e-6)
+    assert int(result.passes) == case["kmeans_n_iter"] == 14
 
 
 @needs_shared
@@ -86,12 +86,12 @@ def test_published_start():
 def test_published_empty_cluster_is_filled():
     case = arrays("kmeans_and_lars.npz")
     points = one(case["kmeans_case_x"])
-    found = kmeans(points, 5, start=one(case["empty_case_init"]))
-    sizes = torch.bincount(found.labels[0], minlength=5)
+    result = kmeans(points, 5, start=one(case["empty_case_init"]))
+    sizes = torch.bincount(result.labels[0], minlength=5)
     assert (sizes > 0).all()
-    assert found.centres.isfinite().all()
+    assert result.centres.isfinite().all()
     good = kmeans(points, 5, start=one(case["kmeans_case_init"]))
-    assert float(found.inertia) < 1.1 * float(good.inertia)
+    assert float(result.inertia) < 1.1 * float(good.inertia)
 
 
 @pytest.mark.parametrize(("k", "kinds"), [(3, 8), (16, 12), (40, 12)])
@@ -100,12 +100,12 @@ def test_same_labels_as_scikit_learn(k, kinds):
     points = features(1, 700, 64, kinds=kinds, seed=k)
     index = start_points(points, k, draws=draws_for(1, k))[0]
     start = points[:, index]
-    found = kmeans(points, k, start=start)
-    theirs = cluster.KMeans(k, init=start[0].numpy(), n_init=1, tol=0, max_iter=200)
-    theirs.fit(points[0].numpy())
-    assert found.labels[0].tolist() == theirs.labels_.tolist()
-    assert float(found.inertia) == pytest.approx(theirs.inertia_, rel=1e-5)
-    assert 3 <= int(found.passes) < 200  # more than one move, and it came to rest
+    result = kmeans(points, k, start=start)
+    reference = cluster.KMeans(k, init=start[0].numpy(), n_init=1, tol=0, max_iter=200)
+    reference.fit(points[0].numpy())
+    assert result.labels[0].tolist() == reference.labels_.tolist()
+    assert float(result.inertia) == pytest.approx(reference.inertia_, rel=1e-5)
+    assert 3 <= int(result.passes) < 200  # more than one move, and it came to rest
 
 
 def test_start_is_as_good_as_scikit_learn():
@@ -116,11 +116,11 @@ def test_start_is_as_good_as_scikit_learn():
     def potential(centres):
         return float(torch.cdist(rows, centres.double()).square().amin(1).sum())
 
-    ours = [
+    inertias = [
         potential(points[0, start_points(points, k, draws=draws_for(1, k, seed))[0]])
         for seed in range(30)
     ]
-    theirs = [
+    reference = [
         potential(
             torch.from_numpy(cluster.kmeans_plusplus(points[0].numpy(), k, random_state=s)[0])
         )
@@ -130,8 +130,8 @@ def test_start_is_as_good_as_scikit_learn():
         potential(points[0, np.random.default_rng(s).choice(300, k, replace=False)])
         for s in range(30)
     ]
-    assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=0.02)
-    assert np.mean(ours) < 0.97 * np.mean(uniform)
+    assert np.mean(inertias) == pytest.approx(np.mean(reference), rel=0.02)
+    assert np.mean(inertias) < 0.97 * np.mean(uniform)
 
 
 def test_each_empty_cluster_takes_another_far_point():
@@ -149,9 +149,9 @@ def test_each_empty_cluster_takes_another_far_point():
 
 def test_all_start_centres_the_same():
     points = features(1, 200, 16)
-    found = kmeans(points, 8, start=points[:, :1].expand(-1, 8, -1))
-    assert (torch.bincount(found.labels[0], minlength=8) > 0).all()
-    assert found.centres.isfinite().all()
+    result = kmeans(points, 8, start=points[:, :1].expand(-1, 8, -1))
+    assert (torch.bincount(result.labels[0], minlength=8) > 0).all()
+    assert result.centres.isfinite().all()
 
 
 def test_absent_points_have_no_weight():
@@ -161,15 +161,15 @@ def test_absent_points_have_no_weight():
     present[1, 70:] = False
     spoiled = points.masked_fill(~present[..., None], math.nan)
     draws = draws_for(2, 6)
-    found = kmeans(spoiled, 6, present=present, draws=draws)
-    assert (found.labels[~present] == -1).all()
+    result = kmeans(spoiled, 6, present=present, draws=draws)
+    assert (result.labels[~present] == -1).all()
     for group in range(2):
         kept = points[group, present[group]][None]
         own = Draws(first=draws.first[[group]], trials=draws.trials[[group]])
         alone = kmeans(kept, 6, draws=own)
-        assert torch.equal(found.labels[group, present[group]], alone.labels[0])
-        assert torch.allclose(found.centres[group], alone.centres[0], atol=1e-6)
-        assert float(found.inertia[group]) == pytest.approx(float(alone.inertia), rel=1e-5)
+        assert torch.equal(result.labels[group, present[group]], alone.labels[0])
+        assert torch.allclose(result.centres[group], alone.centres[0], atol=1e-6)
+        assert float(result.inertia[group]) == pytest.approx(float(alone.inertia), rel=1e-5)
 
 
 def test_absent_points_never_start():
@@ -188,22 +188,22 @@ def test_absent_points_never_start():
 def test_zero_rows_take_part_when_present():
     points = features(1, 60, 16)
     points[0, 40:] = 0
-    found = kmeans(points, 4, draws=draws_for(1, 4))
-    assert (found.labels[0] >= 0).all()
-    assert len(set(found.labels[0, 40:].tolist())) == 1
+    result = kmeans(points, 4, draws=draws_for(1, 4))
+    assert (result.labels[0] >= 0).all()
+    assert len(set(result.labels[0, 40:].tolist())) == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_more_clusters_than_points(count):
     points = features(1, count, 16)
-    found = kmeans(points, 8, draws=draws_for(1, 8))
-    assert len(set(found.labels[0].tolist())) == count
-    assert float(found.inertia) < 1e-6
-    assert found.centres.isfinite().all()
+    result = kmeans(points, 8, draws=draws_for(1, 8))
+    assert len(set(result.labels[0].tolist())) == count
+    assert float(result.inertia) < 1e-6
+    assert result.centres.isfinite().all()
     start = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(0))
-    found = kmeans(points, 8, start=start)
-    assert len(set(found.labels[0].tolist())) == count
-    assert int(found.passes) < 200
+    result = kmeans(points, 8, start=start)
+    assert len(set(result.labels[0].tolist())) == count
+    assert int(result.passes) < 200
 
 
 @pytest.mark.parametrize("offset", [0.0, 30.0])
@@ -211,21 +211,21 @@ def test_more_clusters_than_distinct_points(offset):
     distinct = features(1, 4, 48) + offset
     points = distinct[:, np.arange(60) % 4]
     for seed in range(10):
-        found = kmeans(points, 7, draws=draws_for(1, 7, seed))
-        assert len(set(found.labels[0].tolist())) == 4
-        assert torch.equal(found.labels[0, :4].repeat(15), found.labels[0])
+        result = kmeans(points, 7, draws=draws_for(1, 7, seed))
+        assert len(set(result.labels[0].tolist())) == 4
+        assert torch.equal(result.labels[0, :4].repeat(15), result.labels[0])
     chosen = start_points(points, 7, draws=draws_for(1, 7))[0]
     assert sorted((chosen[:4] % 4).tolist()) == [0, 1, 2, 3]
     assert chosen[4:].tolist() == [-1] * 3
-    found = kmeans(points, 7, start=points[:, :7])  # 0 to 3, and three of them again
-    assert torch.equal(found.labels[0, :4].repeat(15), found.labels[0])
+    result = kmeans(points, 7, start=points[:, :7])  # 0 to 3, and three of them again
+    assert torch.equal(result.labels[0, :4].repeat(15), result.labels[0])
 
 
 def test_all_points_equal():
     points = features(1, 1, 32).expand(-1, 50, -1)
-    found = kmeans(points, 3, draws=draws_for(1, 3))
-    assert len(set(found.labels[0].tolist())) == 1
-    assert torch.allclose(found.centres[0, found.labels[0, 0]], points[0, 0], atol=1e-6)
+    result = kmeans(points, 3, draws=draws_for(1, 3))
+    assert len(set(result.labels[0].tolist())) == 1
+    assert torch.allclose(result.centres[0, result.labels[0, 0]], points[0, 0], atol=1e-6)
 
 
 def test_group_without_points():
@@ -233,11 +233,11 @@ def test_group_without_points():
     present = torch.ones(3, 40, dtype=torch.bool)
     present[1] = False
     draws = draws_for(3, 5)
-    found = kmeans(points, 5, present=present, draws=draws)
-    assert (found.labels[1] == -1).all()
-    assert float(found.inertia[1]) == 0
-    assert found.centres.isfinite().all()
-    assert torch.equal(found.labels[::2], kmeans(points, 5, draws=draws).labels[::2])
+    result = kmeans(points, 5, present=present, draws=draws)
+    assert (result.labels[1] == -1).all()
+    assert float(result.inertia[1]) == 0
+    assert result.centres.isfinite().all()
+    assert torch.equal(result.labels[::2], kmeans(points, 5, draws=draws).labels[::2])
     nothing = kmeans(torch.zeros(2, 0, 8), 3, draws=draws_for(2, 3))
     assert nothing.labels.shape == (2, 0)
     assert nothing.centres.shape == (2, 3, 8)
@@ -298,14 +298,14 @@ def test_callers_precision_changes_nothing(autocast, precision):
     torch.set_float32_matmul_precision(precision)
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            found = kmeans(points, 9, draws=draws)
+            result = kmeans(points, 9, draws=draws)
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(held)
     for name in ("labels", "centres", "inertia", "passes"):
-        assert torch.equal(getattr(found, name), getattr(expected, name))
-    assert found.centres.dtype is torch.float32
-    assert not found.centres.requires_grad
+        assert torch.equal(getattr(result, name), getattr(expected, name))
+    assert result.centres.dtype is torch.float32
+    assert not result.centres.requires_grad
 
 
 def test_max_passes_is_the_most():

@@ -112,7 +112,7 @@ MODELS = ("openai", "openai-rn", "open_clip", "clip", "metaclip_2", "siglip", "s
 
 
 def load(kind: str, folders: dict[str, Path], **options: Any) -> FrozenVLM:
-    made = {"openai": openai_clip, "openai-rn": openai_resnet, "open_clip": open_clip_vit}
-    vlm = made[kind](**options) if kind in made else load_vlm(folders[kind], **options)
+    builders = {"openai": openai_clip, "openai-rn": openai_resnet, "open_clip": open_clip_vit}
+    vlm = builders[kind](**options) if kind in builders else load_vlm(folders[kind], **options)
     assert isinstance(vlm, FrozenVLM)
     return vlm

@@ -94,9 +94,9 @@ def test_timm_towers(kind: str) -> None:
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
     vlm = wrap_open_clip(model, tokenizer, "timm", VlmOptions(dense="maskclip"))
     assert vlm.logit_bias == pytest.approx(-10.0)
-    found = vlm.feature_map(photos(2))
-    assert found.grid == cells
-    assert found.tokens.shape == (2, 4, vlm.feature_width)
+    result = vlm.feature_map(photos(2))
+    assert result.grid == cells
+    assert result.tokens.shape == (2, 4, vlm.feature_width)
     assert vlm.dense_features(photos(1))[0].features.shape == (*cells, 32)
     assert vlm.embed_images(photos(2)).shape == (2, 32)
     if kind == "convnext":

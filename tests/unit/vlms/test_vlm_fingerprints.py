@@ -59,14 +59,14 @@ def test_a_models_fingerprint_follows_both_sides(kind: str, folders: dict[str, P
 
 
 def test_fingerprint_follows_the_activation() -> None:
-    found = set()
+    fingerprints = set()
     for quick in (True, False):
         torch.manual_seed(0)
         text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
         model = open_clip.CLIP(48, VIT, text, quick_gelu=quick)
         vlm = wrap_open_clip(model, open_clip.SimpleTokenizer(), "vit", VlmOptions())
-        found |= {vlm.text.fingerprint, vlm.fingerprint}
-    assert len(found) == 4
+        fingerprints |= {vlm.text.fingerprint, vlm.fingerprint}
+    assert len(fingerprints) == 4
 
 
 def marks(vlm: FrozenVLM) -> tuple[str, str]:
@@ -117,10 +117,12 @@ def test_fingerprints_follow_the_configuration(
         def change(config: dict[str, Any], side: str = side) -> None:
             config[side][key] = CHANGES[key]
 
-        found = marks(load_vlm(edited(folders[kind], tmp_path / side, "config.json", change)))
-        assert found[1] != whole
+        fingerprints = marks(
+            load_vlm(edited(folders[kind], tmp_path / side, "config.json", change))
+        )
+        assert fingerprints[1] != whole
         # a vocabulary's embeddings do not depend on the image side
-        assert (found[0] == text) == (side == "vision_config")
+        assert (fingerprints[0] == text) == (side == "vision_config")
 
 
 @pytest.mark.parametrize("kind", ["clip", "metaclip_2", "siglip"])
@@ -133,9 +135,9 @@ def test_fingerprints_follow_the_tokenizer(
         vocab[cat], vocab[dog] = vocab[dog], vocab[cat]
 
     before = marks(load_vlm(folders[kind]))
-    found = load_vlm(edited(folders[kind], tmp_path / "copy", "tokenizer.json", swap))
-    assert found.tokenize(["cat"]).equal(load_vlm(folders[kind]).tokenize(["dog"]))
-    assert not {*before} & {*marks(found)}
+    fingerprints = load_vlm(edited(folders[kind], tmp_path / "copy", "tokenizer.json", swap))
+    assert fingerprints.tokenize(["cat"]).equal(load_vlm(folders[kind]).tokenize(["dog"]))
+    assert not {*before} & {*marks(fingerprints)}
 
 
 def first_norm(side: Any) -> Any:
@@ -148,13 +150,13 @@ def more_heads(side: Any) -> None:
 
 
 def test_open_clip_fingerprints_follow_heads_and_eps_of_each_side() -> None:
-    def made(change: Callable[[Any], None] = lambda model: None) -> tuple[str, str]:
+    def marks_of(change: Callable[[Any], None] = lambda model: None) -> tuple[str, str]:
         model = small_open_clip("vit", **VIT)
         change(model)
         return marks(wrap_open_clip(model, open_clip.SimpleTokenizer(), "vit", VlmOptions()))
 
-    text, whole = made()
-    assert made() == (text, whole)
+    text, whole = marks_of()
+    assert marks_of() == (text, whole)
     on_text: list[Callable[[Any], None]] = [
         lambda model: setattr(first_norm(model.transformer), "eps", 0.1),
         lambda model: more_heads(model.transformer),
@@ -165,27 +167,27 @@ def test_open_clip_fingerprints_follow_heads_and_eps_of_each_side() -> None:
         lambda model: setattr(model.visual.transformer.resblocks[0].mlp, "gelu", torch.nn.ReLU()),
         lambda model: setattr(model.visual, "image_mean", (0.5, 0.5, 0.5)),
     ]
-    changed = [made(change) for change in on_text]
-    assert len({text, *(found[0] for found in changed)}) == 3
-    seen = [made(change) for change in on_images]
-    assert {found[0] for found in seen} == {text}
-    assert len({whole, *(found[1] for found in changed + seen)}) == 7
+    changed = [marks_of(change) for change in on_text]
+    assert len({text, *(fingerprints[0] for fingerprints in changed)}) == 3
+    seen = [marks_of(change) for change in on_images]
+    assert {fingerprints[0] for fingerprints in seen} == {text}
+    assert len({whole, *(fingerprints[1] for fingerprints in changed + seen)}) == 7
 
 
 def test_a_resnets_fingerprint_follows_its_layers() -> None:
-    def made(eps: float) -> tuple[str, str]:
+    def marks_of(eps: float) -> tuple[str, str]:
         model = small_open_clip("rn", **RESNET)
         model.visual.bn1.eps = eps
         return marks(wrap_open_clip(model, open_clip.SimpleTokenizer(), "rn", VlmOptions()))
 
-    assert made(1e-5) == made(1e-5)
-    assert made(1e-5)[1] != made(1e-3)[1]
+    assert marks_of(1e-5) == marks_of(1e-5)
+    assert marks_of(1e-5)[1] != marks_of(1e-3)[1]
 
 
 def test_a_timm_towers_fingerprint_follows_its_layers() -> None:
     pytest.importorskip("timm")
 
-    def made(eps: float) -> tuple[str, str]:
+    def marks_of(eps: float) -> tuple[str, str]:
         torch.manual_seed(0)
         vision = {"timm_model_name": "test_vit", "image_size": 32, "timm_pool": "token"}
         text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
@@ -193,5 +195,5 @@ def test_a_timm_towers_fingerprint_follows_its_layers() -> None:
         model.visual.trunk.blocks[0].norm1.eps = eps
         return marks(wrap_open_clip(model, open_clip.SimpleTokenizer(), "timm", VlmOptions()))
 
-    assert made(1e-6) == made(1e-6)
-    assert made(1e-6)[1] != made(1e-3)[1]
+    assert marks_of(1e-6) == marks_of(1e-6)
+    assert marks_of(1e-6)[1] != marks_of(1e-3)[1]

@@ -27,8 +27,8 @@ def test_templates_are_those_of_the_fixture() -> None:
 
 
 def test_templates_are_open_clips() -> None:
-    theirs = [make("thing") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
-    assert sorted(t.replace("{}", "thing") for t in CLIP_TEMPLATES[1:]) == sorted(theirs)
+    published = [make("thing") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    assert sorted(t.replace("{}", "thing") for t in CLIP_TEMPLATES[1:]) == sorted(published)
     assert CLIP_TEMPLATES[0] == "{}."
 
 
@@ -38,14 +38,14 @@ def test_published_clip_number_for_number() -> None:
     prefix = "model.clip_model."
     weights = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
     vlm = clip_from_openai_state_dict(weights)
-    given, expected = np.load(FIXTURE / "inputs.npz"), np.load(FIXTURE / "outputs.npz")
+    inputs, expected = np.load(FIXTURE / "inputs.npz"), np.load(FIXTURE / "outputs.npz")
     config = json.loads((FIXTURE / "config.json").read_text())
     floors = json.loads((FIXTURE / "noise_floor.json").read_text())
     names = config["vocabulary"]
-    image, second = given["in__image"], given["in__image2"]
+    image, second = inputs["in__image"], inputs["in__image2"]
     filled = [[t.replace("{}", name) for t in vlm.text.templates] for name in names]
     vocabulary = Vocabulary.from_names(names, cleaning="published")
-    found = {
+    arrays_by_name = {
         "clip_input": vlm.preprocess([image], antialias=False).numpy(),
         "clip_feature_map": vlm.feature_map([image], antialias=False).tokens.numpy(),
         "eval__clip_input": vlm.preprocess([image, second]).numpy(),
@@ -53,7 +53,7 @@ def test_published_clip_number_for_number() -> None:
         "text_embedding_word0_all_templates": vlm.text.encode_text(filled[0]),
         "text_embeddings": encode_vocabulary(vocabulary, vlm.text, cache=None).matrix,
     }
-    for name, array in found.items():
+    for name, array in arrays_by_name.items():
         reference = expected[name]
         assert array.shape == reference.shape, name
         allowed = max(10 * floors[name]["abs"], 1e-6 * float(np.abs(reference).max()))
@@ -67,5 +67,5 @@ def test_published_clip_number_for_number() -> None:
 def test_positions_grow_as_in_the_fixture() -> None:
     arrays = np.load(FIXTURE / "clip_pos_embed_resize.npz")
     side = int(arrays["input_size"]) // 16
-    ours = resize_positions(torch.from_numpy(arrays["native"]), (side, side)).numpy()
-    np.testing.assert_allclose(ours, arrays["resized"], atol=1e-6)
+    values = resize_positions(torch.from_numpy(arrays["native"]), (side, side)).numpy()
+    np.testing.assert_allclose(values, arrays["resized"], atol=1e-6)

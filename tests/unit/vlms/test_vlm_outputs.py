@@ -35,18 +35,18 @@ def test_shapes_and_batches(kind: str, folders: dict[str, Path]) -> None:
     images = photos()
     cells = {"openai-rn": (2, 2)}.get(kind, (4, 4))
     rows = cells[0] * cells[1] + (0 if kind in ("openai-rn", "siglip", "siglip2") else 1)
-    found = vlm.feature_map(images)
-    assert found.grid == cells
-    assert found.tokens.shape == (3, rows, vlm.feature_width)
-    assert not found.tokens.requires_grad
-    assert not found.tokens.is_inference(), "an adapter could not be trained on it"
+    features = vlm.feature_map(images)
+    assert features.grid == cells
+    assert features.tokens.shape == (3, rows, vlm.feature_width)
+    assert not features.tokens.requires_grad
+    assert not features.tokens.is_inference(), "an adapter could not be trained on it"
     whole = vlm.embed_images(images)
     assert whole.shape == (3, vlm.embed_width)
     assert whole.dtype == np.float32
     dense = vlm.dense_features(images)
     for i, image in enumerate(images):
         one = vlm.feature_map([image]).tokens
-        torch.testing.assert_close(found.tokens[i : i + 1], one, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(features.tokens[i : i + 1], one, atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(vlm.embed_images([image])[0], whole[i], atol=1e-5)
         assert dense[i].features.shape == (*cells, vlm.embed_width)
         assert dense[i].span == image.shape[:2]
@@ -158,19 +158,23 @@ def test_openai_state_dict_gives_the_same_model() -> None:
     # open_clip's code on the same weights is the independent reference
     model = small_open_clip("vit", **VIT)
     options = VlmOptions(dense="maskclip")
-    ours = build_openai_clip(model.state_dict(), "x", options)
-    theirs = wrap_open_clip(model, open_clip.SimpleTokenizer(), "x", options)
+    converted = build_openai_clip(model.state_dict(), "x", options)
+    wrapped = wrap_open_clip(model, open_clip.SimpleTokenizer(), "x", options)
     images = photos()
-    a, b = ours.feature_map(images).tokens, theirs.feature_map(images).tokens
+    a, b = converted.feature_map(images).tokens, wrapped.feature_map(images).tokens
     torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
-    np.testing.assert_allclose(ours.embed_images(images), theirs.embed_images(images), atol=1e-5)
     np.testing.assert_allclose(
-        ours.text.encode_text(TEXTS), theirs.text.encode_text(TEXTS), atol=1e-5
+        converted.embed_images(images), wrapped.embed_images(images), atol=1e-5
     )
-    for mine, other in zip(ours.dense_features(images), theirs.dense_features(images), strict=True):
-        np.testing.assert_allclose(mine.features, other.features, atol=2e-5)
-    assert ours.logit_scale == pytest.approx(1 / 0.07, rel=0.3)
-    assert ours.logit_scale == pytest.approx(theirs.logit_scale)
+    np.testing.assert_allclose(
+        converted.text.encode_text(TEXTS), wrapped.text.encode_text(TEXTS), atol=1e-5
+    )
+    for first, other in zip(
+        converted.dense_features(images), wrapped.dense_features(images), strict=True
+    ):
+        np.testing.assert_allclose(first.features, other.features, atol=2e-5)
+    assert converted.logit_scale == pytest.approx(1 / 0.07, rel=0.3)
+    assert converted.logit_scale == pytest.approx(wrapped.logit_scale)
 
 
 def test_openai_names_survive_the_round_trip() -> None:

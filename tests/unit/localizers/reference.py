@@ -52,7 +52,7 @@ def regions_of(
 
 
 @torch.no_grad()
-def plainly(
+def reference_outputs(
     localizer: PromptableSegmenter, image: Any, regions: Regions, *, multimask: bool
 ) -> tuple[Any, Any, Any]:
     """Tokens, masks and scores by the model's own forward pass, one region at a time."""
@@ -77,24 +77,24 @@ def plainly(
     tokens, logits, scores = [], [], []
     scale = np.array([frame.inside[1] / frame.size[1], frame.inside[0] / frame.size[0]])
     for row in range(len(regions)):
-        asked: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
         box, points = regions.boxes[row], regions.points[row]
         if regions.mask_logits[row] is not None:
-            asked["input_masks"] = torch.tensor(regions.mask_logits[row])[None, None]
+            inputs["input_masks"] = torch.tensor(regions.mask_logits[row])[None, None]
         elif regions.masks[row] is not None:
             mask = regions.mask(row)
-            asked["input_masks"] = mask_to_logits(mask, frame, localizer.low_side)[None, None]
+            inputs["input_masks"] = mask_to_logits(mask, frame, localizer.low_side)[None, None]
             if np.isnan(box).any() and not len(points):
                 y, x = np.nonzero(mask)
                 box = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], dtype=np.float64)
         if np.isfinite(box).all():
-            asked["input_boxes"] = torch.tensor(
+            inputs["input_boxes"] = torch.tensor(
                 (box.reshape(2, 2) * scale).reshape(1, 1, 4)
             ).float()
         if len(points):
-            asked["input_points"] = torch.tensor(points * scale)[None, None].float()
-            asked["input_labels"] = torch.tensor(regions.point_labels[row])[None, None]
-        out = model(pixel_values=pixels, multimask_output=multimask, **asked)
+            inputs["input_points"] = torch.tensor(points * scale)[None, None].float()
+            inputs["input_labels"] = torch.tensor(regions.point_labels[row])[None, None]
+        out = model(pixel_values=pixels, multimask_output=multimask, **inputs)
         rows = slice(1, 4) if multimask else slice(0, 1)
         tokens.append(caught[-1][0][backend.mask_row : backend.mask_row + 4][rows])
         logits.append(out.pred_masks[0, 0])
@@ -104,7 +104,7 @@ def plainly(
     return torch.stack(tokens), torch.stack(logits), torch.stack(scores)
 
 
-def close(ours: Any, reference: Any, tolerance: float = 2e-5) -> None:
-    assert ours.shape == reference.shape
+def close(values: Any, reference: Any, tolerance: float = 2e-5) -> None:
+    assert values.shape == reference.shape
     limit = tolerance * max(1.0, float(reference.abs().max()))
-    assert float((ours - reference).abs().max()) <= limit
+    assert float((values - reference).abs().max()) <= limit
