@@ -56,10 +56,10 @@ def train(work: Path, name: str, steps: int, seed: int, words: list[str]) -> Pat
     """The model's folder of a run, trained unless it was before."""
     run = work / f"{name.replace(' ', '_')}-{steps}-{seed}"
     if not (run / "model" / "namer.onnx").is_file():
-        stores = ["--compact.stores", json.dumps([str(work / "train")])]
-        stores += ["--compact.validation", str(work / "val")]
+        data = ["--compact.data", json.dumps([str(work / "train")])]
+        data += ["--compact.validation", str(work / "val")]
         number = ["--steps", str(steps), "--seed", str(seed)]
-        anyregion("train", "compact", "--out", str(run), *number, *stores, *words)
+        anyregion("train", "compact", "--out", str(run), *number, *data, *words)
     return run / "model"
 
 

@@ -34,14 +34,18 @@ class TaskKind:
     Attributes:
         settings: its dataclass.
         build: `build(settings, *, loop: LoopConfig) -> Task`.
+        source: what a data set that is given as one word is, `store` or `images`.
         prepares: whether `build` computes something and takes `progress`.
         may_change: its settings that change nothing that is learned: a run goes on with others.
+        renamed: settings by their earlier names, as `_upgrade` reads them.
     """
 
     settings: str
     build: str
+    source: str = "store"
     prepares: bool = False
     may_change: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
 
 
 TASKS = {
@@ -52,20 +56,25 @@ TASKS = {
     "r2o": TaskKind(
         "anyregion.r2o.training.config:R2OConfig",
         "anyregion.r2o.training.build:build",
+        source="images",
         prepares=True,
-        may_change=("cache", "workers", "shown", "terms", "checkpoint_epochs", "max_broken"),
+        may_change=("cache", "workers", "shown", "checkpoint_epochs", "max_broken"),
+        renamed=("images", "terms"),
     ),
     "compact": TaskKind(
         "anyregion.compact.training.region_task:RegionTaskConfig",
         "anyregion.compact.training.region_task:build",
+        renamed=("stores", "terms"),
     ),
     "compact_masks": TaskKind(
-        "anyregion.compact.training.mask_task:MaskTrainingConfig",
+        "anyregion.compact.training.mask_task:MaskTaskConfig",
         "anyregion.compact.training.mask_task:build_mask_task",
+        renamed=("store", "images", "validation_images", "task", "terms"),
     ),
     "compact_finder": TaskKind(
-        "anyregion.compact.training.proposal_task:ProposalTrainingConfig",
+        "anyregion.compact.training.proposal_task:ProposalTaskConfig",
         "anyregion.compact.training.proposal_task:build_proposal_task",
+        renamed=("store", "task", "terms"),
     ),
 }
 
@@ -128,6 +137,7 @@ def read_training(
     name: str = values.pop("task")
     if others := [key for key in TASKS if key != name and key in values]:
         raise InputError(f"{where}: settings of {others[0]}, but the task is {name}")
+    overrides = _take_renamed(name, values, overrides)
     parser = _parser(name)
     try:
         values = _upgrade(name, values)
@@ -149,9 +159,11 @@ def as_words(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
     """Settings as words of a command line: `{"optimizer": {"lr": 1e-4}}`, or `optimizer.lr`."""
     if not isinstance(settings, Mapping):
         return list(settings)
-    flattened = flat(plain(settings), lists=False)
-    # JSON is YAML, and YAML reads its text back as text, whatever is in it
-    return [f"--{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flattened.items()]
+    return [
+        # JSON is YAML, and YAML reads the text in it back as text, whatever it is
+        f"--{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for key, value in flat(plain(settings), lists=False).items()
+    ]
 
 
 def explain(config: str | Path) -> str:
@@ -188,7 +200,92 @@ def upgrade_settings(settings: Settings) -> Settings:
 
 
 def _upgrade(name: str, values: Settings) -> Settings:
-    return values
+    """A data set that is given as one word, and settings by their earlier names, as they are today.
+
+    | task | before | now |
+    | --- | --- | --- |
+    | `compact` | `stores: [a]`, `terms` | `data: [{store: a, terms: ...}]` |
+    | | `validation: b` | `validation: {store: b}` |
+    | `compact_masks` | `store`, `images`, `terms` | `data: [{store, images, terms}]` |
+    | | `validation`, `validation_images` | `validation: {store, images}` |
+    | | `task: {images, regions, ...}` | `batch`, `max_regions`, ... |
+    | `compact_finder` | `store`, `terms`, `task: {images, head}` | `data`, `batch`, `head` |
+    | `r2o` | `images: [a]`, `terms` | `data: [{images: a, terms: ...}]` |
+    """
+    if not isinstance(values.get(name), Mapping):
+        return values
+    settings, kind = dict(values[name]), TASKS[name]
+    earlier = {key: settings.pop(key) for key in kind.renamed if key in settings}
+    data = _data_sets(settings.get("data"), kind.source)
+    validation = settings.get("validation")
+    if isinstance(validation, str):
+        validation = {kind.source: validation}
+    sources = earlier.get("stores", earlier.get("store"))
+    if kind.source == "images":
+        sources = earlier.get("images")
+    if sources is not None:
+        # a recipe's terms are of its own data; the folder of images was a setting by itself
+        images = {key: each[key] for each in data[:1] for key in ("images",) if key in each}
+        data = [{**images, **each} for each in _data_sets(sources, kind.source)]
+    if kind.source == "store" and "images" in earlier:
+        data = [{**each, "images": earlier["images"]} for each in data]
+    if earlier.get("validation_images") is not None and isinstance(validation, Mapping):
+        validation = {**validation, "images": earlier["validation_images"]}
+    if "terms" in earlier:
+        data = [{**each, "terms": earlier["terms"]} for each in data]
+    if isinstance(earlier.get("task"), Mapping):
+        names = {"images": "batch", "regions": "max_regions"}
+        settings |= {names.get(key, key): value for key, value in earlier["task"].items()}
+    if data:
+        settings["data"] = data
+    if validation is not None:
+        settings["validation"] = validation
+    return {**values, name: settings}
+
+
+_TEXTS = {"annotations", "store", "terms", "validation_images", "vocabulary"}
+_SOURCES = {"data", "images", "stores", "validation"}
+
+
+def _data_sets(data: Any, source: str) -> list[Any]:
+    """A list of data sets, of which each may be the one word that names its source."""
+    data = [data] if isinstance(data, str | Mapping) else list(data or ())
+    return [{source: each} if isinstance(each, str) else each for each in data]
+
+
+def _take_renamed(name: str, values: Settings, words: Sequence[str]) -> list[str]:
+    """Move the words that give data sets, or settings by their earlier names, into `values`.
+
+    Returns:
+        The other words.
+    """
+    kind, others, queue, prefix = TASKS[name], [], list(words), f"--{name}."
+    if not isinstance(values.get(name) or {}, Mapping):
+        return list(words)  # the parser says what is wrong
+    settings = values[name] = dict(values.get(name) or {})
+    if isinstance(settings.get("validation"), str):
+        settings["validation"] = {kind.source: settings["validation"]}
+    while queue:
+        word = queue.pop(0)
+        option, has_value, text = word.partition("=")
+        path = option.removeprefix(prefix).split(".") if option.startswith(prefix) else [""]
+        if path != ["data"] and path[0] not in ("validation", *kind.renamed):
+            others.append(word)
+            continue
+        if not has_value:
+            text = queue.pop(0) if queue else ""
+        try:
+            value = None if text == "null" else text if path[-1] in _TEXTS else yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{option}: not a value that YAML can read: {text!r}") from None
+        if path[-1] in _SOURCES and path[0] != "task" and isinstance(value, int | float):
+            value = text  # a folder may be called 2017 or yes
+        place = settings
+        for key in path[:-1]:
+            place[key] = dict(place.get(key) or {})
+            place = place[key]
+        place[path[-1]] = value
+    return others
 
 
 def _read(config: str | Path | Mapping[str, Any]) -> tuple[Settings, str]:

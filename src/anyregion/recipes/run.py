@@ -72,12 +72,12 @@ def pretrain(
         raise InputError("give a folder of images")
     words = as_words(settings)
     # absolute, for a run to go on with the same images wherever its command is given
-    absolute = [str(Path(folder).expanduser().absolute()) for folder in folders]
+    data = [{"images": str(Path(folder).expanduser().absolute())} for folder in folders]
     previous = None if overwrite else read_settings(out)
     epoch_images = ((previous or {}).get("r2o") or {}).get("epoch_images")
     # what an epoch was when the run began: as many steps, though an image was lost since
     begun = {} if epoch_images is None else {"r2o.epoch_images": epoch_images}
-    words = [*as_words({"r2o.images": absolute, **begun}), *words]
+    words = [*as_words({"r2o.data": data, **begun}), *words]
     training = read_training(config, words, task="r2o")
     if training.settings.cache is None:
         cache = str(out.absolute().parent / "priors")

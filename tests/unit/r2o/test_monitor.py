@@ -19,7 +19,7 @@ from anyregion.r2o.label_store.store import LabelStore  # noqa: E402
 from anyregion.r2o.method import R2O, MethodConfig  # noqa: E402
 from anyregion.r2o.model import Networks  # noqa: E402
 from anyregion.r2o.superpixels import PriorConfig  # noqa: E402
-from anyregion.r2o.training.config import R2OConfig  # noqa: E402
+from anyregion.r2o.training.config import ImagesConfig, R2OConfig  # noqa: E402
 from anyregion.r2o.training.monitor import Monitor, region_picture  # noqa: E402
 from tests.unit.r2o.pretraining import write_photos  # noqa: E402
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def small_monitor(tmp_path: Path, *, scope: str = "batch", shown: int = 2) -> tuple[Monitor, R2O]:
     photos = write_photos(tmp_path / "photos", 4)
     config = R2OConfig(
-        images=(str(photos),),
+        data=(ImagesConfig(str(photos)),),
         views=ViewConfig(size=32),
         prior=PriorConfig(kind="grid", segments=16),
         method=MethodConfig(scope=scope),  # type: ignore[arg-type]

@@ -323,7 +323,7 @@ def test_odd_names_and_what_is_said_at_the_end(tmp_path: Path, capsys: Said) -> 
     assert "anyregion evaluate knn CLASS_FOLDERS --backbone" in said.err
     assert (run / "model/backbone.json").is_file()
     settings = yaml.safe_load((run / "config.yaml").read_text())["r2o"]
-    assert settings["images"] == [str(one), str(two)]
+    assert [data["images"] for data in settings["data"]] == [str(one), str(two)]
     assert settings["cache"] == str(tmp_path / odd / "priors")
     assert settings["epoch_images"] == 4
     assert main([*words[:2], str(two), *words[2:]]) == 0, "the same command goes on"

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from anyregion.compact.training.dataset import StoreConfig
 from anyregion.errors import InputError
-from anyregion.recipes.loading import explain, list_recipes, read_training
+from anyregion.r2o.training.config import ImagesConfig
+from anyregion.recipes.loading import (
+    as_words,
+    explain,
+    list_recipes,
+    read_training,
+    upgrade_settings,
+)
 from anyregion.training.optimizers import rate_factor
 
 REGIONSPOT = {
@@ -88,6 +97,88 @@ def test_file_overridden_by_the_command_line(tmp_path: Path) -> None:
     stated = training.task_settings()
     assert stated["task"] == "regionspot"
     assert stated["regionspot"]["data"][0]["store"] == "here"
+
+
+MASKS = {
+    "task": "compact_masks",
+    "compact_masks": {
+        "store": "a",
+        "images": "photos",
+        "validation": "b",
+        "terms": "CC0",
+        "task": {"images": 5, "taught_images": 3, "regions": 4, "head": {"side": 24}},
+    },
+}
+EARLIER = [
+    (
+        {"task": "compact", "compact": {"stores": ["a", "b"], "validation": "c", "terms": "CC0"}},
+        {
+            "data": [{"store": "a", "terms": "CC0"}, {"store": "b", "terms": "CC0"}],
+            "validation": {"store": "c"},
+        },
+    ),
+    (
+        MASKS,
+        {
+            "data": [{"store": "a", "images": "photos", "terms": "CC0"}],
+            "validation": {"store": "b"},
+            "batch": 5,
+            "taught_images": 3,
+            "max_regions": 4,
+            "head": {"side": 24},
+        },
+    ),
+    (
+        {
+            "task": "compact_finder",
+            "compact_finder": {"store": "a", "validation": "b", "task": {"images": 3}},
+        },
+        {"data": [{"store": "a"}], "validation": {"store": "b"}, "batch": 3},
+    ),
+    (
+        {"task": "r2o", "r2o": {"images": ["a", "b"], "terms": "CC0"}},
+        {"data": [{"images": "a", "terms": "CC0"}, {"images": "b", "terms": "CC0"}]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "now"), EARLIER, ids=[b["task"] for b, _ in EARLIER])
+def test_settings_by_their_earlier_names(before: dict[str, Any], now: dict[str, Any]) -> None:
+    name = before["task"]
+    assert upgrade_settings(before) == {"task": name, name: now}
+    assert upgrade_settings({"task": name, name: now}) == {"task": name, name: now}
+    earlier, today = read_training(before), read_training({"task": name, name: now})
+    assert earlier == today
+    assert today.task_settings() == earlier.task_settings()
+
+
+def test_earlier_names_on_the_command_line() -> None:
+    words = ["--compact.stores", "[a]", "--steps=7", "--compact.validation", "2017"]
+    words += ["--compact.flip", "0"]
+    own = read_training("compact", words).settings
+    assert own.data == (StoreConfig("a"),), "the recipe's terms are of its own data"
+    assert (own.validation, own.flip) == (StoreConfig("2017"), 0)
+    words = ["--compact.data", '[{"store": "a", "terms": "CC0"}, b]', "--compact.validation=c"]
+    own = read_training("compact", words).settings
+    assert own.data == (StoreConfig("a", "CC0"), StoreConfig("b"))
+    words = ["--compact_masks.images", "photos", "--compact_masks.task.images", "2"]
+    words += ["--compact_masks.task.head.side", "24", "--compact_masks.validation.store", "c"]
+    own = read_training("compact_masks", words).settings
+    assert [(data.store, data.images) for data in own.data] == [("stores/coco_train", "photos")]
+    assert (own.validation.store, own.batch, own.head.side) == ("c", 2, 24)
+    own = read_training("r2o-small", ["--r2o.images=[a, b]", "--r2o.terms", "CC BY 4.0"]).settings
+    assert own.data == (ImagesConfig("a", "CC BY 4.0"), ImagesConfig("b", "CC BY 4.0"))
+    with pytest.raises(InputError, match=r"--compact\.stores: not a value that YAML can read"):
+        read_training("compact", ["--compact.stores", "[a"])
+
+
+def test_settings_of_a_function_call_are_those_of_a_command_line() -> None:
+    settings = {"optimizer": {"lr": 1e-5}, "compact.data": ["a"], "compact.unseen": "yes: no"}
+    training = read_training("compact", as_words(settings))
+    assert training.loop.optimizer.lr == 1e-5
+    assert training.settings.data == (StoreConfig("a"),)
+    assert training.settings.unseen == "yes: no"
+    assert as_words(["--steps", "3"]) == ["--steps", "3"]
 
 
 GOOD = "task: regionspot\nregionspot: {data: [{store: here}]}\n"

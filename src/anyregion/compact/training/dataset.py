@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,34 @@ from anyregion.errors import InputError
 from anyregion.evaluation.regions.seen_unseen import unseen_categories
 from anyregion.training.seeds import generator
 from anyregion.vocabulary import Vocabulary, encode_vocabulary
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """One data set of a training on stored features.
+
+    Attributes:
+        store: folder made by `anyregion cache --model compact`.
+        terms: licence or terms of use, for the card.
+    """
+
+    store: str
+    terms: str = "unstated"
+
+
+@dataclass(frozen=True)
+class PhotoStoreConfig:
+    """One data set of a training that sees pixels too.
+
+    Attributes:
+        store: folder made by `anyregion cache --model compact`, of annotations with masks.
+        images: folder of its image files; None for that of the first of `data`.
+        terms: licence or terms of use, for the card.
+    """
+
+    store: str
+    images: str | None = None
+    terms: str = "unstated"
 
 
 def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -> FeaturePyramid:
@@ -36,7 +64,11 @@ def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -
 
 
 def open_named_dataset(
-    store: Store, text_encoder: CompactTextEncoder, *, unseen: str = ""
+    store: Store,
+    text_encoder: CompactTextEncoder,
+    *,
+    unseen: str = "",
+    terms: str = "unstated",
 ) -> RegionDataset:
     """A store as a data set with all its class names as the vocabulary.
 
@@ -44,6 +76,7 @@ def open_named_dataset(
         store: its features, with mirror images where these are to be used.
         text_encoder: for the names.
         unseen: classes that take no part; see `RegionTaskConfig`.
+        terms: see `StoreConfig`.
 
     Raises:
         InputError: images of unknown size, names that repeat, or nothing to learn from.
@@ -60,32 +93,64 @@ def open_named_dataset(
     if len(vocabulary) != len(names):
         raise InputError(f"{store.folder}: {vocabulary.set_aside[0]}")
     encoded = encode_vocabulary(vocabulary, text_encoder, cache=None)
-    return region_dataset(str(store.folder), store, encoded, images=store.usable())
+    return region_dataset(str(store.folder), store, encoded, images=store.usable(), terms=terms)
 
 
-def open_localizing_datasets(
-    train: str, validation: str, *, images: str | None = None, validation_images: str | None = None
-) -> tuple[RegionDataset, RegionDataset]:
-    """What a mask head or proposal head is trained and validated on: regions without names.
+def open_unnamed_datasets(
+    task: str,
+    data: Sequence[StoreConfig | PhotoStoreConfig],
+    validation: StoreConfig | PhotoStoreConfig | None,
+) -> tuple[list[RegionDataset], RegionDataset | None]:
+    """What a mask head or a proposal head is trained and validated on: regions without names.
 
     Args:
-        train, validation: folders of stores; the first with mirror images.
-        images, validation_images: folders of the image files, where pixels are needed.
+        task: what messages call the settings.
+        data: stores with mirror images.
+        validation: of the same encoder.
 
     Raises:
         InputError: stores that cannot be had, or were made by another encoder.
     """
-    stores = Store(train, masks=True), Store(validation, masks=True)
-    check_features(stores[0], stores[0])
-    check_features(stores[1], stores[0])
-    if not stores[0].info.mirrored:
-        raise InputError(f"{train}: made without mirror images; make it anew")
-    folders = (None if folder is None else Path(folder) for folder in (images, validation_images))
-    training, held_out = (
-        region_dataset(str(store.folder), store, images=store.usable(), folder=folder)
-        for store, folder in zip(stores, folders, strict=True)
-    )
-    return training, held_out
+    if not data:
+        raise InputError(f"{task}.data: name at least one data set")
+    datasets, first = [], None
+    for config in (*data, *([] if validation is None else [validation])):
+        store = Store(config.store, masks=True)
+        first = first or store
+        check_features(store, first)
+        if config is not validation and not store.info.mirrored:
+            raise InputError(f"{config.store}: made without mirror images; make it anew")
+        # a head that sees no pixels has no folder of images
+        folder = getattr(config, "images", None) or getattr(data[0], "images", None)
+        datasets.append(
+            region_dataset(
+                config.store,
+                store,
+                images=store.usable(),
+                folder=None if folder is None else Path(folder),
+                terms=config.terms,
+            )
+        )
+    return datasets[: len(data)], None if validation is None else datasets[-1]
+
+
+def describe_datasets(datasets: Sequence[RegionDataset]) -> dict[str, str]:
+    """Lines of a run's card."""
+    lines = {}
+    for data in datasets:
+        names = "" if data.vocabulary is None else f", {len(data.vocabulary.vocabulary):,} names"
+        lines[f"data: {data.name}"] = f"{len(data.images):,} images{names}; terms: {data.terms}"
+    return lines
+
+
+def number_images(datasets: Sequence[RegionDataset]) -> dict[int, tuple[RegionDataset, int]]:
+    """The images of several data sets by a number of their own: of one, their positions."""
+    numbered: dict[int, tuple[RegionDataset, int]] = {}
+    start = 0
+    for dataset in datasets:
+        numbered |= {start + image: (dataset, image) for image in dataset.images.tolist()}
+        start += len(dataset.annotations)
+    return numbered
 
 
 def check_features(store: Store, like: Store) -> None:
@@ -110,7 +175,7 @@ class SampledRegions:
         kind: the name of its sampler.
         position: how many items of the kind came before it; what is random about it follows from
             both.
-        image: of the data set.
+        image: its number (see `number_images`).
         flipped: whether it is the mirror image.
         rows: of the annotations.
     """

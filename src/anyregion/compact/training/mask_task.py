@@ -15,9 +15,12 @@ from torchvision.ops import roi_align
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.checkpoint import read_mask_head, unwrapped, write_head
 from anyregion.compact.training.dataset import (
+    PhotoStoreConfig,
     RegionSampler,
     SampledRegions,
-    open_localizing_datasets,
+    describe_datasets,
+    number_images,
+    open_unnamed_datasets,
     read_pyramid,
 )
 from anyregion.compact.training.export import MaskHeadSession, export_mask_head
@@ -41,75 +44,55 @@ from anyregion.training.task import Task
 
 @dataclass(frozen=True)
 class MaskTaskConfig:
-    """How the mask head is trained.
+    """Training `compact`'s mask head: from boxes to masks.
 
     Attributes:
+        data: the data sets, each with its images: the head also sees the pixels.
+        validation: another one, for metrics; None for none.
+        teacher: `mask_head.safetensors` of a training before, for `taught_images`.
         head: its sizes.
-        images: of a step.
+        batch: images of a step.
         taught_images: further images of a step, whose regions have no masks but a teacher's.
-        regions: of an image in a step, at most.
+        max_regions: of an image in a step.
         spread, jittered: how far, and for which share of the boxes, sides are moved.
         brightness, tint: how far the pixels' contrast and each colour are changed.
+        licence: under which the weights may be used.
     """
 
+    data: tuple[PhotoStoreConfig, ...] = ()
+    validation: PhotoStoreConfig | None = None
+    teacher: str | None = None
     head: MaskHeadConfig = field(default_factory=MaskHeadConfig)
-    images: int = 12
+    batch: int = 12
     taught_images: int = 0
-    regions: int = 8
+    max_regions: int = 8
     spread: float = 0.05
     jittered: float = 0.5
     brightness: float = 0.3
     tint: float = 0.2
-
-
-@dataclass(frozen=True)
-class MaskTrainingConfig:
-    """Training `compact`'s mask head: from boxes to masks.
-
-    Attributes:
-        store: folder made by `anyregion cache --model compact` of annotations with masks.
-        images: folder of its image files: the head also sees the pixels.
-        validation: a store that is not trained on, for metrics.
-        validation_images: folder of its image files; None where it is `images` too.
-        teacher: `mask_head.safetensors` of a training before, for `task.taught_images`.
-        task: how it is trained.
-        licence: under which the weights may be used.
-        terms: of the data, for the card.
-    """
-
-    store: str
-    images: str
-    validation: str
-    validation_images: str | None = None
-    teacher: str | None = None
-    task: MaskTaskConfig = field(default_factory=MaskTaskConfig)
     licence: str = "unstated"
-    terms: str = "unstated"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.taught_images < 0 or self.max_regions < 1:
+            raise InputError("compact_masks: batch and max_regions from 1, taught_images from 0")
 
 
-def build_mask_task(settings: MaskTrainingConfig, *, loop: LoopConfig) -> MaskTask:
+def build_mask_task(settings: MaskTaskConfig, *, loop: LoopConfig) -> MaskTask:
     """Make the mask head's task.
 
     Raises:
         InputError: stores that cannot be had, hold no masks, or were made by another encoder.
     """
-    dataset, validation = open_localizing_datasets(
-        settings.store,
-        settings.validation,
-        images=settings.images,
-        validation_images=settings.validation_images or settings.images,
+    datasets, validation = open_unnamed_datasets(
+        "compact_masks", settings.data, settings.validation
     )
+    if settings.data[0].images is None:
+        raise InputError("compact_masks.data: name the folder of the images, too")
     teacher = None
     if settings.teacher is not None:
         teacher = MaskHead(MaskHeadSession(read_mask_head(Path(settings.teacher))))
     return MaskTask(
-        dataset,
-        config=settings.task,
-        validation=validation,
-        teacher=teacher,
-        seed=loop.seed,
-        terms=settings.terms,
-        licence=settings.licence,
+        datasets, config=settings, validation=validation, teacher=teacher, seed=loop.seed
     )
 
 
@@ -134,13 +117,12 @@ class MaskTask(Task):
     """A `Task`: boxes of the training images to their masks.
 
     Args:
-        dataset: with masks; regions without one are left out, or taught.
+        datasets: with masks; regions without one are left out, or taught.
         validation: what `validate` measures on, or None.
         teacher: a head trained before, whose masks stand in where the annotations have none: a few
             thousand masks are soon learned by heart, and boxes are many. Needed for
             `taught_images`.
         seed: of everything random, the head's first weights among it.
-        terms, licence: of the data and of the weights, for the card.
 
     Raises:
         InputError: no region has a mask.
@@ -148,39 +130,35 @@ class MaskTask(Task):
 
     def __init__(
         self,
-        dataset: RegionDataset,
+        datasets: Sequence[RegionDataset],
         *,
         config: MaskTaskConfig | None = None,
         validation: RegionDataset | None = None,
         teacher: MaskHead | None = None,
         seed: int = 0,
-        terms: str = "unstated",
-        licence: str = "unstated",
     ) -> None:
         self.config = config or MaskTaskConfig()
-        self._dataset = dataset
+        self.datasets = tuple(datasets)
         self._validation = validation
         self.metrics = {} if validation is None else MASK_METRICS
-        self._card = {"data": terms, "licence": licence}
         self._seed = seed
-        images = dataset.images.tolist()
-        rows = {image: dataset.rows(image, with_mask=True) for image in images}
-        self._sampler = RegionSampler(rows, at_most=self.config.regions, seed=seed, kind="masks")
+        self._images = number_images(datasets)
+        rows = {n: data.rows(image, with_mask=True) for n, (data, image) in self._images.items()}
+        most = self.config.max_regions
+        self._sampler = RegionSampler(rows, at_most=most, seed=seed, kind="masks")
         self._teacher = teacher
         self._taught_sampler: RegionSampler | None = None
         self._teacher_masks: dict[int, dict[int, RLE]] = {}
         if self.config.taught_images:
             if teacher is None:
                 raise InputError("taught_images need a teacher")
-            without = {image: dataset.rows(image, with_mask=False) for image in images}
-            self._taught_sampler = RegionSampler(
-                without, at_most=self.config.regions, seed=seed, kind="taught"
-            )
+            without = {
+                n: data.rows(image, with_mask=False) for n, (data, image) in self._images.items()
+            }
+            self._taught_sampler = RegionSampler(without, at_most=most, seed=seed, kind="taught")
         seed_torch(seed, "mask head")
-        with_mask = [image for image, of_image in rows.items() if len(of_image)]
-        self.module: nn.Module = standardised(
-            MaskHeadModule(self.config.head), dataset.reader, with_mask
-        )
+        with_mask = [self._images[number] for number, of_image in rows.items() if len(of_image)]
+        self.module: nn.Module = standardised(MaskHeadModule(self.config.head), with_mask)
 
     @property
     def items_per_epoch(self) -> int:
@@ -189,20 +167,20 @@ class MaskTask(Task):
 
     def plan(self, step: int) -> Sequence[SampledRegions]:
         """See `Task`."""
-        images, taught = self.config.images, self.config.taught_images
-        items = [self._sampler.item(step * images + i) for i in range(images)]
+        batch, taught = self.config.batch, self.config.taught_images
+        items = [self._sampler.item(step * batch + i) for i in range(batch)]
         if self._taught_sampler is not None:
             items += [self._taught_sampler.item(step * taught + i) for i in range(taught)]
         return items
 
     def load(self, item: SampledRegions) -> MaskExample:
         """See `Task`."""
-        config, dataset = self.config, self._dataset
+        config, (dataset, image) = self.config, self._images[item.image]
         random = generator(self._seed, item.kind, item.position, "example")
-        pyramid = read_pyramid(dataset, item.image, flipped=item.flipped)
+        pyramid = read_pyramid(dataset, image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
         boxes = jitter_sides(
-            dataset.boxes(item.image, rows, flipped=item.flipped),
+            dataset.boxes(image, rows, flipped=item.flipped),
             random,
             spread=config.spread,
             share=config.jittered,
@@ -213,7 +191,7 @@ class MaskTask(Task):
             mask = mask[:, ::-1] if item.flipped else mask
             targets.append(mask_target(mask, box, side=config.head.side, margin=config.head.margin))
         # only the pixels are changed: maps of other colours would have to be computed
-        frame = pyramid.letterbox(dataset.pixels(item.image, flipped=item.flipped))
+        frame = pyramid.letterbox(dataset.pixels(image, flipped=item.flipped))
         contrast = np.float32(1 + random.uniform(-1, 1) * config.brightness)
         tint = (random.uniform(-1, 1, (1, 3, 1, 1)) * config.tint).astype(np.float32)
         return MaskExample(
@@ -224,7 +202,7 @@ class MaskTask(Task):
         )
 
     def losses(self, module: nn.Module, examples: Sequence[MaskExample]) -> dict[str, Tensor]:
-        """See `Task`. An image's loss is the sum over its regions, over `config.regions`."""
+        """See `Task`. An image's loss is the sum over its regions, over `config.max_regions`."""
         device = next(module.parameters()).device
         logits, quality = module(
             [{name: cells.to(device) for name, cells in e.maps.items()} for e in examples],
@@ -236,17 +214,22 @@ class MaskTask(Task):
         counts = [len(e.boxes) for e in examples]
         return {
             name: torch.stack([part.sum() for part in torch.split(values, counts)])
-            / self.config.regions
+            / self.config.max_regions
             for name, values in by_region.items()
         }
 
     def card(self) -> Mapping[str, str]:
         """See `Task`."""
-        return {**self._card, "image encoder": self._dataset.reader.fingerprint}
+        return {
+            **describe_datasets(self.datasets),
+            "licence": self.config.licence,
+            "image encoder": self.datasets[0].reader.fingerprint,
+        }
 
     def describe(self, item: SampledRegions) -> str:
         """See `Task`."""
-        return self._dataset.describe(item.image, flipped=item.flipped)
+        dataset, image = self._images[item.image]
+        return dataset.describe(image, flipped=item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """See `Task`: masks of held-out boxes at the image's resolution."""
@@ -261,20 +244,21 @@ class MaskTask(Task):
         write_head(head, folder / "mask_head.safetensors", asdict(self.config.head))
         export_mask_head(head, folder / "mask_head.onnx")
 
-    def _mask(self, image: int, row: int) -> RLE:
-        """The mask of a region: the annotations', else the teacher's."""
-        dataset, masks = self._dataset, self._dataset.reader.annotations.segmentations
+    def _mask(self, number: int, row: int) -> RLE:
+        """The mask of a region of an image: the annotations', else the teacher's."""
+        dataset, image = self._images[number]
+        masks = dataset.annotations.segmentations
         if self._teacher is None or (masks is not None and masks[row]):
             return dataset.rle(image, row)
-        if image not in self._teacher_masks:
+        if number not in self._teacher_masks:
             # all of an image at once, so that the numbers do not depend on the order of items
             rows = dataset.rows(image, with_mask=False)
             pyramid = read_pyramid(dataset, image)
             grown, _ = self._teacher.masks_from_boxes(
                 pyramid, pyramid.letterbox(dataset.pixels(image)), dataset.boxes(image, rows)
             )
-            self._teacher_masks[image] = dict(zip(rows.tolist(), grown, strict=True))
-        return self._teacher_masks[image][row]
+            self._teacher_masks[number] = dict(zip(rows.tolist(), grown, strict=True))
+        return self._teacher_masks[number][row]
 
 
 def mask_target(

@@ -17,7 +17,7 @@ from torchvision.ops import roi_align
 
 from anyregion.compact.image_encoder import CHANNELS, MapName
 from anyregion.compact.proposal_head import LEVELS
-from anyregion.data.features import FeatureReader
+from anyregion.data.region_dataset import RegionDataset
 
 # images over which the channels' means and deviations are taken: each has thousands of cells
 MEASURED_IMAGES = 64
@@ -327,16 +327,16 @@ def as_tensors(maps: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.asarray(maps[name], dtype=np.float32)) for name in CHANNELS}
 
 
-def standardised(head: M, reader: FeatureReader, images: Sequence[int]) -> M:
+def standardised(head: M, images: Sequence[tuple[RegionDataset, int]]) -> M:
     """A fresh head whose projections know the channels of the data it will learn from.
 
     Args:
         head: with its first weights.
-        reader: its stored maps.
-        images: those that are learned from; means and deviations are taken over some of them.
+        images: data set and position of those that are learned from; means and deviations are
+            taken over some of them.
     """
     measured = images[:: -(-len(images) // MEASURED_IMAGES)]
-    statistics = channel_statistics(reader, measured)
+    statistics = channel_statistics(measured)
     for part in head.modules():
         if isinstance(part, Projection):
             part.set_statistics(statistics)
@@ -344,12 +344,12 @@ def standardised(head: M, reader: FeatureReader, images: Sequence[int]) -> M:
     return head.to(memory_format=torch.channels_last)
 
 
-def channel_statistics(reader: FeatureReader, images: Sequence[int]) -> dict[str, Tensor]:
+def channel_statistics(images: Sequence[tuple[RegionDataset, int]]) -> dict[str, Tensor]:
     """Per map the mean and the deviation of each channel over all cells, `(2, channels)`."""
     # of each channel the number of cells, the sum and the sum of squares
     sums = {name: torch.zeros(3, width, dtype=torch.float64) for name, width in CHANNELS.items()}
-    for image in images:
-        features = reader.read(image)
+    for dataset, image in images:
+        features = dataset.reader.read(image)
         for name in CHANNELS:
             cells = np.asarray(features[name], dtype=np.float64).reshape(-1, CHANNELS[name])
             total = np.stack([np.full(len(cells[0]), len(cells)), cells.sum(0), (cells**2).sum(0)])

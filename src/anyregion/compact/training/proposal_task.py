@@ -15,7 +15,10 @@ from anyregion.compact.training.checkpoint import unwrapped, write_head
 from anyregion.compact.training.dataset import (
     RegionSampler,
     SampledRegions,
-    open_localizing_datasets,
+    StoreConfig,
+    describe_datasets,
+    number_images,
+    open_unnamed_datasets,
     read_pyramid,
 )
 from anyregion.compact.training.export import ProposalHeadSession, export_proposal_head
@@ -33,6 +36,7 @@ from anyregion.compact.training.modules import (
     standardised,
 )
 from anyregion.data.region_dataset import RegionDataset
+from anyregion.errors import InputError
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import seed_torch
 from anyregion.training.task import Task
@@ -40,51 +44,37 @@ from anyregion.training.task import Task
 
 @dataclass(frozen=True)
 class ProposalTaskConfig:
-    """How the proposal head is trained.
-
-    Attributes:
-        head: its sizes.
-        images: of a step.
-    """
-
-    head: ProposalHeadConfig = field(default_factory=ProposalHeadConfig)
-    images: int = 6
-
-
-@dataclass(frozen=True)
-class ProposalTrainingConfig:
     """Training `compact`'s proposal head: boxes without a prompt, and boxes at points.
 
     Attributes:
-        store: folder made by `anyregion cache --model compact`.
-        validation: a store that is not trained on, for metrics; points need its masks.
-        task: how it is trained.
+        data: the data sets.
+        validation: another one, for metrics; None for none. Points need its masks.
+        head: its sizes.
+        batch: images of a step.
         licence: under which the weights may be used.
-        terms: of the data, for the card.
     """
 
-    store: str
-    validation: str
-    task: ProposalTaskConfig = field(default_factory=ProposalTaskConfig)
+    data: tuple[StoreConfig, ...] = ()
+    validation: StoreConfig | None = None
+    head: ProposalHeadConfig = field(default_factory=ProposalHeadConfig)
+    batch: int = 6
     licence: str = "unstated"
-    terms: str = "unstated"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"compact_finder.batch must be at least 1, not {self.batch}")
 
 
-def build_proposal_task(settings: ProposalTrainingConfig, *, loop: LoopConfig) -> ProposalTask:
+def build_proposal_task(settings: ProposalTaskConfig, *, loop: LoopConfig) -> ProposalTask:
     """Make the proposal head's task.
 
     Raises:
         InputError: stores that cannot be had, or were made by another encoder.
     """
-    dataset, validation = open_localizing_datasets(settings.store, settings.validation)
-    return ProposalTask(
-        dataset,
-        config=settings.task,
-        validation=validation,
-        seed=loop.seed,
-        terms=settings.terms,
-        licence=settings.licence,
+    datasets, validation = open_unnamed_datasets(
+        "compact_finder", settings.data, settings.validation
     )
+    return ProposalTask(datasets, config=settings, validation=validation, seed=loop.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +89,9 @@ class ProposalTask(Task):
     """A `Task`: from the maps of the training images to all their boxes, whatever their class.
 
     Args:
-        dataset: images without a region are left out; pixels are not read.
+        datasets: images without a region are left out; pixels are not read.
         validation: what `validate` measures on, or None.
         seed: of everything random, the head's first weights among it.
-        terms, licence: of the data and of the weights, for the card.
 
     Raises:
         InputError: no image has a region.
@@ -110,28 +99,24 @@ class ProposalTask(Task):
 
     def __init__(
         self,
-        dataset: RegionDataset,
+        datasets: Sequence[RegionDataset],
         *,
         config: ProposalTaskConfig | None = None,
         validation: RegionDataset | None = None,
         seed: int = 0,
-        terms: str = "unstated",
-        licence: str = "unstated",
     ) -> None:
         self.config = config or ProposalTaskConfig()
-        self._dataset = dataset
+        self.datasets = tuple(datasets)
         self._validation = validation
-        self._card = {"data": terms, "licence": licence}
         if validation is not None:
             with_masks = validation.reader.annotations.segmentations is not None
             self.metrics = PROPOSAL_METRICS | (POINT_METRICS if with_masks else {})
-        images = dataset.images.tolist()
-        rows = {image: dataset.annotations.rows(image) for image in images}
+        self._images = number_images(datasets)
+        rows = {n: data.annotations.rows(image) for n, (data, image) in self._images.items()}
         self._sampler = RegionSampler(rows, at_most=None, seed=seed)
         seed_torch(seed, "finder")  # the recipe's name of the head: seeds stay
-        self.module: nn.Module = standardised(
-            ProposalHeadModule(self.config.head), dataset.reader, images
-        )
+        images = list(self._images.values())
+        self.module: nn.Module = standardised(ProposalHeadModule(self.config.head), images)
 
     @property
     def items_per_epoch(self) -> int:
@@ -140,14 +125,15 @@ class ProposalTask(Task):
 
     def plan(self, step: int) -> Sequence[SampledRegions]:
         """See `Task`."""
-        first = step * self.config.images
-        return [self._sampler.item(first + i) for i in range(self.config.images)]
+        batch = self.config.batch
+        return [self._sampler.item(step * batch + i) for i in range(batch)]
 
     def load(self, item: SampledRegions) -> ProposalExample:
         """See `Task`."""
-        pyramid = read_pyramid(self._dataset, item.image, flipped=item.flipped)
+        dataset, image = self._images[item.image]
+        pyramid = read_pyramid(dataset, image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
-        boxes = self._dataset.boxes(item.image, rows, flipped=item.flipped)
+        boxes = dataset.boxes(image, rows, flipped=item.flipped)
         framed = torch.from_numpy(boxes * pyramid.frame_scale()).float()
         return ProposalExample(as_tensors(pyramid.maps), framed)
 
@@ -163,11 +149,16 @@ class ProposalTask(Task):
 
     def card(self) -> Mapping[str, str]:
         """See `Task`."""
-        return {**self._card, "image encoder": self._dataset.reader.fingerprint}
+        return {
+            **describe_datasets(self.datasets),
+            "licence": self.config.licence,
+            "image encoder": self.datasets[0].reader.fingerprint,
+        }
 
     def describe(self, item: SampledRegions) -> str:
         """See `Task`."""
-        return self._dataset.describe(item.image, flipped=item.flipped)
+        dataset, image = self._images[item.image]
+        return dataset.describe(image, flipped=item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Recall of held-out boxes, and how well one point in each held-out mask is boxed."""

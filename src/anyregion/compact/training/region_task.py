@@ -17,7 +17,13 @@ from anyregion.compact.region_features import extract_region_features
 from anyregion.compact.region_head import INPUTS, Calibration
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.checkpoint import save_region_head, unwrapped
-from anyregion.compact.training.dataset import check_features, open_named_dataset, read_pyramid
+from anyregion.compact.training.dataset import (
+    StoreConfig,
+    check_features,
+    describe_datasets,
+    open_named_dataset,
+    read_pyramid,
+)
 from anyregion.compact.training.losses import classification_loss, distillation_loss
 from anyregion.compact.training.metrics import fit_scores, held_out_ece
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
@@ -68,9 +74,9 @@ class RegionTaskConfig:
     """Training `compact`'s region head on stored features.
 
     Attributes:
-        stores: folders made by `anyregion cache --model compact`, each with its own vocabulary; an
-            image of any is as likely as one of any other.
-        validation: a store that is not trained on: metrics, and the calibration of scores.
+        data: the data sets, each with its own vocabulary; an image of any is as likely as one of
+            any other.
+        validation: another one, for metrics and the calibration of scores.
         unseen: classes left out of training, by name, or `every:STEP:FIRST` by position in the
             order of ids (`every:4:1`: 1, 5, 9, ...); empty for none.
         batch: images a step.
@@ -82,11 +88,10 @@ class RegionTaskConfig:
         module: sizes.
         objective: losses.
         licence: under which the weights may be used.
-        terms: of the data, for the card.
     """
 
-    stores: tuple[str, ...]
-    validation: str
+    data: tuple[StoreConfig, ...]
+    validation: StoreConfig
     unseen: str = ""
     batch: int = 8
     flip: float = 0.5
@@ -95,11 +100,10 @@ class RegionTaskConfig:
     module: RegionHeadConfig = field(default_factory=RegionHeadConfig)
     objective: RegionObjective = field(default_factory=RegionObjective)
     licence: str = "unstated"
-    terms: str = "unstated"
 
     def __post_init__(self) -> None:
-        if not self.stores:
-            raise InputError("compact.stores is empty: name at least one folder")
+        if not self.data:
+            raise InputError("compact.data: name at least one data set")
         if self.batch < 1 or not 0 <= self.flip <= 1 or not 0 <= self.jitter < 0.5:
             raise InputError("compact: batch from 1, flip from 0 to 1, jitter from 0 to below 0.5")
 
@@ -113,8 +117,8 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
     text_encoder = CompactTextEncoder(load_conse())
     seed_torch(loop.seed, "weights")
     module = RegionHeadModule(settings.module)
-    stores = [Store(folder) for folder in settings.stores]
-    validation = Store(settings.validation)
+    stores = [Store(data.store) for data in settings.data]
+    validation = Store(settings.validation.store)
     for store in [*stores, validation]:
         check_features(store, validation)
     for store in stores:
@@ -123,7 +127,10 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
                 f"{store.folder}: made without mirror images: set compact.flip to 0, or make it "
                 "anew"
             )
-    datasets = [open_named_dataset(s, text_encoder, unseen=settings.unseen) for s in stores]
+    datasets = [
+        open_named_dataset(store, text_encoder, unseen=settings.unseen, terms=data.terms)
+        for store, data in zip(stores, settings.data, strict=True)
+    ]
     validation_set = open_named_dataset(validation, text_encoder)
     return RegionTask(module, datasets, validation_set, settings, seed=loop.seed)
 
@@ -269,7 +276,7 @@ class RegionTask(Task):
             calibration,
             card=ModelCard(
                 licence=self.settings.licence,
-                terms=self.settings.terms,
+                terms="; ".join(dict.fromkeys(d.terms for d in self.datasets)),
                 origin=f"trained on {sum(len(s.images) for s in self.datasets):,} images",
             ),
             metrics=metrics,
@@ -277,14 +284,9 @@ class RegionTask(Task):
 
     def card(self) -> Mapping[str, str]:
         """See `Task`."""
-        lines = {
-            f"data {number}": f"{len(d.images):,} images, {len(_vocabulary(d).matrix)} names"
-            for number, d in enumerate(self.datasets, start=1)
-        }
         return {
-            **lines,
+            **describe_datasets(self.datasets),
             "validation": f"{len(self.validation.images):,} images",
-            "terms of the data": self.settings.terms,
             "classes left out": self.settings.unseen or "none",
             "frozen": "compact's image encoder and text encoder",
         }

@@ -35,7 +35,7 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     """
     check_device(own_device(loop.device))
     _check(settings, loop)
-    images = list_images(settings.images)
+    images = list_images([data.images for data in settings.data])
     # before the label maps, which may take hours: a name or a size that will not do
     seed_torch(loop.seed, "weights")
     encoder = build_encoder(settings.backbone, size=settings.views.size, weights=settings.start)
@@ -66,8 +66,8 @@ def _local_processes() -> int:
 
 
 def _check(settings: R2OConfig, loop: LoopConfig) -> None:
-    if not settings.images:
-        raise InputError("r2o.images: give a folder of images")
+    if not settings.data:
+        raise InputError("r2o.data: give a folder of images")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch % world:
         raise InputError(

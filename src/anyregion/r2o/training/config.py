@@ -30,12 +30,25 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class ImagesConfig:
+    """One data set.
+
+    Attributes:
+        images: a folder of unlabelled images, searched through.
+        terms: licence or terms of use, for the card.
+    """
+
+    images: str
+    terms: str = "unstated"
+
+
+@dataclass(frozen=True)
 class R2OConfig:
     """R2O's pretraining. The defaults are the paper's; what counts in epochs decides the loop's
     `steps`, `schedule.warmup_steps`, `checkpoint_every`, `validate_every` and `samples_every`.
 
     Attributes:
-        images: folders of unlabelled images, searched through; at least one is needed.
+        data: the images; at least one folder is needed.
         backbone: `torchvision/resnet50`, `timm/convnext_tiny`, ...: see `backbones.loading`.
         start: weights to start from: None for random ones, `pretrained` for the library's own, or
             a file or folder.
@@ -68,10 +81,9 @@ class R2OConfig:
         checkpoint_epochs: epochs between checkpoints.
         look_epochs: epochs between looks at features (the collapse watch) and pictures.
         shown: images in the pictures; 0 for none.
-        terms: licence or terms of use of the images, for the card.
     """
 
-    images: tuple[str, ...] = ()
+    data: tuple[ImagesConfig, ...] = ()
     backbone: str = "torchvision/resnet50"
     start: str | None = None
     epochs: float = 300
@@ -95,7 +107,6 @@ class R2OConfig:
     checkpoint_epochs: float = 1
     look_epochs: float = 5
     shown: int = 4
-    terms: str = "unstated"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "checkpoint_epochs", "look_epochs"):

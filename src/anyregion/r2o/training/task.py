@@ -245,8 +245,8 @@ class R2OTask(Task):
         config = self.config
         broken = len(self.store.set_aside)
         return {
-            "images": f"{len(self.usable):,} of {', '.join(config.images)} ({broken:,} set aside); "
-            f"terms: {config.terms}",
+            **{f"data: {data.images}": f"terms: {data.terms}" for data in config.data},
+            "images": f"{len(self.usable):,} of all data ({broken:,} set aside)",
             "backbone": f"{config.backbone}, from {config.start or 'random weights'}",
             "prior": ", ".join(f"{k} {v}" for k, v in config.prior.describe().items()),
             "epochs": f"{config.epochs}",

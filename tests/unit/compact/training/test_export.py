@@ -49,7 +49,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[MaskTask, Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("masks")
     head = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
-    task = MaskTask(toy_dataset(folder), config=MaskTaskConfig(head=head))
+    task = MaskTask([toy_dataset(folder)], config=MaskTaskConfig(head=head))
     task.save(task.module, folder)
     return task, folder
 
@@ -59,7 +59,7 @@ def proposals(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProposalTask, P
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finder")
     config = ProposalTaskConfig(head=ProposalHeadConfig(width=16))
-    task = ProposalTask(toy_dataset(folder), config=config)
+    task = ProposalTask([toy_dataset(folder)], config=config)
     task.save(task.module, folder)
     return task, folder
 

@@ -30,7 +30,7 @@ from anyregion.errors import CheckpointError, InputError
 from tests.unit.compact.training.toy_data import toy_dataset
 
 SMALL = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
-CONFIG = MaskTaskConfig(head=SMALL, images=3, regions=2)
+CONFIG = MaskTaskConfig(head=SMALL, batch=3, max_regions=2)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def task(tmp_path: Path) -> MaskTask:
-    return MaskTask(toy_dataset(tmp_path), config=CONFIG, seed=3)
+    return MaskTask([toy_dataset(tmp_path)], config=CONFIG, seed=3)
 
 
 def test_crowds_are_left_out_and_every_region_comes_once_an_epoch(task: MaskTask) -> None:
@@ -53,14 +53,14 @@ def test_crowds_are_left_out_and_every_region_comes_once_an_epoch(task: MaskTask
 
 
 def test_plans_and_examples_follow_from_seed_and_step_alone(tmp_path: Path, task: MaskTask) -> None:
-    again = MaskTask(toy_dataset(tmp_path), config=CONFIG, seed=3)
+    again = MaskTask([toy_dataset(tmp_path)], config=CONFIG, seed=3)
     assert list(again.plan(5)) == list(task.plan(5))
     first, second = task.load(task.plan(5)[1]), again.load(again.plan(5)[1])
     for name in ("frame", "boxes", "targets"):
         assert torch.equal(getattr(first, name), getattr(second, name))
     for a, b in zip(task.module.parameters(), again.module.parameters(), strict=True):
         assert torch.equal(a, b)
-    other = MaskTask(toy_dataset(tmp_path), config=CONFIG, seed=4)
+    other = MaskTask([toy_dataset(tmp_path)], config=CONFIG, seed=4)
     assert not torch.equal(other.load(other.plan(5)[1]).frame, first.frame)
 
 
@@ -95,8 +95,8 @@ def test_losses_are_one_per_image_and_fall(task: MaskTask) -> None:
 
 
 def test_mirrored_images_have_mirrored_targets(tmp_path: Path) -> None:
-    plain = MaskTaskConfig(head=SMALL, images=3, regions=2, jittered=0.0, brightness=0, tint=0)
-    task = MaskTask(toy_dataset(tmp_path), config=plain)
+    plain = MaskTaskConfig(head=SMALL, batch=3, max_regions=2, jittered=0.0, brightness=0, tint=0)
+    task = MaskTask([toy_dataset(tmp_path)], config=plain)
     items = {(i.image, i.flipped): i for step in (0, 1) for i in task.plan(step)}
     one, other = (task.load(items[0, flipped]) for flipped in (False, True))
     order = np.argsort(items[0, False].rows), np.argsort(items[0, True].rows)
@@ -107,7 +107,7 @@ def test_mirrored_images_have_mirrored_targets(tmp_path: Path) -> None:
 
 def test_validation_measures_at_the_image_and_leaves_the_module_training(tmp_path: Path) -> None:
     dataset = toy_dataset(tmp_path)
-    task = MaskTask(dataset, config=CONFIG, validation=dataset)
+    task = MaskTask([dataset], config=CONFIG, validation=dataset)
     task.module.train()
     metrics = task.validate(task.module)
     assert set(metrics) == {"mean_iou", "auroc"}
@@ -115,11 +115,24 @@ def test_validation_measures_at_the_image_and_leaves_the_module_training(tmp_pat
     assert task.module.training
 
 
+def test_several_data_sets_are_one_stream(tmp_path: Path, task: MaskTask) -> None:
+    (tmp_path / "other").mkdir()
+    other = toy_dataset(tmp_path / "other", seed=1)
+    both = MaskTask([task.datasets[0], other], config=replace(CONFIG, batch=6), seed=3)
+    assert both.items_per_epoch == 6
+    items = both.plan(0)
+    assert sorted(item.image for item in items) == list(range(6))
+    names = {both.describe(item).rsplit(" of ")[-1] for item in items}
+    assert names == {data.name for data in both.datasets}
+    examples = [both.load(item) for item in items]
+    assert len(both.losses(both.module, examples)["loss"]) == 6
+
+
 def test_no_masks_no_training(tmp_path: Path) -> None:
     dataset = toy_dataset(tmp_path)
     object.__setattr__(dataset.reader.annotations, "segmentations", None)
     with pytest.raises(InputError, match="no image has a region"):
-        MaskTask(dataset, config=CONFIG)
+        MaskTask([dataset], config=CONFIG)
 
 
 def test_targets_are_shares_of_cells() -> None:
@@ -159,12 +172,12 @@ def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
     masks[1] = masks[4] = None  # the bars of two images
     object.__setattr__(dataset.reader.annotations, "segmentations", tuple(masks))
     with pytest.raises(InputError, match="need a teacher"):
-        MaskTask(dataset, config=replace(CONFIG, taught_images=2))
-    before = MaskTask(dataset, config=CONFIG)
+        MaskTask([dataset], config=replace(CONFIG, taught_images=2))
+    before = MaskTask([dataset], config=CONFIG)
     write_head(before.module, tmp_path / "head.safetensors", asdict(SMALL))
     teacher = read_mask_head(tmp_path / "head.safetensors")
     task = MaskTask(
-        dataset,
+        [dataset],
         config=replace(CONFIG, taught_images=2),
         teacher=MaskHead(MaskHeadSession(teacher)),
     )

@@ -26,7 +26,7 @@ from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskC
 from anyregion.evaluation.metrics.overlap import count_matched
 from tests.unit.compact.training.toy_data import toy_dataset
 
-CONFIG = ProposalTaskConfig(head=ProposalHeadConfig(width=16), images=3)
+CONFIG = ProposalTaskConfig(head=ProposalHeadConfig(width=16), batch=3)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def one_thread() -> None:
 @pytest.fixture
 def task(tmp_path: Path) -> ProposalTask:
     dataset = toy_dataset(tmp_path)
-    return ProposalTask(dataset, config=CONFIG, validation=dataset)
+    return ProposalTask([dataset], config=CONFIG, validation=dataset)
 
 
 def test_one_box_and_score_a_cell(task: ProposalTask) -> None:
@@ -102,7 +102,7 @@ def test_a_point_means_the_smallest_object_around_it() -> None:
 
 
 def test_losses_fall_and_the_task_repeats_itself(tmp_path: Path, task: ProposalTask) -> None:
-    again = ProposalTask(toy_dataset(tmp_path), config=CONFIG)
+    again = ProposalTask([toy_dataset(tmp_path)], config=CONFIG)
     assert list(again.plan(7)) == list(task.plan(7))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=5e-3)
     history = []

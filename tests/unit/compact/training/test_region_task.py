@@ -36,7 +36,7 @@ from anyregion.compact.region_head import (
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training import checkpoint
 from anyregion.compact.training.checkpoint import load_region_head_module, save_region_head
-from anyregion.compact.training.dataset import open_named_dataset
+from anyregion.compact.training.dataset import StoreConfig, open_named_dataset
 from anyregion.compact.training.export import rounded
 from anyregion.compact.training.losses import classification_loss, distillation_loss
 from anyregion.compact.training.metrics import fit_scores, held_out_ece
@@ -375,8 +375,8 @@ class FakeStore:
 def task(seed: int = 0, **changes: object) -> RegionTask:
     text_encoder = CompactTextEncoder(load_conse(), threads=1)
     settings = RegionTaskConfig(
-        stores=("fake",),
-        validation="fake",
+        data=(StoreConfig("fake"),),
+        validation=StoreConfig("fake"),
         batch=3,
         module=replace(SMALL, dropout=0.1),
         objective=RegionObjective(random_boxes=2, class_power=0.4),
