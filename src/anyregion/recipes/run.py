@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anyregion.errors import InputError
-from anyregion.recipes.loading import Training, as_words, read_training, upgrade_settings
-from anyregion.training.distributed import is_first
-from anyregion.training.loop import Callbacks, fit
-from anyregion.training.report import TrainingReport
-from anyregion.training.run_folder import read_settings, refuse_changes
-from anyregion.training.task import Task
+from anyregion.errors import InputError, require
+
+# the package's face names these functions, so that this module must load without the extra
+if TYPE_CHECKING:
+    from anyregion.recipes.loading import Training
+    from anyregion.training.loop import Callbacks
+    from anyregion.training.report import TrainingReport
+    from anyregion.training.task import Task
+
+PACKAGES = ("torch", "jsonargparse", "yaml", "lightning_fabric")
 
 PRETRAINING = "r2o-small"
 """The recipe of `pretrain` where none is named: of the packaged ones it needs the least machine."""
@@ -41,9 +44,13 @@ def train(
         InputError: settings or data that cannot be used, or other settings than the run had.
         CheckpointError: a checkpoint is broken.
         AnyRegionError: a loss that is not finite, or a full disk.
+        MissingExtraError: without `anyregion[train]`.
     """
+    require("train", *PACKAGES)
+    from anyregion.recipes.loading import as_words, read_training
+
     training = read_training(config, as_words(settings))
-    return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks or Callbacks())
+    return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks)
 
 
 def pretrain(
@@ -66,7 +73,11 @@ def pretrain(
     Raises:
         InputError: no images, too many broken ones, or what `train` raises.
     """
-    out, callbacks = Path(out), callbacks or Callbacks()
+    require("train", *PACKAGES)
+    from anyregion.recipes.loading import as_words, read_training
+    from anyregion.training.run_folder import read_settings
+
+    out = Path(out)
     folders = [images] if isinstance(images, str | Path) else list(images)
     if not folders:
         raise InputError("give a folder of images")
@@ -97,7 +108,7 @@ def _run(
     out: Path,
     *,
     overwrite: bool,
-    callbacks: Callbacks,
+    callbacks: Callbacks | None,
     record: Callable[[Task], dict[str, Any]] | None = None,
 ) -> TrainingReport:
     """Build the task and fit it.
@@ -105,12 +116,17 @@ def _run(
     Args:
         record: the task's part of `config.yaml`, where building the task decides some of it.
     """
+    from anyregion.recipes.loading import upgrade_settings
+    from anyregion.training.distributed import is_first
+    from anyregion.training.loop import Callbacks, fit
+    from anyregion.training.run_folder import read_settings, refuse_changes
+
     if not overwrite and (previous := read_settings(out)) is not None:
         # before anything is computed; `fit` compares all settings
         settings, previous = training.task_settings(), upgrade_settings(previous)
         stated = {key: previous[key] for key in settings if key in previous}
         refuse_changes(out, settings, stated, training.may_change)
-    if not is_first():
+    if callbacks is None or not is_first():
         callbacks = Callbacks()
     task = training.build(progress=callbacks.prepare)
     for text in task.notes():

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import anyregion
 from anyregion import Predictions, Regions, Vocabulary, load_regions
 from anyregion.files import atomic_path, write_json
 from anyregion.images import find_images
@@ -248,8 +250,36 @@ def test_find_images(tmp_path: Path) -> None:
     assert [p.name for p in named] == ["notes.txt"]  # named outright: reading it will tell
 
 
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def test_import_is_light() -> None:
-    heavy = "('torch', 'onnxruntime', 'transformers')"
-    code = f"import sys, anyregion; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    heavy = "('torch', 'onnxruntime', 'transformers', 'numpy', 'PIL')"
+    loaded = f"[m for m in {heavy} if m in sys.modules]"
+    assert run_python(f"import sys, anyregion; print({loaded})") == "[]"
+
+
+def test_every_name_of_the_face_is_there_without_the_extras() -> None:
+    code = """
+import sys
+for name in ("torch", "transformers", "jsonargparse", "lightning_fabric", "onnxruntime"):
+    sys.modules[name] = None
+import anyregion
+from anyregion import *
+assert set(anyregion.__all__) <= set(dir(anyregion)), "editors complete them"
+assert all(getattr(anyregion, name) is globals()[name] for name in anyregion.__all__)
+try:
+    anyregion.nothing
+except AttributeError as error:
+    print(error)
+"""
+    assert run_python(code) == "module 'anyregion' has no attribute 'nothing'"
+
+
+def test_the_face_is_what_type_checkers_see() -> None:
+    text = Path(anyregion.__file__).read_text()
+    block = text[text.index("if TYPE_CHECKING") : text.index("__version__ =")]
+    imported = set(re.findall(r"\b[A-Za-z_]+\b", re.sub(r"from \S+ import", "", block)))
+    assert imported >= set(anyregion.__all__) == set(anyregion._MODULES)
