@@ -149,8 +149,10 @@ def data_arrays(fixture: Fixture) -> Named:
             f"view{view + 1}_uint8",
             np.stack(
                 [
-                    crop_and_resize(
-                        image, tuple(box[view].tolist()), size=size, flipped=bool(roi[view, 4])
+                    np.asarray(
+                        crop_and_resize(
+                            image, tuple(box[view].tolist()), size=size, flipped=bool(roi[view, 4])
+                        )
                     )
                     for image, box, roi in zip(fixture.images, boxes, rois, strict=True)
                 ]

@@ -173,7 +173,11 @@ def _check_files(
         elif (sizes[image] < 0).any():
             sizes[image] = file.size.upright
         else:
-            _compare(name, (int(sizes[image, 0]), int(sizes[image, 1])), file.size, findings)
+            stated, (height, width) = tuple(sizes[image].tolist()), file.size.upright
+            if stated != (height, width):
+                kind = TURNED if stated == file.size.stored else OTHER_SIZE
+                text = f"{width} x {height}, but stated as {stated[1]} x {stated[0]}"
+                findings.add(kind, name, text)
         if progress is not None:
             progress(image + 1, count)
     # only files of equal length can be equal, so few have to be read for their hash
@@ -224,13 +228,6 @@ def _digest(path: Path) -> bytes:
         return b""
 
 
-def _compare(name: str, stated: tuple[int, int], size: ImageSize, findings: Findings) -> None:
-    if stated == size.upright:
-        return
-    text = f"{size.upright[1]} x {size.upright[0]}, but stated as {stated[1]} x {stated[0]}"
-    findings.add(TURNED if stated == size.stored else OTHER_SIZE, name, text)
-
-
 # boxes with a side shorter than so many pixels are reported as tiny
 TINY = 2.0
 # classes with fewer regions are rare
@@ -277,13 +274,7 @@ class ClassCount:
 
 
 def check_regions(annotations: Annotations, sizes: NDArray[np.int64], findings: Findings) -> None:
-    """Report odd boxes, and images without any.
-
-    Args:
-        annotations: what to look at.
-        sizes: `(I, 2)` heights and widths, -1 where nobody states them.
-        findings: where to report.
-    """
+    """Report odd boxes, and images without any; `sizes` `(I, 2)`, -1 where nobody states them."""
     counts = np.diff(annotations.starts)
     image = np.repeat(np.arange(len(annotations)), counts)
     boxes, labels = annotations.boxes, annotations.labels

@@ -67,9 +67,6 @@ class FeatureReader(Protocol):
 class OnTheFly:
     """The same arrays as from a store of this extractor, at the price of running it every time.
 
-    Attributes:
-        annotations, fingerprint: see `FeatureReader`.
-
     Args:
         extractor: its models must be safe to call in several threads, as those here are.
         annotations: what to read.
@@ -85,11 +82,7 @@ class OnTheFly:
         self._folder = Path(images_folder)
 
     def read(self, image: int, *, flipped: bool = False) -> Features:
-        """See `FeatureReader`.
-
-        Raises:
-            InputError: the image cannot be used; says which, and why. `fill_store` sets it aside.
-        """
+        """See `FeatureReader`."""
         path = image_path(self._folder, self.annotations.file_names[image])
         pixels, regions = load_sample(read_file(path), path, self.annotations, image)
         if flipped:
@@ -134,11 +127,7 @@ class CombinedReader:
 def load_sample(
     content: bytes, path: Path, annotations: Annotations, image: int
 ) -> tuple[Pixels, Regions]:
-    """The upright pixels and the regions that are no crowd, clipped to the image.
-
-    Args:
-        content, path: of the image file.
-        annotations, image: of which data set, and the position in it.
+    """The upright pixels of an image file and its regions that are no crowd, clipped to it.
 
     Raises:
         InputError: the image is broken or of another size than annotated, or one of its regions
@@ -170,11 +159,7 @@ def mirror_sample(pixels: Pixels, regions: Regions) -> tuple[Pixels, Regions]:
 
 
 def to_half(name: str, values: ArrayLike) -> NDArray[np.float16]:
-    """Round to half precision.
-
-    Raises:
-        InputError: NaN, or numbers that half precision cannot hold (beyond 65,504).
-    """
+    """Round to half precision; `InputError` for NaN, and for numbers beyond 65,504."""
     # an overflow becomes infinite here, and an error that names the array below
     with np.errstate(over="ignore"):
         half = np.ascontiguousarray(values, dtype=np.float16)

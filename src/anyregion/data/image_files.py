@@ -93,11 +93,7 @@ def _parts(name: str) -> list[str]:
 
 
 def read_size(path: Path) -> ImageSize:
-    """The size of an image, from its header.
-
-    Raises:
-        InputError: no such file, or not an image.
-    """
+    """The size of an image, from its header; `InputError` where there is none that can be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and damaged tags; none is decoded

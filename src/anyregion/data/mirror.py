@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from anyregion.errors import InputError
 from anyregion.images import Pixels
-from anyregion.masks import RLE, encode_mask
+from anyregion.masks import encode_mask
 from anyregion.regions import Boxes, Regions
 
 
@@ -37,9 +37,12 @@ def mirror_regions(regions: Regions, width: int) -> Regions:
             raise InputError(f"region {regions.ids[i]}: mask logits cannot be mirrored")
     return Regions(
         boxes=mirror_boxes(regions.boxes, width),
-        points=tuple(_points(points, width) for points in regions.points),
+        points=tuple(_mirror_points(points, width) for points in regions.points),
         point_labels=regions.point_labels,
-        masks=tuple(_mask(regions, i) for i in range(len(regions))),
+        masks=tuple(
+            None if mask is None else encode_mask(mask[:, ::-1])
+            for mask in map(regions.mask, range(len(regions)))
+        ),
         mask_logits=regions.mask_logits,
         ids=regions.ids,
         scores=regions.scores,
@@ -47,13 +50,8 @@ def mirror_regions(regions: Regions, width: int) -> Regions:
     )
 
 
-def _points(points: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+def _mirror_points(points: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     # pixels, not borders: the last column, `width - 1`, becomes 0
     mirrored: NDArray[np.float64] = points.copy()
     mirrored[:, 0] = np.maximum(width - 1 - points[:, 0], 0)
     return mirrored
-
-
-def _mask(regions: Regions, row: int) -> RLE | None:
-    mask = regions.mask(row)
-    return None if mask is None else encode_mask(mask[:, ::-1])

@@ -79,20 +79,12 @@ class RegionDataset:
         return matching
 
     def rle(self, image: int, row: int) -> RLE:
-        """The mask of one region, not mirrored.
-
-        Raises:
-            InputError: it has none.
-        """
+        """The mask of one region, not mirrored; `InputError` where it has none."""
         masks = self.annotations.segmentations
         return segmentation_to_rle(None if masks is None else masks[row], *self.size(image))
 
     def size(self, image: int) -> tuple[int, int]:
-        """Height and width, as the annotations state them.
-
-        Raises:
-            InputError: they do not.
-        """
+        """Height and width; `InputError` where the annotations do not state them."""
         height, width = self.annotations.sizes[image].tolist()
         if height < 1 or width < 1:
             name = self.annotations.file_names[image]
@@ -100,11 +92,7 @@ class RegionDataset:
         return height, width
 
     def pixels(self, image: int, *, flipped: bool = False) -> Pixels:
-        """The image.
-
-        Raises:
-            InputError: there is no such file, or it cannot be read.
-        """
+        """The image `(height, width, 3)`; `InputError` where its file cannot be read."""
         name = self.annotations.file_names[image]
         path = None if self.folder is None else find_image(self.folder, name)
         if path is None:
@@ -155,15 +143,7 @@ def region_dataset(
         what = "of some use" if vocabulary is None else "with a name of the vocabulary"
         raise InputError(f"{name}: no image has a region {what}: there is nothing to learn from")
     return RegionDataset(
-        name=name,
-        reader=reader,
-        vocabulary=vocabulary,
-        labels=labels,
-        images=usable,
-        folder=folder,
-        ratio=ratio,
-        repeat_threshold=repeat_threshold,
-        terms=terms,
+        name, reader, vocabulary, labels, usable, folder, ratio, repeat_threshold, terms
     )
 
 

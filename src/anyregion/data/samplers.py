@@ -55,17 +55,15 @@ class EpochSampler:
 
     def draw(self, start: int, count: int) -> list[int]:
         """The positions at `start`, `start + 1`, ... of the stream."""
-        return [
-            int(self._order(place // self.length)[place % self.length])
-            for place in range(start, start + count)
-        ]
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        if epoch not in self._orders:
-            self._orders[epoch] = self._shuffle(epoch)
-            while len(self._orders) > 2:  # a batch reaches from one epoch into the next
-                self._orders.popitem(last=False)
-        return self._orders[epoch]
+        positions: list[int] = []
+        for place in range(start, start + count):
+            epoch, row = divmod(place, self.length)
+            if epoch not in self._orders:
+                self._orders[epoch] = self._shuffle(epoch)
+                while len(self._orders) > 2:  # a batch reaches from one epoch into the next
+                    self._orders.popitem(last=False)
+            positions.append(int(self._orders[epoch][row]))
+        return positions
 
     def _shuffle(self, epoch: int) -> NDArray[np.int64]:
         """The positions of one epoch in their order, `(length,)`."""

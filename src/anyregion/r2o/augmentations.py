@@ -115,7 +115,7 @@ def make_views(image: Pixels, config: ViewConfig, rng: np.random.Generator) -> t
         # the order of the draws is the seed's contract: another order gives other views
         i, j, h, w = random_crop_box(height, width, config, rng)
         flipped = bool(rng.random() < config.flip)
-        view = _resized_crop(image, (i, j, h, w), config.size, flipped)
+        view = crop_and_resize(image, (i, j, h, w), size=config.size, flipped=flipped)
         if any(config.jitter) and rng.random() < config.jitter_p:
             view = color_jitter(view, config.jitter, rng)
         if rng.random() < config.grey:
@@ -161,9 +161,9 @@ def box_fractions(box: tuple[int, int, int, int], height: int, width: int) -> ND
 
 
 def crop_and_resize(
-    image: Pixels, box: tuple[int, int, int, int], *, size: int, flipped: bool
-) -> Pixels:
-    """Cut `box` (top, left, height, width) out, resize it to (size, size, 3), then mirror it.
+    image: Pixels, box: tuple[int, int, int, int], *, size: int, flipped: bool = False
+) -> PilImage:
+    """Cut `box` (top, left, height, width) out, resize it to (size, size), then mirror it.
 
     Pillow's bicubic, with antialiasing; nothing outside the box is looked at.
 
@@ -174,13 +174,6 @@ def crop_and_resize(
     height, width = size_of(image)
     if not (0 <= i < i + h <= height and 0 <= j < j + w <= width):
         raise InputError(f"the crop {box} is not inside an image of {height} x {width}")
-    return np.array(_resized_crop(image, box, size, flipped))
-
-
-def _resized_crop(
-    image: Pixels, box: tuple[int, int, int, int], size: int, flipped: bool
-) -> PilImage:
-    i, j, h, w = box
     # the crop alone is copied into Pillow: cheaper than the image, and the same as crop, resize
     crop = Image.fromarray(image[i : i + h, j : j + w])
     view = crop.resize((size, size), Image.Resampling.BICUBIC)
@@ -189,19 +182,16 @@ def _resized_crop(
 
 def spanning_view(image: Pixels, size: int) -> Pixels:
     """The whole image squashed to (size, size, 3), unchanged otherwise."""
-    return np.array(_resized_crop(image, (0, 0, *size_of(image)), size, flipped=False))
+    return np.array(crop_and_resize(image, (0, 0, *size_of(image)), size=size))
 
 
 def color_jitter(
     image: PilImage, strengths: tuple[float, float, float, float], rng: np.random.Generator
 ) -> PilImage:
-    """Change brightness, contrast, saturation and hue, in random order.
+    """Change brightness, contrast, saturation and hue of an RGB image, in random order.
 
-    Args:
-        image: RGB.
-        strengths: of the four. A factor is uniform in `[max(0, 1 - x), 1 + x]`, the hue's shift in
-            `[-x, x]` of a full turn, x at most 0.5. A strength of 0 leaves that step out.
-        rng: what draws the order and the factors.
+    With a strength x a factor is uniform in `[max(0, 1 - x), 1 + x]`, the hue's shift in `[-x, x]`
+    of a full turn, x at most 0.5. A strength of 0 leaves that step out.
     """
     for step in rng.permutation(4):
         strength = strengths[step]
@@ -232,11 +222,7 @@ def adjust_saturation(image: PilImage, factor: float) -> PilImage:
 
 
 def adjust_hue(image: PilImage, shift: float) -> PilImage:
-    """Turn the hue by `shift`, -0.5 to 0.5 of a full turn, in Pillow's 8-bit HSV.
-
-    Raises:
-        InputError: a shift outside that range.
-    """
+    """Turn the hue by `shift`, -0.5 to 0.5 of a full turn, in Pillow's 8-bit HSV."""
     if not -0.5 <= shift <= 0.5:
         raise InputError(f"a hue shift is -0.5 to 0.5 of a turn, not {shift}")
     turn = int(shift * 255) % 256
@@ -257,11 +243,9 @@ def adjust_hue(image: PilImage, shift: float) -> PilImage:
 
 @lru_cache(maxsize=1)
 def _hue_tables() -> tuple[bytes, ...]:
-    """How far red, green and blue lie below the brightest channel, for each of Pillow's 256 hues.
-
-    In 255ths of the way to the darkest channel, so that a channel is value - value x saturation x
-    depth. Pillow's own way back from HSV gives the same bytes, pixel by pixel in twice the time.
-    """
+    """How far R, G and B lie below the brightest channel, for each of Pillow's 256 hues."""
+    # in 255ths of the way to the darkest channel: a channel is value - value x saturation x depth.
+    # Pillow's own way back from HSV gives the same bytes, pixel by pixel in twice the time
     # a turn is six legs of 255 steps, and hue h stands at step 6 h: a channel goes down on one
     # leg, stays down for two, comes back on the next and stays up for two
     tables = []
@@ -280,15 +264,7 @@ def gaussian_blur(pixels: Pixels, *, kernel: int, sigma: float) -> Pixels:
     """Gaussian blur of `kernel` x `kernel` pixels, mirrored at the border without its edge pixel.
 
     Bit for bit the 8-bit blur of OpenCV: weights in 256ths, both passes in whole numbers, and one
-    rounding at the end.
-
-    Args:
-        pixels: (height, width, 3).
-        kernel: odd.
-        sigma: in pixels, above 0.
-
-    Raises:
-        InputError: an even kernel, or a sigma that is not above 0.
+    rounding at the end. `pixels` are (height, width, 3), `kernel` is odd, `sigma` in pixels.
     """
     if kernel < 1 or kernel % 2 == 0 or not sigma > 0:
         raise InputError(f"a blur needs an odd kernel and a sigma above 0: {kernel}, {sigma}")
@@ -308,10 +284,8 @@ def gaussian_blur(pixels: Pixels, *, kernel: int, sigma: float) -> Pixels:
 
 
 def _blur_strip(lines: Pixels, weights: tuple[int, ...]) -> NDArray[np.uint32]:
-    """Blur rows of width * 3 numbers that bring `len(weights) - 1` pixels of border on each side.
-
-    Buffers are written over instead of made anew: fresh memory costs more than the sums do.
-    """
+    """Blur rows of width * 3 numbers with `len(weights) - 1` pixels of border on each side."""
+    # buffers are written over instead of made anew: fresh memory costs more than the sums do
     reach = len(weights) - 1
     height, width = lines.shape[0] - 2 * reach, lines.shape[1] - 6 * reach
     # sideways first, a pixel being 3 numbers; sums are at most 255 * 256, which 16 bits hold
@@ -341,11 +315,9 @@ def _blur_strip(lines: Pixels, weights: tuple[int, ...]) -> NDArray[np.uint32]:
 
 
 def gaussian_weights(kernel: int, sigma: float) -> tuple[int, ...]:
-    """A Gaussian's weights in 256ths, of the middle and then outwards: `kernel // 2 + 1` of them.
-
-    Rounded from the outside inwards, each step's rounding error handed on to the next and the
-    middle taking what is left, so that middle + 2 x the others = 256 exactly.
-    """
+    """A Gaussian's `kernel // 2 + 1` weights in 256ths, of the middle and then outwards."""
+    # rounded from the outside inwards, each rounding error handed on to the next and the middle
+    # taking what remains, so that middle + 2 x the others = 256 exactly
     half = kernel // 2
     exact = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(half + 1)]
     total = exact[0] + 2 * sum(exact[1:])

@@ -93,11 +93,7 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def published_names(names: Iterable[str]) -> dict[str, str]:
-    """Each of some names of `Networks` (parameters and buffers) with its published one.
-
-    Raises:
-        CheckpointError: as `to_published`.
-    """
+    """Names of `Networks` (parameters, buffers) with their published ones; see `to_published`."""
     renamed = {name: _to_published(name) for name in names}
     if unknown := [name for name, published in renamed.items() if published is None]:
         raise CheckpointError(
@@ -148,31 +144,22 @@ def read_published(path: str | Path) -> PublishedCheckpoint:
     return PublishedCheckpoint(renamed, sizes, *_progress(path))
 
 
-def load_published(networks: Networks, checkpoint: PublishedCheckpoint, *, where: str = "") -> None:
+def load_published(networks: Networks, checkpoint: PublishedCheckpoint) -> None:
     """Load a checkpoint into networks of its sizes, every tensor of it.
-
-    Args:
-        networks: get the weights.
-        checkpoint: as read.
-        where: it is from, for messages.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape.
     """
     if problem := compare_shapes(checkpoint.state, networks.state_dict()):
         raise CheckpointError(
-            f"{where or 'published checkpoint'} (a {checkpoint.sizes.backbone}, heads "
+            f"published checkpoint (a {checkpoint.sizes.backbone}, heads "
             f"{checkpoint.sizes.hidden} and {checkpoint.sizes.out} wide) does not fit: {problem}"
         )
     networks.load_state_dict(checkpoint.state)
 
 
 def networks_of(checkpoint: PublishedCheckpoint, *, size: int = 224) -> Networks:
-    """Networks as large as the checkpoint's, with its weights.
-
-    Raises:
-        CheckpointError: as `load_published`.
-    """
+    """Networks as large as the checkpoint's, with its weights. Raises as `load_published`."""
     sizes = checkpoint.sizes
     encoder = build_encoder(f"torchvision/{sizes.backbone}", size=size)
     networks = Networks(encoder, width=sizes.width, hidden=sizes.hidden, out=sizes.out)
@@ -218,12 +205,9 @@ def _progress(path: Path) -> tuple[int | None, int | None]:
     """Epoch and steps of a file that `read_state_dict` has read already."""
     if path.suffix == ".safetensors":
         return None, None
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
+    # the tensors are not needed again; files of before torch 1.6 cannot be mapped
+    is_zip = zipfile.is_zipfile(path)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     values = [content.get(key) for key in ("epoch", "steps")]
     epoch, steps = (value if type(value) is int else None for value in values)
     return epoch, steps
-
-
-def _mappable(path: Path) -> bool:
-    # the tensors are not needed again; files of before torch 1.6 cannot be mapped
-    return zipfile.is_zipfile(path)

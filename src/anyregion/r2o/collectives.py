@@ -19,8 +19,7 @@ def summed(values: Tensor) -> Tensor:
 def gather_points(points: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor | None, slice]:
     """Every process's points beside each other, so that all cluster the same group.
 
-    With the same draws each process then finds the same clusters: it keeps
-    `labels[:, local]`. One process alone gets its own points back.
+    With the same draws each process then finds the same clusters, and keeps `labels[:, local]`.
 
     Args:
         points: `(G, n, D)`, G and D equal in all processes; n may differ.

@@ -1,7 +1,4 @@
-"""The curriculum of R2O: number of clusters, target momentum and learning rate.
-
-All of it is a function of epoch or step: there is nothing to save, nothing to restore.
-"""
+"""The curriculum of R2O: clusters, target momentum and rate, as functions of epoch or step."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from typing import Literal
 
 from anyregion.errors import InputError
 
+# more clusters than this mean: no clustering, the prior's segments are the regions (published)
 MOST_CLUSTERS = 128
-"""More clusters than this mean: no clustering, the prior's segments are the regions (published)."""
-
-_PUBLISHED_NO_CLUSTERING = 9999  # the published code's number, by which it also scales its rate
+# the published code's number, by which it also scales its rate
+_PUBLISHED_NO_CLUSTERING = 9999
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,7 @@ def clusters_at(
 
 
 def clusters_float(config: CurriculumConfig, epoch: float, *, epochs: float | None = None) -> float:
-    """The curriculum's own number in `epoch`, before it is cut to a number of clusters.
-
-    Args and Raises: as `clusters_at`.
-    """
+    """The number in `epoch` before it is cut to a number of clusters; see `clusters_at`."""
     values, starts = config.values, config.epochs
     if config.kind == "constant":
         return float(values[0])

@@ -238,8 +238,7 @@ def align_masks(
 
     Args:
         masks: `(B, K, H, W)` of the whole images.
-        boxes: `(B, 4)` crops: top, left, bottom, right as fractions of the image.
-        flipped: `(B,)` bool.
+        boxes, flipped: `(B, 4)` and `(B,)`, as `R2O.forward` takes them.
         grid: rows and columns of the encoder's output.
         published: leave the half pixel out by which RoIAlign was off at first (`aligned=False`).
 
@@ -295,8 +294,8 @@ def _mask_features(features: Tensor, aligned: Tensor, compared: Tensor) -> Tenso
     return pooled.view(2, len(compared), *pooled.shape[1:])[:, compared.gather(1, first)]
 
 
+# a mask counts in a view where it covers more than this, summed over the cells (published)
 MIN_AREA = 1e-3
-"""A mask counts in a view where it covers more than this, summed over the cells (published)."""
 
 
 def similarity_losses(predicted: Tensor, targets: Tensor) -> Tensor:
@@ -311,15 +310,12 @@ def shared_masks(areas1: Tensor, areas2: Tensor) -> Tensor:
 
 
 def mask_weights(areas1: Tensor, areas2: Tensor, *, by_area: bool, shared_only: bool) -> Tensor:
-    """The weight of each mask's loss.
+    """The weight of each mask's loss, `(B, K)`, to be divided by its sum.
 
     Args:
         areas1, areas2: `(B, K)` sums of a mask over the cells of each view.
         by_area: a mask weighs as much as its area in the two views together; else all alike.
         shared_only: masks that are not in both views weigh nothing.
-
-    Returns:
-        `(B, K)`; to be divided by its sum.
     """
     weights = areas1 + areas2 if by_area else areas1.new_ones(areas1.shape)
     return weights * shared_masks(areas1, areas2) if shared_only else weights

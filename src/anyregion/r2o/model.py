@@ -11,13 +11,7 @@ from anyregion.backbones.encoder import Encoder
 
 
 class Head(nn.Module):
-    """Linear, BatchNorm over all rows, ReLU, Linear (BYOL's projector and predictor).
-
-    Args:
-        width: channels of the input.
-        hidden: channels between the two layers.
-        out: channels of the output.
-    """
+    """Linear, BatchNorm over all rows, ReLU, Linear (BYOL's projector and predictor)."""
 
     def __init__(self, width: int, hidden: int, out: int) -> None:
         super().__init__()
@@ -43,10 +37,7 @@ class Branch(nn.Module):
 class Networks(nn.Module):
     """All networks of R2O: `online` and `predictor` learn, `target` is a running mean of `online`.
 
-    Args:
-        encoder: the one that is trained.
-        width: channels of the encoder's output.
-        hidden, out: of projector and predictor.
+    `width` are the channels of the encoder's output; `hidden` and `out` those of both heads.
     """
 
     def __init__(self, encoder: Encoder, *, width: int, hidden: int = 4096, out: int = 256) -> None:

@@ -90,14 +90,7 @@ def cluster_segments(
 def region_masks(labels: Tensor, clusters: Tensor, count: int, size: tuple[int, int]) -> Tensor:
     """Each pixel takes the cluster of the segment that covers most of it.
 
-    Args:
-        labels: `(B, H, W)` ids of segments.
-        clusters: `(B, N)` ids of clusters; -1 for none.
-        count: number of clusters.
-        size: rows and columns of the result.
-
-    Returns:
-        `(B, count, h, w)` one-hot, float32.
+    Segments `(B, H, W)` and their clusters `(B, N)`, -1 for none, to `(B, count, h, w)` one-hot.
     """
     winner = cell_shares(labels, clusters.shape[1], size).argmax(dim=1)  # (B, h, w) segments
     ids = clusters.gather(1, winner.flatten(1)).view_as(winner)  # (B, h, w) clusters
@@ -111,19 +104,13 @@ def segment_masks(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def published_map(labels: Tensor, clusters: Tensor, size: tuple[int, int]) -> Tensor:
-    """The published label map: soft masks times cluster ids, truncated.
+    """The published label map: soft masks times cluster ids, truncated; `(B, h, w)` ids.
 
-    Where segments meet, the ids are mixed, and the pixel gets one that neither has (2 % of the
-    pixels at 6 clusters, 12 % at 128). Only for comparison with published numbers.
-
-    Args:
-        labels: `(B, H, W)`. clusters: `(B, N)`. size: rows and columns of the result.
-
-    Returns:
-        `(B, h, w)` ids.
+    `labels` are `(B, H, W)`, `clusters` `(B, N)`. Only for comparison with published numbers.
     """
     masks = soft_masks(labels, clusters.shape[1], size)  # (B, N, h, w)
-    # the truncation is the published fault: 0.5 * 3 + 0.5 * 8 is in neither cluster
+    # the truncation is the published fault: where segments meet, 0.5 * 3 + 0.5 * 8 is in neither
+    # cluster (2 % of the pixels at 6 clusters, 12 % at 128)
     mixed = (masks * clusters[:, :, None, None].to(masks.dtype)).sum(dim=1)
     return mixed.long()
 
@@ -174,12 +161,8 @@ def count_segments(labels: Tensor) -> int:
 def cell_shares(labels: Tensor, segments: int, size: tuple[int, int]) -> Tensor:
     """How much of each cell of a coarser grid each segment covers, counted pixel by pixel.
 
-    Args:
-        labels: `(B, H, W)` ids, 0 to `segments` - 1.
-        size: rows and columns of the grid.
-
-    Returns:
-        `(B, segments, h, w)`, 0 to 1; sums to 1 in every cell. No segment gets lost, however small.
+    Labels `(B, H, W)`, 0 to `segments` - 1, to `(B, segments, h, w)`: shares that sum to 1 in
+    every cell. No segment gets lost, however small.
     """
     images, height, width = labels.shape
     rows, columns = size
@@ -203,13 +186,7 @@ def soft_masks(labels: Tensor, segments: int, size: tuple[int, int]) -> Tensor:
 
     Equal to `F.interpolate(one_hot, size, mode="bilinear")`, without the one-hot maps. It looks at
     four pixels a cell: a segment that lies between them is lost (`cell_shares` loses none).
-
-    Args:
-        labels: `(B, H, W)` ids, 0 to `segments` - 1.
-        size: rows and columns of the result.
-
-    Returns:
-        `(B, segments, h, w)`, 0 to 1.
+    Labels `(B, H, W)` to `(B, segments, h, w)`, 0 to 1.
     """
     images, height, width = labels.shape
     rows, columns = size
@@ -231,17 +208,8 @@ def _taps(pixels: int, cells: int, device: torch.device) -> tuple[tuple[Tensor, 
 
 
 def pool(features: Tensor, masks: Tensor) -> Tensor:
-    """The mean feature under each mask, weighted by the mask.
-
-    At least 1 cell is divided by (published): a mask of less area gives a shorter vector in the
-    same direction; one without area gives zeros.
-
-    Args:
-        features: `(B, C, P)`.
-        masks: `(B, N, P)`, not negative.
-
-    Returns:
-        `(B, N, C)`.
-    """
+    """The mean feature under each mask: `(B, C, P)` and masks `(B, N, P)` from 0 to `(B, N, C)`."""
+    # at least 1 cell is divided by (published): a mask of less area gives a shorter vector in the
+    # same direction, one without area gives zeros
     sums = torch.bmm(masks, features.transpose(1, 2).to(masks.dtype))  # (B, N, C)
     return sums / masks.sum(dim=2, keepdim=True).clamp(min=1.0)

@@ -18,8 +18,8 @@ from anyregion.errors import InputError, require
 from anyregion.images import MAX_PIXELS, Pixels, read_single_channel, size_of
 
 PriorKind: TypeAlias = Literal["slic", "felzenszwalb", "grid", "whole", "files"]
+# (S, S) ids of segments, 0 to n - 1, none left out; 8 bits as long as they suffice
 LabelMap: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
-"""(S, S) ids of segments, 0 to n - 1, none left out; 8 bits as long as they suffice."""
 
 # the settings that each kind reads: the others change neither maps nor caches
 _SETTINGS: dict[PriorKind, tuple[str, ...]] = {
@@ -115,7 +115,7 @@ def segment(pixels: Pixels, config: PriorConfig) -> LabelMap:
         )
     else:
         ids = segmentation.slic(
-            _normalised(pixels) if config.normalised else pixels,
+            (pixels / 255 - np.array(_MEAN)) / np.array(_STD) if config.normalised else pixels,
             n_segments=config.segments,
             compactness=config.compactness,
             start_label=0,
@@ -125,11 +125,7 @@ def segment(pixels: Pixels, config: PriorConfig) -> LabelMap:
 
 
 def renumbered(ids: NDArray[Any]) -> LabelMap:
-    """Ids of any whole numbers, made consecutive from 0 in their order, in 8 bits or 16.
-
-    Raises:
-        InputError: more than 65,536 different ones.
-    """
+    """Ids of any whole numbers, made consecutive from 0 in their order, in 8 bits or 16."""
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= 2**20:
         values, inverse = np.unique(ids, return_inverse=True)
@@ -140,14 +136,7 @@ def renumbered(ids: NDArray[Any]) -> LabelMap:
         labels, count = (np.cumsum(present) - 1)[plain], int(present.sum())
     if count > 2**16:
         raise InputError(f"{count} segments are more than a label map holds (65536)")
-    if count > 2**8:
-        return labels.astype(np.uint16)
-    return labels.astype(np.uint8)
-
-
-def _normalised(pixels: Pixels) -> NDArray[np.float64]:
-    normal: NDArray[np.float64] = (pixels / 255 - np.array(_MEAN)) / np.array(_STD)
-    return normal
+    return labels.astype(np.uint16) if count > 2**8 else labels.astype(np.uint8)
 
 
 def _grid(height: int, width: int, segments: int) -> LabelMap:

@@ -135,8 +135,7 @@ class Annotations:
     def select(self, images: Sequence[int] | NDArray[np.int64]) -> Annotations:
         """The images at these positions, in that order, with their regions; all classes stay.
 
-        Raises:
-            InputError: a position that is not there, or is given twice.
+        `InputError` for a position that is not there, or is there twice.
         """
         at = np.array(images, dtype=np.int64).reshape(-1)
         if len(at) and not (at.min() >= 0 and at.max() < len(self)):

@@ -135,11 +135,8 @@ def build_annotations(
 ) -> Annotations:
     """Check everything, leave out what cannot be used, and sort the regions by image.
 
-    Args:
-        images, categories: as the file lists them, in its order.
-        regions: of all images.
-        findings: what the reader reported; what is wrong here is added.
-        clip: boxes that reach over the border are clipped.
+    What is wrong is added to `findings`, which hold what the reader reported. With `clip`, boxes
+    that reach over the border are clipped.
     """
     merged_categories, label_of = _merge_categories(categories, findings)
     merged_images, position, left_out = _merge_images(images, findings)

@@ -27,11 +27,7 @@ from anyregion.files import read_json, read_text
 
 
 def read_coco(path: Path, *, masks: bool = False, clip: bool = True) -> Annotations:
-    """Read one file; see `read_annotations`.
-
-    Raises:
-        InputError: not JSON, or without lists of images, annotations and categories.
-    """
+    """Read one file; see `read_annotations`."""
     rows = _Rows(masks)
     content = _parse(path, rows)
     if not isinstance(content, dict):

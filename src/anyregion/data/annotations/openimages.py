@@ -19,7 +19,7 @@ from anyregion.data.annotations.builder import (
     build_annotations,
 )
 from anyregion.data.annotations.report import Findings, Kind
-from anyregion.data.image_files import find_image, in_threads, read_size
+from anyregion.data.image_files import image_path, in_threads, read_size
 from anyregion.errors import InputError
 
 WITHOUT_SIZE = Kind(
@@ -43,9 +43,6 @@ def read_openimages(
     """Read a CSV of boxes; see `read_annotations`. Category ids count from 1 in the order of the
     class descriptions; a box of a group of things (`IsGroupOf`) is crowd. Region ids are the rows
     of the file, from 1.
-
-    Raises:
-        InputError: a column is missing, no class descriptions, or neither `images` nor `sizes`.
     """
     if images is None and sizes is None:
         raise InputError(
@@ -128,16 +125,14 @@ def _rows(
     for number, row in enumerate(rows, start=1):
         if row:
             # a row that is too short is handed on empty, for the caller to report
-            is_short = len(row) <= max(at)
-            yield number, [] if is_short else [row[i] if i >= 0 else "" for i in at]
+            yield number, [row[i] if i >= 0 else "" for i in at] if len(row) > max(at) else []
 
 
 def _read_csv(path: Path) -> Iterator[list[str]]:
     """Every line's cells; errors name the file and the place."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            yield from reader
+            yield from (reader := csv.reader(file))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
@@ -182,10 +177,7 @@ def _sizes(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _read_size(folder: Path, name: str) -> tuple[int, int]:
-    path = find_image(folder, name)
-    if path is None:
-        return (-1, -1)
     try:
-        return read_size(path).upright
+        return read_size(image_path(folder, name)).upright
     except InputError:
         return (-1, -1)  # the caller reports it: an image without a size

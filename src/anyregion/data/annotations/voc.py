@@ -18,6 +18,7 @@ from anyregion.data.annotations.builder import (
     build_annotations,
 )
 from anyregion.data.annotations.report import Findings, Kind
+from anyregion.data.image_files import read_file
 from anyregion.errors import InputError
 from anyregion.files import read_text
 from anyregion.images import SUFFIXES
@@ -52,9 +53,6 @@ def read_voc(path: Path, *, clip: bool = True) -> Annotations:
 
     Classes are VOC's 20 in their order, if all names are among them; else the names that occur, by
     alphabet. Ids count from 1. `difficult` objects are crowd: VOC leaves them out of the score.
-
-    Raises:
-        InputError: no XML file, or none that can be read.
     """
     findings = Findings()
     images: list[ImageRecord] = []
@@ -140,8 +138,8 @@ def _image(file: Path, content: _File) -> ImageRecord:
 def _side(text: str | None) -> int:
     """A height or width; -1 where there is none."""
     # some writers state 0 where they did not know
-    fits = text and text.isascii() and text.isdigit() and len(text) < 10
-    return (int(text) if text and fits else 0) or -1
+    is_number = text and text.isascii() and text.isdigit() and len(text) < 10
+    return (int(text) if text and is_number else 0) or -1
 
 
 def _parse(file: Path) -> _File:
@@ -175,11 +173,7 @@ def _parse(file: Path) -> _File:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text.append
     try:
-        parser.Parse(file.read_bytes(), True)
-    except FileNotFoundError:
-        raise InputError(f"{file}: there is no such file") from None
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        parser.Parse(read_file(file), True)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise InputError(f"{file}: malformed XML at line {error.lineno}: {reason}") from None

@@ -21,7 +21,6 @@ from anyregion.data.features import (
 from anyregion.data.image_files import image_path, read_file
 from anyregion.data.store.fill import fill_shards
 from anyregion.data.store.index import other_models
-from anyregion.data.store.locks import HEARTBEAT, STALE
 from anyregion.data.store.shards import NO_HASH, Record, short_hash
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError, SetAside
@@ -64,8 +63,6 @@ def fill_store(
     batch_size: int = 4,
     workers: int = 2,
     progress: Progress | None = None,
-    heartbeat: float = HEARTBEAT,
-    stale: float = STALE,
 ) -> FillReport:
     """Compute every shard that is missing, and return when all are there; see `fill_shards`.
 
@@ -79,7 +76,6 @@ def fill_store(
         batch_size: images handed to the extractor at once, each with its mirror image.
         workers: threads that read images ahead.
         progress: called with the images that are finished, and all.
-        heartbeat, stale: see `locks.STALE`.
 
     Raises:
         InputError: another extractor than the store's, or no such folder.
@@ -103,11 +99,7 @@ def fill_store(
                 yield from _compute(extractor, batch, store.info.mirrored)
 
     computed, skipped = fill_shards(
-        store.shards,
-        compute,
-        progress=progress or (lambda done, total: None),
-        heartbeat=heartbeat,
-        stale=stale,
+        store.shards, compute, progress=progress or (lambda done, total: None)
     )
     names = store.annotations.file_names
     return FillReport(

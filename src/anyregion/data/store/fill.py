@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from anyregion.data.store.locks import HEARTBEAT, STALE, try_lock
+from anyregion.data.store.locks import try_lock
 from anyregion.data.store.shards import Record, ShardError, Shards, ShardSpec, write_shard
 from anyregion.files import writing
 from anyregion.vocabulary import Progress
@@ -22,8 +22,6 @@ def fill_shards(
     *,
     progress: Progress,
     before: int = 0,
-    heartbeat: float = HEARTBEAT,
-    stale: float = STALE,
 ) -> tuple[int, dict[int, str]]:
     """Compute every shard that is missing or damaged, and return when all are there.
 
@@ -36,7 +34,6 @@ def fill_shards(
             cannot be had just now and stays missing.
         progress: called with the records that are finished, and all.
         before: records that were there before; they count as finished.
-        heartbeat, stale: see `locks.STALE`.
 
     Returns:
         How many records this process computed; the keys of all that are set aside, and why.
@@ -59,7 +56,7 @@ def fill_shards(
             if reasons is None:
                 spec = shards.specs[number]
                 lock = spec.path.with_suffix(".lock")
-                with try_lock(lock, heartbeat=heartbeat, stale=stale) as locked:
+                with try_lock(lock) as locked:
                     # another process may have finished it since
                     reasons = _finished(shards, number)
                     if locked and reasons is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -173,13 +173,8 @@ def read_index(folder: Path, *, masks: bool) -> tuple[StoreInfo, Annotations]:
 
 
 def _map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file, mapped: nothing is read until it is looked at.
-
-    What a caller changes in an array stays its own.
-
-    Raises:
-        OSError, ValueError, KeyError: no such file, or not of this format.
-    """
+    """The arrays of a safetensors file, mapped: nothing is read until it is looked at."""
+    # what a caller changes in an array stays its own: copy on write
     # by hand: the library copies what it reads, while several processes that train on one store
     # share the pages of a mapped file (62 MB for a million regions)
     with path.open("rb") as file:
@@ -216,7 +211,9 @@ def to_columns(annotations: Annotations) -> dict[str, NDArray[Any]]:
     columns |= _pack("file_names", annotations.file_names)
     for name in _LISTS:
         if lists := getattr(annotations, name):
-            columns |= _pack_lists(name, lists)
+            ends = np.cumsum([len(values) for values in lists], dtype=np.int64)
+            columns |= {f"{name}.values": np.concatenate(lists).astype(np.int64)}
+            columns |= {f"{name}.ends": ends}
     if annotations.segmentations is not None:
         texts = ("" if s is None else json.dumps(s) for s in annotations.segmentations)
         columns |= _pack(SEGMENTATIONS, texts)
@@ -226,7 +223,7 @@ def to_columns(annotations: Annotations) -> dict[str, NDArray[Any]]:
 
 
 def _from_columns(columns: Columns, categories: Categories, *, masks: bool) -> Annotations:
-    """What `to_columns` took apart; numeric columns stay the same arrays, not copies."""
+    # the reverse of `to_columns`; numeric columns stay the same arrays, not copies
     segmentations: tuple[Any, ...] | None = None
     if masks and f"{SEGMENTATIONS}.ends" in columns:
         texts = _unpack(SEGMENTATIONS, columns)
@@ -247,7 +244,6 @@ def _from_columns(columns: Columns, categories: Categories, *, masks: bool) -> A
 
 
 def _categories_to_json(categories: Categories) -> dict[str, Any]:
-    """For `store.json`."""
     return {
         "ids": categories.ids.tolist(),
         "names": list(categories.names),
@@ -257,7 +253,6 @@ def _categories_to_json(categories: Categories) -> dict[str, Any]:
 
 
 def _categories_from_json(content: Any) -> Categories:
-    """The reverse of `_categories_to_json`."""
     return Categories(
         ids=np.array(content["ids"], dtype=np.int64),
         names=tuple(content["names"]),
@@ -288,11 +283,6 @@ def _unpack(name: str, columns: Columns) -> tuple[str, ...]:
         text = content.decode("ascii")
         return tuple(text[a:b] for a, b in pairwise([0, *ends]))
     return tuple(content[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise([0, *ends]))
-
-
-def _pack_lists(name: str, lists: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
-    ends = np.cumsum([len(values) for values in lists], dtype=np.int64)
-    return {f"{name}.values": np.concatenate(lists).astype(np.int64), f"{name}.ends": ends}
 
 
 def _unpack_lists(name: str, columns: Columns) -> tuple[NDArray[np.int64], ...]:

@@ -46,8 +46,10 @@ def try_lock(path: Path, *, heartbeat: float = HEARTBEAT, stale: float = STALE) 
     finally:
         ended.set()
         beating.join()
-        if _read_token(path) == token:  # else another process has taken it over
-            path.unlink(missing_ok=True)
+        # without a token, or with another, a different process has taken the lock over
+        with suppress(ValueError, KeyError, TypeError):
+            if read_json(path)["id"] == token:
+                path.unlink(missing_ok=True)
 
 
 def _acquire(path: Path, token: str, stale: float) -> bool:
@@ -130,13 +132,6 @@ def _is_alive(pid: int) -> bool:
     except OSError:  # it is another user's
         return True
     return True
-
-
-def _read_token(path: Path) -> str | None:
-    try:
-        return str(read_json(path)["id"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _beat(path: Path, seconds: float, ended: threading.Event) -> None:

@@ -125,11 +125,7 @@ class Codec(Protocol[Content]):
 
 
 def write_shard(spec: ShardSpec, codec: Codec[Any], records: Sequence[Record]) -> None:
-    """Write the records of `spec.keys`, in their order, whole or not at all.
-
-    Raises:
-        AnyRegionError: it cannot be written.
-    """
+    """Write the records of `spec.keys`, in their order, whole or not at all."""
     if spec.keys is None:
         raise ValueError(f"{spec.path}: written without keys")
     arrays = codec.encode(spec.keys, records)
@@ -193,11 +189,7 @@ class Shard(Generic[Content]):
             raise self._error(f"damaged ({error})") from None
 
     def check(self) -> None:
-        """Read everything once.
-
-        Raises:
-            ShardError: something is not what was written.
-        """
+        """Read everything once; `ShardError` where something is not what was written."""
         for row, key in enumerate(self.records.keys.tolist()):
             if key not in self.records.skipped:
                 for part in range(self.records.parts):
@@ -240,11 +232,7 @@ class Shards(Generic[Content]):
         return Shards, (self.specs, self.codec, self._limit)
 
     def open(self, number: int) -> Shard[Content]:
-        """Open a shard anew, whatever is open already.
-
-        Raises:
-            ShardError: missing, truncated, damaged, or of another store.
-        """
+        """Open a shard anew, whatever is open already. Raises as `Shard` does."""
         return Shard(self.specs[number], self.codec)
 
     def get(self, number: int) -> Shard[Content]:

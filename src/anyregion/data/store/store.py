@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,14 @@ class Store:
             FeatureCodec(mirrored=self.info.mirrored),
             open_shards,
         )
-        self._options = (masks, open_shards)
+        self._options: dict[str, Any] = {"masks": masks, "open_shards": open_shards}
 
     def __len__(self) -> int:
         return self.info.images
 
     def __reduce__(self) -> Any:
         # the annotations are mapped from their file, and a copy would be as large as they
-        return _reopen, (self.folder, *self._options)
+        return partial(Store, **self._options), (self.folder,)
 
     def read(self, image: int, *, flipped: bool = False) -> Features:
         """The features of one image, or of its mirror image. See `FeatureReader`.
@@ -99,22 +100,15 @@ class Store:
         return shard.read(row, int(flipped))
 
     def set_aside(self) -> dict[int, str]:
-        """The images that have no features, and why. Looks into every shard's header.
-
-        Raises:
-            InputError: a shard is missing or damaged.
-        """
+        """The images that have no features, and why; `InputError` where a shard is damaged."""
+        # the headers alone are read
         skipped: dict[int, str] = {}
         for number in range(len(self.shards)):
             skipped |= self.shards.open(number).records.skipped
         return skipped
 
     def usable(self) -> NDArray[np.int64]:
-        """The images that have features: all that were not set aside, in order.
-
-        Raises:
-            InputError: a shard is missing or damaged.
-        """
+        """The images that have features, in order; `InputError` where a shard is damaged."""
         return np.setdiff1d(np.arange(len(self)), np.array(list(self.set_aside()), dtype=np.int64))
 
 
@@ -183,10 +177,6 @@ def _shard_specs(folder: Path, info: StoreInfo) -> list[ShardSpec]:
         )
         for number, first in enumerate(firsts)
     ]
-
-
-def _reopen(folder: Path, masks: bool, open_shards: int) -> Store:
-    return Store(folder, masks=masks, open_shards=open_shards)
 
 
 FLIPPED = ".flipped"

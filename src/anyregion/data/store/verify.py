@@ -39,16 +39,13 @@ def verify(
     *,
     progress: Progress | None = None,
 ) -> list[Problem]:
-    """Read every byte of every shard, and of every image file where their folder is named.
+    """Read every byte of every shard; the problems, shard by shard.
 
     Args:
         store: its index was checked when it was opened.
         images_folder: of a store of features: also look there for files that are not what the
             features were computed of.
         progress: called with the shards that were read, and all.
-
-    Returns:
-        The problems, shard by shard; none if all is well.
     """
     problems: list[Problem] = []
     count = len(store.shards)
@@ -69,11 +66,7 @@ def verify(
 
 
 def discard(store: ShardedStore, problems: Iterable[Problem]) -> list[int]:
-    """Remove the shards that have problems, for them to be computed anew; their numbers.
-
-    Raises:
-        AnyRegionError: one cannot be removed.
-    """
+    """Remove the shards that have problems, for them to be computed anew; their numbers."""
     numbers = sorted({problem.shard for problem in problems})
     for number in numbers:
         path = store.shards.specs[number].path

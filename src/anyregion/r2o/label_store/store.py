@@ -136,7 +136,7 @@ class LabelStore:
         Raises:
             InputError: it was set aside; or its map is damaged, and the image cannot be read again.
         """
-        if not 0 <= image < len(self):
+        if not 0 <= image < len(self._row_of):
             raise InputError(f"{self.folder}: there is no image {image} of {len(self)}")
         if (reason := self._skipped.get(image)) is not None:
             raise InputError(f"{self.images.path(image)}: set aside: {reason}")
@@ -148,7 +148,7 @@ class LabelStore:
             return compute_labels(self.images, image, size=self.size, prior=self.prior)
 
     def describe(self) -> dict[str, Any]:
-        """What it holds, in words and numbers, for a log."""
+        """What it holds, for a log."""
         return {
             "prior": self.prior.describe(),
             "size": self.size,
@@ -167,7 +167,11 @@ class LabelStore:
         """
         starts = range(0, len(self.missing), IMAGES_PER_SHARD)
         chunks = [self.missing[start : start + IMAGES_PER_SHARD] for start in starts]
-        specs = [self._new_shard(keys[chunk]) for chunk in chunks]
+        specs: list[ShardSpec] = []
+        for chunk in chunks:
+            # a name that other images do not get, and other processes with the same ones do
+            path = self.folder / "shards" / f"{short_hash(keys[chunk].tobytes()).hex()}.safetensors"
+            specs.append(ShardSpec(path, identity_of(self.size, self.prior), keys[chunk]))
 
         def compute(number: int) -> Iterator[Record | None]:
             # threads suffice: scikit-image lets others run while it computes
@@ -175,12 +179,6 @@ class LabelStore:
 
         before = len(self) - len(self.missing)
         fill_shards(Shards(specs, self.shards.codec), compute, progress=progress, before=before)
-
-    def _new_shard(self, keys: NDArray[np.uint64]) -> ShardSpec:
-        # a name that other images do not get, and other processes with the same ones do
-        name = short_hash(keys.tobytes()).hex()
-        path = self.folder / "shards" / f"{name}.safetensors"
-        return ShardSpec(path, identity_of(self.size, self.prior), keys)
 
     def _record(self, image: int) -> Record | None:
         """The packed map; why the image is set aside; None if its file cannot be read just now."""
@@ -299,24 +297,21 @@ class LabelMapRecords:
         content: memoryview = self._maps[start:end].data
         if checksum(int(self.keys[row]), content) != int(self._checks[row]):
             raise ValueError(f"record {row} does not have its checksum")
-        return _unpack(content, self._size)
+        try:
+            numbers = zlib.decompress(content)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        # the width of an id shows in the length alone: one byte, else two
+        if len(numbers) == self._size**2:
+            return np.frombuffer(numbers, dtype=np.uint8).reshape(self._size, -1).copy()
+        labels = np.frombuffer(numbers, dtype="<u2").reshape(self._size, self._size)
+        return labels.astype(np.uint16)
 
 
 def pack(labels: LabelMap) -> bytes:
     """A label map compressed: about 4.4 KB for 100 superpixels at 224."""
     # little-endian on every machine; superpixels are runs of equal numbers, which zlib packs well
     return zlib.compress(labels.astype(labels.dtype.newbyteorder("<"), copy=False).tobytes(), 6)
-
-
-def _unpack(content: memoryview, size: int) -> LabelMap:
-    """What `pack` made, `(size, size)`; ValueError where it is something else."""
-    try:
-        numbers = zlib.decompress(content)
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
-    if len(numbers) == size * size:
-        return np.frombuffer(numbers, dtype=np.uint8).reshape(size, size).copy()
-    return np.frombuffer(numbers, dtype="<u2").reshape(size, size).astype(np.uint16)
 
 
 def checksum(key: int, content: bytes | memoryview) -> int:

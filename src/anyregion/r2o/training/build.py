@@ -43,12 +43,13 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     _check_rows(encoder, settings, loop)
     networks = Networks(encoder, width=width, hidden=settings.heads.hidden, out=settings.heads.out)
     _freeze_idle(networks)
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     store = LabelStore.open_or_fill(
         Path(settings.cache or "priors"),
         images,
         settings.views.size,
         settings.prior,
-        workers=settings.workers or max(1, (os.cpu_count() or 1) // _local_processes()),
+        workers=settings.workers or max(1, (os.cpu_count() or 1) // local_processes),
         progress=progress,
     )
     _check_broken(store, settings.max_broken)
@@ -59,10 +60,6 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     if settings.channels_last:
         module = module.to(memory_format=torch.channels_last)
     return R2OTask(module, store, settings, loop=loop)
-
-
-def _local_processes() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _check(settings: R2OConfig, loop: LoopConfig) -> None:
@@ -120,8 +117,8 @@ def _check_broken(store: LabelStore, most: float) -> None:
         raise InputError(f"none of {total:,} images can be used: {store.set_aside[0]}")
     share = len(store.set_aside) / total
     if share > most:
-        named = "; ".join(str(aside) for aside in store.set_aside[:3])
+        examples = "; ".join(map(str, store.set_aside[:3]))
         raise InputError(
             f"{len(store.set_aside):,} of {total:,} images are unusable ({share:.1%}), more than "
-            f"max_broken allows ({most:.1%}): {named}"
+            f"max_broken allows ({most:.1%}): {examples}"
         )

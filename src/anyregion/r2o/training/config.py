@@ -14,12 +14,7 @@ from anyregion.r2o.superpixels import PriorConfig
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Projector and predictor.
-
-    Attributes:
-        hidden: their inner width.
-        out: width of what is compared.
-    """
+    """Projector and predictor: their inner width, and the width of what is compared."""
 
     hidden: int = 4096
     out: int = 256

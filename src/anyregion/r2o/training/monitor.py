@@ -30,8 +30,8 @@ from anyregion.r2o.training.config import R2OConfig
 from anyregion.training.seeds import generator
 from anyregion.training.task import Metric
 
+# images that the metrics are of: always the same, drawn from the training's
 MONITORED_IMAGES = 256
-"""Images that the metrics are of: always the same, drawn from the training's."""
 _BATCH = 64
 
 _GAP, _TITLE, _SIDE = 6, 18, 160  # pixels of the picture
@@ -164,11 +164,7 @@ def _segment_rows(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def reread_image(store: LabelStore, image: int) -> Pixels:
-    """Read an image of the training once more.
-
-    Raises:
-        InputError: its file is gone, or has become unreadable since its label map was made.
-    """
+    """Read an image once more; `InputError` where its file changed since its map was made."""
     try:
         return read_image(store.images.path(image))
     except InputError as error:
@@ -226,21 +222,17 @@ def _enlarged(labels: NDArray[np.integer]) -> NDArray[np.int64]:
     return enlarged
 
 
+# projections of superpixels, in evaluation: random weights give 0.45 to 0.48, healthy runs 0.63 to
+# 0.76 after some hundred steps (ResNet-18 at 64 and 96 pixels). Runs with the stop-gradient taken
+# out fall below 0.1 within twenty to thirty steps
 LOW_SPREAD = 0.1
-"""Projections of superpixels, in evaluation: random weights give 0.45 to 0.48, healthy runs 0.63 to
-0.76 after some hundred steps (ResNet-18 at 64 and 96 pixels). Runs with the stop-gradient taken out
-fall below 0.1 within twenty to thirty steps."""
-
+# the same give 49 to 53, and 10 to 25; a point gives 1, a line at most 2. A healthy run of eight
+# images and a tiny network gave 3.3
 LOW_RANK = 3.0
-"""The same give 49 to 53, and 10 to 25; a point gives 1, a line at most 2. A healthy run of eight
-images and a tiny network gave 3.3."""
-
+# about what four clusters give of which one has 92 % of the segments
 LOW_ENTROPY = 0.25
-"""About what four clusters give of which one has 92 % of the segments."""
-
+# fewer rows can be few directions in a healthy run, too
 FEWEST_ROWS = 16
-"""Fewer rows can be few directions in a healthy run, too."""
-
 _FLOORS = (
     (
         "projection_spread",
@@ -271,14 +263,8 @@ _FLOORS = (
 def spread(rows: Tensor) -> float:
     """How far apart the directions of `rows` are: 0 where all are one, 1 where they are isotropic.
 
-    The standard deviation of every dimension of the L2-normalised rows, their mean times sqrt(D)
-    (SimSiam, Chen and He 2021, section 4.1).
-
-    Args:
-        rows: `(R, D)`. Of fewer than two, the answer is not a number.
-
-    Raises:
-        InputError: another shape.
+    The standard deviation of every dimension of the L2-normalised rows `(R, D)`, their mean times
+    sqrt(D) (SimSiam, Chen and He 2021, section 4.1); NaN for fewer than two rows.
     """
     unit = functional.normalize(_checked(rows), dim=1)
     if len(unit) < 2:
@@ -287,20 +273,14 @@ def spread(rows: Tensor) -> float:
 
 
 def effective_rank(rows: Tensor) -> float:
-    """How many dimensions the directions of `rows` fill: between 1 and min(R, D); 0 if all rows
-    are zero.
+    """How many dimensions the directions of `rows` `(R, D)` fill: between 1 and min(R, D); 0 if all
+    are zero, NaN without any, or if one is not finite.
 
-    The exponential of the entropy of the singular values' shares (Roy and Vetterli 2007), of the
-    L2-normalised rows: the loss sees no more of them, and a few long rows would hide the others
-    (measured early in a healthy run: 3 instead of 32). They are not centred: about their mean, a
-    cloud of rounding errors around one point would pass for full rank.
-
-    Args:
-        rows: `(R, D)`. Without any, or if one is not finite, the answer is not a number.
-
-    Raises:
-        InputError: another shape.
+    The exponential of the entropy of the singular values' shares (Roy and Vetterli 2007).
     """
+    # of L2-normalised rows: the loss sees no more, and a few long ones would hide the others
+    # (measured early in a healthy run: 3 instead of 32). Not centred: about their mean, a cloud of
+    # rounding errors around one point would pass for full rank
     exact = _checked(rows)
     if not len(exact) or not bool(exact.isfinite().all()):
         return float("nan")
@@ -314,12 +294,8 @@ def effective_rank(rows: Tensor) -> float:
 def cluster_entropy(labels: Tensor, clusters: int) -> float:
     """How evenly segments share the clusters: 1 for evenly, 0 if one has them all.
 
-    Args:
-        labels: whole numbers of any shape; those outside 0 to `clusters` - 1 are left out.
-        clusters: K. With one cluster, or no label, the answer is 1: nothing is uneven.
-
-    Raises:
-        InputError: fewer than 1 cluster.
+    Labels outside 0 to `clusters` - 1 are left out. With one cluster, or no label, nothing is
+    uneven: 1.
     """
     if clusters < 1:
         raise InputError(f"clusters must be at least 1, not {clusters}")
@@ -339,17 +315,15 @@ def _checked(rows: Tensor) -> Tensor:
 def advice(metrics: Mapping[str, float], *, rows: int | None = None) -> list[str]:
     """Warnings about the metrics of one validation, each with what may help.
 
-    It remembers nothing, so that a run that goes on says what one that was never ended says. The
-    floors are absolute and hold from the first step on. Only projections are judged, for which
-    their head's BatchNorm sees to it that random weights of any encoder stand far above the
-    floors; features of a random ViT or ConvNeXt need not.
-
     Args:
         metrics: `projection_spread`, `projection_rank` (the effective one), `cluster_entropy`; one
             that is missing, or not a number, says nothing, and others are passed over.
         rows: of which spread and rank are; fewer than `FEWEST_ROWS` say nothing of collapse.
             None for enough.
     """
+    # floors hold from the first step on and nothing is remembered, so that a continued run says what
+    # one that never ended says. Only projections are judged: their head's BatchNorm keeps random
+    # weights of any encoder far above the floors; features of a random ViT or ConvNeXt need not be
     few = rows is not None and rows < FEWEST_ROWS
     return [
         f"{name} is {metrics[name]:.3g}, below {floor:g}: {text}"

@@ -28,21 +28,18 @@ from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator
 from anyregion.training.task import Task
 
+# what torch says where a BatchNorm has no batch: an image alone, of one cell
 ONE_VALUE = "more than 1 value per channel"
-"""What torch says where a BatchNorm has no batch: an image alone, of one cell."""
-_SETTLED = 50  # steps: running statistics then forget the first step's to 0.9^50, half a percent
+# steps: running statistics then forget the first step's to 0.9^50, half a percent
+_SETTLED = 50
 
 
 @dataclass(frozen=True)
 class R2OItem:
-    """One image of a step.
-
-    Attributes:
-        image: position in the label store.
-        draw: its number among all images drawn in the whole run: the seed of its views.
-    """
+    """One image of a step: its position in the label store, and its number in the whole run."""
 
     image: int
+    # among all images drawn: the seed of its views
     draw: int
 
 
@@ -189,13 +186,12 @@ class R2OTask(Task):
             else [(self._step, self._part)]
         )
         seeds = [int(generator(self.seed, "clusters", *k).integers(2**63)) for k in keys]
+        labels = torch.from_numpy(np.stack([e.labels for e in examples]).astype(np.int64))
         try:
             losses: dict[str, Tensor] = module(
                 view_pixels,
                 whole_pixels,
-                torch.from_numpy(np.stack([e.labels for e in examples]).astype(np.int64)).to(
-                    device
-                ),
+                labels.to(device),
                 torch.from_numpy(np.stack([v.box for v in views])).to(device),
                 torch.tensor([v.flipped for v in views], device=device),
                 clusters=self.clusters(self._step),
