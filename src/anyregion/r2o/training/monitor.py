@@ -321,7 +321,7 @@ def advice(metrics: Mapping[str, float], *, rows: int | None = None) -> list[str
         rows: of which spread and rank are; fewer than `FEWEST_ROWS` say nothing of collapse.
             None for enough.
     """
-    # floors hold from the first step on and nothing is remembered, so that a continued run says what
+    # floors hold from the first step on and nothing is remembered: a continued run says what
     # one that never ended says. Only projections are judged: their head's BatchNorm keeps random
     # weights of any encoder far above the floors; features of a random ViT or ConvNeXt need not be
     few = rows is not None and rows < FEWEST_ROWS
