@@ -14,7 +14,7 @@ from torch import nn
 from anyregion.backbones.encoder import IMAGENET_MEAN
 from anyregion.backbones.loading import build_encoder
 from anyregion.errors import InputError
-from tests.unit.backbones.scrambling import scrambled, small_vits
+from tests.helpers.small_backbones import scrambled, small_vits
 
 SMALL = ["torchvision/resnet18", "timm/resnet18", "timm/convnext_atto", "timm/vit_tiny_patch16_224"]
 LARGER = ["torchvision/convnext_tiny"]

@@ -21,7 +21,7 @@ from anyregion.backbones.export import common as export_common
 from anyregion.backbones.export.torchvision_timm import timm_name, torchvision_name
 from anyregion.backbones.loading import build_encoder
 from anyregion.errors import CheckpointError, InputError
-from tests.unit.backbones.scrambling import scrambled, small_convnexts, small_vits
+from tests.helpers.small_backbones import scrambled, small_convnexts, small_vits
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from anyregion.backbones.loading import build_encoder, load_encoder, save_encoder
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
-from tests.unit.backbones.scrambling import scrambled
+from tests.helpers.small_backbones import scrambled
 
 Content = dict[str, Any]
 

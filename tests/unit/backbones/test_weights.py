@@ -20,7 +20,7 @@ from anyregion.backbones.loading import build_encoder
 from anyregion.backbones.pos_embed import resize_pos_embed
 from anyregion.backbones.weights import load_state
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
-from tests.unit.backbones.scrambling import scrambled, small_convnexts, small_vits
+from tests.helpers.small_backbones import scrambled, small_convnexts, small_vits
 
 State = dict[str, Tensor]
 

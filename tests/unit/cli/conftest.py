@@ -9,7 +9,7 @@ import pytest
 
 from anyregion import factory
 from tests.helpers.colours import colour_recognizer
-from tests.unit.runs.helpers import picture
+from tests.helpers.halves import picture
 
 
 @pytest.fixture(autouse=True)

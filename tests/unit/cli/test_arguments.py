@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anyregion.cli.recognize import parse_box, parse_points, prompts
-from tests.unit.cli.helpers import BOXES, code_of, recognize
+from tests.helpers.command_line import BOXES, code_of, recognize
 
 
 def test_prompts_are_one_region_each() -> None:

@@ -13,7 +13,7 @@ from anyregion import factory
 from anyregion.cli.main import main
 from anyregion.data.store.store import Store
 from tests.helpers.feature_store import SmallExtractor
-from tests.unit.runs.helpers import picture
+from tests.helpers.halves import picture
 
 
 @pytest.fixture

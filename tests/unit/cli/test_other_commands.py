@@ -12,7 +12,7 @@ from anyregion import factory
 from anyregion.cli.main import COMMANDS, main
 from anyregion.factory import ModelInfo
 from tests.helpers.colours import colour_recognizer
-from tests.unit.cli.helpers import code_of
+from tests.helpers.command_line import code_of
 
 
 def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from anyregion import __version__
-from tests.unit.cli.helpers import BOXES, NAMES
-from tests.unit.runs.helpers import lines, picture
+from tests.helpers.command_line import BOXES, NAMES
+from tests.helpers.halves import picture
+from tests.helpers.runs import lines
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")

@@ -12,8 +12,8 @@ from anyregion import __version__, factory
 from anyregion.cli import terminal
 from anyregion.errors import MissingExtraError
 from tests.helpers.colours import ColourWords
-from tests.unit.cli.helpers import BOXES, recognize
-from tests.unit.runs.helpers import labels, lines
+from tests.helpers.command_line import BOXES, recognize
+from tests.helpers.runs import labels, lines
 
 
 def test_one_photo(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

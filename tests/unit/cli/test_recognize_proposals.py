@@ -10,9 +10,9 @@ import pytest
 
 from anyregion import factory
 from anyregion.cli.main import main
-from tests.unit.cli.helpers import BOXES, recognize
-from tests.unit.runs.helpers import labels, picture
-from tests.unit.runs.test_proposed_regions import Halves
+from tests.helpers.command_line import BOXES, recognize
+from tests.helpers.halves import MaskedHalves, picture
+from tests.helpers.runs import labels
 
 RESULTS = Path("anyregion-results")
 
@@ -23,7 +23,7 @@ def proposers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
 
     def load(*args: Any, **options: Any) -> Any:
         calls.append((args, options))
-        return Halves()
+        return MaskedHalves()
 
     monkeypatch.setattr(factory, "load_proposer", load)
     return calls

@@ -13,7 +13,7 @@ from anyregion.exemplars import Exemplar, ExemplarVocabulary, mix_rows
 from anyregion.images import read_image
 from anyregion.io.exemplars import load_exemplars
 from tests.helpers.colours import ColourEncoder, ColourWords, colour_recognizer
-from tests.unit.runs.helpers import picture
+from tests.helpers.halves import picture
 
 LEFT = Regions.from_boxes([[0, 0, 20, 30]])
 RIGHT = Regions.from_boxes([[20, 0, 40, 30]])

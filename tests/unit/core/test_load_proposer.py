@@ -30,7 +30,7 @@ def test_own_is_the_localizer_of_the_recogniser(monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("transformers")
     from anyregion.localizers import loading
     from anyregion.localizers.automatic import AutomaticMasks
-    from tests.unit.localizers.small_models import build
+    from tests.helpers.small_localizers import build
 
     class Localized(ColourEncoder):
         localizer = build("sam")

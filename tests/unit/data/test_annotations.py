@@ -10,7 +10,7 @@ import pytest
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.errors import InputError
-from tests.unit.data.coco_files import content, region, write
+from tests.helpers.coco_files import content, region, write
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from anyregion.cli.main import main
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.check import DataReport, check_data
 from anyregion.errors import InputError
+from tests.helpers.coco_files import content, photo, region, write
 from tests.helpers.shared import SHARED, needs_shared
-from tests.unit.data.coco_files import content, photo, region, write
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.errors import InputError
+from tests.helpers.coco_files import content, region, write
 from tests.helpers.shared import SHARED, needs_shared
-from tests.unit.data.coco_files import content, region, write
 
 
 @pytest.fixture

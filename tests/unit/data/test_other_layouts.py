@@ -11,8 +11,8 @@ from anyregion.data.annotations.folders import DataSet, find_sets
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.image_files import find_image
 from anyregion.errors import InputError
+from tests.helpers.coco_files import content, photo, region, write
 from tests.helpers.shared import SHARED, needs_shared
-from tests.unit.data.coco_files import content, photo, region, write
 
 
 def test_lvis(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from anyregion.data.region_dataset import region_dataset
 from anyregion.errors import InputError
 from anyregion.masks import decode_mask
-from tests.unit.training.small_sets import MadeUp, annotated, words
+from tests.helpers.small_sets import MadeUp, annotated, words
 
 
 def test_labels_follow_the_vocabulary_and_exclusions() -> None:

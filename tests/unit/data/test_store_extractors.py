@@ -26,8 +26,8 @@ def regionspot(**options: object) -> DescribedExtractor:
     pytest.importorskip("open_clip")
     torch.set_num_threads(1)
     from anyregion.regionspot.extractor import RegionSpotExtractor
-    from tests.unit.localizers.small_models import build
-    from tests.unit.vlms.small_models import openai_clip
+    from tests.helpers.small_localizers import build
+    from tests.helpers.small_vlms import openai_clip
 
     return RegionSpotExtractor(build("sam"), openai_clip(), **options)  # type: ignore[arg-type]
 

@@ -24,8 +24,8 @@ from anyregion.masks import encode_mask
 from anyregion.predictions import Predictions
 from anyregion.regions import Regions
 from anyregion.vocabulary import Vocabulary
+from tests.helpers.read_picture import BLACK, WHITE, Box, contrast, find_labels, find_text
 from tests.helpers.shared import SHARED, needs_shared
-from tests.unit.drawing.reading import BLACK, WHITE, Box, contrast, find_labels, find_text
 
 NAMES = ["person", "car", "chair", "dog", "cat", "bicycle", "bus", "truck", "bottle", "cup", "book"]
 GREY = 128

@@ -16,7 +16,7 @@ from anyregion.evaluation.regions.inputs import EvaluationOptions
 from anyregion.evaluation.regions.vocabulary_subsets import vocabulary_subsets
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
-from tests.unit.evaluation.conftest import annotate
+from tests.helpers.halves import annotate
 
 
 @pytest.mark.parametrize("decimals", [1, 2, 9])

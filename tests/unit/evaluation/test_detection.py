@@ -16,12 +16,10 @@ from anyregion.evaluation.regions.detection import (
     evaluate_results,
 )
 from anyregion.evaluation.regions.inputs import EvaluationOptions
-from anyregion.images import Pixels
 from anyregion.masks import encode_mask
-from anyregion.regions import Regions
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
-from tests.unit.evaluation.conftest import CLASSES, HALVES, LEFT, RECTANGLES, RIGHT, edit
+from tests.helpers.halves import CLASSES, HALVES, LEFT, RECTANGLES, RIGHT, Halves, edit
 
 
 def evaluate(annotated: tuple[Path, Path], **options: Any) -> DetectionReport:
@@ -70,21 +68,6 @@ def test_a_detectors_regions(annotated: tuple[Path, Path], tmp_path: Path) -> No
     best = max((r for r in rows if r["image_id"] == 1), key=lambda r: r["score"])
     assert best["category_id"] == 1
     assert best["score"] < 0.9, "the name's score times the detector's"
-
-
-class Halves:
-    """Finds the left half, the right half, and the whole."""
-
-    name = "halves"
-    fingerprint = "halves-1"
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, ...]] = []
-
-    def propose(self, image: Pixels) -> Regions:
-        self.seen.append(image.shape)
-        boxes = [[0, 0, 20, 30], [20, 0, 40, 30], [0, 0, 40, 30]]
-        return Regions.from_boxes(boxes, scores=[0.9, 0.9, 0.1])
 
 
 def test_proposed_regions(annotated: tuple[Path, Path]) -> None:

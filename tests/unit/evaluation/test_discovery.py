@@ -35,9 +35,9 @@ from anyregion.evaluation.backbones.segmentation_overlap import (  # noqa: E402
     resize_partition,
     segment_ious,
 )
+from tests.helpers.colour_backbone import colour_backbone  # noqa: E402
+from tests.helpers.halves import edit  # noqa: E402
 from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
-from tests.unit.evaluation.backbones import colour_backbone  # noqa: E402
-from tests.unit.evaluation.conftest import edit  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,7 @@ import pytest
 from anyregion import factory
 from anyregion.cli.main import main
 from tests.helpers.colours import colour_recognizer
-from tests.unit.evaluation.conftest import annotate
-from tests.unit.evaluation.test_detection import Halves
-from tests.unit.evaluation.test_sets import make_set
+from tests.helpers.halves import Halves, annotate, make_set
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from anyregion.evaluation.backbones.features import (  # noqa: E402
     read_squashed,
 )
 from anyregion.evaluation.backbones.knn import evaluate_knn, nearest_classes  # noqa: E402
-from tests.unit.evaluation.backbones import class_folders, colour_backbone  # noqa: E402
+from tests.helpers.colour_backbone import class_folders, colour_backbone  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from anyregion.evaluation.backbones.linear import (  # noqa: E402
     fit_with_best_strength,
     hold_out,
 )
-from tests.unit.evaluation.backbones import class_folders, colour_backbone  # noqa: E402
+from tests.helpers.colour_backbone import class_folders, colour_backbone  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

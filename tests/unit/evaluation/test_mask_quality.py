@@ -17,7 +17,7 @@ from anyregion.errors import InputError
 from anyregion.evaluation.regions.mask_quality import evaluate_masks
 from anyregion.masks import encode_mask
 from anyregion.recognizer import RegionEmbeddings
-from tests.unit.evaluation.conftest import edit
+from tests.helpers.halves import edit
 
 
 class Masks:

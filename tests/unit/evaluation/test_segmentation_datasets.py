@@ -20,9 +20,9 @@ from anyregion.evaluation.backbones.discovery import (  # noqa: E402
 from anyregion.evaluation.backbones.segmentation_datasets import (  # noqa: E402
     open_segmentation_dataset,
 )
+from tests.helpers.colour_backbone import colour_backbone  # noqa: E402
+from tests.helpers.halves import edit  # noqa: E402
 from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
-from tests.unit.evaluation.backbones import colour_backbone  # noqa: E402
-from tests.unit.evaluation.conftest import edit  # noqa: E402
 
 SIZE = (30, 40)
 

@@ -13,16 +13,7 @@ from anyregion.errors import InputError
 from anyregion.evaluation.regions.inputs import EvaluationOptions
 from anyregion.evaluation.regions.odinw import SetsReport, evaluate_sets
 from tests.helpers.colours import colour_recognizer
-from tests.unit.evaluation.conftest import annotate, edit
-
-
-def make_set(folder: Path, *splits: str) -> None:
-    for split in splits:
-        place = folder / split
-        file = annotate(place)
-        for photo in (place / "photos").iterdir():
-            photo.rename(place / photo.name)
-        file.rename(place / "_annotations.coco.json")
+from tests.helpers.halves import edit, make_set
 
 
 @pytest.fixture

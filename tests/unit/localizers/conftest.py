@@ -18,6 +18,6 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def localizers() -> dict[str, PromptableSegmenter]:
-    from tests.unit.localizers.small_models import FAMILIES, build
+    from tests.helpers.small_localizers import FAMILIES, build
 
     return {family: build(family) for family in FAMILIES}

@@ -28,8 +28,8 @@ from anyregion.localizers.automatic import (
 from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.masks import decode_mask, encode_mask, mask_area, mask_box
 from anyregion.regions import Regions
-from tests.unit.localizers.reference import LANDSCAPE, PORTRAIT, photo
-from tests.unit.localizers.small_models import FAMILIES
+from tests.helpers.sam_reference import LANDSCAPE, PORTRAIT, photo
+from tests.helpers.small_localizers import FAMILIES
 
 # random models predict IoUs anywhere and masks of any shape: thresholds that some pass
 EASY = AutomaticOptions(

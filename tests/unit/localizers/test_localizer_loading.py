@@ -19,8 +19,8 @@ from anyregion.localizers.checkpoint import sam_from_state  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam2 import sam2_localizer  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
-from tests.unit.localizers.reference import LANDSCAPE, close, photo, regions_of  # noqa: E402
-from tests.unit.localizers.small_models import FAMILIES, build  # noqa: E402
+from tests.helpers.sam_reference import LANDSCAPE, close, photo, regions_of  # noqa: E402
+from tests.helpers.small_localizers import FAMILIES, build  # noqa: E402
 
 
 @pytest.mark.parametrize("family", ["sam", "sam_hq", "sam2", "sam3"])

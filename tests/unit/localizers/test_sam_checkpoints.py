@@ -17,8 +17,8 @@ from anyregion.localizers.checkpoint import sam_from_state, sam_model_from_state
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam import sam_localizer  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
-from tests.unit.localizers.reference import close, photo, reference_outputs, regions_of  # noqa: E402
-from tests.unit.localizers.small_models import sam_config, spread  # noqa: E402
+from tests.helpers.sam_reference import close, photo, reference_outputs, regions_of  # noqa: E402
+from tests.helpers.small_localizers import sam_config, spread  # noqa: E402
 
 
 def published_names(model: Any) -> dict[str, Any]:

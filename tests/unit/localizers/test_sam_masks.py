@@ -22,7 +22,7 @@ from anyregion.localizers.frame import (
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.masks import decode_mask
 from anyregion.regions import Regions
-from tests.unit.localizers.reference import LANDSCAPE, PORTRAIT, photo, regions_of
+from tests.helpers.sam_reference import LANDSCAPE, PORTRAIT, photo, regions_of
 
 # ---------------------------------------------------------------- masks and the frame
 

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 from anyregion.localizers.prompts import prompt_batches  # noqa: E402
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
-from tests.unit.localizers.reference import (  # noqa: E402
+from tests.helpers.sam_reference import (  # noqa: E402
     LANDSCAPE,
     PORTRAIT,
     close,
@@ -21,7 +21,7 @@ from tests.unit.localizers.reference import (  # noqa: E402
     reference_outputs,
     regions_of,
 )
-from tests.unit.localizers.small_models import FAMILIES, build  # noqa: E402
+from tests.helpers.small_localizers import FAMILIES, build  # noqa: E402
 
 PROMPTS = ["box", "point", "points", "box+points", "mask", "box+mask", "points+mask", "box+logits"]
 

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from anyregion.r2o.collectives import gather_points  # noqa: E402
 from anyregion.torch_utils.kmeans import kmeans  # noqa: E402
-from tests.unit.torch_utils.test_kmeans import draws_for, features  # noqa: E402
+from tests.helpers.clusters import draws_for, features  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,16 +21,11 @@ from safetensors.torch import load_file  # noqa: E402
 
 from anyregion.training.logs import read_log  # noqa: E402
 from anyregion.training.run_folder import last_checkpoint  # noqa: E402
-from tests.unit.r2o.pretraining import command, pretrain, write_photos  # noqa: E402
+from tests.helpers.pretraining import command, pretrain, write_photos  # noqa: E402
+from tests.helpers.run_logs import lines  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """The log without what a clock says."""
-    clock = ("seconds", "images_per_second")
-    return [{k: v for k, v in line.items() if k not in clock} for line in read_log(folder)]
 
 
 def logged(out: Path) -> int:
@@ -53,7 +48,7 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, precision: str) 
     out = tmp_path / "killed"
     given = {"delay": 0.05, "commands": [command(photos, out, **changes)]}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.r2o.pretraining", json.dumps(given)],
+        [sys.executable, "-m", "tests.helpers.pretraining", json.dumps(given)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,

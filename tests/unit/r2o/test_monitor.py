@@ -21,7 +21,7 @@ from anyregion.r2o.model import Networks  # noqa: E402
 from anyregion.r2o.superpixels import PriorConfig  # noqa: E402
 from anyregion.r2o.training.config import ImagesConfig, R2OConfig  # noqa: E402
 from anyregion.r2o.training.monitor import Monitor, region_picture  # noqa: E402
-from tests.unit.r2o.pretraining import write_photos  # noqa: E402
+from tests.helpers.pretraining import write_photos  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

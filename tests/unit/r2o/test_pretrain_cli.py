@@ -27,8 +27,8 @@ from anyregion.r2o.training.task import R2OTask  # noqa: E402
 from anyregion.recipes.loading import read_recipe  # noqa: E402
 from anyregion.torch_utils import weights as weight_files  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
-from tests.unit.r2o.pretraining import command, pretrain, write_photos  # noqa: E402
-from tests.unit.r2o.test_killed import lines  # noqa: E402
+from tests.helpers.pretraining import command, pretrain, write_photos  # noqa: E402
+from tests.helpers.run_logs import lines  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK: dict[str, Any] = {

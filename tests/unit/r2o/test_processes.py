@@ -19,8 +19,8 @@ from safetensors.torch import load_file  # noqa: E402
 
 from anyregion.torch_utils.kmeans import Draws, start_points  # noqa: E402
 from anyregion.training.run_folder import last_checkpoint  # noqa: E402
-from tests.unit.r2o.pretraining import command, pretrain, write_photos  # noqa: E402
-from tests.unit.r2o.test_killed import lines  # noqa: E402
+from tests.helpers.pretraining import command, pretrain, write_photos  # noqa: E402
+from tests.helpers.run_logs import lines  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 PATHS = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -68,7 +68,7 @@ def two(place: Path) -> Path:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "tests.unit.r2o.pretraining", json.dumps({"commands": commands})),
+            *("-m", "tests.helpers.pretraining", json.dumps({"commands": commands})),
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)},

@@ -25,7 +25,7 @@ from anyregion.r2o.training import task as r2o_task  # noqa: E402
 from anyregion.r2o.training.task import R2OTask  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
 from anyregion.training.run_folder import last_checkpoint  # noqa: E402
-from tests.unit.r2o.pretraining import pretrain, write_photos  # noqa: E402
+from tests.helpers.pretraining import pretrain, write_photos  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK: dict[str, Any] = {

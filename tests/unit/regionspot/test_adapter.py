@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from anyregion import InputError  # noqa: E402
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters  # noqa: E402
 from anyregion.regionspot.losses import focal_loss, region_logits, repeated_rows  # noqa: E402
-from tests.unit.regionspot.toy import SMALL, seeded  # noqa: E402
+from tests.helpers.toy_regionspot import SMALL, seeded  # noqa: E402
 
 
 @pytest.mark.parametrize("layers", [1, 3, 6])

@@ -18,7 +18,7 @@ from anyregion.images import Pixels
 from anyregion.regionspot.attention import attention_maps, overlay_attention
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.runs.recognize import RunReport, recognize_images
-from tests.unit.regionspot.toy import SMALL, WORDS, toy_encoder
+from tests.helpers.toy_regionspot import SMALL, WORDS, toy_encoder
 
 
 def images_and_regions() -> tuple[list[Pixels], list[Regions]]:

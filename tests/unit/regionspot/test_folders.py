@@ -26,7 +26,7 @@ from anyregion.regionspot.pretrained import (  # noqa: E402
     resolve_part,
     write_folder,
 )
-from tests.unit.regionspot.toy import SMALL, seeded, toy_encoder  # noqa: E402
+from tests.helpers.toy_regionspot import SMALL, seeded, toy_encoder  # noqa: E402
 
 
 def test_folder_round_trip(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from anyregion.regionspot.adapter import Adapter, AdapterConfig  # noqa: E402
 from anyregion.regionspot.encoder import RegionSpotEncoder  # noqa: E402
 from anyregion.vlms.loading import load_vlm  # noqa: E402
 from anyregion.vocabulary import Vocabulary  # noqa: E402
-from tests.unit.localizers.small_models import sam_config, spread  # noqa: E402
-from tests.unit.vlms.small_models import write_folder  # noqa: E402
+from tests.helpers.small_localizers import sam_config, spread  # noqa: E402
+from tests.helpers.small_vlms import write_folder  # noqa: E402
 
 PHOTO = np.random.default_rng(0).integers(255, size=(48, 64, 3), dtype=np.uint8)
 BOXES = Regions.from_boxes([[2, 3, 40, 30], [10, 5, 60, 44]])

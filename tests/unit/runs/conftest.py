@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.runs.helpers import picture
+from tests.helpers.halves import picture
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from anyregion.runs.journal import Journal
 from anyregion.runs.region_source import SameRegions
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
-from tests.unit.runs.helpers import FILES, labels, lines, overwrite, run, stopping_after
+from tests.helpers.runs import FILES, labels, lines, overwrite, run, stopping_after
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])

@@ -6,45 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from anyregion import factory
 from anyregion.errors import InputError
-from anyregion.images import Pixels
-from anyregion.masks import encode_mask
 from anyregion.recognizer import Recognizer
-from anyregion.regions import Regions
 from anyregion.runs.region_source import ProposedRegions
-from tests.unit.runs.helpers import labels, lines, run
-
-
-class Halves:
-    """Finds the left and the right half, in an image whose first pixel is no pure yellow."""
-
-    name = "halves"
-
-    def __init__(self, fingerprint: str = "halves-1") -> None:
-        self.fingerprint = fingerprint
-
-    def propose(self, image: Pixels) -> Regions:
-        height, width = image.shape[:2]
-        if tuple(image[0, 0]) == (255, 255, 0):
-            return Regions.from_boxes(np.zeros((0, 4)), scores=[])
-        if (image[0, 0] > 250).all():
-            raise InputError("white is refused")
-        # the right half's mask is a column of the left one
-        column = np.zeros((height, width), dtype=bool)
-        column[:, :3] = True
-        return Regions.from_prompts(
-            boxes=[[0, 0, width / 2, height], [width / 2, 0, width, height]],
-            masks=[None, encode_mask(column)],
-            scores=[0.9, 0.5],
-        )
+from tests.helpers.halves import MaskedHalves
+from tests.helpers.runs import labels, lines, run
 
 
 def source(fingerprint: str = "halves-1", **options: Any) -> ProposedRegions:
-    return ProposedRegions(Halves(fingerprint), **options)
+    return ProposedRegions(MaskedHalves(fingerprint), **options)
 
 
 def test_regions_are_proposed_in_each_image(photos: Path, tmp_path: Path) -> None:
@@ -90,10 +63,10 @@ def test_the_proposer_is_loaded_once_with_the_recogniser(
 ) -> None:
     recognizers: list[Recognizer] = []
 
-    def load(name: str, *, recognizer: Recognizer, **_: Any) -> Halves:
+    def load(name: str, *, recognizer: Recognizer, **_: Any) -> MaskedHalves:
         assert name == "own"
         recognizers.append(recognizer)
-        return Halves()
+        return MaskedHalves()
 
     monkeypatch.setattr(factory, "load_proposer", load)
     run(photos, tmp_path / "out", source="auto")

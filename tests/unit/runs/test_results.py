@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from anyregion.errors import InputError
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import COLOURS
-from tests.unit.runs.helpers import labels, lines, picture, run
+from tests.helpers.halves import picture
+from tests.helpers.runs import labels, lines, run
 
 
 def test_everything_is_written(photos: Path, tmp_path: Path) -> None:

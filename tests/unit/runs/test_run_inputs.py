@@ -10,7 +10,8 @@ import pytest
 from anyregion.errors import InputError
 from anyregion.runs.recognize import name_images
 from anyregion.runs.region_source import FileRegions
-from tests.unit.runs.helpers import labels, lines, picture, run
+from tests.helpers.halves import picture
+from tests.helpers.runs import labels, lines, run
 
 
 def test_results_inside_the_photos_are_no_input(photos: Path) -> None:

@@ -23,8 +23,8 @@ from anyregion.training.curves import (
     round_values,
 )
 from anyregion.training.loop import fit
-from tests.unit.training.toy import ToyTask
-from tests.unit.training.worker import config
+from tests.helpers.toy_task import ToyTask
+from tests.helpers.training_worker import config
 
 
 def log(count: int = 5) -> list[dict[str, Any]]:

@@ -17,9 +17,9 @@ import torch
 from anyregion.training.logs import read_log
 from anyregion.training.loop import fit
 from anyregion.training.run_folder import last_checkpoint
-from tests.unit.training.test_loop import learned, lines
-from tests.unit.training.toy import ToyTask
-from tests.unit.training.worker import config
+from tests.helpers.run_logs import learned, lines
+from tests.helpers.toy_task import ToyTask
+from tests.helpers.training_worker import config
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 120.0
@@ -27,7 +27,7 @@ PATIENCE = 120.0
 
 def start(out: Path, scenario: dict[str, Any]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.training.worker", str(out), json.dumps([scenario])],
+        [sys.executable, "-m", "tests.helpers.training_worker", str(out), json.dumps([scenario])],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

@@ -18,9 +18,9 @@ from anyregion.training.lars import Lars
 from anyregion.training.loop import fit
 from anyregion.training.optimizers import build_optimizer
 from anyregion.training.run_folder import changed_settings
+from tests.helpers.run_logs import learned
 from tests.helpers.shared import SHARED, needs_shared
-from tests.unit.training.test_loop import learned
-from tests.unit.training.toy import ToyTask
+from tests.helpers.toy_task import ToyTask
 
 CASES = SHARED / "fixtures" / "r2o" / "kmeans_and_lars.npz"
 NAMES = ("matrix", "conv", "bias", "zero_weight", "zero_grad")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from anyregion.torch_utils import weights as weight_files
@@ -19,18 +19,9 @@ from anyregion.training.loop import Callbacks, fit
 from anyregion.training.optimizers import rate_factor
 from anyregion.training.run_folder import RunFolder, last_checkpoint
 from anyregion.training.task import Metric
-from tests.unit.training.toy import ToyTask
-from tests.unit.training.worker import config
-
-
-def learned(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(last_checkpoint(folder))
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """The log without what a clock says."""
-    clock = ("seconds", "images_per_second")
-    return [{k: v for k, v in line.items() if k not in clock} for line in read_log(folder)]
+from tests.helpers.run_logs import learned, lines
+from tests.helpers.toy_task import ToyTask
+from tests.helpers.training_worker import config
 
 
 def test_equals_plain_torch(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import torch
 
 from anyregion.training.loop import fit
 from anyregion.training.prefetch import share
-from tests.unit.training.test_loop import learned, lines
-from tests.unit.training.toy import ToyTask
-from tests.unit.training.worker import config
+from tests.helpers.run_logs import learned, lines
+from tests.helpers.toy_task import ToyTask
+from tests.helpers.training_worker import config
 
 ROOT = Path(__file__).parents[3]
 PATHS = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -30,7 +30,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "tests.unit.training.worker", str(tmp_path / "two"), json.dumps(SCENARIOS)),
+            *("-m", "tests.helpers.training_worker", str(tmp_path / "two"), json.dumps(SCENARIOS)),
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)},

@@ -26,7 +26,7 @@ from anyregion.regionspot.training.config import ObjectiveConfig, StepConfig
 from anyregion.regionspot.training.task import RegionSpotTask, Validation
 from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
-from tests.unit.training.small_sets import EMBED, TOKEN, WIDTH, MadeUp, annotated, words
+from tests.helpers.small_sets import EMBED, TOKEN, WIDTH, MadeUp, annotated, words
 
 SMALL = AdapterConfig(
     token_width=TOKEN, feature_width=WIDTH, embed_width=EMBED, heads=4, feedforward=64, dropout=0.0

@@ -7,7 +7,7 @@ import pytest
 
 from anyregion.data.samplers import EpochSampler, Mixture, repeat_factors
 from anyregion.errors import InputError
-from tests.unit.training.small_sets import annotated
+from tests.helpers.small_sets import annotated
 
 
 def test_repeat_factors_by_hand() -> None:

@@ -32,9 +32,9 @@ from anyregion.training.distributed import own_device
 from anyregion.training.logs import read_log
 from anyregion.vlms.loading import load_vlm
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
-from tests.unit.localizers.small_models import sam_config
-from tests.unit.training.test_loop import lines
-from tests.unit.vlms.small_models import write_folder
+from tests.helpers.run_logs import lines
+from tests.helpers.small_localizers import sam_config
+from tests.helpers.small_vlms import write_folder
 
 STEPS = ["--steps", "4", "--log_every", "1", "--tensorboard", "false"]
 

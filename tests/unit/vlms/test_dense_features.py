@@ -16,7 +16,7 @@ from anyregion.errors import CheckpointError, InputError  # noqa: E402
 from anyregion.vlms.open_clip import wrap_open_clip  # noqa: E402
 from anyregion.vlms.preprocess import resize_positions, squash  # noqa: E402
 from anyregion.vlms.protocol import VlmOptions  # noqa: E402
-from tests.unit.vlms.small_models import VIT, load, openai_clip, photos  # noqa: E402
+from tests.helpers.small_vlms import VIT, load, openai_clip, photos  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", ["openai", "open_clip", "siglip"])

@@ -19,7 +19,7 @@ from anyregion.vlms.model import FrozenVLM  # noqa: E402
 from anyregion.vlms.open_clip import wrap_open_clip  # noqa: E402
 from anyregion.vlms.openai_clip import clip_from_openai_state_dict  # noqa: E402
 from anyregion.vlms.protocol import VlmOptions  # noqa: E402
-from tests.unit.vlms.small_models import (  # noqa: E402
+from tests.helpers.small_vlms import (  # noqa: E402
     RESNET,
     VIT,
     load,

@@ -18,7 +18,7 @@ from anyregion.errors import CheckpointError, InputError  # noqa: E402
 from anyregion.torch_utils.devices import check_device  # noqa: E402
 from anyregion.vlms.loading import load_vlm, split_open_clip  # noqa: E402
 from anyregion.vlms.openai_clip import clip_from_openai_state_dict  # noqa: E402
-from tests.unit.vlms.small_models import (  # noqa: E402
+from tests.helpers.small_vlms import (  # noqa: E402
     RESNET,
     TEXTS,
     VIT,

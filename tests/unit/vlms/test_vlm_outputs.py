@@ -16,7 +16,7 @@ from anyregion.vlms.loading import load_vlm  # noqa: E402
 from anyregion.vlms.open_clip import wrap_open_clip  # noqa: E402
 from anyregion.vlms.openai_clip import build_openai_clip  # noqa: E402
 from anyregion.vlms.protocol import VisionLanguageModel, VlmOptions  # noqa: E402
-from tests.unit.vlms.small_models import (  # noqa: E402
+from tests.helpers.small_vlms import (  # noqa: E402
     MODELS,
     RESNET,
     TEXTS,

@@ -25,7 +25,7 @@ from anyregion.compact.training.modules import MaskHeadConfig, ProposalHeadConfi
 from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
 from anyregion.masks import mask_area, mask_box
 from anyregion.torch_utils.weights import read_state_dict
-from tests.unit.compact.training.toy_data import toy_dataset, toy_maps
+from tests.helpers.compact_data import toy_dataset, toy_maps
 
 SIZES = [(5, 6, 4), (2, 3, 1), (1, 1, 9)]
 

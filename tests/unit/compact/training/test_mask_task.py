@@ -27,7 +27,7 @@ from anyregion.compact.training.mask_task import (
 )
 from anyregion.compact.training.modules import MaskHeadConfig, enlarged
 from anyregion.errors import CheckpointError, InputError
-from tests.unit.compact.training.toy_data import toy_dataset
+from tests.helpers.compact_data import toy_dataset
 
 SMALL = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
 CONFIG = MaskTaskConfig(head=SMALL, batch=3, max_regions=2)

@@ -24,7 +24,7 @@ from anyregion.compact.training.losses import (
 from anyregion.compact.training.modules import ProposalHeadConfig, centres
 from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
 from anyregion.evaluation.metrics.overlap import count_matched
-from tests.unit.compact.training.toy_data import toy_dataset
+from tests.helpers.compact_data import toy_dataset
 
 CONFIG = ProposalTaskConfig(head=ProposalHeadConfig(width=16), batch=3)
 

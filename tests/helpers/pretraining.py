@@ -1,6 +1,6 @@
 """What the tests of pretraining share: a few small photographs, and command lines.
 
-`python -m tests.unit.r2o.pretraining JSON` runs several of them in a process of its own.
+`python -m tests.helpers.pretraining JSON` runs several of them in a process of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A training in a process of its own: `python -m tests.unit.training.worker OUT JSON`."""
+"""A training in a process of its own: `python -m tests.helpers.training_worker OUT JSON`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from anyregion.torch_utils import weights as weight_files
 from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
-from tests.unit.training.toy import ToyTask
+from tests.helpers.toy_task import ToyTask
 
 
 def config(**changes: Any) -> LoopConfig:

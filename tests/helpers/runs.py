@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import RecognizeOptions
@@ -17,18 +15,11 @@ from anyregion.runs.recognize import OutputOptions, RunReport, recognize_images
 from anyregion.runs.region_source import SameRegions
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import COLOURS, ColourEncoder, colour_recognizer
+from tests.helpers.halves import picture
 
 WORDS = Vocabulary.from_names(COLOURS)
 LEFT_RIGHT = SameRegions(Regions.from_boxes([[0, 0, 20, 30], [20, 0, 40, 30]]))
 FILES = ["run.json", "predictions.json", "predictions.jsonl", "skipped.jsonl", "pictures"]
-
-
-def picture(path: Path, left: str, right: str, *, size: tuple[int, int] = (40, 30)) -> Path:
-    image = Image.new("RGB", size, left)
-    image.paste(Image.new("RGB", (size[0] // 2, size[1]), right), (size[0] // 2, 0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **({} if path.suffix == ".png" else {"quality": 95}))
-    return path
 
 
 def run(paths: Path | list[Path], out: Path, **options: Any) -> RunReport:
