@@ -111,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Name the regions and say what was done."""
+    # imported here, so that `--help` is quick
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.exemplars import ExemplarVocabulary

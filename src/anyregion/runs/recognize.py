@@ -316,11 +316,13 @@ def _digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> 
     """A hash of everything in a vocabulary that changes what regions are called."""
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     content = (names.names, names.synonyms, names.templates, names.ids, names.cleaning)
+    # names of a file need not be valid Unicode
     digest = hashlib.sha256(repr(content).encode(errors="surrogatepass"))
     if isinstance(vocabulary, ExemplarVocabulary):
         digest.update(vocabulary.digest.encode())
         if isinstance(vocabulary.words, EncodedVocabulary):
             digest.update(_digest(vocabulary.words).encode())
+    # an encoded vocabulary is what its matrix says, whatever its names are
     if isinstance(vocabulary, EncodedVocabulary):
         digest.update(vocabulary.model.encode())
         digest.update(vocabulary.matrix.tobytes())

@@ -107,6 +107,7 @@ def _print(report: CalibrationReport) -> None:
         ("ECE", _number(report.ece)),
         ("AUROC of refusing", _number(report.auroc)),
         ("refused below", report.threshold),
+        # these two are equal if the scores are calibrated
         ("top-1", percent(report.top1)),
         ("mean score", percent(report.mean_score)),
     ]

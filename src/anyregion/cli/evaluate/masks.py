@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if report.box_iou is not None:
         lines.append(("filled box", f"{report.box_iou:.3f}"))
+    # a method without mask scores cannot tell good masks from bad ones
     if report.telling is not None:
         lines.append(("telling", f"{report.telling:.3f} (AUROC of the mask scores)"))
     lines += [

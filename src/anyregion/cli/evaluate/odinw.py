@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             masks=args.masks,
             pairs=args.pairs or PAIRS,
         )
+    # sets that could not be evaluated, and what was set aside within the others
     set_aside = [*report.set_aside, *(a for r in report.sets.values() for a in r.set_aside)]
     terminal.warn_list("set aside", set_aside)
     if args.json:

@@ -27,7 +27,8 @@ def ranks_of(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Ranks:
     Returns:
         `(N,)`; `UNLISTED` where the right name is not among them.
     """
-    hits = indices == labels[:, None]  # (N, K)
+    # (N, K): a name is listed once, so at most one of a row is true
+    hits = indices == labels[:, None]
     ranks: Ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), UNLISTED)
     return ranks
 

@@ -32,11 +32,13 @@ def count_matched(boxes: Boxes, true_boxes: Boxes, threshold: float) -> int:
     Each proposal in turn takes the true box it overlaps most of those not yet taken, if by
     `threshold` or more.
     """
+    # greedy, as COCO's evaluation matches; an optimal assignment would recall a little more
     free = np.ones(len(true_boxes), dtype=bool)
     for box in boxes:
         if not free.any():
             break
-        ious = np.where(free, box_iou(box[None], true_boxes)[0], -1.0)  # (T,)
+        # (T,) of this proposal with every true box; those taken are out of reach
+        ious = np.where(free, box_iou(box[None], true_boxes)[0], -1.0)
         best = int(np.argmax(ious))
         if ious[best] >= threshold:
             free[best] = False

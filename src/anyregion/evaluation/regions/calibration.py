@@ -30,6 +30,7 @@ from anyregion.scoring import top_names
 from anyregion.vocabulary import Vocabulary
 
 EVERY_SECOND = "every:2:1"
+# names as one types them by hand, as many as COCO has, and about as many as LVIS
 SIZES = (3, 80, 1000)
 REFUSED_SHARE = 0.05
 """Of the present regions, for `threshold_of_5_percent`."""

@@ -273,6 +273,7 @@ def _entries(truth: Annotations, *, masks: bool) -> list[ImageEntry]:
         regions, codes = truth.regions(i), truth.segmentations
         if masks and codes is not None:
             regions = replace(regions, masks=tuple(codes[row] for row in truth.rows(i)))
+        # -1 where the annotations do not state it
         size = None if (truth.sizes[i] < 0).any() else tuple(truth.sizes[i].tolist())
         entries.append(ImageEntry(key, regions, truth.file_names[i], size))
     return entries
@@ -283,6 +284,7 @@ def _correct(predictions: Predictions, positions: Mapping[int, int]) -> int:
     categories = predictions.regions.categories
     if categories is None:
         return 0
+    # -1 is no name's position: a category that the vocabulary lacks is never right
     labels = [positions.get(int(c), -1) for c in categories[predictions.rows]]
     return int((predictions.indices[:, 0] == labels).sum())
 
@@ -298,17 +300,9 @@ def _judge(
     unseen: frozenset[int] | None,
     progress: Progress | None,
 ) -> DetectionReport:
-    """Compare detections with the annotations; figures of the naming are still missing.
+    """Compare detections with the annotations, over the positions `images`.
 
-    Args:
-        truth: the annotations, with masks if masks are judged.
-        detections: what was detected.
-        images: positions of the images that count.
-        style: whose rules; `auto` by what the annotations are.
-        masks: judge masks too.
-        pairs: detections that count of an image.
-        unseen: ids of the unseen classes, to report apart.
-        progress: called with (done, total) classes.
+    Figures of the naming are still missing. The rest is as for `evaluate_detection`.
     """
     started = time.perf_counter()
     rules = style_of(truth) if style == "auto" else style
@@ -341,6 +335,7 @@ def _by_class(
     truth: Annotations, images: NDArray[np.int64], tables: Mapping[Kind, PrecisionTable]
 ) -> dict[str, ClassPrecision]:
     image_of = np.repeat(np.arange(len(truth)), np.diff(truth.starts))  # (R,)
+    # a crowd is no region of its class: it is many, uncounted
     counted = np.isin(image_of, images) & ~truth.crowd
     counts = np.bincount(truth.labels[counted], minlength=len(truth.categories))
     missing = np.full(len(truth.categories), np.nan)

@@ -144,6 +144,7 @@ def annotated_samples(
     """
     if limit is not None and limit < 1:
         raise InputError(f"the limit must be at least 1 image; it is {limit}")
+    # of all entries, not of the first `limit`: two that claim one file may lie far apart
     listed = [entry for entry in entries if entry.file_name]
     paths: dict[str, Path | None] = {}
     for entry in listed:
@@ -174,10 +175,9 @@ def detected_samples(
     are not looked at, its scores are.
 
     Args:
-        path: as `load_regions` reads it.
-        samples: the images that will be looked at.
+        path, masks: as `load_regions` reads it, and whether with its masks.
+        samples: the images that count.
         ids: the ids of all images of the annotations.
-        masks: also read the detector's masks.
 
     Raises:
         InputError: a file that is none of the known layouts, or that has none of the images.
@@ -186,6 +186,7 @@ def detected_samples(
     if not file.images:
         raise InputError(f"{path}: no image has regions")
     entries = [_detected(file, str(s.key), Path(s.name), ids) for s in samples]
+    # ids that never match are another data set's, which no figure would tell
     if not any(entries):
         first = samples[0]
         raise InputError(

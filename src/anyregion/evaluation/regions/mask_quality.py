@@ -185,6 +185,7 @@ class _MaskPrompts:
     ) -> list[RegionEmbeddings]:
         prompts = []
         for regions in (item.regions for item in items):
+            # ids go along: they name the region in errors
             if self.prompt == "point":
                 points = [
                     self._point(name, mask)
