@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
 METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
+Kind: TypeAlias = Literal["compact", "regionspot", "vlm"]
 Proposer: TypeAlias = Literal["own", "compact", "sam"]
 PROPOSERS: tuple[Proposer, ...] = ("own", "compact", "sam")
 # images in one pass through a frozen model on a GPU; a CPU gains nothing from more than one
@@ -111,16 +112,16 @@ def load_recognizer(
     """
     if method is not None and method not in METHODS:
         raise InputError(f"no method {method!r}: there are {', '.join(METHODS)}")
-    compact, trained = _is_compact(model), _is_regionspot(model)
-    method = method or ("regionspot" if compact or trained else "dense")
-    if compact and vlm is not None:
+    kind = _kind(model)
+    method = method or ("dense" if kind == "vlm" else "regionspot")
+    if kind == "compact" and vlm is not None:
         raise InputError("compact has a text encoder of its own: name the vlm as the model instead")
-    if method == "regionspot" and compact:
+    if method == "regionspot" and kind == "compact":
         if localizer is not None or antialias is not None:
             raise InputError("compact takes no localizer, and has no choice of antialiasing")
         return _compact(model, device, cache)
     if method == "regionspot":
-        if not trained:
+        if kind == "vlm":
             raise InputError(
                 f"{model} is no RegionSpot model: give a folder made by `anyregion train`, "
                 "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
@@ -133,7 +134,7 @@ def load_recognizer(
         raise InputError(f"the method {method} has no choice of antialiasing")
     if localizer is not None:
         raise InputError(f"the method {method} uses no localizer")
-    embedder = _embedder(model, trained, vlm, device)
+    embedder = _embedder(model, kind, vlm, device)
     if method == "dense":
         return Recognizer(DenseEncoder(embedder), cache=cache)
     return Recognizer(CropEncoder(embedder, masked=method == "masked-crop"), cache=cache)
@@ -266,14 +267,14 @@ def load_extractor(
 
 def uses_localizer(model: str | Path, method: Method | None = None) -> bool:
     """Whether `load_recognizer` would take a localizer for this model and method."""
-    if _is_compact(model):
-        return False
-    return method == "regionspot" or (method is None and _is_regionspot(model))
+    kind = _kind(model)
+    trained = method == "regionspot" or (method is None and kind == "regionspot")
+    return trained and kind != "compact"
 
 
 def default_score(model: str | Path, method: Method | None = None) -> Score:
     """How `load_recognizer` of the same would score where the caller does not choose."""
-    return "sigmoid" if _is_compact(model) and method in (None, "regionspot") else "softmax"
+    return "sigmoid" if _kind(model) == "compact" and method in (None, "regionspot") else "softmax"
 
 
 def list_models() -> list[ModelInfo]:
@@ -287,9 +288,14 @@ def list_models() -> list[ModelInfo]:
     return rows
 
 
-def _is_compact(model: str | Path) -> bool:
-    """The built-in model, or a folder with a module of its kind."""
-    return str(model) == "compact" or (Path(model) / "namer.onnx").is_file()
+def _kind(model: str | Path) -> Kind:
+    """Whether a model is the built-in one or a folder of its kind, a RegionSpot, or a VLM."""
+    path = Path(model)
+    if str(model) == "compact" or (path / "namer.onnx").is_file():
+        return "compact"
+    if (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth"):
+        return "regionspot"
+    return "vlm"
 
 
 def _compact(model: str | Path, device: str, cache: Path | Literal["default"] | None) -> Recognizer:
@@ -319,11 +325,6 @@ def _vocabulary(folder: Path) -> Vocabulary | None:
     return vocabulary if isinstance(vocabulary, Vocabulary) else None
 
 
-def _is_regionspot(model: str | Path) -> bool:
-    path = Path(model)
-    return (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth")
-
-
 def _regionspot(
     path: Path, localizer: str | None, vlm: str | None, antialias: bool | None, device: str
 ) -> RegionEncoder:
@@ -341,15 +342,15 @@ def _regionspot(
     return load_published(path, device=device, antialias=antialias is not False)
 
 
-def _embedder(model: str | Path, trained: bool, vlm: str | None, device: str) -> ImageEmbedder:
-    if _is_compact(model):
+def _embedder(model: str | Path, kind: Kind, vlm: str | None, device: str) -> ImageEmbedder:
+    if kind == "compact":
         from anyregion.compact.model import CompactEmbedder, CompactModel
 
         return CompactEmbedder(CompactModel(device=device))
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.vlms.loading import load_vlm
 
-    if not trained:
+    if kind == "vlm":
         return load_vlm(vlm or str(model), device=device)
     from anyregion.regionspot.pretrained import read_config, resolve_part
 

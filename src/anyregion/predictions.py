@@ -151,13 +151,15 @@ class Predictions:
         records: list[dict[str, Any]] = []
         for i, region in enumerate(self.rows):
             prediction = self[i]
+            # float32 holds some seven digits; the last differs from machine to machine
+            scores = [float(f"{score:.6g}") for score in prediction.scores]
             record: dict[str, Any] = {
                 "id": prediction.id,
                 "box": [round(v, 3) for v in prediction.box.tolist()],
                 "label": prediction.label,
-                "score": _rounded(prediction.score),
+                "score": scores[0],
                 "labels": list(prediction.labels),
-                "scores": [_rounded(s) for s in prediction.scores],
+                "scores": scores,
             }
             if len(self.regions.points[region]):
                 record["points"] = self.regions.points[region].tolist()
@@ -165,7 +167,7 @@ class Predictions:
             if prediction.mask is not None:
                 record["mask"] = prediction.mask
             if prediction.mask_score is not None:
-                record["mask_score"] = _rounded(prediction.mask_score)
+                record["mask_score"] = float(f"{prediction.mask_score:.6g}")
             records.append(record)
         return records
 
@@ -231,8 +233,3 @@ def record_to_coco(
 def record_to_csv(record: dict[str, Any], image: str) -> list[Any]:
     """The values of `CSV_COLUMNS` from one record of `Predictions.to_records`."""
     return [image, record["id"], *record["box"], record["label"], record["score"]]
-
-
-def _rounded(value: float) -> float:
-    # float32 holds some seven digits; the eighth would differ from machine to machine
-    return float(f"{value:.6g}")

@@ -208,9 +208,9 @@ class Regions:
             masks=tuple(None if m is None else _as_rle(m) for m in _column("masks", masks, count)),
             mask_logits=tuple(_column("mask_logits", mask_logits, count)),
             ids=tuple(range(count)) if ids is None else _as_ids(_column("ids", ids, count)),
-            scores=None if scores is None else _vector("scores", scores, count, np.float64),
+            scores=None if scores is None else _column("scores", scores, count, np.float64),
             categories=(
-                None if categories is None else _vector("categories", categories, count, np.int64)
+                None if categories is None else _column("categories", categories, count, np.int64)
             ),
         )
 
@@ -297,22 +297,18 @@ def selected_rows(index: Any, count: int) -> NDArray[np.int64]:
     return rows
 
 
-def _column(name: str, values: Sequence[Any] | None, count: int) -> list[Any]:
+def _column(name: str, values: Any, count: int, dtype: type | None = None) -> Any:
+    """The entries of one argument, one a region: a list, or with `dtype` an array `(N,)`."""
     if values is None:
         return [None] * count
+    if dtype is not None:
+        try:
+            values = np.asarray(values, dtype=dtype).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} are not numbers: {error}") from None
     if len(values) != count:
         raise InputError(f"{count} regions but {len(values)} {name}")
-    return list(values)
-
-
-def _vector(name: str, values: ArrayLike, count: int, dtype: type) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.asarray(values, dtype=dtype).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} are not numbers: {error}") from None
-    if len(array) != count:
-        raise InputError(f"{count} regions but {len(array)} {name}")
-    return array
+    return list(values) if dtype is None else values
 
 
 def _as_boxes(boxes: ArrayLike) -> Boxes:
