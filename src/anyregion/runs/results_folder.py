@@ -263,21 +263,20 @@ class ResultsFolder:
 
 def earlier_root(path: Path) -> Path | None:
     """The folder that the names of finished images start from, if there are any."""
-    run, journal = path / "run.json", path / "predictions.jsonl"
-    if not run.is_file() or not journal.is_file() or journal.stat().st_size == 0:
+    journal = path / "predictions.jsonl"
+    if not (path / "run.json").is_file() or not journal.is_file() or not journal.stat().st_size:
         return None
-    content = read_json(run)
+    content = read_json(path / "run.json")
     root = content.get("root") if isinstance(content, dict) else None
     return Path(root) if isinstance(root, str) else None
 
 
 def is_results_folder(path: Path) -> bool:
     """Whether a run wrote `run.json` there."""
-    run = path / "run.json"
     try:
-        content = read_json(run) if run.is_file() else None
+        content = read_json(path / "run.json")
     except InputError:
-        # somebody else's run.json
+        # none, or somebody else's
         return False
     return isinstance(content, dict) and {"root", "settings"} <= content.keys()
 
@@ -287,9 +286,8 @@ def _read_run(path: Path) -> dict[str, Any]:
     run = path / "run.json"
     if not run.exists():
         # an empty journal is what a run leaves that was killed in its first moments
-        names = (*EXPORTS, "predictions.jsonl", "skipped.jsonl")
-        strange = [n for n in names if (path / n).exists() and (path / n).stat().st_size]
-        if strange:
+        files = [path / name for name in (*EXPORTS, "predictions.jsonl", "skipped.jsonl")]
+        if strange := [file.name for file in files if file.exists() and file.stat().st_size]:
             raise InputError(
                 f"{path}: {', '.join(strange)} without run.json: not from a run that can be "
                 "continued; use --overwrite or another --out"

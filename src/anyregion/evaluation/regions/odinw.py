@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def evaluate_sets(
                 replace(
                     options,
                     unseen=_unseen_of(options.unseen, data),
-                    track=_SetTrack(options.track, data.name),
+                    track=partial(_set_track, options.track, data.name),
                 ),
                 regions=set_regions,
                 masks=masks,
@@ -141,15 +142,9 @@ def evaluate_sets(
     )
 
 
-@dataclass(frozen=True)
-class _SetTrack:
+def _set_track(track: Track, name: str, doing: str, unit: str) -> Progress:
     """Shows the images of one set under its name, and nothing else of its evaluation."""
-
-    track: Track
-    name: str
-
-    def __call__(self, doing: str, unit: str) -> Progress:
-        return self.track(self.name, unit) if unit == "images" else silent(doing, unit)
+    return track(name, unit) if unit == "images" else silent(doing, unit)
 
 
 def _of_split(sets: list[DataSet], split: str | None) -> list[DataSet]:
