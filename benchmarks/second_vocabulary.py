@@ -45,7 +45,7 @@ def main() -> None:
         read_image(PHOTO),
         Regions.from_boxes([[76, 66, 480, 388], [325, 66, 426, 327]]),
     )
-    again, once = [], []
+    encoded_again, once = [], []
     recognizer.set_image(pixels)
     for _ in range(rounds):
         recognizer.predict(regions, FIRST)
@@ -57,14 +57,14 @@ def main() -> None:
         start = time.process_time()
         recognizer.set_image(pixels)
         recognizer.predict(regions, SECOND)
-        again.append(time.process_time() - start)
+        encoded_again.append(time.process_time() - start)
         if encoder.encoded != before + 1:
-            raise SystemExit("an image was encoded that nobody set")
-    plain, ours = statistics.median(again), statistics.median(once)
-    print(f"image encoded again for the second vocabulary: {plain * 1e3:8.2f} ms")
-    print(f"asked again, its words encoded and all:        {ours * 1e3:8.2f} ms")
+            raise SystemExit("an image was encoded without set_image")
+    slow, fast = statistics.median(encoded_again), statistics.median(once)
+    print(f"image encoded again for the second vocabulary: {slow * 1e3:8.2f} ms")
+    print(f"second vocabulary on the encoded image:        {fast * 1e3:8.2f} ms")
     print(
-        f"ratio {plain / ours:.1f}; {encoder.encoded} encodings for {rounds + 1} calls of set_image"
+        f"ratio {slow / fast:.1f}; {encoder.encoded} encodings for {rounds + 1} calls of set_image"
     )
 
 

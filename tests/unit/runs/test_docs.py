@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.helpers.docs import link_examples, run_blocks
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the example photographs, where results may be written."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ANYREGION_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
-    return tmp_path
-
-
-def run_blocks(page: str) -> dict[str, Any]:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-    assert blocks
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, names)
-    return names
+    return link_examples(tmp_path, monkeypatch)
 
 
 def test_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

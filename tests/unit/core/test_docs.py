@@ -1,0 +1,28 @@
+"""The Python of docs/python.md and docs/exemplars.md runs as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.docs import link_examples, run_blocks
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return link_examples(tmp_path, monkeypatch)
+
+
+def test_python(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_blocks("python.md")
+    assert [len(names[n]) for n in ("regions", "large", "predictions")] == [2, 1, 2]
+    assert [r["id"] for r in names["records"]] == ["cup", "spoon"][: len(names["best"])]
+    first, *per_region, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("2 cup [325.")
+    assert [line.split()[:2] for line in per_region] == [["cup", "cup"], ["spoon", "cup"]]
+    assert last == "['cup', 'cup'] Apache-2.0"
+
+
+def test_exemplars() -> None:
+    assert run_blocks("exemplars.md")["labels"] == ["my cup"]
