@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from anyregion.cli import terminal
 from anyregion.cli.exit_codes import FINE, INTERRUPTED
 from anyregion.errors import InputError
@@ -94,25 +97,13 @@ def show_training(preparing: str = "preparing") -> Iterator[Callbacks]:
     Args:
         preparing: what the task computes before its first step.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from anyregion.training.distributed import is_first
     from anyregion.training.loop import Callbacks
 
-    def warn(text: str) -> None:
-        terminal.note(f"warning: {text}")
-
-    console = Console(stderr=True)
     if not is_first():
-        yield Callbacks(warn=warn)
+        yield Callbacks()
         return
+    console = Console(stderr=True)
     if not console.is_terminal:
         lines = _Lines()
         with terminal.progress() as track:
@@ -120,10 +111,11 @@ def show_training(preparing: str = "preparing") -> Iterator[Callbacks]:
                 prepare=track(preparing, "images"),
                 progress=lines.progress,
                 log=lines.log,
-                warn=warn,
+                warn=lambda text: terminal.note(f"warning: {text}"),
                 note=terminal.note,
             )
         return
+    # as terminal.progress() has them, with the figures in place of the unit
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -137,6 +129,7 @@ def show_training(preparing: str = "preparing") -> Iterator[Callbacks]:
             for doing in (preparing, "training")
         }
 
+        # above the bars; a name in square brackets is a name, not markup
         def say(text: str) -> None:
             bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -194,7 +187,7 @@ def print_report(report: TrainingReport, out: Path, *, overwrite: bool) -> int:
         return INTERRUPTED if report.interrupted else FINE
     if report.interrupted:
         terminal.note(
-            f"interrupted after {report.steps} of {report.steps_wanted} steps; the checkpoint is "
+            f"interrupted after {report.steps} of {report.total_steps} steps; the checkpoint is "
             f"in {out}. The same command{' without --overwrite' if overwrite else ''} goes on"
         )
         return INTERRUPTED

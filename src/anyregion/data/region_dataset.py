@@ -133,7 +133,9 @@ def region_dataset(
         label_of_category = np.zeros(len(annotations.categories), dtype=np.int64)
     else:
         label_of_category = vocabulary_labels(annotations, vocabulary.vocabulary)
+    # by id, not by name: two classes may have one name
     label_of_category[np.isin(annotations.categories.ids, list(excluded))] = -1
+    # a crowd's box is around many things: it shows none of them
     labels = np.where(annotations.crowd, -1, label_of_category[annotations.labels])  # (R,)
     image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.starts))  # (R,)
     usable = np.unique(image_of[labels >= 0])

@@ -26,6 +26,10 @@ from anyregion.training.run_folder import Settings, flat, plain
 from anyregion.training.task import Task
 from anyregion.vocabulary import Progress
 
+# settings whose words are taken as they are, and those that may also be lists or mappings
+_TEXTS = {"annotations", "store", "terms", "validation_images", "vocabulary"}
+_SOURCES = {"data", "images", "stores", "validation"}
+
 
 @dataclass(frozen=True)
 class TaskKind:
@@ -48,6 +52,7 @@ class TaskKind:
     renamed: tuple[str, ...] = ()
 
 
+# modules by name: importing all of them takes seconds, and a run needs one
 TASKS = {
     "regionspot": TaskKind(
         "anyregion.regionspot.training.config:RegionSpotConfig",
@@ -140,7 +145,7 @@ def read_training(
     overrides = _take_renamed(name, values, overrides)
     parser = _parser(name)
     try:
-        values = _upgrade(name, values)
+        values = _upgrade(name, values)  # words first, for they may be of either names
         # overrides are read together with the file: the result is checked once, as a whole
         parsed = parser.parse_object(values, defaults=True)
         if overrides:
@@ -214,8 +219,9 @@ def _upgrade(name: str, values: Settings) -> Settings:
     """
     if not isinstance(values.get(name), Mapping):
         return values
-    settings, kind = dict(values[name]), TASKS[name]
+    settings, kind = dict(values[name]), TASKS[name]  # a copy: recipes are read once, used often
     earlier = {key: settings.pop(key) for key in kind.renamed if key in settings}
+    # what is one word today as it was before: a store, or for R2O a folder
     data = _data_sets(settings.get("data"), kind.source)
     validation = settings.get("validation")
     if isinstance(validation, str):
@@ -235,16 +241,14 @@ def _upgrade(name: str, values: Settings) -> Settings:
         data = [{**each, "terms": earlier["terms"]} for each in data]
     if isinstance(earlier.get("task"), Mapping):
         names = {"images": "batch", "regions": "max_regions"}
-        settings |= {names.get(key, key): value for key, value in earlier["task"].items()}
+        for key, value in earlier["task"].items():
+            inner = settings.get(key) if isinstance(value, Mapping) else None
+            settings[names.get(key, key)] = {**inner, **value} if inner else value
     if data:
         settings["data"] = data
     if validation is not None:
         settings["validation"] = validation
     return {**values, name: settings}
-
-
-_TEXTS = {"annotations", "store", "terms", "validation_images", "vocabulary"}
-_SOURCES = {"data", "images", "stores", "validation"}
 
 
 def _data_sets(data: Any, source: str) -> list[Any]:
@@ -259,6 +263,7 @@ def _take_renamed(name: str, values: Settings, words: Sequence[str]) -> list[str
     Returns:
         The other words.
     """
+    # jsonargparse takes a data set as a whole or not at all, and knows no earlier names
     kind, others, queue, prefix = TASKS[name], [], list(words), f"--{name}."
     if not isinstance(values.get(name) or {}, Mapping):
         return list(words)  # the parser says what is wrong

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from anyregion.training.report import TrainingReport
     from anyregion.training.task import Task
 
-PACKAGES = ("torch", "jsonargparse", "yaml", "lightning_fabric")
-
+# the recipe of `pretrain` where none is named: of the packaged ones it needs the least machine
 PRETRAINING = "r2o-small"
-"""The recipe of `pretrain` where none is named: of the packaged ones it needs the least machine."""
 
 
 def train(
@@ -46,7 +44,7 @@ def train(
         AnyRegionError: a loss that is not finite, or a full disk.
         MissingExtraError: without `anyregion[train]`.
     """
-    require("train", *PACKAGES)
+    require("train", "torch", "torchvision", "transformers", "jsonargparse", "lightning_fabric")
     from anyregion.recipes.loading import as_words, read_training
 
     training = read_training(config, as_words(settings))
@@ -73,7 +71,7 @@ def pretrain(
     Raises:
         InputError: no images, too many broken ones, or what `train` raises.
     """
-    require("train", *PACKAGES)
+    require("train", "torch", "torchvision", "jsonargparse", "lightning_fabric", "skimage", "timm")
     from anyregion.recipes.loading import as_words, read_training
     from anyregion.training.run_folder import read_settings
 
@@ -94,6 +92,7 @@ def pretrain(
         cache = str(out.absolute().parent / "priors")
         training = replace(training, settings=replace(training.settings, cache=cache))
 
+    # as many images as can be used now are an epoch of this run, also when one is lost later
     def record(task: Task) -> dict[str, Any]:
         if previous is not None:
             return training.task_settings()
@@ -126,6 +125,7 @@ def _run(
         settings, previous = training.task_settings(), upgrade_settings(previous)
         stated = {key: previous[key] for key in settings if key in previous}
         refuse_changes(out, settings, stated, training.may_change)
+    # each process builds its own task; the first one speaks
     if callbacks is None or not is_first():
         callbacks = Callbacks()
     task = training.build(progress=callbacks.prepare)

@@ -41,6 +41,7 @@ def write_checkpoint(
     tensors = {f"module.{name}": t for name, t in module.state_dict().items()}
     if ema is not None:
         tensors |= {f"mean.{name}": t for name, t in ema.state_dict().items()}
+    # by the parameters' names, not the optimiser's numbers: a name outlives a new order
     names = _parameter_names(module, optimizer)
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{names[index]}.{key}": t for key, t in state.items()}
@@ -101,7 +102,7 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
-    """The names of the optimiser's parameters, which it numbers: a name outlives a new order."""
+    """The names of the optimiser's parameters by its numbers."""
     names = {id(p): name for name, p in module.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {index: names[id(p)] for index, p in enumerate(parameters)}

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from anyregion.errors import InputError
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+Direction: TypeAlias = Literal["highest", "lowest"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class OptimizerConfig:
             raise InputError(f"optimizer.momentum must lie in 0 to 1, below 1: {self.momentum}")
         if not 0 < self.eta < float("inf"):
             raise InputError(f"optimizer.eta must be above 0, not {self.eta}")
+        # a list that nothing reads is a misunderstanding
         if self.decay_also and self.decay_all:
             raise InputError("optimizer.decay_also says nothing where decay_all is true")
 
@@ -103,7 +105,7 @@ class LoopConfig:
         precision: `fp32`, or mixed: `bf16`, `fp16` (with a gradient scaler).
         micro_batch: images that go through the module at once, in each process; None for all of a
             step. Fewer need less memory and give the same gradient (accumulation).
-        grad_norm: longest gradient; longer ones are shortened to it. None for no limit.
+        grad_norm: the gradient is clipped to this norm; None for no limit.
         over_images: the step's loss is the mean over its images, or their sum (published).
         ema_decay: also keep a running mean of the weights, which is what is validated and saved;
             None for none.
@@ -129,7 +131,7 @@ class LoopConfig:
     ema_decay: float | None = None
     validate_every: int = 0
     best: str | None = None
-    best_is: Literal["highest", "lowest"] | None = None
+    best_is: Direction | None = None
     checkpoint_every: int = 1000
     log_every: int = 20
     samples_every: int = 0
@@ -162,14 +164,8 @@ class LoopConfig:
 
 # what may differ when a run goes on: none of it changes a number that is learned
 MAY_CHANGE = frozenset(
-    {
-        "checkpoint_every",
-        "log_every",
-        "samples_every",
-        "readers",
-        "ahead",
-        "tensorboard",
-        "best",
-        "best_is",
-    }
+    (
+        *("checkpoint_every", "log_every", "samples_every", "tensorboard"),
+        *("readers", "ahead", "best", "best_is"),
+    )
 )

@@ -26,10 +26,12 @@ def start(config: LoopConfig) -> tuple[Fabric, torch.amp.GradScaler | None]:
     device = check_device(config.device)
     if world > 1 and device.type not in ("cpu", "cuda"):
         raise InputError(f"several processes train on cpu or cuda, not on {device.type}")
+    # under torchrun Fabric takes the card of the local rank; alone, the one that was named
     if device.type == "cuda":
         devices: Any = local if world > 1 else [device.index or 0]
     else:
         devices = local
+    # fp16 alone needs a scaler: bf16 has the exponents of fp32
     scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
     plugins: list[Any] = []
     if config.precision == "fp16":
@@ -37,7 +39,7 @@ def start(config: LoopConfig) -> tuple[Fabric, torch.amp.GradScaler | None]:
     elif config.precision == "bf16":
         plugins = [MixedPrecision("bf16-mixed", device.type)]
     with warnings.catch_warnings():
-        # advice to use more of the machine than was asked for
+        # Lightning advises to use more of the machine than the settings do
         warnings.simplefilter("ignore")
         fabric = Fabric(
             accelerator=device.type,
@@ -52,6 +54,7 @@ def start(config: LoopConfig) -> tuple[Fabric, torch.amp.GradScaler | None]:
 
 def own_device(device: str) -> str:
     """The device of this process's frozen models: under torchrun `cuda` is a card of its own."""
+    # not Fabric's business: frozen models are loaded before it starts
     local = os.environ.get("LOCAL_RANK")
     shared = int(os.environ.get("WORLD_SIZE", "1")) > 1 and device.partition(":")[0] == "cuda"
     return f"cuda:{local}" if shared and local is not None else device

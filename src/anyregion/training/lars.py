@@ -112,6 +112,7 @@ def _adapt(
     # as published: a tensor of zeros, or without a gradient, keeps the plain learning rate
     both = (weight_norms > 0) & (grad_norms > 0)
     ratios = torch.where(both, ratios, torch.ones_like(ratios))
+    # the decay is part of what the ratio scales, not decoupled as AdamW's
     decayed = torch._foreach_add(gradients, weights, alpha=decay)
     torch._foreach_mul_(decayed, list(ratios.unbind()))
     return list(decayed)

@@ -31,10 +31,12 @@ class Log:
         if tensorboard and find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
+            # TensorBoard drops the events of later steps, which a killed run left
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
 
     def write(self, step: int, values: Mapping[str, float], *, group: str = "") -> None:
         """One line: `step`, and the values, under `group` if one is named."""
+        # JSON has no NaN and no infinity
         numbers = {k: v if v == v and abs(v) != float("inf") else None for k, v in values.items()}
         line = {"step": step, **({group: numbers} if group else numbers)}
         self._append(line)

@@ -30,7 +30,7 @@ from anyregion.training.prefetch import read_ahead
 from anyregion.training.report import TrainingReport, write_card
 from anyregion.training.run_folder import RunFolder, Settings, last_checkpoint
 from anyregion.training.step import Stepper, StepResult
-from anyregion.training.task import RENAMED_METRICS, Task, check_best
+from anyregion.training.task import RENAMED_METRICS, Task, resolve_best
 
 
 class TrainingWarning(UserWarning):
@@ -122,6 +122,7 @@ def _stop_signals() -> Iterator[_StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
+    # SIGTERM: Slurm and Kubernetes send it some seconds before they kill
     handlers: dict[int, Any] = {
         number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
     }
@@ -167,8 +168,8 @@ def fit(
         AnyRegionError: a loss or gradient that is not finite; a full disk.
     """
     out, callbacks = Path(out), callbacks or Callbacks()
-    config = task.on_fit_start(config)
-    check_best(config, task.metrics)
+    # before the first step: a run whose best is not measured used to be lost at its last one
+    config = resolve_best(task.on_fit_start(config), task.metrics)
     fabric, scaler = start(config)
     optimizer = build_optimizer(task.module, config.optimizer)
     module, wrapped = fabric.setup(task.module, optimizer)
@@ -184,7 +185,7 @@ def fit(
             upgrade=upgrade,
         )
     try:
-        fabric.barrier()
+        fabric.barrier()  # none reads a checkpoint before the first has opened the folder
         state = _State(best_metric=config.best)
         if last_checkpoint(out).is_file():
             record = restore(last_checkpoint(out), task.module, optimizer, ema)
@@ -268,7 +269,7 @@ class _Loop:
             if self.log is not None:
                 if not interrupted:
                     self.task.save(self._module_to_save(), self.out / "model")
-                self._write_curves()
+                write_curves(self.out, best=config.best, best_is=config.best_is)
                 processes = self.fabric.world_size
                 write_card(report, self.task.card(), device=config.device, processes=processes)
             self.fabric.barrier()
@@ -291,6 +292,7 @@ class _Loop:
         if state.step % self.config.log_every and state.step < self.config.steps:
             return
         state.losses = {name: total / window.steps for name, total in window.losses.items()}
+        # the mean of the steps since the last line, also over a run that was ended between them
         values = {
             **state.losses,
             "lr": result.lr,
@@ -326,6 +328,7 @@ class _Loop:
 
     def _module_to_save(self) -> nn.Module:
         """The running mean where there is one, else the module; in evaluation."""
+        # the module itself, not what DDP wrapped: other processes take no part in a validation
         ema = self.stepper.ema
         module: nn.Module = ema.module if isinstance(ema, AveragedModel) else self.task.module
         return module.eval()
@@ -337,7 +340,7 @@ class _Loop:
         if state.validation:
             log.write(state.step, state.validation, group="validation")
             self.callbacks.log(state.step, "validation", state.validation)
-            self._write_curves()
+            write_curves(self.out, best=self.config.best, best_is=self.config.best_is)
         for text in self.task.advise(state.validation):
             self.callbacks.warn(f"step {state.step}: {text}")
             log.warn(state.step, text)
@@ -346,19 +349,9 @@ class _Loop:
         value, best = state.validation.get(self.config.best, float("nan")), state.best
         if not math.isfinite(value):  # a metric that these images leave undefined is no best
             return
-        if best is None or (value > best if self._higher_is_better() else value < best):
+        if best is None or (value < best if self.config.best_is == "lowest" else value > best):
             state.best = value
             self.task.save(self._module_to_save(), self.out / "best")
-
-    def _higher_is_better(self) -> bool:
-        config = self.config
-        if config.best_is is not None or config.best is None:
-            return config.best_is != "lowest"
-        return self.task.metrics[config.best].higher_is_better
-
-    def _write_curves(self) -> None:
-        best = self.config.best
-        write_curves(self.out, best=best, higher_is_better=self._higher_is_better())
 
     @torch.no_grad()
     def _draw(self, log: Log) -> None:
@@ -383,7 +376,7 @@ class _Loop:
         return TrainingReport(
             folder=self.out,
             steps=state.step,
-            steps_wanted=self.config.steps,
+            total_steps=self.config.steps,
             resumed_from=resumed_from,
             parameters=count_trainable(self.task.module),
             images=state.images,

@@ -37,7 +37,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
     if config.kind == "lars":
         return Lars(groups, lr=config.lr, momentum=config.momentum, eta=config.eta)
     for group in groups:
-        del group["adapted"]  # of LARS: whether the trust ratio applies
+        del group["adapted"]  # of LARS: whether its trust ratio applies
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
@@ -45,6 +45,7 @@ def _exempt_from_decay(trainable: Mapping[str, nn.Parameter], config: OptimizerC
     """Names of the parameters that are not decayed, nor adapted by LARS."""
     if config.decay_all:
         return set()
+    # biases and the scales of norms: pulling them to 0 is no regularisation
     exempt = {name for name, p in trainable.items() if p.ndim < 2}
     for end in config.decay_also:
         decayed = {name for name in trainable if name == end or name.endswith(f".{end}")}
@@ -66,6 +67,7 @@ def rate_factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
     if schedule.kind == "step":
         passed = sum(step >= milestone for milestone in schedule.milestones)
         return warmup * float(schedule.gamma**passed)
+    # from the end of the warm-up to the step behind the last one
     if schedule.kind == "cosine" and step >= schedule.warmup_steps:
         part = (step - schedule.warmup_steps) / max(steps - schedule.warmup_steps, 1)
         curve = (1 + math.cos(math.pi * min(part, 1.0))) / 2

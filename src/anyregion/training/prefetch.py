@@ -51,7 +51,7 @@ def read_ahead(
         own = share(len(items), rank, world)
         return items, own, [items[i] for i in own] or items[:1]
 
-    if not readers:
+    if not readers:  # in this thread: for debugging, and where threads cost more than they save
         for step in steps:
             items, own, to_load = plan(step)
             yield StepExamples(step, items, own, [task.load(item) for item in to_load])
@@ -66,6 +66,7 @@ def read_ahead(
                 queue.append((later, items, own, [pool.submit(task.load, i) for i in to_load]))
             if not queue:
                 return
+            # in the order of the steps, whichever example is read first: nothing depends on speed
             step, items, own, futures = queue.popleft()
             yield StepExamples(step, items, own, [future.result() for future in futures])
     finally:

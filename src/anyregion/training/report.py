@@ -18,8 +18,8 @@ class TrainingReport:
 
     Attributes:
         folder: of the run.
-        steps: optimiser steps made in all, of `steps_wanted`.
-        steps_wanted: as configured.
+        steps: optimiser steps made so far, in every call.
+        total_steps: as configured.
         resumed_from: step at which this call went on; 0 for a new run.
         parameters: how many learned.
         images: how many went through the module in all (an image counts each time).
@@ -33,7 +33,7 @@ class TrainingReport:
 
     folder: Path
     steps: int
-    steps_wanted: int
+    total_steps: int
     resumed_from: int
     parameters: int
     images: int
@@ -62,7 +62,7 @@ def write_card(
         AnyRegionError: it cannot be written.
     """
     cost = {
-        "steps": f"{report.steps:,} of {report.steps_wanted:,}",
+        "steps": f"{report.steps:,} of {report.total_steps:,}",
         "parameters learned": f"{report.parameters:,} ({report.parameters / 1e6:.2f} M)",
         "images seen": f"{report.images:,}",
         "hours": f"{report.seconds / 3600:.2f}",
@@ -85,6 +85,7 @@ def write_card(
             *_table("figures", figures),
         ]
     )
+    # also after an interruption: whoever finds the folder should know what it is
     path = Path(report.folder) / CARD
     with writing(path), atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -85,7 +85,7 @@ class RunFolder:
                 refuse_changes(path, settings, self.previous, may_change)
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)
-            if overwrite:
+            if overwrite:  # only now: another process may train there
                 _clear(path)
             for partial in (path / "checkpoints").glob(".last-*"):
                 partial.unlink()  # a process was killed while it wrote
@@ -139,6 +139,7 @@ def changed_settings(
 
     A setting of the loop that an older run does not know came later: the run had its default.
     """
+    # plain: what YAML gives back has no tuples and no paths
     new, old = flat(plain(settings)), flat(plain(previous))
     defaults = flat(plain(asdict(LoopConfig())))
     old = {key: value for key, value in defaults.items() if key in new} | old
@@ -173,6 +174,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "", *, lists: bool = True) -
 
 
 def _without_positions(key: str) -> str:
+    # `compact.data.0.terms` may change as `compact.data.terms`
     return ".".join(part for part in key.split(".") if not part.isdigit())
 
 

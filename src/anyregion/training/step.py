@@ -19,8 +19,8 @@ from anyregion.training.prefetch import StepExamples
 from anyregion.training.seeds import seed_torch
 from anyregion.training.task import Task
 
+# of a task's losses the one that is minimised; the others are logged
 LOSS = "loss"
-"""Of a task's losses the one that is minimised; the others are logged."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,11 @@ class Stepper:
                 then as they were before the step.
         """
         config = self.config
+        # dropout of each step and process of its own, whatever came before: runs go on bit by bit
         seed_torch(config.seed, "step", batch.step, self.fabric.global_rank)
         task_factor = self.task.on_step_start(batch.step)
         names, losses, stop = self._backward(batch, stop)  # losses: (items, names)
+        # before the optimiser's step: the weights of the last checkpoint and of memory stay good
         infinite = ~losses.isfinite()
         if bool(infinite.any()):
             items = infinite.any(dim=1).nonzero()[:, 0].tolist()
@@ -90,6 +92,7 @@ class Stepper:
         self.optimizer.step()  # with a scaler, one that overflowed is skipped and the scale halved
         if self.ema is not None and not overflow:
             self.ema.update_parameters(self.task.module)
+        # in fp64, so that several processes log what one does
         totals = losses.double().sum(dim=0)  # (names,)
         if config.over_images == "mean":
             totals = totals / len(batch.items)
@@ -108,6 +111,7 @@ class Stepper:
         weight = float(fabric.world_size)
         if self.config.over_images == "mean":
             weight /= len(batch.items)
+        # a process without an image runs one all the same: the others wait for its gradient
         if not batch.own:
             weight = 0.0
         size = self.config.micro_batch or len(batch.examples)
@@ -152,6 +156,7 @@ class Stepper:
     def _nonfinite(self, batch: StepExamples) -> list[int]:
         """Positions of the items whose own gradient is not finite; none where only the sum is."""
         fabric = self.fabric
+        # one image at a time, after the fact: it costs nothing while all goes well
         flags = torch.zeros(len(batch.items), device=fabric.device)
         for position, example in zip(batch.own, batch.examples, strict=False):
             self.optimizer.zero_grad(set_to_none=True)

@@ -79,9 +79,11 @@ class SharedBatchNorm(_BatchNorm):
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)  # the plain mean of all batches
+        # also with no row of its own: the other processes wait for its sums
         output, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps)
         if tracking and self.running_mean is not None and self.running_var is not None and count:
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            # as torch does: normalised by N, remembered by N - 1
             unbiased = variance * (count / (count - 1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         normalised: Tensor = output
@@ -154,6 +156,7 @@ def _convert(module: nn.Module) -> nn.Module:
     new: Any = SharedBatchNorm(
         old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats
     )
+    # the same objects: an optimiser that was built before goes on with them
     new.weight, new.bias = old.weight, old.bias
     for name, buffer in old.named_buffers(recurse=False):
         setattr(new, name, buffer)

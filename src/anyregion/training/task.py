@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from anyregion.errors import InputError, SetAside
 from anyregion.images import Pixels
-from anyregion.training.config import LoopConfig
+from anyregion.training.config import Direction, LoopConfig
 
+# names that metrics had before, in configurations and in folders of runs
 RENAMED_METRICS = {
     "class_averaged": "mean_class_accuracy",
     "mean_class": "mean_class_accuracy",
     "mask_iou": "mean_iou",
     "mask_score_auroc": "auroc",
 }
-"""Names that metrics had before, in configurations and in folders of runs."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Metric:
     higher_is_better: bool = True
 
 
+# what `evaluation.metrics.accuracy.accuracies` returns
 ACCURACY_METRICS = {
     "top1": Metric("share of the regions whose best name is the annotated one"),
     "top5": Metric("share whose annotated name is among the five best"),
     "mean_class_accuracy": Metric("top1 of each class that occurs, averaged over the classes"),
 }
-"""What `evaluation.metrics.accuracy.accuracies` returns."""
 
 
 class Task(ABC):
@@ -50,8 +50,6 @@ class Task(ABC):
     Everything random follows from the seed and the step alone (and, within a step, from the
     item's position in it): a run that was killed goes on as if it had not been, and several
     processes see what one would.
-
-    The methods down to `save` are a task's own; the hooks below them do nothing unless overridden.
 
     Attributes:
         module: what learns, and nothing that does not.
@@ -92,6 +90,8 @@ class Task(ABC):
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write what was learned, ready for use, into `folder`."""
 
+    # hooks: they do nothing unless overridden
+
     def notes(self, *, trained: bool = False) -> Sequence[str]:
         """What is worth knowing of the task before it is trained, or once it was."""
         return ()
@@ -117,18 +117,20 @@ class Task(ABC):
         return {}
 
 
-def check_best(config: LoopConfig, metrics: Mapping[str, Metric]) -> None:
-    """Refuse a `best` that is not measured, before anything is computed.
+def resolve_best(config: LoopConfig, metrics: Mapping[str, Metric]) -> LoopConfig:
+    """The loop's settings with `best_is` as the metric `best` declares it, unless it is set.
 
     Raises:
-        InputError: naming the metrics that are.
+        InputError: `best` is not measured; names the metrics that are.
     """
-    if config.best is None or config.best in metrics:
-        return
+    if config.best is None:
+        return config
+    if metric := metrics.get(config.best):
+        usual: Direction = "highest" if metric.higher_is_better else "lowest"
+        return replace(config, best_is=config.best_is or usual)
     if not metrics:
         raise InputError(f"best: {config.best} is measured on validation data: name that set")
-    names = ", ".join(metrics)
-    renamed = RENAMED_METRICS.get(config.best)
+    names, renamed = ", ".join(metrics), RENAMED_METRICS.get(config.best)
     if renamed in metrics:
         raise InputError(f"best: {config.best!r} is called {renamed} now; the metrics are {names}")
     raise InputError(f"best: no metric {config.best!r}: there are {names}")

@@ -25,9 +25,11 @@ from safetensors.torch import load_file  # noqa: E402
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.r2o.training.task import R2OTask  # noqa: E402
 from anyregion.recipes.loading import read_recipe  # noqa: E402
+from anyregion.recipes.run import pretrain as pretrain_function  # noqa: E402
 from anyregion.torch_utils import weights as weight_files  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
-from tests.helpers.pretraining import command, pretrain, write_photos  # noqa: E402
+from anyregion.training.loop import Callbacks  # noqa: E402
+from tests.helpers.pretraining import SMALL, command, pretrain, write_photos  # noqa: E402
 from tests.helpers.run_logs import lines  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -328,6 +330,22 @@ def test_odd_names_and_what_is_said_at_the_end(tmp_path: Path, capsys: Said) -> 
     assert settings["epoch_images"] == 4
     assert main([*words[:2], str(two), *words[2:]]) == 0, "the same command goes on"
     assert "went on from 1" in capsys.readouterr().out
+
+
+def test_the_function_does_what_the_command_does(photos: Path, tmp_path: Path) -> None:
+    assert main(command(photos, tmp_path / "command", **ONE)) == 0
+    settings = {name.replace("__", "."): value for name, value in (SMALL | ONE).items()}
+    prepared: list[tuple[int, int]] = []
+    report = pretrain_function(
+        photos,
+        tmp_path / "function",
+        settings=settings,
+        callbacks=Callbacks(prepare=lambda done, total: prepared.append((done, total))),
+    )
+    assert lines(tmp_path / "function") == lines(tmp_path / "command")
+    assert (report.steps, report.set_aside) == (1, ())
+    again = pretrain_function([photos], tmp_path / "function", settings=settings)
+    assert again.resumed_from == 1
 
 
 def test_help_and_recipes(capsys: Said) -> None:

@@ -27,9 +27,11 @@ from anyregion.data.store.store import create_store
 from anyregion.errors import InputError
 from anyregion.localizers.loading import load_localizer
 from anyregion.recipes.loading import read_training
+from anyregion.recipes.run import train
 from anyregion.regionspot.extractor import RegionSpotExtractor
 from anyregion.training.distributed import own_device
 from anyregion.training.logs import read_log
+from anyregion.training.loop import Callbacks
 from anyregion.vlms.loading import load_vlm
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 from tests.helpers.run_logs import lines
@@ -221,6 +223,24 @@ def test_recipes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--out" in capsys.readouterr().err
     assert main(["train", "regionspot_b16_stage1", "--help"]) == 0
     assert "--regionspot.objective.gamma" in capsys.readouterr().out
+
+
+def test_the_function_does_what_the_command_does(place: Path, tmp_path: Path) -> None:
+    config = place / "rich.yaml"
+    assert main(["train", str(config), *STEPS, "--out", str(tmp_path / "command")]) == 0
+    logged: list[tuple[int, str]] = []
+    report = train(
+        yaml.safe_load(config.read_text()),
+        tmp_path / "function",
+        settings={"steps": 4, "log_every": 1, "tensorboard": False},
+        callbacks=Callbacks(log=lambda step, group, values: logged.append((step, group))),
+    )
+    assert lines(tmp_path / "function") == lines(tmp_path / "command")
+    assert logged == [*((step, "train") for step in range(1, 5)), (4, "validation")]
+    assert (report.steps, report.total_steps) == (4, 4)
+    assert (report.folder / "model/adapter.safetensors").is_file()
+    with pytest.raises(InputError, match="no recipe 'nothing'"):
+        train("nothing", tmp_path / "other")
 
 
 def test_losses_rate_and_metrics_are_shown(

@@ -39,7 +39,7 @@ from anyregion.regionspot.training.task import RegionSpotTask, Validation
 from anyregion.training.config import LoopConfig
 from anyregion.training.distributed import own_device
 from anyregion.training.seeds import seed_torch
-from anyregion.training.task import ACCURACY_METRICS, check_best
+from anyregion.training.task import ACCURACY_METRICS, resolve_best
 from anyregion.vlms.loading import load_vlm
 from anyregion.vlms.protocol import VisionLanguageModel
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary, encode_vocabulary
@@ -53,7 +53,7 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
         CheckpointError: the adapter to start from is broken.
     """
     # now: the frozen models are read next, and `fit` checks it only after them
-    check_best(loop, {} if settings.validation is None else ACCURACY_METRICS)
+    resolve_best(loop, {} if settings.validation is None else ACCURACY_METRICS)
     models = _FrozenModels(settings, own_device(loop.device))
     with_teacher = bool(settings.objective.distillation)
     datasets = [
@@ -159,6 +159,7 @@ def _reader(
 ) -> tuple[FeatureReader, NDArray[np.int64] | None]:
     """What the store holds from there, what it lacks computed; and the images that it holds."""
     settings = models.settings
+    # `teacher` only to train: a validation measures names, not the pull
     missing = {"tokens"} | ({"features"} if settings.adapter.use_features else set())
     missing |= {"teacher"} if teacher else set()
     readers: list[FeatureReader] = []
@@ -189,6 +190,7 @@ def _reader(
             f"{data.name}: the store holds no {', '.join(sorted(missing))}; name the folder of the "
             "images to compute them (slower), or make the store with them"
         )
+    # where two readers have an array of one name the later one counts: the one that is computed
     readers += [OnTheFly(e, annotations, str(data.images)) for e in extractors]
     return (readers[0] if len(readers) == 1 else CombinedReader(readers)), images
 
@@ -244,6 +246,7 @@ def _vocabulary(
         )
     else:
         vocabulary = load_vocabulary(data.vocabulary, cleaning=settings.cleaning)
+    # embeddings of another text model would be compared with this one's, and score nonsense
     if isinstance(vocabulary, EncodedVocabulary):
         if vocabulary.model != models.vlm.text.fingerprint:
             raise InputError(
@@ -256,6 +259,7 @@ def _vocabulary(
 
 def _adapter(settings: RegionSpotConfig, seed: int) -> Adapter:
     if settings.init_from is None:
+        # of a name of its own: the first weights do not depend on what was drawn before
         seed_torch(seed, "weights")
         return Adapter(settings.adapter)
     folder = Path(settings.init_from)

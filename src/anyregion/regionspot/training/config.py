@@ -73,7 +73,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class StepConfig:
-    """What a step reads; its fields are those of `RegionSpotConfig`."""
+    """The settings of `RegionSpotConfig` that say what a step reads."""
 
     batch: int = 16
     flip: float = 0.5

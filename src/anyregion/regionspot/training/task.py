@@ -33,8 +33,8 @@ from anyregion.training.seeds import generator
 from anyregion.training.task import ACCURACY_METRICS, Task
 from anyregion.vocabulary import Vocabulary
 
+# validation images that are drawn: what fits beside each other in TensorBoard
 PICTURES = 4
-"""Validation images that are drawn: what fits beside each other in TensorBoard."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,7 @@ class Validation:
         images = self.dataset.images[: self.limit] if self.limit else self.dataset.images
         for image in images.tolist():
             of_image = self.dataset.labels_of(image)
+            # all regions are scored, also those without a name: they attend to each other
             named = of_image >= 0
             logits = self._logits(module, image, scale).cpu().numpy()  # (N, C)
             ranks.append(ranks_in_scores(logits[named], of_image[named]))
@@ -173,6 +174,7 @@ class RegionSpotTask(Task):
         self.objective, self.step = objective or ObjectiveConfig(), step or StepConfig()
         self.seed = seed
         self._mixture = Mixture([data.ratio for data in datasets], seed)
+        # a sampler of its own for each data set, with the data set's number in its seed
         self._samplers = [
             EpochSampler(
                 repeat_factors(data.annotations, data.repeat_threshold)[data.images], seed, number
@@ -199,6 +201,7 @@ class RegionSpotTask(Task):
                 rows = np.sort(random.choice(rows, config.max_regions, replace=False))
             items.append(RegionItem(number, image, flipped, rows))
         if config.fill == "repeat":
+            # as published: no padding, but regions of small images count several times
             most = max(len(item.rows) for item in items)
             items = [
                 RegionItem(i.dataset, i.image, i.flipped, i.rows[repeated_rows(len(i.rows), most)])
@@ -211,10 +214,12 @@ class RegionSpotTask(Task):
         data = self.datasets[item.dataset]
         arrays = data.reader.read(item.image, flipped=item.flipped)
         labels = data.labels_of(item.image)
+        # a store of other annotations would pair tokens with the wrong labels
         if len(arrays["tokens"]) != len(labels):
             raise InputError(
                 f"{self.describe(item)}: {len(arrays['tokens'])} tokens for {len(labels)} regions"
             )
+        # copies: what a reader returns may be a view of a mapped file
         features = teacher = None
         if self.adapter_config.use_features:
             features = torch.from_numpy(np.array(arrays["features"]))  # (T, D)
@@ -239,6 +244,7 @@ class RegionSpotTask(Task):
         if self.adapter_config.use_features:
             maps = [e.features for e in examples if e.features is not None]
             features = torch.stack(maps).to(device).float()  # (B, T, D)
+        # once: a vocabulary of thousands of names is megabytes
         self._matrices[number] = self._matrices[number].to(device)
         embeddings = module(tokens, features, groups=groups).float()  # (B, N, E)
         logits = region_logits(embeddings, self._matrices[number], self.scale)  # (B, N, C)
