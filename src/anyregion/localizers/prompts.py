@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anyregion.errors import InputError
 from anyregion.localizers.frame import Frame, mask_to_logits, to_frame
-from anyregion.masks import mask_box
+from anyregion.masks import decode_mask, mask_box
 from anyregion.regions import Regions
 
 
@@ -56,14 +56,23 @@ def prompt_batches(
     """
     boxes = regions.boxes.copy()
     groups: dict[tuple[int, bool, bool], list[int]] = {}
-    for row in range(len(regions)):
-        rle = regions.masks[row]
+    for row, (rle, logits) in enumerate(zip(regions.masks, regions.mask_logits, strict=True)):
+        if logits is not None and logits.shape != (low_side, low_side):
+            raise InputError(
+                f"region {regions.ids[row]}: mask_logits are {logits.shape}, but this localizer "
+                f"takes {(low_side, low_side)}"
+            )
+        if logits is None and rle is not None and tuple(rle["size"]) != frame.size:
+            raise InputError(
+                f"region {regions.ids[row]}: mask of size {tuple(rle['size'])}, but the image is "
+                f"{frame.size}"
+            )
         count = len(regions.points[row])
         # a mask alone: prompt it with its box too
         if rle is not None and count == 0 and np.isnan(boxes[row]).any():
             boxes[row] = mask_box(rle)
-        has_mask = rle is not None or regions.mask_logits[row] is not None
         has_box = bool(np.isfinite(boxes[row]).all())
+        has_mask = rle is not None or logits is not None
         groups.setdefault((count, has_box, has_mask), []).append(row)
     for (count, has_box, has_mask), members in groups.items():
         for start in range(0, len(members), chunk):
@@ -78,24 +87,12 @@ def prompt_batches(
             if has_box:
                 batch.boxes = torch.from_numpy(to_frame(boxes[rows], frame))[None].to(device)
             if has_mask:
-                logits = [_mask_logits(regions, row, frame, low_side) for row in rows]
-                batch.masks = torch.stack(logits)[:, None].to(device)
+                masks = torch.empty((len(rows), 1, low_side, low_side))
+                for mask, row in zip(masks, rows, strict=True):
+                    rle, logits = regions.masks[row], regions.mask_logits[row]
+                    if logits is not None:
+                        mask[0] = torch.from_numpy(np.array(logits, dtype=np.float32))
+                    elif rle is not None:
+                        mask[0] = mask_to_logits(decode_mask(rle), frame, low_side)
+                batch.masks = masks.to(device)
             yield batch
-
-
-def _mask_logits(regions: Regions, row: int, frame: Frame, low_side: int) -> Tensor:
-    logits = regions.mask_logits[row]
-    if logits is None:
-        mask = regions.mask(row)
-        if mask is None or mask.shape != frame.size:
-            shape = None if mask is None else mask.shape
-            raise InputError(
-                f"region {regions.ids[row]}: mask of size {shape}, but the image is {frame.size}"
-            )
-        return mask_to_logits(mask, frame, low_side)
-    if logits.shape != (low_side, low_side):
-        raise InputError(
-            f"region {regions.ids[row]}: mask_logits are {logits.shape}, but this localizer takes "
-            f"{(low_side, low_side)}"
-        )
-    return torch.from_numpy(np.array(logits, dtype=np.float32))
