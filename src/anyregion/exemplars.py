@@ -87,6 +87,7 @@ class ExemplarVocabulary:
             words = Vocabulary.from_names(words)
         named = words.vocabulary if isinstance(words, EncodedVocabulary) else words
         vocabulary = _all_names(list(exemplars), named, ids or {})
+        # "Cup" among the words and "cup" among the exemplars are one name
         positions = {name_key(n, vocabulary.cleaning): i for i, n in enumerate(vocabulary.names)}
         by_position: dict[int, tuple[Exemplar, ...]] = {}
         for name, examples in exemplars.items():
@@ -134,6 +135,7 @@ class ExemplarVocabulary:
         for position, exemplars in self.exemplars.items():
             for number, exemplar in enumerate(exemplars, start=1):
                 image = exemplar.image
+                # pixels and bytes have no name: the same object is the same image
                 key = str(image) if isinstance(image, (str, Path)) else id(image)
                 by_image.setdefault(key, []).append((position, number, exemplar))
         uses = list(by_image.values())
@@ -175,6 +177,7 @@ class ExemplarVocabulary:
         # in the order of the exemplars: sums of floats depend on it
         mean = np.mean([row for _, row in sorted(rows, key=lambda r: r[0])], axis=0)  # (E,)
         length = float(np.linalg.norm(mean))
+        # unit rows that cancel out; a mean of even two random rows of 384 numbers is some 0.7 long
         if not np.isfinite(length) or length < 1e-6:
             raise InputError(
                 f"the exemplars of {self.vocabulary.names[position]!r} have no direction in common"
@@ -204,6 +207,7 @@ def mix_rows(words: Floats | None, exemplars: Mapping[int, Floats], weight: floa
     words = np.zeros((0, width), dtype=np.float32) if words is None else words
     if words.shape[1] != width:
         raise InputError(f"pictures are {width} wide but words {words.shape[1]}")
+    # positions beyond the words are names that only exemplars show, one after the other
     count = max(len(words), max(exemplars) + 1)
     matrix = np.zeros((count, width), dtype=np.float32)
     matrix[: len(words)] = words
@@ -226,6 +230,7 @@ def _all_names(
     highest = max(used, default=0)
     new_ids: list[int] = []
     for name in new:
+        # an id that a word has already would make two names one category
         number = ids.get(name, highest + 1)
         if number in used:
             number = highest + 1

@@ -112,6 +112,7 @@ def load_recognizer(
     """
     if method is not None and method not in METHODS:
         raise InputError(f"no method {method!r}: there are {', '.join(METHODS)}")
+    # what was trained is used as trained, unless a training-free method is named
     kind = _kind(model)
     method = method or ("dense" if kind == "vlm" else "regionspot")
     if kind == "compact" and vlm is not None:
@@ -127,6 +128,7 @@ def load_recognizer(
                 "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
             )
         path = Path(model)
+        # a published checkpoint, one file, states neither names nor a licence
         encoder = _regionspot(path, localizer, vlm, antialias, device)
         vocabulary, card = (_vocabulary(path), read_card(path)) if path.is_dir() else (None, None)
         return Recognizer(encoder, vocabulary=vocabulary, card=card, cache=cache)
@@ -251,6 +253,7 @@ def load_extractor(
             antialias=encoder.antialias,
             images_at_once=images_at_once,
         )
+    # a VLM without feature maps would be loaded for nothing, and feature maps need one
     if features != (vlm is not None):
         raise InputError(
             "tokens need no VLM: leave it out, or ask for the feature map too (--features)"
@@ -290,6 +293,7 @@ def list_models() -> list[ModelInfo]:
 
 def _kind(model: str | Path) -> Kind:
     """Whether a model is the built-in one or a folder of its kind, a RegionSpot, or a VLM."""
+    # by the file that each kind of folder has; all else names a VLM, which may be on a hub
     path = Path(model)
     if str(model) == "compact" or (path / "namer.onnx").is_file():
         return "compact"

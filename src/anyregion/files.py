@@ -23,6 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     After an error (a full disk, Ctrl-C) the old file is untouched and the sibling is removed.
     The parent folder is made if it is missing. The sibling keeps the suffix of `path`.
     """
+    # beside the file, for a move from another disk would be a copy, which is not atomic
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)  # whoever writes opens it by its name
@@ -54,6 +55,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     """Write `value` as JSON, atomically."""
+    # NaN is no JSON, though Python would write it
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=indent, allow_nan=False)
         file.write("\n")

@@ -72,6 +72,7 @@ def read_ahead(
     One batch is read in a thread while the caller works on the one before it: at most two are in
     memory.
     """
+    # one thread reads: Pillow decodes without Python's lock, and more would hold more in memory
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-read") as reader:
         upcoming: Future[list[Pixels | InputError]] | None = None

@@ -92,6 +92,7 @@ def write_card(
         AnyRegionError: something cannot be written.
     """
     with writing(folder):
+        # an absolute name stands for itself: Path("a") / "/b" is "/b"
         sha256 = {name: hash_path(folder / name) for name in weights}
         digest = hashlib.sha256(repr(sorted(sha256.values())).encode()).hexdigest()
         card = replace(card, versions=_versions(), sha256=sha256, fingerprint=digest[:32])
@@ -118,6 +119,7 @@ def read_card(folder: Path) -> ModelCard | None:
         return None
     content: Any = read_json(path)
     names = {f.name for f in fields(ModelCard)}
+    # fields of later versions are ignored, those that are missing have their defaults
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a model's card ({FORMAT})")
     card = ModelCard(**{name: value for name, value in content.items() if name in names})
@@ -138,6 +140,7 @@ def hash_path(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         name = file.relative_to(path)
+        # hidden ones are caches and locks of other tools
         if not any(part.startswith(".") for part in name.parts):
             digest.update(f"{name.as_posix()} {hash_path(file)}\n".encode())
     return digest.hexdigest()

@@ -134,6 +134,7 @@ class Predictions:
 
     def best_candidates(self) -> Predictions:
         """One row a region: of several candidate masks, the one the localizer ranks highest."""
+        # the first row of each region: its candidates come ranked
         return self[np.unique(self.rows, return_index=True)[1]]
 
     def top_pairs(self, limit: int) -> Iterator[tuple[int, int, float]]:
@@ -141,6 +142,7 @@ class Predictions:
 
         Exact as long as `K` is at least `min(limit, C)`.
         """
+        # of all M x K scores; of equal ones the earlier region first
         order = np.argsort(-self.scores, axis=None, kind="stable")[:limit]
         for row, column in zip(*np.unravel_index(order, self.scores.shape), strict=True):
             name = self.indices[row, column]
@@ -161,6 +163,7 @@ class Predictions:
                 "labels": list(prediction.labels),
                 "scores": scores,
             }
+            # a box says itself where it was; of points the box is only the stand-in
             if len(self.regions.points[region]):
                 record["points"] = self.regions.points[region].tolist()
                 record["point_labels"] = self.regions.point_labels[region].tolist()
@@ -195,11 +198,13 @@ class Predictions:
         """`supervision.Detections`; the names are in its `data["class_name"]` (needs the extra)."""
         from anyregion.errors import require
 
+        # an optional package that takes a second to import
         require("supervision", "supervision")
         import supervision
 
         return supervision.Detections(
             xyxy=self.boxes.astype(np.float32),
+            # whole images of booleans, as supervision holds them: the one place where masks are big
             mask=(
                 np.stack([decode_mask(m) for m in self.masks])
                 if self.masks is not None and len(self)
@@ -222,6 +227,7 @@ def record_to_coco(
         "image_id": image_id,
         "category_id": category_id,
         "bbox": [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
+        # COCO's evaluation sorts by area: that of the mask where there is one
         "area": round((x1 - x0) * (y1 - y0), 3) if mask is None else mask_area(mask),
         "iscrowd": 0,
         "segmentation": [] if mask is None else mask,

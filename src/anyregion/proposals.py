@@ -74,6 +74,7 @@ def nms(
     values = np.asarray(scores, dtype=np.float64).reshape(-1)  # (N,)
     if len(corners) != len(values):
         raise InputError(f"{len(corners)} boxes but {len(values)} scores")
+    # stable, so that of equal scores the earlier box is selected on every machine
     remaining = np.argsort(-values, kind="stable")
     selected: list[int] = []
     while len(remaining) and (limit is None or len(selected) < limit):
@@ -91,6 +92,7 @@ def box_iou(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     intersection = np.clip(high - low, 0, None).prod(axis=2)  # (N, M)
     areas = [np.clip(b[:, 2:] - b[:, :2], 0, None).prod(axis=1) for b in (first, second)]
     union = areas[0][:, None] + areas[1][None] - intersection
+    # boxes without area have no union: 0, not NaN
     iou: NDArray[np.float64] = np.divide(
         intersection, union, out=np.zeros(union.shape, dtype=np.float64), where=union > 0
     )

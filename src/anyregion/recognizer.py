@@ -138,7 +138,8 @@ class Recognizer:
         Args:
             model, options: as for `anyregion.load_recognizer`, which this calls.
         """
-        from anyregion.factory import load_recognizer  # it imports this module
+        # the factory knows all methods, each of which imports this module
+        from anyregion.factory import load_recognizer
 
         return load_recognizer(model, **options)
 
@@ -165,6 +166,7 @@ class Recognizer:
             InputError: a method without weights of its own (crop, dense).
             AnyRegionError: the folder cannot be written.
         """
+        # not in `RegionEncoder`: what was not trained has nothing to save
         save = getattr(self.encoder, "save_pretrained", None)
         if save is None:
             raise InputError(
@@ -206,8 +208,10 @@ class Recognizer:
         if isinstance(vocabulary, EncodedVocabulary):
             self._check_encoded(vocabulary)
             return vocabulary
-        # a list may be changed by the caller before the next call
+        # the last vocabulary is kept, for callers who name image after image by the same list; as a
+        # tuple, since the list may have changed by then
         key = tuple(vocabulary) if isinstance(vocabulary, list) else vocabulary
+        # vocabularies with exemplars are equal only to themselves: their images may have changed
         if self._last is None or type(self._last[0]) is not type(key) or self._last[0] != key:
             if isinstance(vocabulary, ExemplarVocabulary):
                 encoded = self._encode_exemplars(vocabulary, progress)
@@ -328,6 +332,7 @@ class Recognizer:
         """
         if len(images) != len(regions) or not all(isinstance(r, Regions) for r in regions):
             raise InputError("give one Regions for each image")
+        # what costs least and may be wrong comes first: names, then images, then their regions
         encoded_vocabulary = self.encode_vocabulary(vocabulary)
         pixels = [read_image(image) for image in images]
         sizes = [(p.shape[0], p.shape[1]) for p in pixels]
@@ -373,6 +378,7 @@ class Recognizer:
                 bias=encoder.logit_bias,
             )
             rows = np.arange(len(scores)) if e.rows is None else e.rows  # (M,)
+            # a detector's doubt whether there is anything is independent of what it would be
             if r.scores is not None:
                 scores = (scores * r.scores[rows, None]).astype(np.float32)
             predictions.append(

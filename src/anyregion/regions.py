@@ -129,6 +129,7 @@ class Regions:
             )
         rows = selected_rows(index, len(self.boxes)).tolist()
         return Regions(
+            # no rows of no regions would be (0,)
             boxes=self.boxes[rows].reshape(-1, 4),
             points=tuple(self.points[i] for i in rows),
             point_labels=tuple(self.point_labels[i] for i in rows),
@@ -183,6 +184,7 @@ class Regions:
         Raises:
             InputError: lengths that differ, or regions that are not usable, naming each.
         """
+        # how many regions there are, the first of these that is there says
         prompts = next((v for v in (points, masks, mask_logits) if v is not None), None)
         if boxes is not None:
             corners = _as_boxes(boxes)
@@ -246,11 +248,13 @@ class Regions:
         boxes = self.boxes.copy()  # (N, 4)
         for i in np.flatnonzero(np.isnan(boxes).any(axis=1)):
             rle = self.masks[i]
+            # a mask says more of where a thing ends than points do
             if rle is not None:
                 boxes[i] = mask_box(rle)
             elif len(self.points[i]):
                 inside = self.points[i][self.point_labels[i] == 1]  # (P, 2)
                 low, high = inside.min(axis=0), inside.max(axis=0)
+                # added on both sides alike, so the points stay in the middle
                 margin = np.maximum(0, (point_side - (high - low)) / 2)
                 boxes[i] = np.concatenate([low - margin, high + margin])
         if size is None:
@@ -291,8 +295,9 @@ def selected_rows(index: Any, count: int) -> NDArray[np.int64]:
     """The positions among `count` that a slice, positions or a boolean array select."""
     if not isinstance(index, slice):
         index = np.asarray(index)
+        # numpy reads an empty list as floats, which are no positions
         if not index.size:
-            index = index.astype(np.int64)  # numpy reads an empty list as floats
+            index = index.astype(np.int64)
     rows: NDArray[np.int64] = np.arange(count)[index]
     return rows
 
@@ -316,6 +321,7 @@ def _as_boxes(boxes: ArrayLike) -> Boxes:
         array = np.array(boxes, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"boxes are not an array of numbers: {error}") from None
+    # `[]` and `[[]]` are no regions
     if array.size == 0:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
@@ -339,6 +345,7 @@ def _as_points(points: ArrayLike) -> NDArray[np.float64]:
         raise InputError(f"points are not an array of numbers: {error}") from None
     if array.size == 0:
         return np.zeros((0, 2))
+    # one point need not be in a list of its own
     if array.ndim == 1 and array.shape[0] == 2:
         array = array[None]
     if array.ndim != 2 or array.shape[1] != 2:
@@ -347,6 +354,7 @@ def _as_points(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def _as_ids(ids: list[Any]) -> tuple[int | str, ...]:
+    # numpy's numbers are no JSON, where ids end
     plain = tuple(i.item() if isinstance(i, np.generic) else i for i in ids)
     for i in plain:
         if not isinstance(i, (int, str)):

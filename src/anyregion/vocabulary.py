@@ -86,6 +86,7 @@ class Vocabulary:
         if not self.names:
             raise InputError("the vocabulary is empty: give at least one name")
         count = len(self.names)
+        # frozen, so the usual values are put in past the dataclass
         if not self.synonyms:
             object.__setattr__(self, "synonyms", ((),) * count)
         if len(set(self.names)) != count or not all(name.strip() for name in self.names):
@@ -123,11 +124,13 @@ class Vocabulary:
         Raises:
             InputError: no usable name, or a name that is not text.
         """
+        # a string is a sequence of strings, too: its letters
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise InputError(
                 f"names must be a list of strings, not one {type(names).__name__} "
                 "(load_vocabulary reads files and built-in lists)"
             )
+        # before any name is left out, or the columns would not match any more
         for column, values in (("synonyms", synonyms), ("ids", ids)):
             if values is not None and len(values) != len(names):
                 raise InputError(f"{len(names)} names but {len(values)} {column}")
@@ -168,7 +171,8 @@ class Vocabulary:
         joined = cls.from_names(
             names, synonyms=synonyms, templates=first.templates, cleaning=first.cleaning
         )
-        return replace(joined, set_aside=())  # that names are shared is no fault
+        # that data sets share names is no fault
+        return replace(joined, set_aside=())
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file that `load_vocabulary` reads: COCO's `categories`, and how they prompt.
@@ -256,6 +260,7 @@ class EncodedVocabulary:
             )
             if matrix.ndim != 2 or len(matrix) != len(vocabulary) or matrix.dtype != np.float32:
                 raise InputError(f"{path}: matrix {matrix.shape} for {len(vocabulary)} names")
+            # a damaged row would win or lose against every region without a word
             if not np.isfinite(matrix).all():
                 raise InputError(f"{path}: the matrix holds numbers that are not finite")
             regions = metadata.get("regions")
@@ -352,6 +357,7 @@ def _encode_names(
                 break
             stop += 1
         prompts = [_fill(templates, group) for group in words[start:stop]]
+        # all prompts of these names at once, (T, E); a mean over each name's own
         embedded = encoder.encode_text([text for group in prompts for text in group])
         ends = np.cumsum([0] + [len(group) for group in prompts])
         rows.extend(embedded[a:b].mean(axis=0) for a, b in itertools.pairwise(ends))

@@ -123,6 +123,8 @@ def _requirements() -> tuple[list[str], dict[str, list[str]]]:
     core: list[str] = []
     extras: dict[str, list[str]] = {}
     within: dict[str, list[str]] = {}
+    # lines of the installed distribution: `numpy>=1.26`, `torch>=2.4; extra == "torch"`, and, of
+    # extras within extras, `anyregion[torch]; extra == "train"`
     for line in importlib.metadata.requires("anyregion") or []:
         match = _REQUIREMENT.match(line)
         if match is None:
@@ -184,6 +186,7 @@ def _size(folder: Path) -> int:
 
 
 def _free(folder: Path) -> int:
+    # the cache may not have been made yet
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     return shutil.disk_usage(existing).free
 

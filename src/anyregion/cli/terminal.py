@@ -21,6 +21,7 @@ from rich.text import Text
 
 from anyregion import vocabulary
 
+# where there is no terminal: a log of an hour stays readable
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -99,7 +100,8 @@ def table(
         grid.add_row(*(Text(str(cell)) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 10_000  # a pipe has no width: nothing is to be folded
+        # a pipe has no width: nothing is to be folded
+        console.width = 10_000
     console.print(grid)
 
 

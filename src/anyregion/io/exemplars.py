@@ -75,6 +75,7 @@ def load_exemplars(
     if not sampled:
         reason = f" ({skipped[0]})" if skipped else ""
         raise InputError(f"{path}: no class has an example{reason}")
+    # now: images are read when the vocabulary is encoded, which may be after other work
     for name, exemplars in sampled.items():
         for exemplar in exemplars:
             if not Path(exemplar.source).is_file():
@@ -103,6 +104,7 @@ def _from_coco(
     for entry in file.images.values():
         if entry.regions.categories is None or entry.file_name is None:
             continue
+        # as the file states it, or, where all images were put into one folder, by its name alone
         image = folder / entry.file_name
         if not image.is_file() and (folder / Path(entry.file_name).name).is_file():
             image = folder / Path(entry.file_name).name

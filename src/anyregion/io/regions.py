@@ -146,6 +146,7 @@ class _Reader:
                 key, name, size = _id(image["id"]), image["file_name"], None
                 if image.get("height") and image.get("width"):
                     size = int(image["height"]), int(image["width"])
+                # a second entry of an id could be another image: the first one stands
                 if not isinstance(name, str) or key in listed:
                     raise InputError("its id is listed twice" if key in listed else "no file name")
                 listed[key] = (name, size)
@@ -189,6 +190,7 @@ class _Reader:
             except (KeyError, TypeError, AttributeError, InputError) as error:
                 self.skipped.append(SetAside(f"image {key}", _reason(error)))
                 continue
+            # keys are file names or image ids; ids are told from names by the missing suffix
             name = key if PurePath(key).suffix.lower() in SUFFIXES else None
             entries.append(ImageEntry(key, self._regions(rows, None, f"image {key}"), name))
         return entries
@@ -226,6 +228,7 @@ class _Reader:
             masks=[rle for _, _, rle in usable],
             ids=[row["id"] for row, _, _ in usable],
             scores=[row["score"] for row, _, _ in usable] if scored else None,
+            # a detector without classes states none, or -1 throughout
             categories=categories if any(c >= 0 for c in categories) else None,
         )
 
@@ -276,6 +279,7 @@ def _xyxy(row: dict[str, Any]) -> list[float]:
 
 def _row_mask(row: dict[str, Any], size: tuple[int, int] | None) -> RLE:
     segmentation = row["segmentation"]
+    # RLE brings the size of its image, polygons do not
     if size is None and isinstance(segmentation, dict):
         height, width = segmentation["size"]
         size = (height, width)

@@ -63,6 +63,7 @@ def load_vocabulary(
             and the line); no usable name.
     """
     if isinstance(spec, str):
+        # built-in names come first: a file that is called as one is `./coco`, or a Path
         name = spec.strip().casefold()
         if name in built_in_names():
             return _from_json(_built_in(name)).build(synonyms, cleaning)
@@ -71,6 +72,7 @@ def load_vocabulary(
         with suppress(OSError, ValueError, RuntimeError):
             is_file = Path(spec).expanduser().is_file()
         if not is_file:
+            # what looks like a path is a mistyped one more often than a name
             if spec.casefold().endswith(_FILE_SUFFIXES) or _ANY_SUFFIX.search(spec):
                 raise InputError(f"{spec}: there is no such file")
             return _from_typed(spec).build(synonyms, cleaning)
@@ -103,6 +105,7 @@ class _Draft:
     cleaning: Cleaning | None = None
 
     def add(self, position: int, name: str, synonyms: list[str], number: int | None = None) -> None:
+        # what a binary file would give, if it decodes at all
         if "\0" in name:
             raise InputError(f"{self.unit} {position}: a zero byte; this is not a list of names")
         self.positions.append(position)
