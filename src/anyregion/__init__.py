@@ -33,55 +33,31 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# where each name is defined; it is imported when it is first used, so that importing the package
-# loads neither torch nor ONNX Runtime, nor even numpy, and takes milliseconds (PEP 562)
-_MODULES = {
-    "AnyRegionError": "errors",
-    "CheckpointError": "errors",
-    "EncodedVocabulary": "vocabulary",
-    "Exemplar": "exemplars",
-    "InputError": "errors",
-    "MissingExtraError": "errors",
-    "Predictions": "predictions",
-    "Recognizer": "recognizer",
-    "Regions": "regions",
-    "SetAside": "errors",
-    "Vocabulary": "vocabulary",
-    "draw": "drawing",
-    "list_models": "factory",
-    "load_proposer": "factory",
-    "load_recognizer": "factory",
-    "load_regions": "io.regions",
-    "load_vocabulary": "io.vocabulary",
-    "pretrain": "recipes.run",
-    "read_image": "images",
-    "recognize_images": "runs.recognize",
-    "train": "recipes.run",
+# each name is imported when it is first used (PEP 562), so that importing the package loads neither
+# torch nor ONNX Runtime, nor even numpy, and takes milliseconds
+_NAMES = {
+    "drawing": "draw",
+    "errors": "AnyRegionError CheckpointError InputError MissingExtraError SetAside",
+    "exemplars": "Exemplar",
+    "factory": "list_models load_proposer load_recognizer",
+    "images": "read_image",
+    "io.regions": "load_regions",
+    "io.vocabulary": "load_vocabulary",
+    "predictions": "Predictions",
+    "recipes.run": "pretrain train",
+    "recognizer": "Recognizer",
+    "regions": "Regions",
+    "runs.recognize": "recognize_images",
+    "vocabulary": "EncodedVocabulary Vocabulary",
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "AnyRegionError",
-    "CheckpointError",
-    "EncodedVocabulary",
-    "Exemplar",
-    "InputError",
-    "MissingExtraError",
-    "Predictions",
-    "Recognizer",
-    "Regions",
-    "SetAside",
-    "Vocabulary",
-    "draw",
-    "list_models",
-    "load_proposer",
-    "load_recognizer",
-    "load_regions",
-    "load_vocabulary",
-    "pretrain",
-    "read_image",
-    "recognize_images",
-    "train",
-]
+    "AnyRegionError", "CheckpointError", "EncodedVocabulary", "Exemplar", "InputError",
+    "MissingExtraError", "Predictions", "Recognizer", "Regions", "SetAside", "Vocabulary", "draw",
+    "list_models", "load_proposer", "load_recognizer", "load_regions", "load_vocabulary",
+    "pretrain", "read_image", "recognize_images", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

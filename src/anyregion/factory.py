@@ -14,7 +14,7 @@ from anyregion.errors import InputError, require
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.model_card import VOCABULARY, ModelCard, read_card
 from anyregion.proposals import RegionProposer
-from anyregion.recognizer import Recognizer, RegionEncoder
+from anyregion.recognizer import Recognizer
 from anyregion.scoring import Score
 from anyregion.vocabulary import Vocabulary
 
@@ -127,11 +127,23 @@ def load_recognizer(
                 f"{model} is no RegionSpot model: give a folder made by `anyregion train`, "
                 "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
             )
+        require("torch", "torch", "torchvision", "transformers")
         path = Path(model)
-        # a published checkpoint, one file, states neither names nor a licence
-        encoder = _regionspot(path, localizer, vlm, antialias, device)
-        vocabulary, card = (_vocabulary(path), read_card(path)) if path.is_dir() else (None, None)
-        return Recognizer(encoder, vocabulary=vocabulary, card=card, cache=cache)
+        if path.is_dir():
+            from anyregion.regionspot.encoder import RegionSpotEncoder
+
+            encoder = RegionSpotEncoder.from_pretrained(
+                path, localizer=localizer, vlm=vlm, antialias=antialias, device=device
+            )
+            names, card = _vocabulary(path), read_card(path)
+            return Recognizer(encoder, vocabulary=names, card=card, cache=cache)
+        from anyregion.regionspot.checkpoint import load_published
+
+        # one file, which states neither names nor a licence
+        if localizer or vlm:
+            raise InputError(f"{path} carries its own SAM and CLIP; convert it to use others")
+        published = load_published(path, device=device, antialias=antialias is not False)
+        return Recognizer(published, cache=cache)
     if antialias is not None:
         raise InputError(f"the method {method} has no choice of antialiasing")
     if localizer is not None:
@@ -327,23 +339,6 @@ def _vocabulary(folder: Path) -> Vocabulary | None:
     path = folder / VOCABULARY
     vocabulary = load_vocabulary(path) if path.is_file() else None
     return vocabulary if isinstance(vocabulary, Vocabulary) else None
-
-
-def _regionspot(
-    path: Path, localizer: str | None, vlm: str | None, antialias: bool | None, device: str
-) -> RegionEncoder:
-    require("torch", "torch", "torchvision", "transformers")
-    if path.is_dir():
-        from anyregion.regionspot.encoder import RegionSpotEncoder
-
-        return RegionSpotEncoder.from_pretrained(
-            path, localizer=localizer, vlm=vlm, antialias=antialias, device=device
-        )
-    from anyregion.regionspot.checkpoint import load_published
-
-    if localizer or vlm:
-        raise InputError(f"{path} carries its own SAM and CLIP; convert it to use others")
-    return load_published(path, device=device, antialias=antialias is not False)
 
 
 def _embedder(model: str | Path, kind: Kind, vlm: str | None, device: str) -> ImageEmbedder:

@@ -176,9 +176,9 @@ class Recognizer:
         card = self.card or ModelCard()
         card = replace(
             card,
-            licence=card.licence if licence is None else licence,
-            terms=card.terms if terms is None else terms,
-            origin=card.origin if origin is None else origin,
+            licence=licence or card.licence,
+            terms=terms or card.terms,
+            origin=origin or card.origin,
         )
         if vocabulary is None:
             vocabulary = self.vocabulary

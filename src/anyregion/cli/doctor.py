@@ -10,9 +10,8 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,58 +25,6 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([\w,-]+)\])?")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 
 
-@dataclass(frozen=True)
-class Environment:
-    """The report of `examine`.
-
-    Attributes:
-        version: of anyregion.
-        python: version and where it is.
-        system: operating system and processor.
-        packages: versions of the core's and the extras' packages; None where one is missing.
-        extras: by extra, the packages it still lacks (empty: it is complete).
-        onnxruntime: its execution providers.
-        torch_devices: what torch can compute on; empty without torch.
-        cache: the cache folder.
-        cache_bytes: its size.
-        free_bytes: free space on its disk.
-        model: `ok` and the seconds it took, or what is wrong with the built-in model.
-        works: whether the core is complete and the built-in model answers.
-    """
-
-    version: str
-    python: str
-    system: str
-    packages: dict[str, str | None]
-    extras: dict[str, list[str]]
-    onnxruntime: list[str]
-    torch_devices: list[str]
-    cache: str
-    cache_bytes: int
-    free_bytes: int
-    model: str
-    works: bool
-
-    def lines(self) -> list[tuple[str, str]]:
-        """As (name, value) to print."""
-        extras = [
-            (f"extra [{name}]", "complete" if not lacks else f"lacks {', '.join(lacks)}")
-            for name, lacks in self.extras.items()
-        ]
-        return [
-            ("anyregion", self.version),
-            ("python", self.python),
-            ("system", self.system),
-            ("built-in model", self.model),
-            *((name, version or "missing") for name, version in self.packages.items()),
-            *extras,
-            ("onnxruntime providers", ", ".join(self.onnxruntime) or "none"),
-            ("torch devices", ", ".join(self.torch_devices) or "none (torch is not installed)"),
-            ("cache", f"{self.cache} ({_megabytes(self.cache_bytes)})"),
-            ("free disk", _megabytes(self.free_bytes)),
-        ]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -85,37 +32,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what this installation is made of; exit code 1 if the core does not work."""
-    environment = examine()
+    report = examine()
     if args.json:
-        print(json.dumps(asdict(environment)))
+        print(json.dumps(report))
     else:
-        terminal.fields(environment.lines())
-    return FINE if environment.works else FAILED
+        terminal.fields(_lines(report))
+    return FINE if report["works"] else FAILED
 
 
-def examine() -> Environment:
-    """Look at packages, devices and caches, and name one region with the built-in model."""
+def examine() -> dict[str, Any]:
+    """Look at packages, devices and caches, and name one region with the built-in model.
+
+    Returns:
+        As JSON: versions of the core's and the extras' `packages` (None where one is missing), by
+        extra the packages it still lacks, devices, caches, `model` (`ok` and the seconds it took,
+        or what is wrong with it), and whether the core `works`.
+    """
     core, extras = _requirements()
-    listed = dict.fromkeys([*core, *(p for needs in extras.values() for p in needs)])
-    packages = {name: _version(name) for name in listed}
-    lacking = {e: [p for p in needs if packages[p] is None] for e, needs in extras.items()}
-    complete = all(packages[name] for name in core)
+    listed = dict.fromkeys([*core, *(p for packages in extras.values() for p in packages)])
+    versions = {name: _version(name) for name in listed}
+    complete = all(versions[name] for name in core)
     works, model = _try_model() if complete else (False, "not tried: the core is not complete")
     cache = cache_folder()
-    return Environment(
-        version=anyregion.__version__,
-        python=f"{platform.python_version()} ({sys.executable})",
-        system=f"{platform.platform()}, {platform.machine()}",
-        packages=packages,
-        extras=lacking,
-        onnxruntime=_providers(),
-        torch_devices=_torch_devices(),
-        cache=str(cache),
-        cache_bytes=_size(cache),
-        free_bytes=_free(cache),
-        model=model,
-        works=works,
-    )
+    # the cache may not have been made yet
+    existing = next(p for p in (cache, *cache.parents) if p.exists())
+    return {
+        "version": anyregion.__version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": f"{platform.platform()}, {platform.machine()}",
+        "packages": versions,
+        "extras": {e: [p for p in extras[e] if versions[p] is None] for e in extras},
+        "onnxruntime": _providers(),
+        "torch_devices": _torch_devices(),
+        "cache": str(cache),
+        "cache_bytes": sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()),
+        "free_bytes": shutil.disk_usage(existing).free,
+        "model": model,
+        "works": works,
+    }
+
+
+def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """As (name, value) to print."""
+    packages: dict[str, str | None] = report["packages"]
+    lacks: dict[str, list[str]] = report["extras"]
+    return [
+        ("anyregion", report["version"]),
+        ("python", report["python"]),
+        ("system", report["system"]),
+        ("built-in model", report["model"]),
+        *((name, version or "missing") for name, version in packages.items()),
+        *((f"extra [{e}]", f"lacks {', '.join(p)}" if p else "complete") for e, p in lacks.items()),
+        ("onnxruntime providers", ", ".join(report["onnxruntime"]) or "none"),
+        ("torch devices", ", ".join(report["torch_devices"]) or "none (torch is not installed)"),
+        ("cache", f"{report['cache']} ({report['cache_bytes'] / 1e6:,.0f} MB)"),
+        ("free disk", f"{report['free_bytes'] / 1e6:,.0f} MB"),
+    ]
 
 
 def _requirements() -> tuple[list[str], dict[str, list[str]]]:
@@ -179,17 +151,3 @@ def _torch_devices() -> list[str]:
     from anyregion.torch_utils.devices import available_devices
 
     return available_devices()
-
-
-def _size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-
-
-def _free(folder: Path) -> int:
-    # the cache may not have been made yet
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    return shutil.disk_usage(existing).free
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
