@@ -37,10 +37,10 @@ UNSEEN = "every:4:1"
 def anyregion(*words: str) -> str:
     """Run a command; its standard output."""
     command = [sys.executable, "-m", "anyregion", *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, 3):
-        sys.exit(f"{' '.join(command)}: exit code {done.returncode}")
-    return done.stdout
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if process.returncode not in (0, 3):
+        sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
+    return process.stdout
 
 
 def measure(data: Path, *words: str, part: str = "val") -> dict[str, Any]:
@@ -48,8 +48,8 @@ def measure(data: Path, *words: str, part: str = "val") -> dict[str, Any]:
     where = ("--annotations", str(data / "annotations" / f"instances_{part}.json"))
     images = ("--images", str(data / "images"))
     out = anyregion("evaluate", "classification", *where, *images, "--json", *words)
-    found: dict[str, Any] = json.loads(out)
-    return found
+    report: dict[str, Any] = json.loads(out)
+    return report
 
 
 def train(work: Path, name: str, steps: int, seed: int, words: list[str]) -> Path:
@@ -63,14 +63,14 @@ def train(work: Path, name: str, steps: int, seed: int, words: list[str]) -> Pat
     return run / "model"
 
 
-def row(name: str, found: dict[str, Any]) -> str:
+def row(name: str, report: dict[str, Any]) -> str:
     """One line of the table."""
-    figures = [found["top1"], found["top5"], found["mean_class_accuracy"]]
-    split = found.get("split")
+    accuracies = [report["top1"], report["top5"], report["mean_class_accuracy"]]
+    split = report.get("split")
     if split:
-        figures += [split["seen"]["top1"], split["unseen"]["top1"], split["harmonic_mean"]]
-    cells = [f"{value:.1%}" if value is not None else "-" for value in figures]
-    speed = f"{1e3 * found['seconds'] / found['images']:.0f}"
+        accuracies += [split["seen"]["top1"], split["unseen"]["top1"], split["harmonic_mean"]]
+    cells = [f"{value:.1%}" if value is not None else "-" for value in accuracies]
+    speed = f"{1e3 * report['seconds'] / report['images']:.0f}"
     return "| " + " | ".join([name, *cells, *([""] * (6 - len(cells))), speed]) + " |"
 
 
@@ -95,8 +95,8 @@ def main() -> None:
     # two thirds of `val` have no mask, and a masked crop without one is a crop
     for method in ("crop", "masked-crop"):
         words = ("--method", method, "--use-masks", "--unseen", UNSEEN)
-        found = measure(args.data, *words, part="val_masks")
-        print(row(f"{method}, regions with masks", found), flush=True)
+        report = measure(args.data, *words, part="val_masks")
+        print(row(f"{method}, regions with masks", report), flush=True)
     for name, words in TRAINED.items():
         if args.only is not None and name not in args.only:
             continue
@@ -104,8 +104,8 @@ def main() -> None:
         print(row(name, measure(args.data, "--model", str(model))), flush=True)
         part = [*words, "--compact.unseen", UNSEEN]
         model = train(args.work, f"{name} seen", args.steps, args.seed, part)
-        found = measure(args.data, "--model", str(model), "--unseen", UNSEEN)
-        print(row(f"{name}, trained on the seen classes", found), flush=True)
+        report = measure(args.data, "--model", str(model), "--unseen", UNSEEN)
+        print(row(f"{name}, trained on the seen classes", report), flush=True)
     print(flush=True)
     few_shot(args.data)
 

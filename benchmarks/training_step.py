@@ -63,9 +63,9 @@ class Step:
         self.optimizer.step()
 
 
-def stacked(found: list[Features], name: str, rows: int | None = None) -> Tensor:
+def stacked(features: list[Features], name: str, rows: int | None = None) -> Tensor:
     """One array of several images as a float32 batch; to `rows` rows, the last one repeated."""
-    parts = [f[name] if rows is None else np.resize(f[name], (rows, 256)) for f in found]
+    parts = [f[name] if rows is None else np.resize(f[name], (rows, 256)) for f in features]
     return torch.from_numpy(np.stack(parts)).float()
 
 
@@ -93,12 +93,12 @@ class ClipFeatures:
 
 def cpu_seconds(work: Callable[[], object], times: int) -> float:
     """The median of several goes."""
-    found = []
+    seconds = []
     for _ in range(times):
         start = time.process_time()
         work()
-        found.append(time.process_time() - start)
-    return statistics.median(found)
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds)
 
 
 def measure(store: Store, images: int, regions: int, *, with_sam: bool) -> None:
@@ -106,9 +106,9 @@ def measure(store: Store, images: int, regions: int, *, with_sam: bool) -> None:
     step, rng = Step(regions), np.random.default_rng(0)
 
     def read() -> tuple[Tensor, Tensor]:
-        chosen = rng.choice(len(store), images, replace=False).tolist()
-        found = [store.read(i, flipped=bool(rng.integers(2))) for i in chosen]
-        return stacked(found, "tokens", regions), stacked(found, "features")
+        rows = rng.choice(len(store), images, replace=False).tolist()
+        features = [store.read(i, flipped=bool(rng.integers(2))) for i in rows]
+        return stacked(features, "tokens", regions), stacked(features, "features")
 
     batch = read()
     step(*batch)  # AdamW makes its buffers

@@ -65,10 +65,10 @@ class MadeUp:
         tokens = self.prototypes[self.annotations.labels[rows]] + noise
         features = draw.standard_normal((CELLS, WIDTH))
         tokens[:, 0] = features[:, 0] = float(flipped)
-        found = {"tokens": tokens.astype(np.float16), "features": features.astype(np.float16)}
+        arrays = {"tokens": tokens.astype(np.float16), "features": features.astype(np.float16)}
         if self.teacher:
-            found["teacher"] = matrix(50)[self.annotations.labels[rows]].astype(np.float16)
-        return found
+            arrays["teacher"] = matrix(50)[self.annotations.labels[rows]].astype(np.float16)
+        return arrays
 
 
 def matrix(count: int) -> np.ndarray:

@@ -47,8 +47,8 @@ def panel_of(image: Image.Image, number: int) -> np.ndarray:
 def where(pixels: np.ndarray, colour: tuple[int, int, int], *, below: int = 34) -> np.ndarray:
     """Places `(n, 2)`, x and y, of a colour below the title, from left to right."""
     y, x = np.nonzero(np.abs(pixels - np.array(colour)).sum(axis=2) < 40)
-    found = np.stack([x, y], axis=1)[y >= below]
-    return found[np.argsort(found[:, 0], kind="stable")]
+    places = np.stack([x, y], axis=1)[y >= below]
+    return places[np.argsort(places[:, 0], kind="stable")]
 
 
 def test_each_curve_is_drawn_where_its_values_are() -> None:

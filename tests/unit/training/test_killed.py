@@ -47,9 +47,9 @@ def logged(out: Path) -> int:
 
 def same(out: Path, reference: Path) -> None:
     assert lines(out) == lines(reference)
-    ours, theirs = learned(out), learned(reference)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    tensors, expected = learned(out), learned(reference)
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in tensors)
 
 
 def test_killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def test_published_steps() -> None:
             weight.grad = torch.from_numpy(case[f"lars_{name}_grad{step}"])
         optimizer.step()
         for name, weight in weights.items():
-            wanted = torch.from_numpy(case[f"lars_{name}_after{step}"])
-            torch.testing.assert_close(weight.detach(), wanted, rtol=0, atol=1e-6)
+            expected = torch.from_numpy(case[f"lars_{name}_after{step}"])
+            torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-6)
 
 
 def by_hand(weight: Tensor, gradients: list[Tensor], lrs: list[float], *, decay: float) -> Tensor:
@@ -76,8 +76,8 @@ def test_equals_the_formula(scale: float, start: float) -> None:
         optimizer.param_groups[0]["lr"] = lr
         weight.grad = gradient.clone()
         optimizer.step()
-    wanted = by_hand(first, gradients, lrs, decay=0.3)
-    torch.testing.assert_close(weight.detach(), wanted, rtol=0, atol=1e-12)
+    expected = by_hand(first, gradients, lrs, decay=0.3)
+    torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-12)
     assert bool((unused == 1).all())
     assert list(optimizer.state) == [weight]
     if start and not scale:

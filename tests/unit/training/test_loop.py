@@ -37,9 +37,9 @@ def test_equals_plain_torch(tmp_path: Path) -> None:
         task.losses(task.module, examples)["loss"].mean().backward()
         torch.nn.utils.clip_grad_norm_(task.module.parameters(), 0.5)
         optimizer.step()
-    found = learned(tmp_path / "run")
+    checkpoint = learned(tmp_path / "run")
     for name, weight in task.module.state_dict().items():
-        torch.testing.assert_close(found[f"module.{name}"], weight, rtol=0, atol=1e-7)
+        torch.testing.assert_close(checkpoint[f"module.{name}"], weight, rtol=0, atol=1e-7)
 
 
 def test_accumulation_equals_the_whole_batch(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_sum_over_images_is_the_batch_times_the_mean(tmp_path: Path) -> None:
 def test_running_mean_is_what_is_saved(tmp_path: Path) -> None:
     fit(ToyTask(), config(steps=5), tmp_path / "run")
     saved = torch.load(tmp_path / "run/model/weights.pt", weights_only=True)
-    found = learned(tmp_path / "run")
-    assert torch.equal(saved["0.weight"], found["mean.module.0.weight"])
-    assert not torch.equal(saved["0.weight"], found["module.0.weight"])
+    checkpoint = learned(tmp_path / "run")
+    assert torch.equal(saved["0.weight"], checkpoint["mean.module.0.weight"])
+    assert not torch.equal(saved["0.weight"], checkpoint["module.0.weight"])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -82,8 +82,8 @@ def test_fp16_overflow_skips_the_step_and_a_resumed_scaler_goes_on(tmp_path: Pat
     # 2**16 times a gradient of thousands is beyond fp16: the first steps are skipped
     class Steep(ToyTask):
         def losses(self, module: Any, examples: Any) -> dict[str, torch.Tensor]:
-            found = super().losses(module, examples)
-            return {"loss": found["loss"] * 30}
+            losses = super().losses(module, examples)
+            return {"loss": losses["loss"] * 30}
 
     task = Steep()
     before = {k: v.clone() for k, v in task.module.state_dict().items()}
@@ -106,14 +106,14 @@ def _metadata(path: Path) -> dict[str, str]:
 def test_not_finite_stops_before_the_step_and_names_the_image(tmp_path: Path, what: str) -> None:
     class Broken(ToyTask):
         def losses(self, module: Any, examples: Any) -> dict[str, torch.Tensor]:
-            found = super().losses(module, examples)
+            losses = super().losses(module, examples)
             bad = torch.tensor([bool(torch.equal(r, self.poison)) for r, _ in examples])
             if what == "loss":
-                return {"loss": torch.where(bad, torch.nan, found["loss"])}
+                return {"loss": torch.where(bad, torch.nan, losses["loss"])}
             # finite itself, but the slope of a root is not at 0
             weight = self.module[0].weight.sum()
             steep = [(weight - weight).sqrt() if b else torch.zeros(()) for b in bad]
-            return {"loss": found["loss"] + torch.stack(steep)}
+            return {"loss": losses["loss"] + torch.stack(steep)}
 
     task = Broken()
     item = task.plan(3)[2]
@@ -124,8 +124,8 @@ def test_not_finite_stops_before_the_step_and_names_the_image(tmp_path: Path, wh
     weights = task.module.state_dict()
     assert all(bool(w.isfinite().all()) for w in weights.values())
     if first:
-        found = learned(tmp_path / "run")
-        assert all(torch.equal(found[f"module.{k}"], w) for k, w in weights.items())
+        checkpoint = learned(tmp_path / "run")
+        assert all(torch.equal(checkpoint[f"module.{k}"], w) for k, w in weights.items())
 
 
 def test_best_and_validation(tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def test_best_follows_the_declared_direction_and_may_change(tmp_path: Path) -> N
 
     def run(name: str, **changes: Any) -> tuple[float | None, str]:
         settings = config(**{"validate_every": 4, **changes})
-        report = fit(Scripted(), settings, tmp_path / name, callbacks=told)
+        report = fit(Scripted(), settings, tmp_path / name, callbacks=callbacks)
         return report.best, (tmp_path / name / "best/step").read_text()
 
     warnings: list[str] = []
-    told = Callbacks(warn=warnings.append)
+    callbacks = Callbacks(warn=warnings.append)
     assert run("top1", best="top1") == (0.9, "12")
     assert run("error", best="error") == (0.1, "24")
     assert run("against", best="error", best_is="highest") == (0.9, "12")
@@ -263,10 +263,10 @@ def test_other_settings_are_refused_and_name_the_keys(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="something else than a training"):
         fit(ToyTask(), config(), tmp_path / "else", overwrite=True)
     for name in ("config.yaml", "README.md"):  # of another program: no run to begin anew
-        (tmp_path / "else" / name).write_text("theirs: 1")
+        (tmp_path / "else" / name).write_text("other: 1")
     with pytest.raises(InputError, match="nothing was removed"):
         fit(ToyTask(), config(), tmp_path / "else", overwrite=True)
-    assert (tmp_path / "else/README.md").read_text() == "theirs: 1"
+    assert (tmp_path / "else/README.md").read_text() == "other: 1"
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

@@ -45,10 +45,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         fit(ToyTask(**scenario["task"]), config(**scenario["loop"]), one)
         environment = json.loads((two / "environment.json").read_text())
         assert environment["processes"] == 2
-        ours, theirs = learned(two), learned(one)
-        for name in theirs:
+        tensors, expected = learned(two), learned(one)
+        for name in expected:
             if name.startswith(("module.", "mean.")):
-                torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+                torch.testing.assert_close(tensors[name], expected[name], rtol=0, atol=1e-6)
         for a, b in zip(lines(two), lines(one), strict=True):
             assert a == (b if "validation" in a else pytest.approx(b, abs=1e-5))
 

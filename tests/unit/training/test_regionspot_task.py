@@ -52,27 +52,27 @@ def task(*sets: Any, config: AdapterConfig = SMALL, **options: Any) -> RegionSpo
 
 def test_a_step_is_of_one_data_set_in_the_stated_shares() -> None:
     one = task(some_set("one", ratio=2), some_set("other", classes=9), batch=3)
-    seen = []
+    numbers = []
     for step in range(30):
         items = one.plan(step)
         assert len({item.dataset for item in items}) == 1
         assert len(items) == 3
-        seen.append(items[0].dataset)
+        numbers.append(items[0].dataset)
         examples = [one.load(item) for item in items]
         losses = one.losses(one.module, examples)["loss"]
         assert losses.shape == (3,)
         assert bool(losses.isfinite().all())
-    assert (seen.count(0), seen.count(1)) == (20, 10)
+    assert (numbers.count(0), numbers.count(1)) == (20, 10)
 
 
 def test_plans_follow_from_seed_and_step_alone() -> None:
-    def said(which: RegionSpotTask, step: int) -> list[Any]:
+    def planned(which: RegionSpotTask, step: int) -> list[Any]:
         return [(i.dataset, i.image, i.flipped, i.rows.tolist()) for i in which.plan(step)]
 
     one, again = task(max_regions=2), task(max_regions=2)
-    later = [said(one, step) for step in range(9)]
-    assert said(again, 8) == later[8]
-    assert said(task(max_regions=2, seed=1), 8) != later[8]
+    later = [planned(one, step) for step in range(9)]
+    assert planned(again, 8) == later[8]
+    assert planned(task(max_regions=2, seed=1), 8) != later[8]
     assert all(len(rows) <= 2 for step in later for *_, rows in step)
     assert {flipped for step in later for _, _, flipped, _ in step} == {True, False}
 

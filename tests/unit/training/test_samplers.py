@@ -54,10 +54,10 @@ def test_mixture_is_exact_in_every_round_and_knows_its_place() -> None:
     drawn = [mixture.at(step) for step in range(400)]
     for start in range(0, 400, 4):
         assert sorted(which for which, _ in drawn[start : start + 4]) == [0, 1, 1, 2]
-    seen = [0, 0, 0]
+    counts = [0, 0, 0]
     for which, before in drawn:
-        assert before == seen[which]
-        seen[which] += 1
+        assert before == counts[which]
+        counts[which] += 1
     assert len({tuple(w for w, _ in drawn[s : s + 4]) for s in range(0, 400, 4)}) > 3
 
 

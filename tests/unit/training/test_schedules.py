@@ -35,16 +35,16 @@ def test_cosine_equals_torch(final: float) -> None:
     steps, warm = 50, 10
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm, eta_min=final)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm, eta_min=final)
     schedule = ScheduleConfig(kind="cosine", warmup_steps=warm, warmup_from=0.1, final=final)
     for step in range(steps):
-        ours = rate_factor(schedule, step, steps)
+        factor = rate_factor(schedule, step, steps)
         if step < warm:
-            assert ours == pytest.approx(0.1 + 0.9 * step / warm)
+            assert factor == pytest.approx(0.1 + 0.9 * step / warm)
         else:
-            assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+            assert factor == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
             optimizer.step()
-            theirs.step()
+            cosine.step()
     half = ScheduleConfig(kind="cosine", final=final)
     assert rate_factor(half, 25, 50) == pytest.approx((1 + final) / 2)
     assert math.isclose(rate_factor(ScheduleConfig(kind="constant"), 49, 50), 1.0)

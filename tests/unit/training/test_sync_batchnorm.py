@@ -62,23 +62,23 @@ def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = distributed.FileStore(f"{folder}/store", 2)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, counts in SHARES.items():
         before = sum(counts[:rank])
         own = range(before, before + counts[rank])
         for momentum in (0.1, None):
             module = convert_sync_batchnorm(heads(momentum=momentum), "cpu")
-            found[f"{name} {momentum}"] = outcome(module, images(sum(counts)), own)
+            results[f"{name} {momentum}"] = outcome(module, images(sum(counts)), own)
     module = convert_sync_batchnorm(heads(), "cpu")
-    found["mixed"] = outcome(module, images(7), range(5 * rank, 5 + 2 * rank), mixed=True)
+    results["mixed"] = outcome(module, images(7), range(5 * rank, 5 + 2 * rank), mixed=True)
     alone = SharedBatchNorm(3)
     try:
         alone(torch.ones(1 - rank, 3))
     except InputError as error:
-        found["error"] = str(error)
+        results["error"] = str(error)
     alone.eval()
-    found["eval"] = alone(torch.full((rank, 3), 2.0))
-    torch.save(found, f"{folder}/{rank}.pt")
+    results["eval"] = alone(torch.full((rank, 3), 2.0))
+    torch.save(results, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -97,7 +97,7 @@ def test_two_processes_equal_one(
 ) -> None:
     count = sum(SHARES[name])
     one = outcome(heads(momentum=momentum), images(count), range(count))
-    two = [found[f"{name} {momentum}"] for found in both]
+    two = [results[f"{name} {momentum}"] for results in both]
     close = {"rtol": 1e-5, "atol": 1e-5}
     for key in ("outputs", "slopes"):
         torch.testing.assert_close(torch.cat([t[key] for t in two], dim=1), one[key], **close)
@@ -114,11 +114,11 @@ def test_two_processes_equal_one(
 
 def test_mixed_precision_counts_in_fp32(both: list[dict[str, Any]]) -> None:
     one = outcome(heads(), images(7), range(7), mixed=True)
-    two = [found["mixed"] for found in both]
+    two = [results["mixed"] for results in both]
     assert all(t["outputs"].dtype == one["outputs"].dtype for t in two)
     assert all(b.dtype == one["buffers"][n].dtype for t in two for n, b in t["buffers"].items())
-    found = torch.cat([t["outputs"] for t in two], dim=1).float()
-    torch.testing.assert_close(found, one["outputs"].float(), rtol=0.05, atol=0.05)
+    results = torch.cat([t["outputs"] for t in two], dim=1).float()
+    torch.testing.assert_close(results, one["outputs"].float(), rtol=0.05, atol=0.05)
     for key, buffer in one["buffers"].items():
         torch.testing.assert_close(two[0]["buffers"][key], buffer, rtol=1e-2, atol=1e-2)
         assert torch.equal(two[0]["buffers"][key], two[1]["buffers"][key])
@@ -126,8 +126,8 @@ def test_mixed_precision_counts_in_fp32(both: list[dict[str, Any]]) -> None:
 
 def test_no_rows_anywhere(both: list[dict[str, Any]]) -> None:
     before = dict(heads().named_buffers())
-    for found in both:
-        case = found["none at all 0.1"]
+    for results in both:
+        case = results["none at all 0.1"]
         assert case["outputs"].shape == (2, 0, 6)
         assert all(not gradient.any() for gradient in case["gradients"].values())
         for key, buffer in case["buffers"].items():
@@ -136,8 +136,8 @@ def test_no_rows_anywhere(both: list[dict[str, Any]]) -> None:
 
 
 def test_one_row_in_all_is_refused(both: list[dict[str, Any]]) -> None:
-    assert all("one row in all" in found["error"] for found in both)
-    assert [len(found["eval"]) for found in both] == [0, 1]
+    assert all("one row in all" in results["error"] for results in both)
+    assert [len(results["eval"]) for results in both] == [0, 1]
     with pytest.raises(InputError, match="one row in all"):
         SharedBatchNorm(3)(torch.ones(1, 3))
     with pytest.raises(InputError, match="given \\(2, 4\\)"):
@@ -147,20 +147,20 @@ def test_one_row_in_all_is_refused(both: list[dict[str, Any]]) -> None:
 
 def test_alone_it_is_torchs_own_bit_by_bit() -> None:
     torch.set_num_threads(1)
-    theirs, ours = heads(), convert_sync_batchnorm(heads(), "cpu")
-    kinds = [type(part) for part in ours]
+    plain, shared = heads(), convert_sync_batchnorm(heads(), "cpu")
+    kinds = [type(part) for part in shared]
     assert kinds.count(SharedBatchNorm) == 3
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    expected = outcome(theirs, images(7), range(7))
-    found = outcome(ours, images(7), range(7))
+    assert list(shared.state_dict()) == list(plain.state_dict())
+    expected = outcome(plain, images(7), range(7))
+    results = outcome(shared, images(7), range(7))
     for key in ("outputs", "slopes"):
-        assert torch.equal(found[key], expected[key])
+        assert torch.equal(results[key], expected[key])
     for kind in ("gradients", "buffers"):
         for key, value in expected[kind].items():
-            assert torch.equal(found[kind][key], value)
-    for part in (theirs, ours):
+            assert torch.equal(results[kind][key], value)
+    for part in (plain, shared):
         part.eval()
-    assert torch.equal(ours(images(3)), theirs(images(3)))
+    assert torch.equal(shared(images(3)), plain(images(3)))
 
 
 def test_parameters_stay_the_same_objects() -> None:

@@ -112,8 +112,8 @@ def test_trained_goes_on_and_recognises(
     command = ["train", str(place / "rich.yaml"), *STEPS, "--out", str(run)]
     command += ["--samples_every", "4", "--best", "top1"]
     assert main(command) == 0
-    said = capsys.readouterr().out
-    assert "validation top5" in said
+    printed = capsys.readouterr().out
+    assert "validation top5" in printed
     line = read_log(run)[0]
     assert line["loss"] == pytest.approx(line["naming"] + 0.5 * line["distillation"], rel=1e-5)
     assert len(list((run / "samples").rglob("*.jpg"))) == 4
@@ -166,9 +166,9 @@ def test_mistakes_end_with_one_line(
 ) -> None:
     out = ["--out", str(tmp_path / "run")]
     assert main(["train", str(place / "stored.yaml"), *STEPS, *change, *out]) == 1
-    said = capsys.readouterr().err
-    assert re.search(message, said)
-    assert "Traceback" not in said
+    message_shown = capsys.readouterr().err
+    assert re.search(message, message_shown)
+    assert "Traceback" not in message_shown
 
 
 def test_a_figure_that_is_not_measured_is_said_before_any_step(place: Path) -> None:
