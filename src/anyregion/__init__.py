@@ -7,8 +7,9 @@
 >>> recognizer.predict(regions, ["bicycle", "bus", "dog"]).labels
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from anyregion.lazy import attach
 
 if TYPE_CHECKING:
     from anyregion.drawing import draw
@@ -33,24 +34,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# each name is imported when it is first used (PEP 562), so that importing the package loads neither
-# torch nor ONNX Runtime, nor even numpy, and takes milliseconds
-_NAMES = {
-    "drawing": "draw",
-    "errors": "AnyRegionError CheckpointError InputError MissingExtraError SetAside",
-    "exemplars": "Exemplar",
-    "factory": "list_models load_proposer load_recognizer",
-    "images": "read_image",
-    "io.regions": "load_regions",
-    "io.vocabulary": "load_vocabulary",
-    "predictions": "Predictions",
-    "recipes.run": "pretrain train",
-    "recognizer": "Recognizer",
-    "regions": "Regions",
-    "runs.recognize": "recognize_images",
-    "vocabulary": "EncodedVocabulary Vocabulary",
-}
-_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+# so that importing the package loads neither torch nor ONNX Runtime, nor even numpy
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "drawing": "draw",
+        "errors": "AnyRegionError CheckpointError InputError MissingExtraError SetAside",
+        "exemplars": "Exemplar",
+        "factory": "list_models load_proposer load_recognizer",
+        "images": "read_image",
+        "io.regions": "load_regions",
+        "io.vocabulary": "load_vocabulary",
+        "predictions": "Predictions",
+        "recipes.run": "pretrain train",
+        "recognizer": "Recognizer",
+        "regions": "Regions",
+        "runs.recognize": "recognize_images",
+        "vocabulary": "EncodedVocabulary Vocabulary",
+    },
+)
 
 __all__ = [
     "AnyRegionError", "CheckpointError", "EncodedVocabulary", "Exemplar", "InputError",
@@ -58,15 +60,3 @@ __all__ = [
     "list_models", "load_proposer", "load_recognizer", "load_regions", "load_vocabulary",
     "pretrain", "read_image", "recognize_images", "train",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value  # the next use does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_MODULES]

@@ -1,1 +1,27 @@
+"""Figures of models on annotated images, and of backbones on labelled ones."""
 
+from typing import TYPE_CHECKING
+
+from anyregion.lazy import attach
+
+if TYPE_CHECKING:
+    from anyregion.evaluation.regions.calibration import (
+        evaluate_calibration as evaluate_calibration,
+    )
+    from anyregion.evaluation.regions.classification import (
+        evaluate_classification as evaluate_classification,
+    )
+    from anyregion.evaluation.regions.detection import evaluate_detection as evaluate_detection
+    from anyregion.evaluation.regions.inputs import EvaluationOptions as EvaluationOptions
+    from anyregion.evaluation.regions.mask_quality import evaluate_masks as evaluate_masks
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "regions.calibration": "evaluate_calibration",
+        "regions.classification": "evaluate_classification",
+        "regions.detection": "evaluate_detection",
+        "regions.inputs": "EvaluationOptions",
+        "regions.mask_quality": "evaluate_masks",
+    },
+)
