@@ -1,9 +1,8 @@
 """k-means of several groups of points at once, on any device, without gradients.
 
-A group is what is clustered together: the segments of one image (scope image), or those of a whole
-batch (scope batch, one group). Groups do not know of each other: one that is finished leaves the
-computation. The start is greedy k-means++ with scikit-learn's rules; a pass is one matrix product
-and a sum of rows.
+A group is what is clustered together: the segments of one image (scope image), or of a whole batch
+(scope batch). Groups are independent: one that is finished leaves the computation. The start is
+greedy k-means++ with scikit-learn's rules; a pass is one matrix product and a sum of rows.
 
 Rules that the usual implementations leave open:
 

@@ -21,7 +21,19 @@ _NOT_DENSE = "this image tower has no dense features in the words' space; crop i
 _NO_SETTINGS = frozenset({"training", "fused_attn", "name_or_path"})
 
 
-class VitTower:
+class OpenClipTower:
+    """What the image towers of `open_clip` share: all of their state is in one module."""
+
+    _visual: Any
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self._visual.state_dict().items()
+
+    def describe(self) -> str:
+        return describe_layers(self._visual)
+
+
+class VitTower(OpenClipTower):
     """`open_clip`'s own ViT. Dense features: the changed last layer, final norm, projection."""
 
     def __init__(self, model: Any, image_size: int | None) -> None:
@@ -56,14 +68,8 @@ class VitTower:
         cells: Tensor = visual.ln_post(x)
         return cells if visual.proj is None else cells @ visual.proj
 
-    def weights(self) -> Iterable[tuple[str, Tensor]]:
-        yield from self._visual.state_dict().items()
 
-    def describe(self) -> str:
-        return describe_layers(self._visual)
-
-
-class ResNetTower:
+class ResNetTower(OpenClipTower):
     """CLIP's ResNet. The feature map is the last stage's grid, row by row, without class token.
 
     Dense features are MaskCLIP's for ResNets: the attention pool's value projection, then its
@@ -99,12 +105,6 @@ class ResNetTower:
         cells: Tensor = pool.c_proj(pool.v_proj(self.tokens(pixels)))
         return cells
 
-    def weights(self) -> Iterable[tuple[str, Tensor]]:
-        yield from self._visual.state_dict().items()
-
-    def describe(self) -> str:
-        return describe_layers(self._visual)
-
     def _grid(self, pixels: Tensor) -> Tensor:
         x = self._visual.stem(pixels)
         for stage in ("layer1", "layer2", "layer3", "layer4"):
@@ -113,7 +113,7 @@ class ResNetTower:
         return grid
 
 
-class TimmTower:
+class TimmTower(OpenClipTower):
     """A `timm` network in `open_clip` (ConvNeXt, SigLIP's ViT, ...).
 
     Other input sizes are left to `timm`, which resizes positions its own way. Dense features: the
@@ -165,12 +165,6 @@ class TimmTower:
             cells = self._vit_cells(pixels, last, dense).flatten(0, 1)[:, None]
         embedded: Tensor = self._visual.head(self._trunk.forward_head(cells))
         return embedded.reshape(len(pixels), -1, self.embed_width)
-
-    def weights(self) -> Iterable[tuple[str, Tensor]]:
-        yield from self._visual.state_dict().items()
-
-    def describe(self) -> str:
-        return describe_layers(self._visual)
 
     def _vit_cells(self, pixels: Tensor, last: LastLayer, dense: Dense) -> Tensor:
         block = len(self._trunk.blocks) - 2
