@@ -235,9 +235,7 @@ class Recognizer:
         """Encode names that exemplars show, and words if there are any (see `ExemplarVocabulary`).
 
         Args:
-            exemplars: `{name: regions that show it}`.
-            words: names as words; those that have exemplars too are the weighted sum of both.
-            weight: share of the exemplars in that sum.
+            exemplars, words, weight: see `ExemplarVocabulary.from_exemplars`.
             progress: called with (done, total) images.
 
         Raises:

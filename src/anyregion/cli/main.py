@@ -9,65 +9,34 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from anyregion import __version__
 from anyregion.cli.exit_codes import EPILOG, FAILED, INTERRUPTED
 from anyregion.errors import AnyRegionError
 
-
-@dataclass(frozen=True)
-class Command:
-    """A command: `module` has `add_arguments(parser)` and `run(arguments) -> exit code`."""
-
-    module: str
-    summary: str
-
-
 GROUPS = {
     "data": "annotated images",
     "evaluate": "measure a model on annotated images",
 }
+# each is a module, see `command_module`, with `add_arguments(parser)` and `run(arguments)`
 COMMANDS = {
-    "recognize": Command("anyregion.cli.recognize", "name the regions of images"),
-    "evaluate classification": Command(
-        "anyregion.cli.evaluate.classification", "regions given, names asked: accuracies"
-    ),
-    "evaluate detection": Command(
-        "anyregion.cli.evaluate.detection", "boxes and masks as a detector's: COCO and LVIS AP"
-    ),
-    "evaluate odinw": Command(
-        "anyregion.cli.evaluate.odinw", "a folder of small data sets: AP of each, and the average"
-    ),
-    "evaluate masks": Command(
-        "anyregion.cli.evaluate.masks", "boxes or points given, masks asked: how well they fit"
-    ),
-    "evaluate calibration": Command(
-        "anyregion.cli.evaluate.calibration", "whether scores can be trusted, and refusing works"
-    ),
-    "evaluate knn": Command(
-        "anyregion.cli.evaluate.knn", "a backbone: images named by their nearest neighbours"
-    ),
-    "evaluate linear": Command(
-        "anyregion.cli.evaluate.linear", "a backbone: a linear classifier on its frozen features"
-    ),
-    "evaluate discovery": Command(
-        "anyregion.cli.evaluate.discovery", "a backbone: its features clustered, against masks"
-    ),
-    "cache": Command(
-        "anyregion.cli.cache", "frozen features of annotated images, computed once for training"
-    ),
-    "train": Command("anyregion.cli.train", "train RegionSpot's module, or the built-in model's"),
-    "pretrain": Command(
-        "anyregion.cli.pretrain", "learn a backbone from images without labels (R2O)"
-    ),
-    "data check": Command("anyregion.cli.data_check", "what is wrong with annotated images"),
-    "convert": Command("anyregion.cli.convert", "a published RegionSpot checkpoint to safetensors"),
-    "export": Command(
-        "anyregion.cli.export", "a backbone for torchvision, timm, Hugging Face or detectron2"
-    ),
-    "models": Command("anyregion.cli.models", "models and vocabularies, and which are here"),
-    "doctor": Command("anyregion.cli.doctor", "check this installation"),
+    "recognize": "name the regions of images",
+    "evaluate classification": "regions given, names asked: accuracies",
+    "evaluate detection": "boxes and masks as a detector's: COCO and LVIS AP",
+    "evaluate odinw": "a folder of small data sets: AP of each, and the average",
+    "evaluate masks": "boxes or points given, masks asked: how well they fit",
+    "evaluate calibration": "whether scores can be trusted, and refusing works",
+    "evaluate knn": "a backbone: images named by their nearest neighbours",
+    "evaluate linear": "a backbone: a linear classifier on its frozen features",
+    "evaluate discovery": "a backbone: its features clustered, against masks",
+    "cache": "frozen features of annotated images, computed once for training",
+    "train": "train RegionSpot's module, or the built-in model's",
+    "pretrain": "learn a backbone from images without labels (R2O)",
+    "data check": "what is wrong with annotated images",
+    "convert": "a published RegionSpot checkpoint to safetensors",
+    "export": "a backbone for torchvision, timm, Hugging Face or detectron2",
+    "models": "models and vocabularies, and which are here",
+    "doctor": "check this installation",
 }
 
 # errors of the machine, not bugs: the reader (`| head`) has gone, a full disk, no permission
@@ -77,6 +46,11 @@ _MACHINE_ERRORS = (
 
 # a box that argparse would take for an option: -3,0,5,5
 _NEGATIVE = re.compile(r"-\.?\d[^=]*,")
+
+
+def command_module(name: str) -> str:
+    """The module of a command: that of `data check` is `cli.data_check`."""
+    return "anyregion.cli." + name.replace("evaluate ", "evaluate.").replace(" ", "_")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,29 +93,29 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         prog="anyregion", title="commands", metavar="COMMAND [OPTIONS]", required=True
     )
     groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
-    for name, command in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         parts = name.split()
         subparsers = top
         if len(parts) == 2:
             if parts[0] not in groups:
-                summary = GROUPS[parts[0]]
-                group = top.add_parser(parts[0], help=summary, description=summary)
+                title = GROUPS[parts[0]]
+                group = top.add_parser(parts[0], help=title, description=title)
                 groups[parts[0]] = group.add_subparsers(
                     title="commands", metavar="COMMAND [OPTIONS]", required=True
                 )
             subparsers = groups[parts[0]]
         leaf = subparsers.add_parser(
             parts[-1],
-            help=command.summary,
-            description=command.summary[0].upper() + command.summary[1:] + ".",
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        leaf.set_defaults(module=command.module)
+        leaf.set_defaults(module=command_module(name))
         # only the command that is called declares its arguments: importing all would take seconds
         if list(words[: len(parts)]) == parts:
-            importlib.import_module(command.module).add_arguments(leaf)
+            importlib.import_module(command_module(name)).add_arguments(leaf)
     return parser
 
 
