@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyregion.images import Pixels, size_of
+from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, padded_frame, resize_to_frame
 from anyregion.localizers.segmenter import (
     DEFAULTS,
@@ -77,7 +77,9 @@ class SamBackend:
 
     def preprocess(self, image: Pixels) -> tuple[Tensor, Frame]:
         """Resize, normalise, then pad with zeros. See `Backend`."""
-        frame = padded_frame(size_of(image), self.model.config.vision_config.image_size)
+        frame = padded_frame(
+            (image.shape[0], image.shape[1]), self.model.config.vision_config.image_size
+        )
         height, width = frame.inside
         # padding is zero after normalisation, so it is the mean colour
         padded = np.zeros((frame.side, frame.side, 3), dtype=np.float32)

@@ -196,7 +196,7 @@ class PromptableSegmenter:
             InputError: `mask_logits` or a mask of another size than the model or image has.
         """
         multimask = multimask and source == "decoder"
-        count, candidates, side = len(regions), 3 if multimask else 1, self.low_side
+        count, candidates, side = len(regions.boxes), 3 if multimask else 1, self.low_side
         result = RegionTokens(
             tokens=torch.empty((count, candidates, self.token_width), device=self.device),
             mask_scores=torch.empty((count, candidates), device=self.device)

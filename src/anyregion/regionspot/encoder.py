@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anyregion.errors import InputError
-from anyregion.images import Pixels, size_of
+from anyregion.images import Pixels
 from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
 from anyregion.masks import RLE, mask_box
@@ -197,7 +197,8 @@ class RegionSpotEncoder:
                 maps = self.vlm.feature_map(batch, antialias=self.antialias)
                 features, grid = list(maps.tokens), maps.grid  # (T, D) each
             for image, embedding, tokens in zip(batch, localized, features, strict=True):
-                encoded.append(EncodedImage(embedding, tokens, grid, size_of(image)))
+                size = (image.shape[0], image.shape[1])
+                encoded.append(EncodedImage(embedding, tokens, grid, size))
         return encoded
 
     @torch.inference_mode()
