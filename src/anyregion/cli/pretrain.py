@@ -46,37 +46,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pretrain, and print what came of it."""
     require("train", "torch", "torchvision", "jsonargparse", "lightning_fabric", "skimage", "timm")
-    from anyregion.recipes.loading import explain
     from anyregion.recipes.run import pretrain
     from anyregion.training.distributed import is_first
 
     # further folders stand between the first and the first option
     words = args.settings
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    settings = command.parse_settings(args, words[first:], ("--config", {}))
-    if command.print_recipes(args):
-        return FINE
-    config = args.config or DEFAULT
-    if args.help:
-        print(explain(config))
+    settings = command.parse_settings(args, words[first:], ("--config", {}), config=DEFAULT)
+    if settings is None:
         return FINE
     if args.images is None:
         raise InputError("give a folder of images")
-    out = command.check_out(args)
     with command.show_training("superpixels") as callbacks:
         report = pretrain(
             [args.images, *words[:first]],
-            out,
-            config=config,
+            args.out,
+            config=args.config,
             settings=settings,
             overwrite=args.overwrite,
             callbacks=callbacks,
         )
-    code = command.print_report(report, out, overwrite=args.overwrite)
+    code = command.print_report(report, overwrite=args.overwrite)
     if code != FINE or not is_first():
         return code
     terminal.warn_list("images set aside", report.set_aside)
-    folder = shlex.quote(str(out))
+    folder = shlex.quote(str(args.out))
     terminal.note("what next:")
     for next_command in (
         f"evaluate knn CLASS_FOLDERS --backbone {folder}",

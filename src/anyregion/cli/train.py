@@ -6,7 +6,7 @@ import argparse
 
 from anyregion.cli import training_command as command
 from anyregion.cli.exit_codes import FINE
-from anyregion.errors import InputError, require
+from anyregion.errors import require
 
 USAGE = """\
 examples:
@@ -36,20 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and print what came of it."""
     require("train", "torch", "torchvision", "transformers", "jsonargparse", "lightning_fabric")
-    from anyregion.recipes.loading import explain, list_recipes
     from anyregion.recipes.run import train
 
     settings = command.parse_settings(args, args.settings)
-    if command.print_recipes(args):
+    if settings is None:
         return FINE
-    if args.config is None:
-        raise InputError(f"give a YAML file or a recipe: {', '.join(list_recipes())}")
-    if args.help:
-        print(explain(args.config))
-        return FINE
-    out = command.check_out(args)
     with command.show_training() as callbacks:
         report = train(
-            args.config, out, settings=settings, overwrite=args.overwrite, callbacks=callbacks
+            args.config, args.out, settings=settings, overwrite=args.overwrite, callbacks=callbacks
         )
-    return command.print_report(report, out, overwrite=args.overwrite)
+    return command.print_report(report, overwrite=args.overwrite)

@@ -40,19 +40,28 @@ def add_settings_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_settings(
-    args: argparse.Namespace, words: list[str], *options: tuple[str, dict[str, Any]]
-) -> list[str]:
+    args: argparse.Namespace,
+    words: list[str],
+    *options: tuple[str, dict[str, Any]],
+    config: str | None = None,
+) -> list[str] | None:
     """Parse what follows the first word: the command's arguments, or settings that only the task's
-    dataclass knows.
+    dataclass knows. Recipes and the settings' help are printed here.
 
     Args:
-        args: gets the command's arguments that are among `words`, and `help`.
+        args: gets the command's arguments that are among `words`.
         words: of the command line.
         options: further ones of the command, as `add_argument` takes them.
+        config: where none is named.
 
     Returns:
-        The settings.
+        The settings; None where something was to be printed, and nothing else.
+
+    Raises:
+        InputError: no configuration, or no folder for the run.
     """
+    from anyregion.recipes.loading import explain, list_recipes, read_recipe
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_run_arguments(parser)
     parser.add_argument("-h", "--help", action="store_true")
@@ -61,30 +70,20 @@ def parse_settings(
     behind, settings = parser.parse_known_args(words)
     for name, value in vars(behind).items():
         setattr(args, name, value or getattr(args, name, None))
-    return settings
-
-
-def print_recipes(args: argparse.Namespace) -> bool:
-    """Print recipes, or their list, where an argument says so; whether one did."""
-    from anyregion.recipes.loading import list_recipes, read_recipe
-
+    args.config = args.config or config
     if args.print_recipe:
         print(read_recipe(args.print_recipe), end="")
     elif args.list_recipes:
         print("\n".join(list_recipes()))
-    return bool(args.print_recipe or args.list_recipes)
-
-
-def check_out(args: argparse.Namespace) -> Path:
-    """The run's folder.
-
-    Raises:
-        InputError: none was given.
-    """
-    if args.out is None:
+    elif args.config is None:
+        raise InputError(f"give a YAML file or a recipe: {', '.join(list_recipes())}")
+    elif args.help:
+        print(explain(args.config))
+    elif args.out is None:
         raise InputError("give the run's folder: --out DIR")
-    out: Path = args.out
-    return out
+    else:
+        return settings
+    return None
 
 
 @contextmanager
@@ -179,16 +178,17 @@ def _figures(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in hidden)
 
 
-def print_report(report: TrainingReport, out: Path, *, overwrite: bool) -> int:
+def print_report(report: TrainingReport, *, overwrite: bool) -> int:
     """Print what came of a training; the exit code."""
     from anyregion.training.distributed import is_first
 
     if not is_first():
         return INTERRUPTED if report.interrupted else FINE
     if report.interrupted:
+        again = " without --overwrite" if overwrite else ""
         terminal.note(
-            f"interrupted after {report.steps} of {report.total_steps} steps; the checkpoint is "
-            f"in {out}. The same command{' without --overwrite' if overwrite else ''} goes on"
+            f"interrupted after {report.steps} of {report.total_steps} steps; the checkpoint is in "
+            f"{report.folder}. The same command{again} goes on"
         )
         return INTERRUPTED
     resumed = f" (went on from {report.resumed_from})" if report.resumed_from else ""
@@ -200,7 +200,7 @@ def print_report(report: TrainingReport, out: Path, *, overwrite: bool) -> int:
             *((f"validation {name}", f"{v:.4g}") for name, v in report.validation.items()),
             ("images per second", f"{report.images_per_second:.1f}"),
             ("hours", f"{report.seconds / 3600:.2f}"),
-            ("model", out / "model"),
+            ("model", report.folder / "model"),
         ]
     )
     return FINE

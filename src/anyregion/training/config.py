@@ -43,18 +43,15 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("adamw", "lars"):
             raise InputError(f"optimizer.kind: {self.kind!r} is not adamw or lars")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"optimizer.lr must be above 0, not {self.lr}")
+        for name in ("lr", "eps", "eta"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"optimizer.{name} must be above 0, not {getattr(self, name)}")
         if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"optimizer.weight_decay must not be negative: {self.weight_decay}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"optimizer.betas must lie in 0 to 1, below 1: {self.betas}")
-        if not 0 < self.eps < float("inf"):
-            raise InputError(f"optimizer.eps must be above 0, not {self.eps}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"optimizer.momentum must lie in 0 to 1, below 1: {self.momentum}")
-        if not 0 < self.eta < float("inf"):
-            raise InputError(f"optimizer.eta must be above 0, not {self.eta}")
         # a list that nothing reads is a misunderstanding
         if self.decay_also and self.decay_all:
             raise InputError("optimizer.decay_also says nothing where decay_all is true")

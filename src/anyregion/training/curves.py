@@ -30,8 +30,6 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 30
 SCALE = 2
 # points from which on losses are drawn pale, below their running mean over a thirtieth of them
 SMOOTHED_FROM = 60
-# a loss whose largest value is so many times its smallest has a logarithmic axis
-LOG_FROM = 50.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +42,6 @@ class Panel:
         last: the step at the right end.
         colour: of the curve.
         markers: whether each point is marked: validations are few.
-        noisy: whether the values are drawn pale, below their running mean.
-        logarithmic: the scale of the values' axis.
         best: position of the point to ring, or None.
     """
 
@@ -55,17 +51,13 @@ class Panel:
     last: int
     colour: Colour
     markers: bool = False
-    noisy: bool = False
-    logarithmic: bool = False
     best: int | None = None
 
     @cached_property
     def limits(self) -> tuple[float, float]:
-        """The ends of the values' axis, as logarithms where it is logarithmic."""
+        """The ends of the values' axis."""
         finite = self.values[np.isfinite(self.values)]
-        if not len(finite):
-            return 0.0, 1.0
-        low, high = self._scaled(float(finite.min())), self._scaled(float(finite.max()))
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
         # a curve that is level lies in the middle of an axis that is not empty
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         return low - margin, high + margin
@@ -74,16 +66,7 @@ class Panel:
         """Where a point lies in the panel: x to the right, y downwards, in pixels."""
         low, high = self.limits
         x = LEFT + step / self.last * (WIDTH - LEFT - RIGHT)
-        up = (self._scaled(value) - low) / (high - low)
-        return x, HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-
-    def ticks(self) -> list[float]:
-        """Round values along the values' axis."""
-        low, high = self.limits
-        if not self.logarithmic:
-            return round_values(low, high, 5)
-        powers = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1)]
-        return powers[:: math.ceil(len(powers) / 5) or 1]
+        return x, HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def smooth(self) -> NDArray[np.float64]:
         """The running mean about each point, `(n,)`; gaps count for nothing."""
@@ -93,9 +76,6 @@ class Panel:
         counts = np.convolve(finite.astype(float), kernel, mode="same")
         means: NDArray[np.float64] = np.where(finite, totals / np.maximum(counts, 1.0), np.nan)
         return means
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.logarithmic else value
 
 
 def write_curves(
@@ -109,8 +89,7 @@ def write_curves(
     Raises:
         AnyRegionError: it cannot be written.
     """
-    panels = read_panels(read_log(folder), best=best, best_is=best_is)
-    if panels:
+    if panels := read_panels(read_log(folder), best=best, best_is=best_is):
         path = folder / CURVES
         with writing(path), atomic_path(path) as temporary:
             draw_panels(panels).save(temporary, format="PNG")
@@ -127,22 +106,23 @@ def read_panels(
     validation = [{"step": x["step"], **x["validation"]} for x in lines if "validation" in x]
     last = max([line["step"] for line in [*train, *validation]], default=1)
     panels = []
-    losses = dict.fromkeys(name for line in train for name in line if name not in NOT_DRAWN)
-    for name in sorted(losses, key=lambda name: (name == "lr", name != "loss")):
-        steps, values = _columns(train, name)
-        if name == "lr":
-            panels.append(Panel("learning rate", steps, values, last, RATE_COLOUR))
-            continue
-        low, high = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=0.0)
-        noisy, wide = len(values) >= SMOOTHED_FROM, bool(0 < low * LOG_FROM < high)
-        panels.append(Panel(name, steps, values, last, LOSS_COLOUR, noisy=noisy, logarithmic=wide))
-    for name in dict.fromkeys(n for line in validation for n in line if n != "step"):
-        steps, values = _columns(validation, name)
-        ringed = None
-        if name == best and np.isfinite(values).any():
-            ringed = int(np.nanargmin(values) if best_is == "lowest" else np.nanargmax(values))
-        title = f"{name} (validation)"
-        panels.append(Panel(title, steps, values, last, METRIC_COLOUR, markers=True, best=ringed))
+    for group in (train, validation):
+        names = dict.fromkeys(name for line in group for name in line if name not in NOT_DRAWN)
+        for name in sorted(names, key=lambda name: (name == "lr", name != "loss")):
+            rows = [line for line in group if name in line]
+            steps = np.array([line["step"] for line in rows], dtype=np.int64)
+            # JSON has no NaN: the log writes null
+            values = np.array([math.nan if line[name] is None else line[name] for line in rows])
+            if group is train:
+                rate = ("learning rate", RATE_COLOUR)
+                title, colour = rate if name == "lr" else (name, LOSS_COLOUR)
+                panels.append(Panel(title, steps, values, last, colour))
+                continue
+            ringed = None
+            if name == best and np.isfinite(values).any():
+                ringed = int(np.nanargmin(values) if best_is == "lowest" else np.nanargmax(values))
+            title = f"{name} (validation)"
+            panels.append(Panel(title, steps, values, last, METRIC_COLOUR, True, ringed))
     return panels
 
 
@@ -166,15 +146,6 @@ def round_values(low: float, high: float, count: int) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def _columns(
-    lines: Sequence[Mapping[str, Any]], name: str
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    rows = [(line["step"], line[name]) for line in lines if name in line]
-    # JSON has no NaN: the log writes null
-    values = [math.nan if value is None else float(value) for _, value in rows]
-    return np.array([step for step, _ in rows], dtype=np.int64), np.array(values)
-
-
 def _draw(panel: Panel) -> Image.Image:
     image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
     pen = ImageDraw.Draw(image)
@@ -184,7 +155,7 @@ def _draw(panel: Panel) -> Image.Image:
         font = ImageFont.load_default(size=size * SCALE)
         pen.text((x * SCALE, y * SCALE), text, fill=colour, font=font, anchor=anchor)
 
-    for value in panel.ticks():
+    for value in round_values(*panel.limits, 5):
         _, y = panel.position(0, value)
         pen.line([LEFT * SCALE, y * SCALE, right * SCALE, y * SCALE], PALE, SCALE)
         write(LEFT - 6, y, f"{value:.3g}", GREY, 11, "rm")
@@ -195,10 +166,12 @@ def _draw(panel: Panel) -> Image.Image:
         # the number at the right end stays in the panel
         write(min(x, WIDTH - 18), bottom + 7, text or f"{step:.4g}", GREY, 11, "mt")
     pen.line([LEFT * SCALE, bottom * SCALE, right * SCALE, bottom * SCALE], GREY, SCALE)
-    if panel.noisy:
+    values = panel.values
+    if panel.colour == LOSS_COLOUR and len(values) >= SMOOTHED_FROM:
         red, green, blue = (255 - round(0.35 * (255 - part)) for part in panel.colour)
-        _line(pen, panel, panel.values, (red, green, blue), 1)
-    _line(pen, panel, panel.smooth() if panel.noisy else panel.values, panel.colour, 2)
+        _line(pen, panel, values, (red, green, blue), 1)
+        values = panel.smooth()
+    _line(pen, panel, values, panel.colour, 2)
     write(LEFT, 9, panel.title, INK, 14, "lt")
     finite = panel.values[np.isfinite(panel.values)]
     if len(finite):
@@ -209,16 +182,16 @@ def _draw(panel: Panel) -> Image.Image:
 def _line(
     pen: ImageDraw.ImageDraw, panel: Panel, values: NDArray[np.float64], colour: Colour, width: int
 ) -> None:
-    previous: tuple[float, float] | None = None
+    points: list[tuple[float, float]] = []
     for number, (step, value) in enumerate(zip(panel.steps.tolist(), values.tolist(), strict=True)):
         if not math.isfinite(value):
-            previous = None
+            points = []
             continue
         x, y = (part * SCALE for part in panel.position(step, value))
-        if previous is not None:
-            pen.line([*previous, x, y], fill=colour, width=width * SCALE)
+        points = [*points[-1:], (x, y)]
+        if len(points) == 2:
+            pen.line(points, fill=colour, width=width * SCALE)
         if panel.markers or len(values) == 1:
             pen.circle((x, y), 2.5 * SCALE, fill=colour)
         if number == panel.best:
             pen.circle((x, y), 6 * SCALE, outline=INK, width=SCALE)
-        previous = (x, y)

@@ -230,10 +230,11 @@ class _Loop:
     ) -> None:
         self.stepper, self.optimizer, self.out, self.state = stepper, optimizer, out, state
         self.task, self.config, self.fabric = stepper.task, stepper.config, stepper.fabric
-        self.callbacks = callbacks
-        # only the first process logs, validates and saves
+        # only the first process speaks, logs, validates and saves
+        self.callbacks = Callbacks()
         self.log: Log | None = None
         if self.fabric.is_global_zero:
+            self.callbacks = callbacks
             self.log = Log(out, step=state.step, tensorboard=self.config.tensorboard)
 
     def run(self) -> TrainingReport:
@@ -252,12 +253,12 @@ class _Loop:
         try:
             self.task.module.train()
             with _stop_signals() as request:
-                self._progress(0, len(steps))
+                self.callbacks.progress(0, len(steps))
                 clock = time.perf_counter()
                 for batch in reading:
                     result = self.stepper.step(batch, stop=request.received)
                     now = time.perf_counter()
-                    self._progress(batch.step + 1 - first_step, len(steps))
+                    self.callbacks.progress(batch.step + 1 - first_step, len(steps))
                     self._count(result, len(batch.items), now - clock)
                     clock = now
                     interrupted = result.stop and self.state.step < config.steps
@@ -278,10 +279,6 @@ class _Loop:
             reading.close()
             if self.log is not None:
                 self.log.close()
-
-    def _progress(self, done: int, total: int) -> None:
-        if self.log is not None:
-            self.callbacks.progress(done, total)
 
     def _count(self, result: StepResult, images: int, seconds: float) -> None:
         state, window = self.state, self.state.window
@@ -321,7 +318,13 @@ class _Loop:
             if drawing:
                 self._draw(self.log)
             if saving:
-                self._save()
+                scaler = self.stepper.scaler
+                record = {
+                    "state": asdict(state),
+                    "scaler": scaler.state_dict() if scaler is not None else {},
+                }
+                path, ema = last_checkpoint(self.out), self.stepper.ema
+                write_checkpoint(path, self.task.module, self.optimizer, ema, record)
         self.task.module.train()
         self.fabric.barrier()
         return True
@@ -361,15 +364,6 @@ class _Loop:
             with writing(path), atomic_path(path) as temporary:
                 Image.fromarray(picture).save(temporary, quality=90)
             log.picture(step, name, picture)
-
-    def _save(self) -> None:
-        scaler, ema = self.stepper.scaler, self.stepper.ema
-        record = {
-            "state": asdict(self.state),
-            "scaler": scaler.state_dict() if scaler is not None else {},
-        }
-        path = last_checkpoint(self.out)
-        write_checkpoint(path, self.task.module, self.optimizer, ema, record)
 
     def _report(self, resumed_from: int, interrupted: bool) -> TrainingReport:
         state = self.state

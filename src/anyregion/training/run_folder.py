@@ -80,8 +80,8 @@ class RunFolder:
         self.previous: Settings | None = None
         self._lock: IO[bytes] | None = None
         with writing(path):
-            if _holds_run(path, overwrite):
-                self.previous = _previous(path, upgrade)
+            if (earlier := _earlier_settings(path, overwrite)) is not None:
+                self.previous = upgrade(earlier)
                 refuse_changes(path, settings, self.previous, may_change)
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)
@@ -178,35 +178,32 @@ def _without_positions(key: str) -> str:
     return ".".join(part for part in key.split(".") if not part.isdigit())
 
 
-def _holds_run(path: Path, overwrite: bool) -> bool:
-    """Whether a run is to go on there.
+def _earlier_settings(path: Path, overwrite: bool) -> Settings | None:
+    """The settings of the run that is to go on there; None where one begins.
 
     Raises:
         InputError: something else lies there.
     """
     if not path.exists():
-        return False
+        return None
     if not path.is_dir():
         raise InputError(f"{path}: a file, not a folder")
     if not (path / CONFIG).is_file():
         if any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(f"{path}: holds something else than a training; give another folder")
-        return False
-    if overwrite and not (path / ENVIRONMENT).is_file():
-        raise InputError(
-            f"{path}: its {CONFIG} is of something else than a training: nothing was removed; "
-            "give another folder"
-        )
-    return not overwrite
-
-
-def _previous(path: Path, upgrade: Callable[[Settings], Settings]) -> Settings:
-    settings = read_settings(path)
-    if settings is None:
+        return None
+    if overwrite:
+        if not (path / ENVIRONMENT).is_file():
+            raise InputError(
+                f"{path}: its {CONFIG} is of something else than a training: nothing was removed; "
+                "give another folder"
+            )
+        return None
+    if (settings := read_settings(path)) is None:
         raise InputError(
             f"{path / CONFIG}: not the settings of a training; --overwrite starts anew"
         )
-    return upgrade(settings)
+    return settings
 
 
 def _clear(path: Path) -> None:
