@@ -139,7 +139,9 @@ def show_training(preparing: str = "preparing") -> Iterator[Callbacks]:
                 say(f"step {step}: {group}  {_figures(values)}")
 
         def track_bar(doing: str, done: int, total: int) -> None:
-            bars.update(bar[doing], completed=done, total=total, visible=done < total)
+            # the bar of the training stays: its last step is followed by a validation
+            visible = doing == "training" or done < total
+            bars.update(bar[doing], completed=done, total=total, visible=visible)
 
         yield Callbacks(
             prepare=lambda done, total: track_bar(preparing, done, total),

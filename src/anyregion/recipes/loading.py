@@ -41,7 +41,7 @@ class TaskKind:
         source: what a data set that is given as one word is, `store` or `images`.
         prepares: whether `build` computes something and takes `progress`.
         may_change: its settings that change nothing that is learned: a run goes on with others.
-        renamed: settings by their earlier names, as `_upgrade` reads them.
+        renamed: settings by their earlier names, and `terms` of all data, as `_upgrade` reads them.
     """
 
     settings: str
@@ -57,6 +57,7 @@ TASKS = {
     "regionspot": TaskKind(
         "anyregion.regionspot.training.config:RegionSpotConfig",
         "anyregion.regionspot.training.build:build",
+        renamed=("terms",),
     ),
     "r2o": TaskKind(
         "anyregion.r2o.training.config:R2OConfig",

@@ -168,6 +168,10 @@ def test_earlier_names_on_the_command_line() -> None:
     assert (own.validation.store, own.batch, own.head.side) == ("c", 2, 24)
     own = read_training("r2o-small", ["--r2o.images=[a, b]", "--r2o.terms", "CC BY 4.0"]).settings
     assert own.data == (ImagesConfig("a", "CC BY 4.0"), ImagesConfig("b", "CC BY 4.0"))
+    words = ["--regionspot.terms", "CC0: none", "--regionspot.validation", "v"]
+    own = read_training("regionspot_b16_stage2", words).settings
+    assert [data.terms for data in own.data] == ["CC0: none"] * 3
+    assert own.validation.store == "v"
     with pytest.raises(InputError, match=r"--compact\.stores: not a value that YAML can read"):
         read_training("compact", ["--compact.stores", "[a"])
 
