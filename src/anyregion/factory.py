@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from anyregion.baselines.crop import CropEncoder
 from anyregion.baselines.dense import DenseEncoder
 from anyregion.baselines.embedder import ImageEmbedder
+from anyregion.compact.assets import REGION_HEAD, read_manifest
 from anyregion.errors import InputError, require
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.model_card import VOCABULARY, ModelCard, read_card
@@ -307,7 +308,7 @@ def _kind(model: str | Path) -> Kind:
     """Whether a model is the built-in one or a folder of its kind, a RegionSpot, or a VLM."""
     # by the file that each kind of folder has; all else names a VLM, which may be on a hub
     path = Path(model)
-    if str(model) == "compact" or (path / "namer.onnx").is_file():
+    if str(model) == "compact" or (path / REGION_HEAD).is_file():
         return "compact"
     if (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth"):
         return "regionspot"
@@ -315,14 +316,12 @@ def _kind(model: str | Path) -> Kind:
 
 
 def _compact(model: str | Path, device: str, cache: Path | Literal["default"] | None) -> Recognizer:
-    from anyregion.compact.assets import read_manifest
     from anyregion.compact.model import CompactEncoder, CompactModel
-    from anyregion.compact.region_head import GRAPH
 
     folder = None if str(model) == "compact" else Path(model)
     card, vocabulary = None, None
     if folder is None:
-        entry = read_manifest()[GRAPH]
+        entry = read_manifest()[REGION_HEAD]
         card = ModelCard(licence=entry["licence"], terms=entry["data"], origin=entry["command"])
     else:
         vocabulary = _vocabulary(folder)

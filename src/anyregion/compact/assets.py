@@ -1,31 +1,43 @@
-"""The files of the built-in model inside the package, checked against their manifest."""
+"""The files of the built-in model, checked against their manifest, and sessions of its graphs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
-from anyregion.errors import CheckpointError
+from anyregion.errors import CheckpointError, InputError
 
+ASSETS = files("anyregion.compact") / "assets"
 MANIFEST = "manifest.json"
+# the names are older than the terms: folders of trained heads have them too, so they stay
+IMAGE_ENCODER = "eyes.onnx"
+TEXT_ENCODER = "words.onnx"
+TOKENIZER = "tokenizer.json"
+CONSE = "bridge.safetensors"
+CLASSES = "classes.json"
+REGION_HEAD = "namer.onnx"
+CALIBRATION = "namer.safetensors"
+PROPOSAL_HEAD = "finder.onnx"
+MASK_HEAD = "mask_head.onnx"
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "mps": "CoreMLExecutionProvider",
+}
 
 
-def assets_folder() -> Traversable:
-    """Where the installed package keeps the model's files."""
-    return files("anyregion.compact") / "assets"
-
-
-def read_manifest(folder: Traversable | None = None) -> dict[str, Mapping[str, Any]]:
+def read_manifest() -> dict[str, Mapping[str, Any]]:
     """Per file its `sha256`, `bytes`, origin and licence.
 
     Raises:
         CheckpointError: there is no manifest, or it is damaged.
     """
-    path = (folder or assets_folder()) / MANIFEST
+    path = ASSETS / MANIFEST
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["files"]
         return {str(name): dict(entry) for name, entry in entries.items()}
@@ -35,19 +47,29 @@ def read_manifest(folder: Traversable | None = None) -> dict[str, Mapping[str, A
         raise CheckpointError(f"{path}: damaged ({error}); install anyregion again") from None
 
 
-def read_asset(name: str, folder: Traversable | None = None) -> bytes:
+def read_asset(name: str, folder: Path | None = None) -> bytes:
     """The content of one file, once its SHA-256 is the manifest's.
 
     What is checked is what is used: callers build from these bytes and read no file again.
 
+    Args:
+        name: one of the names above.
+        folder: of a trained region head, in place of the built-in one: not in the manifest.
+
     Raises:
         CheckpointError: the file is missing, unknown to the manifest, or of another content.
     """
-    folder = folder or assets_folder()
-    entry = read_manifest(folder).get(name)
+    if folder is not None:
+        try:
+            return (folder / name).read_bytes()
+        except OSError:
+            raise CheckpointError(
+                f"{folder / name}: missing: not a folder made by training compact"
+            ) from None
+    entry = read_manifest().get(name)
     if entry is None:
-        raise CheckpointError(f"{folder / MANIFEST}: says nothing of {name}")
-    path = folder / name
+        raise CheckpointError(f"{ASSETS / MANIFEST}: says nothing of {name}")
+    path = ASSETS / name
     try:
         content = path.read_bytes()
     except OSError:
@@ -58,3 +80,40 @@ def read_asset(name: str, folder: Traversable | None = None) -> bytes:
             f"{path}: SHA-256 is {digest[:12]}..., not the manifest's; install anyregion again"
         )
     return content
+
+
+def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
+    """An `onnxruntime.InferenceSession` of a graph.
+
+    Args:
+        graph: content of its file.
+        threads: for one operator; None leaves it to ONNX Runtime (all cores).
+        device: `cpu`, or what the installed ONNX Runtime was built for (`cuda`, `cuda:1`, `mps`).
+
+    Raises:
+        InputError: this ONNX Runtime cannot use the device.
+        CheckpointError: no graph that ONNX Runtime can run.
+    """
+    # here and not above: importing it takes 45 ms, and not every command needs it
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    kind, _, number = device.partition(":")
+    provider = _PROVIDERS.get(kind)
+    if provider not in ort.get_available_providers() or not (number or "0").isdigit():
+        raise InputError(
+            f"compact cannot run on {device!r}: the ONNX Runtime installed here offers "
+            f"{', '.join(k for k, p in _PROVIDERS.items() if p in ort.get_available_providers())}"
+        )
+    options = ort.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    settings = {"device_id": number} if number else {}
+    # the CPU takes the operators that another provider does not have
+    providers: Sequence[Any] = [(provider, settings), (_PROVIDERS["cpu"], {})]
+    try:
+        return ort.InferenceSession(
+            graph, options, providers=providers[: 1 if kind == "cpu" else 2]
+        )
+    except (states.InvalidProtobuf, states.InvalidGraph, states.Fail) as error:
+        raise CheckpointError(f"not a graph that ONNX Runtime can run ({error})") from None

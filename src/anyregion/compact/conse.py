@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
-from anyregion.compact.assets import read_asset
+from anyregion.compact.assets import CLASSES, CONSE, read_asset
 
 Floats = NDArray[np.float32]
-ASSET = "bridge.safetensors"
 
 # of the classifier's softmax, and how many classes stand for a region. A region is seldom surely of
 # one class: on 232 boxes of COCO's held-out photographs the 30 best hold 35 % of the probability.
@@ -70,22 +70,24 @@ class Conse:
         return embeddings
 
 
+@cache
 def load_conse() -> Conse:
     """Read the numbers (int8 rows with a scale each, and float16) into float32.
 
     Raises:
         CheckpointError: the asset is missing or altered.
     """
-    numbers = load(read_asset(ASSET))
-
-    def rows(name: str, scale: str) -> Floats:
-        restored: Floats = numbers[name].astype(np.float32) * numbers[scale][:, None]
-        return restored
-
+    numbers = load(read_asset(CONSE))
+    weight, classes = (
+        numbers[rows].astype(np.float32) * numbers[scale][:, None]
+        for rows, scale in (
+            ("classifier.weight", "classifier.scale"), ("classes.embeddings", "classes.scale")
+        )
+    )  # fmt: skip
     return Conse(
-        weight=rows("classifier.weight", "classifier.scale"),
+        weight=weight,
         bias=numbers["classifier.bias"],
-        classes=rows("classes.embeddings", "classes.scale"),
+        classes=classes,
         mean=numbers["words.mean"],
         whitening=numbers["words.evening"].astype(np.float32),
     )
@@ -97,7 +99,7 @@ def class_names() -> list[str]:
     Raises:
         CheckpointError: the asset is missing or altered.
     """
-    return [str(entry["words"][0]) for entry in json.loads(read_asset("classes.json"))]
+    return [str(entry["words"][0]) for entry in json.loads(read_asset(CLASSES))]
 
 
 def _unit(rows: NDArray[Any]) -> Floats:

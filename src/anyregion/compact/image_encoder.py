@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anyregion.compact.onnx_session import load_graph
 from anyregion.images import Pixels
 
 MapName: TypeAlias = Literal["stride8", "stride16", "stride32", "last"]
@@ -54,20 +53,15 @@ class FeaturePyramid:
         return letterbox(pixels, long_side=round(max(height, width) * scale))[0]
 
 
+@dataclass(frozen=True, eq=False)
 class ImageEncoder:
     """The image side: any RGB image, at any size, to feature maps.
 
-    Args:
-        threads: for one operator; None leaves it to ONNX Runtime (all cores).
-        device: see `load_graph`.
-
-    Raises:
-        InputError: ONNX Runtime cannot use the device.
-        CheckpointError: the graph is missing or altered.
+    Attributes:
+        session: an `onnxruntime.InferenceSession` of `pixels` to the maps, `(1, channels, h, w)`.
     """
 
-    def __init__(self, *, threads: int | None = None, device: str = "cpu") -> None:
-        self._session = load_graph("eyes.onnx", threads=threads, device=device)
+    session: Any
 
     def encode(
         self,
@@ -85,7 +79,7 @@ class ImageEncoder:
         """
         frame, span = letterbox(pixels, long_side=long_side)
         # one by one: images differ in size, and a batch gains nothing on a processor
-        arrays = self._session.run(list(outputs), {"pixels": frame})
+        arrays = self.session.run(list(outputs), {"pixels": frame})
         maps = {
             # (1, channels, h, w) -> (h, w, channels)
             name: np.ascontiguousarray(array[0].transpose(1, 2, 0))

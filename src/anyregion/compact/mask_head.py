@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
-from anyregion.compact.onnx_session import load_graph
 from anyregion.masks import RLE
 from anyregion.regions import Boxes
 
-GRAPH = "mask_head.onnx"
 # boxes decoded together: more take more memory, and no less time
 AT_ONCE = 64
 
@@ -24,17 +23,17 @@ AT_ONCE = 64
 THRESHOLD = 0.45
 
 
+@dataclass(frozen=True, eq=False)
 class MaskHead:
     """From boxes to masks.
 
-    Args:
+    Attributes:
         session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
             takes the maps, `frame` and `boxes` (pixels of the network's input) and gives `inside`
             `(N, side, side)`, `scores` `(N,)` and `margin` `()`.
     """
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    session: Any
 
     def masks_from_boxes(
         self, pyramid: FeaturePyramid, frame: NDArray[np.float32], boxes: Boxes
@@ -58,7 +57,7 @@ class MaskHead:
         scores: list[NDArray[np.float64]] = []
         for start in range(0, len(boxes), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
-            inside, ious, margin = self._session.run(
+            inside, ious, margin = self.session.run(
                 ["inside", "scores", "margin"], {**feed, "boxes": framed[rows]}
             )  # (n, side, side), (n,), ()
             scores.append(ious.astype(np.float64))
@@ -67,16 +66,6 @@ class MaskHead:
                 for cells, box in zip(inside, boxes[rows], strict=True)
             ]
         return tuple(masks), np.concatenate(scores)
-
-
-def load_mask_head(*, threads: int | None = None, device: str = "cpu") -> MaskHead:
-    """The shipped head.
-
-    Raises:
-        InputError: ONNX Runtime cannot use the device.
-        CheckpointError: the graph is missing or altered.
-    """
-    return MaskHead(load_graph(GRAPH, threads=threads, device=device))
 
 
 def paste(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,28 @@ from numpy.typing import NDArray
 
 from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import pool
-from anyregion.compact.assets import read_manifest
-from anyregion.compact.conse import ASSET as CONSE_ASSET
-from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, Conse, load_conse
+from anyregion.compact.assets import (
+    CALIBRATION,
+    CONSE,
+    IMAGE_ENCODER,
+    MASK_HEAD,
+    PROPOSAL_HEAD,
+    REGION_HEAD,
+    read_asset,
+    read_manifest,
+    start_session,
+)
+from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, load_conse
 from anyregion.compact.image_encoder import ALL_MAPS, LONG_SIDE, FeaturePyramid, ImageEncoder
-from anyregion.compact.mask_head import MaskHead, load_mask_head
-from anyregion.compact.proposal_head import ProposalHead, load_proposal_head
+from anyregion.compact.mask_head import MaskHead
+from anyregion.compact.proposal_head import ProposalHead
 from anyregion.compact.region_features import extract_region_features
 from anyregion.compact.region_head import (
     README,
     STACKED_LENGTH,
+    Calibration,
     RegionHead,
     copy_region_head,
-    load_region_head,
 )
 from anyregion.compact.text_encoder import WIDTH, CompactTextEncoder
 from anyregion.data.features import Features, to_half
@@ -67,28 +76,26 @@ class CompactModel:
         self, folder: Path | None = None, *, threads: int | None = None, device: str = "cpu"
     ) -> None:
         self.folder, self.threads, self.device = folder, threads, device
+        self._session = partial(start_session, threads=threads, device=device)
         # at once, since every face needs it: a device that cannot be used is an error here
-        self.image_encoder = ImageEncoder(threads=threads, device=device)
-
-    @cached_property
-    def conse(self) -> Conse:
-        """The training-free way from image features to texts."""
-        return load_conse()
+        self.image_encoder = ImageEncoder(self._session(read_asset(IMAGE_ENCODER)))
 
     @cached_property
     def region_head(self) -> RegionHead:
         """From region features to embeddings."""
-        return load_region_head(self.folder, threads=self.threads, device=self.device)
+        graph, numbers = (read_asset(name, self.folder) for name in (REGION_HEAD, CALIBRATION))
+        digest = hashlib.sha256(graph + numbers).hexdigest()
+        return RegionHead(self._session(graph), Calibration.from_bytes(numbers), digest)
 
     @cached_property
     def proposal_head(self) -> ProposalHead:
         """Boxes without a prompt, or at points."""
-        return load_proposal_head(threads=self.threads, device=self.device)
+        return ProposalHead(self._session(read_asset(PROPOSAL_HEAD)))
 
     @cached_property
     def mask_head(self) -> MaskHead:
         """From boxes to masks."""
-        return load_mask_head(threads=self.threads, device=self.device)
+        return MaskHead(self._session(read_asset(MASK_HEAD)))
 
 
 class CompactEncoder:
@@ -103,12 +110,18 @@ class CompactEncoder:
 
     def __init__(self, model: CompactModel) -> None:
         self.model = model
+        self.conse = load_conse()
         self.calibration = model.region_head.calibration
         self.text = CompactTextEncoder(
-            model.conse, self.calibration, threads=model.threads, device=model.device
+            self.conse, self.calibration, threads=model.threads, device=model.device
         )
         self.logit_scale = self.calibration.scale * STACKED_LENGTH
         self.logit_bias = self.calibration.bias
+        # of everything that an answer depends on: the last two decide boxes of points and masks,
+        # whether or not they are loaded yet
+        files = (IMAGE_ENCODER, CONSE, PROPOSAL_HEAD, MASK_HEAD)
+        parts = (LONG_SIDE, model.region_head.digest, self.logit_scale, self.logit_bias)
+        self.fingerprint = _fingerprint(files, *parts, self.text.fingerprint)
 
     def save_pretrained(
         self,
@@ -122,14 +135,6 @@ class CompactEncoder:
         del include_frozen  # the other parts come with the package
         weights = copy_region_head(self.model.folder, folder)
         write_card(folder, card, weights=weights, vocabulary=vocabulary, readme=README)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that an answer depends on."""
-        parts = (LONG_SIDE, self.model.region_head.digest, self.logit_scale, self.logit_bias)
-        # the last two decide boxes of points and masks, whether or not they are loaded yet
-        files = ("eyes.onnx", CONSE_ASSET, "finder.onnx", "mask_head.onnx")
-        return _fingerprint(files, *parts, self.text.fingerprint)
 
     def encode_images(self, images: Sequence[Pixels]) -> list[FeaturePyramid]:
         """All maps of each image, in one pass of the image encoder."""
@@ -159,7 +164,7 @@ class CompactEncoder:
                 self._grow_boxes(pyramid, prompts, at_points, boxes, box_scores)
             prompt_masks = [None if rle is None else decode_mask(rle) for rle in prompts.masks]
             features = extract_region_features(
-                pyramid, boxes, self.model.conse, prompt_masks if has_mask.any() else None
+                pyramid, boxes, self.conse, prompt_masks if has_mask.any() else None
             )
             # (N, 384), and two numbers for what new names gain: (N, 386)
             embeddings = self.calibration.stack_regions(self.model.region_head.embed(features))
@@ -216,13 +221,11 @@ class CompactEmbedder:
 
     def __init__(self, model: CompactModel) -> None:
         self.model = model
-        self.text = CompactTextEncoder(model.conse, threads=model.threads, device=model.device)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the assets, as they were checked on loading, and of the constants in use."""
+        self.conse = load_conse()
+        self.text = CompactTextEncoder(self.conse, threads=model.threads, device=model.device)
+        # of the assets, as they were checked on loading, and of the constants in use
         constants = (LONG_SIDE, CROP_SIDE, TEMPERATURE, BEST_CLASSES, LOGIT_SCALE, LOGIT_BIAS)
-        return _fingerprint(("eyes.onnx", CONSE_ASSET), *constants, self.text.fingerprint)
+        self.fingerprint = _fingerprint((IMAGE_ENCODER, CONSE), *constants, self.text.fingerprint)
 
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Embed images of any sizes, `(len(images), 384)`, not normalised."""
@@ -241,7 +244,7 @@ class CompactEmbedder:
 
     def project(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
         """Means of the last convolution `(n, 1280)` into the space of the texts `(n, 384)`."""
-        return self.model.conse.project(pooled)
+        return self.conse.project(pooled)
 
     def _last_map(self, pixels: Pixels, long_side: int) -> DenseMap:
         encoder = self.model.image_encoder
@@ -263,12 +266,12 @@ class CompactExtractor:
     @property
     def fingerprint(self) -> str:
         """Hash of the image encoder, as it was checked on loading, and of the size it works at."""
-        content = repr((read_manifest()["eyes.onnx"]["sha256"], LONG_SIDE, ALL_MAPS))
+        content = repr((read_manifest()[IMAGE_ENCODER]["sha256"], LONG_SIDE, ALL_MAPS))
         return f"compact-eyes-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
 
     def describe(self) -> Mapping[str, str]:
         """See `DescribedExtractor`. The key is that of stores made before."""
-        digest = read_manifest()["eyes.onnx"]["sha256"]
+        digest = read_manifest()[IMAGE_ENCODER]["sha256"]
         return {"eyes": f"compact ({digest[:12]}), long side {LONG_SIDE}"}
 
     def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
@@ -313,7 +316,7 @@ class CompactProposer:
     @property
     def fingerprint(self) -> str:
         """Of the image encoder, the proposal head and the limits."""
-        files = ("eyes.onnx", "finder.onnx")
+        files = (IMAGE_ENCODER, PROPOSAL_HEAD)
         return _fingerprint(files, LONG_SIDE, self.limit, self.min_score)
 
     def propose(self, image: Pixels) -> Regions:

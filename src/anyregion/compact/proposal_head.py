@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
-from anyregion.compact.onnx_session import load_graph
 from anyregion.proposals import box_iou, nms
 from anyregion.regions import Boxes
-
-GRAPH = "finder.onnx"
 
 LEVELS = (8, 16, 32, 64)
 """Strides of the grids, in pixels of the network's input."""
@@ -45,17 +42,17 @@ class GridBoxes:
     scale: NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
 class ProposalHead:
     """Boxes of objects of any kind.
 
-    Args:
+    Attributes:
         session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
             takes the maps and gives `boxes` `(cells, 4)` in pixels of the network's input, `scores`
             and `point_scores` `(cells,)`: see `GridBoxes`.
     """
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    session: Any
 
     def propose(
         self, pyramid: FeaturePyramid, *, limit: int = 100, min_score: float = 0.0
@@ -99,7 +96,7 @@ class ProposalHead:
     def _predict(self, pyramid: FeaturePyramid) -> GridBoxes:
         """Run the graph; boxes in pixels of the image, clipped to it."""
         feed = {str(name): pyramid.maps[name] for name in CHANNELS}
-        boxes, scores, point_scores = self._session.run(["boxes", "scores", "point_scores"], feed)
+        boxes, scores, point_scores = self.session.run(["boxes", "scores", "point_scores"], feed)
         rows, columns = pyramid.maps["stride32"].shape[:2]
         scale = pyramid.frame_scale()
         height, width = pyramid.size
@@ -190,13 +187,3 @@ def _contains(boxes: Boxes, points: NDArray[np.float64]) -> NDArray[np.bool_]:
     low = boxes[:, None, :2] <= middle[None]
     high = middle[None] <= boxes[:, None, 2:]
     return np.asarray((low & high).all(axis=2))
-
-
-def load_proposal_head(*, threads: int | None = None, device: str = "cpu") -> ProposalHead:
-    """The shipped head.
-
-    Raises:
-        InputError: ONNX Runtime cannot use the device.
-        CheckpointError: the graph is missing or altered.
-    """
-    return ProposalHead(load_graph(GRAPH, threads=threads, device=device))

@@ -9,7 +9,6 @@ scoring stays a plain product.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from anyregion.compact.assets import read_asset
-from anyregion.compact.onnx_session import start_session
+from anyregion.compact.assets import CALIBRATION, REGION_HEAD, read_asset
 from anyregion.compact.region_features import RegionFeatures
 from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, writing
 
 Floats = NDArray[np.float32]
-GRAPH = "namer.onnx"
-NUMBERS = "namer.safetensors"
-TRAINED = ("namer.json", "namer_weights.safetensors")  # what training goes on from
+# what training writes beside the graph and the calibration, to go on from
+CONFIG, WEIGHTS = "namer.json", "namer_weights.safetensors"
 README = """# A trained region head of compact
 
 Names regions with anyregion's built-in model, whose frozen parts come with the package:
@@ -127,22 +124,22 @@ class Calibration:
                 bias=float(metadata["bias"]),
             )
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{NUMBERS}: damaged ({error})") from None
+            raise CheckpointError(f"{CALIBRATION}: damaged ({error})") from None
 
 
+@dataclass(frozen=True, eq=False)
 class RegionHead:
     """The graph from region features to embeddings.
 
-    Args:
+    Attributes:
         session: an `onnxruntime.InferenceSession` of what `compact.training` exported.
         calibration: what belongs to the graph.
         digest: SHA-256 of both files.
     """
 
-    def __init__(self, session: Any, calibration: Calibration, digest: str) -> None:
-        self._session = session
-        self.calibration = calibration
-        self.digest = digest
+    session: Any
+    calibration: Calibration
+    digest: str
 
     def embed(self, features: RegionFeatures) -> Floats:
         """Embeddings of one image's regions, `(N, 384)`, length 1."""
@@ -152,59 +149,29 @@ class RegionHead:
         for start in range(0, len(features.pooled), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
             by_region = {name: inputs[name][rows] for name in ("pooled", "conse", "boxes")}
-            (embeddings,) = self._session.run(["embeddings"], {**inputs, **by_region})
+            (embeddings,) = self.session.run(["embeddings"], {**inputs, **by_region})
             parts.append(embeddings)
         joined = np.concatenate(parts)  # (N, 384)
         unit: Floats = joined / (np.linalg.norm(joined, axis=1, keepdims=True) + np.float32(1e-7))
         return unit
 
 
-def load_region_head(
-    folder: Path | None = None, *, threads: int | None = None, device: str = "cpu"
-) -> RegionHead:
-    """The region head of the built-in model, or of a folder that training made.
-
-    Args:
-        folder: as training made it; None for the built-in head.
-        threads, device: see `load_graph`.
-
-    Raises:
-        InputError: ONNX Runtime cannot use the device.
-        CheckpointError: a file is missing, altered or damaged.
-    """
-    graph, numbers = (_read(folder, name) for name in (GRAPH, NUMBERS))
-    session = start_session(graph, threads=threads, device=device)
-    digest = hashlib.sha256(graph + numbers).hexdigest()
-    return RegionHead(session, Calibration.from_bytes(numbers), digest)
-
-
 def copy_region_head(source: Path | None, folder: Path) -> list[str]:
     """Copy a head into another folder, with what training goes on from; the names of its files.
 
     Args:
-        source: as for `load_region_head`.
+        source: a folder as training made it; None for the built-in head.
         folder: made if it is missing.
 
     Raises:
         AnyRegionError: the folder cannot be written.
         CheckpointError: a file is missing.
     """
-    names = [GRAPH, NUMBERS]
+    names = [REGION_HEAD, CALIBRATION]
     if source is not None:
-        names += [name for name in TRAINED if (source / name).is_file()]
+        names += [name for name in (CONFIG, WEIGHTS) if (source / name).is_file()]
     with writing(folder):
         for name in names:
             with atomic_path(folder / name) as temporary:
-                temporary.write_bytes(_read(source, name))
+                temporary.write_bytes(read_asset(name, source))
     return names
-
-
-def _read(folder: Path | None, name: str) -> bytes:
-    if folder is None:
-        return read_asset(name)
-    try:
-        return (folder / name).read_bytes()
-    except OSError:
-        raise CheckpointError(
-            f"{folder / name}: missing: not a folder made by training compact"
-        ) from None

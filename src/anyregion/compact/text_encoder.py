@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.compact.assets import read_asset, read_manifest
-from anyregion.compact.conse import ASSET as CONSE_ASSET
+from anyregion.compact.assets import (
+    CONSE,
+    TEXT_ENCODER,
+    TOKENIZER,
+    read_asset,
+    read_manifest,
+    start_session,
+)
 from anyregion.compact.conse import Conse
-from anyregion.compact.onnx_session import load_graph
 from anyregion.compact.region_head import NEW, SYNONYM, Calibration
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ class CompactTextEncoder:
         conse: holds the centre of the space.
         calibration: of a region head, to embed what new names gain too; None for texts alone.
         threads: for one operator; None leaves it to ONNX Runtime (all cores).
-        device: see `load_graph`.
+        device: see `start_session`.
 
     Raises:
         CheckpointError: an asset is missing or altered; for graph and tokeniser at first use.
@@ -58,7 +63,7 @@ class CompactTextEncoder:
         self._device = device
         self.templates: tuple[str, ...] = ("a {}",)
         manifest = read_manifest()
-        files = ("words.onnx", "tokenizer.json", CONSE_ASSET)
+        files = (TEXT_ENCODER, TOKENIZER, CONSE)
         digest = hashlib.sha256("".join(manifest[name]["sha256"] for name in files).encode())
         self.fingerprint = f"compact-{digest.hexdigest()[:16]}"
         if calibration is not None:
@@ -115,10 +120,11 @@ class CompactTextEncoder:
     def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_str(read_asset("tokenizer.json").decode("utf-8"))
+        tokenizer = Tokenizer.from_str(read_asset(TOKENIZER).decode("utf-8"))
         tokenizer.enable_truncation(MAX_PIECES)
         return tokenizer
 
     @cached_property
     def _session(self) -> Any:
-        return load_graph("words.onnx", threads=self._threads, device=self._device)
+        graph = read_asset(TEXT_ENCODER)
+        return start_session(graph, threads=self._threads, device=self._device)

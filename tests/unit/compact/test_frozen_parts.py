@@ -15,7 +15,8 @@ import pytest
 
 from anyregion import CheckpointError, InputError
 from anyregion.baselines.pooling import pool
-from anyregion.compact.assets import assets_folder, read_asset, read_manifest
+from anyregion.compact import assets
+from anyregion.compact.assets import ASSETS, read_asset, read_manifest
 from anyregion.compact.conse import Conse, class_names
 from anyregion.compact.image_encoder import CHANNELS, letterbox
 from anyregion.compact.model import CompactEmbedder, CompactModel
@@ -44,10 +45,10 @@ def packaged(package: str, path: str) -> Path:
 
 def test_manifest_covers_every_file_and_says_where_it_is_from() -> None:
     files = read_manifest()
-    there = {path.name for path in assets_folder().iterdir()} - {"manifest.json"}
+    there = {path.name for path in ASSETS.iterdir()} - {"manifest.json"}
     assert set(files) == there
     for name, about in files.items():
-        content = (assets_folder() / name).read_bytes()
+        content = (ASSETS / name).read_bytes()
         assert len(content) == about["bytes"]
         assert hashlib.sha256(content).hexdigest() == about["sha256"]
         assert about["licence"]
@@ -59,33 +60,34 @@ def test_manifest_covers_every_file_and_says_where_it_is_from() -> None:
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Path:
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("manifest.json", "classes.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((assets_folder() / name).read_bytes())
+        (tmp_path / name).write_bytes((ASSETS / name).read_bytes())
+    monkeypatch.setattr(assets, "ASSETS", tmp_path)
     return tmp_path
 
 
 def test_altered_file_is_refused(copied: Path) -> None:
-    assert read_asset("tokenizer.json", copied)
+    assert read_asset("tokenizer.json")
     content = bytearray((copied / "tokenizer.json").read_bytes())
     content[1000] ^= 1
     (copied / "tokenizer.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
-        read_asset("tokenizer.json", copied)
+        read_asset("tokenizer.json")
 
 
 @pytest.mark.parametrize("name", ["words.onnx", "classes.json", "manifest.json", "other.bin"])
 def test_missing_file_is_named(copied: Path, name: str) -> None:
     (copied / name).unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-        read_asset("classes.json" if name == "manifest.json" else name, copied)
+        read_asset("classes.json" if name == "manifest.json" else name)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 1}', '{"files": {"a": 1}}'])
 def test_damaged_manifest_is_refused(copied: Path, text: str) -> None:
     (copied / "manifest.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
-        read_asset("classes.json", copied)
+        read_asset("classes.json")
 
 
 def test_import_loads_no_onnxruntime() -> None:
@@ -99,15 +101,15 @@ def test_import_loads_no_onnxruntime() -> None:
 def test_fingerprint_follows_every_asset(
     compact: CompactEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = compact.fingerprint
+    before, manifest = compact.fingerprint, read_manifest()
     assert before == CompactEmbedder(CompactModel(threads=1)).fingerprint
-    for name in ("eyes.onnx", "bridge.safetensors"):
-        files = {**read_manifest(), name: {"sha256": "another"}}
-        monkeypatch.setattr("anyregion.compact.model.read_manifest", lambda files=files: files)
-        assert compact.fingerprint != before
-    monkeypatch.undo()
-    monkeypatch.setattr(compact.text, "fingerprint", "another")
-    assert compact.fingerprint != before
+    for room, name in (
+        ("model", "eyes.onnx"), ("model", "bridge.safetensors"), ("text_encoder", "words.onnx")
+    ):  # fmt: skip
+        files = {**manifest, name: {"sha256": "another"}}
+        monkeypatch.setattr(f"anyregion.compact.{room}.read_manifest", lambda files=files: files)
+        assert CompactEmbedder(compact.model).fingerprint != before
+        monkeypatch.undo()
 
 
 # image encoder
@@ -278,7 +280,7 @@ def plain_conse(conse: Conse) -> Conse:
 
 
 def test_conse_of_a_sure_classifier_is_the_class(compact: CompactEmbedder) -> None:
-    conse = compact.model.conse
+    conse = compact.conse
     logits = np.zeros((2, 1000), np.float32)
     logits[0, 281] = logits[1, 817] = 60
     assert (plain_conse(conse).project(logits) > 0).sum(axis=1).tolist() == [30, 30]
@@ -289,7 +291,7 @@ def test_conse_of_a_sure_classifier_is_the_class(compact: CompactEmbedder) -> No
 def test_probabilities_are_those_of_all_classes(compact: CompactEmbedder) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (5, 1000)).astype(np.float32)
     softmax = np.exp(logits / 1.5) / np.exp(logits / 1.5).sum(axis=1, keepdims=True)
-    probabilities = plain_conse(compact.model.conse).project(logits)
+    probabilities = plain_conse(compact.conse).project(logits)
     for row, all_classes in zip(probabilities, softmax, strict=True):
         best = np.flatnonzero(row)
         assert set(best.tolist()) == set(np.argsort(-all_classes)[:30].tolist())
@@ -297,7 +299,7 @@ def test_probabilities_are_those_of_all_classes(compact: CompactEmbedder) -> Non
 
 
 def test_the_text_space_is_centred(compact: CompactEmbedder) -> None:
-    classes = compact.model.conse.classes
+    classes = compact.conse.classes
     assert classes.shape == (1000, 384)
     assert np.allclose(np.linalg.norm(classes, axis=1), 1, atol=0.01)
     assert np.abs((classes @ classes.T)[~np.eye(1000, dtype=bool)].mean()) < 0.01
@@ -307,9 +309,7 @@ def test_classes_are_near_their_own_words(compact: CompactEmbedder) -> None:
     names = class_names()
     assert names[281] == "tabby"
     words = compact.text.encode_text([f"a {name}" for name in names[::10]])
-    assert (
-        (words @ compact.model.conse.classes.T).argmax(axis=1) == np.arange(0, 1000, 10)
-    ).mean() > 0.9
+    assert ((words @ compact.conse.classes.T).argmax(axis=1) == np.arange(0, 1000, 10)).mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -333,6 +333,6 @@ def test_names_real_photos(
 
 
 def test_manifest_names_the_command() -> None:
-    about = json.loads((assets_folder() / "manifest.json").read_text())
+    about = json.loads((ASSETS / "manifest.json").read_text())
     script = about["command"].split()[1]
     assert (Path(__file__).parents[3] / script).is_file()

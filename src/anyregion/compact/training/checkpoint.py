@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from anyregion.compact.assets import CALIBRATION, REGION_HEAD
 from anyregion.compact.image_encoder import CHANNELS
-from anyregion.compact.region_head import GRAPH, NUMBERS, README, Calibration
+from anyregion.compact.region_head import CONFIG, README, WEIGHTS, Calibration
 from anyregion.compact.training.export import export_region_head, rounded
 from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
@@ -21,8 +22,6 @@ from anyregion.files import atomic_path, read_json, write_json, writing
 from anyregion.model_card import ModelCard, write_card
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
 
-WEIGHTS = "namer_weights.safetensors"
-CONFIG = "namer.json"
 FORMAT = "anyregion.compact.namer/1"
 
 M = TypeVar("M", bound=nn.Module)
@@ -46,8 +45,8 @@ def save_region_head(
     weights = {name: t.half().contiguous() for name, t in rounded(module).state_dict().items()}
     write_tensors(folder / WEIGHTS, weights, {"format": FORMAT, "licence": card.licence})
     with writing(folder):
-        export_region_head(module, folder / GRAPH)
-        with atomic_path(folder / NUMBERS) as temporary:
+        export_region_head(module, folder / REGION_HEAD)
+        with atomic_path(folder / CALIBRATION) as temporary:
             temporary.write_bytes(calibration.to_bytes())
         content = {
             "format": FORMAT,
@@ -57,7 +56,9 @@ def save_region_head(
             "figures": dict(metrics),
         }
         write_json(folder / CONFIG, content, indent=2)
-    write_card(folder, card, weights=[GRAPH, NUMBERS, WEIGHTS], vocabulary=None, readme=README)
+    write_card(
+        folder, card, weights=[REGION_HEAD, CALIBRATION, WEIGHTS], vocabulary=None, readme=README
+    )
 
 
 def load_region_head_module(folder: Path) -> RegionHeadModule:

@@ -19,6 +19,7 @@ import torch
 from anyregion.compact.assets import read_asset
 from anyregion.compact.conse import load_conse
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
+from anyregion.compact.model import CompactModel
 from anyregion.compact.region_features import (
     MEMORY,
     POOLED,
@@ -31,7 +32,7 @@ from anyregion.compact.region_head import (
     INPUTS,
     STACKED_LENGTH,
     Calibration,
-    load_region_head,
+    RegionHead,
 )
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training import checkpoint
@@ -93,6 +94,10 @@ def module(seed: int = 0) -> RegionHeadModule:
     with torch.no_grad():  # as after some training: the learned part counts
         head.projector.weight.mul_(300)
     return head
+
+
+def region_head(folder: Path) -> RegionHead:
+    return CompactModel(folder, threads=1).region_head
 
 
 def calibration() -> Calibration:
@@ -193,7 +198,7 @@ def test_graph_equals_torch(saved: Path, count: int) -> None:
     with torch.no_grad():
         (expected,) = rounded(module())([tensors(features)])
     expected = torch.nn.functional.normalize(expected, dim=-1)
-    embeddings = load_region_head(saved, threads=1).embed(features)
+    embeddings = region_head(saved).embed(features)
     assert np.abs(embeddings - expected.numpy()).max() < 1e-4
 
 
@@ -202,7 +207,7 @@ def test_graph_of_no_region(saved: Path) -> None:
     none = replace(
         features, pooled=features.pooled[:0], conse=features.conse[:0], boxes=features.boxes[:0]
     )
-    assert load_region_head(saved, threads=1).embed(none).shape == (0, 384)
+    assert region_head(saved).embed(none).shape == (0, 384)
 
 
 def test_bad_sizes() -> None:
@@ -216,7 +221,7 @@ def test_bad_sizes() -> None:
 
 
 def test_save_and_load(tmp_path: Path, saved: Path) -> None:
-    head = load_region_head(saved, threads=1)
+    head = region_head(saved)
     numbers = head.calibration
     assert numbers.names == ("dog", "cat")
     assert (numbers.gamma, numbers.scale, numbers.bias) == (0.13, 14.0, -6.0)
@@ -231,12 +236,12 @@ def test_save_and_load(tmp_path: Path, saved: Path) -> None:
     folder = shutil.copytree(saved, tmp_path / "model")
     (folder / "namer.safetensors").write_bytes(calibration().to_bytes()[:100])
     with pytest.raises(CheckpointError, match="damaged"):
-        load_region_head(folder, threads=1)
+        region_head(folder)
     with pytest.raises(CheckpointError, match="missing"):
-        load_region_head(tmp_path / "nothing", threads=1)
+        region_head(tmp_path / "nothing")
     (folder / "namer.onnx").write_bytes(read_asset("classes.json"))
     with pytest.raises(CheckpointError, match="not a graph"):
-        load_region_head(folder, threads=1)
+        region_head(folder)
 
 
 def test_the_folder_keeps_its_format(saved: Path) -> None:
@@ -436,7 +441,7 @@ def test_it_learns_and_saves(tmp_path: Path, saved: Path, monkeypatch: pytest.Mo
     )
     report = fit(region_task, loop, tmp_path)
     assert report.validation["top1"] > before["top1"] + 0.2
-    head = load_region_head(tmp_path / "model", threads=1)
+    head = region_head(tmp_path / "model")
     assert sorted(head.calibration.names) == ["bus", "cat", "dog", "tree"]
     assert head.embed(random_features(3)).shape == (3, 384)
     learned = load_region_head_module(tmp_path / "model")
