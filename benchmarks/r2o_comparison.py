@@ -62,10 +62,10 @@ def anyregion(*words: str, threads: int, log: Path | None = None) -> str:
 def gather(shared: Path, folder: Path) -> Path:
     """Links to every photograph that is trained on; none of them is judged on."""
     data = shared / "data"
-    found, _ = find_images(data / "unlabelled" / part for part in UNLABELLED)
+    images, _ = find_images(data / "unlabelled" / part for part in UNLABELLED)
     listed = json.loads((data / "coco/annotations/instances_train.json").read_text())["images"]
-    found += [data / "coco/images" / image["file_name"] for image in listed]
-    for path in sorted(found):
+    images += [data / "coco/images" / image["file_name"] for image in listed]
+    for path in sorted(images):
         link(path, folder / "-".join(path.relative_to(data).parts))
     return folder
 
@@ -177,14 +177,14 @@ RULERS = {"discovery": "grid", "discovery last": "grid", "foreground": "box"}  #
 
 def figures(name: str, args: argparse.Namespace) -> dict[str, dict[int, float]]:
     """By question and seed, what was answered so far."""
-    found: dict[str, dict[int, float]] = {question: {} for question in FIGURES}
+    values_of: dict[str, dict[int, float]] = {question: {} for question in FIGURES}
     for question, figure in FIGURES.items():
         for seed in range(max(args.seeds, args.other_seeds)):
             path = answer_path(name, seed, question, args)
             if path.is_file():
                 answer = json.loads(path.read_text())
-                found[question][seed] = 100 * float(answer.get("figures", answer)[figure])
-    return found
+                values_of[question][seed] = 100 * float(answer.get("figures", answer)[figure])
+    return values_of
 
 
 def rows(args: argparse.Namespace) -> Iterator[str]:
@@ -195,9 +195,9 @@ def rows(args: argparse.Namespace) -> Iterator[str]:
     rulers = " | ".join(_ruler(question, args) for question in FIGURES)
     yield f"| a grid, a centred box | | {rulers} |"
     for name in (RANDOM, *VARIANTS):
-        found = figures(name, args)
-        cells = [_cell(list(values.values()), "") for values in found.values()]
-        yield f"| {name} | {max(map(len, found.values()))} | " + " | ".join(cells) + " |"
+        values_of = figures(name, args)
+        cells = [_cell(list(values.values()), "") for values in values_of.values()]
+        yield f"| {name} | {max(map(len, values_of.values()))} | " + " | ".join(cells) + " |"
     yield "\nPoints above random weights of the same seed: the mean (each)\n\n" + head
     for name in VARIANTS:
         above = [

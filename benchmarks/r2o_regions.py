@@ -30,9 +30,9 @@ from anyregion.training.seeds import generator, seed_torch
 
 def photographs(paths: list[Path], size: int) -> list[Pixels]:
     """Squashed to a square, as R2O sees whole images."""
-    given = [read_image(path) for path in paths]
+    photos = [read_image(path) for path in paths]
     own = (skimage.data.coffee, skimage.data.chelsea, skimage.data.astronaut, skimage.data.rocket)
-    return [spanning_view(pixels, size) for pixels in given or [photo() for photo in own]]
+    return [spanning_view(pixels, size) for pixels in photos or [photo() for photo in own]]
 
 
 def main() -> None:
@@ -57,9 +57,9 @@ def main() -> None:
     with eval_mode(encoder):
         device = torch.device(args.device)
         images = normalize(photos, device, mean=encoder.mean, std=encoder.std)
-        found = segment_features(encoder.intermediate(images), labels.to(device))
+        pooled = segment_features(encoder.intermediate(images), labels.to(device))
     draws = [generator(args.seed, "regions", number) for number in range(len(photos))]
-    ids = cluster_segments(found, args.regions, draws, scope="image").cpu()
+    ids = cluster_segments(pooled, args.regions, draws, scope="image").cpu()
     regions = ids.gather(1, labels.flatten(1)).view_as(labels)
     rows = zip(photos, labels.numpy(), regions.numpy(), strict=True)
     picture = region_picture(list(rows), f"regions, K = {args.regions}")

@@ -31,6 +31,7 @@ import torch
 from anyregion.images import find_images
 from anyregion.r2o import method, refinement
 from anyregion.r2o.method import R2O
+from anyregion.r2o.training import task as r2o_task
 from anyregion.r2o.training.build import build
 from anyregion.r2o.training.task import R2OTask
 from anyregion.recipes.loading import Training, read_training
@@ -142,11 +143,10 @@ class Bench:
             )  # fmt: skip
             module: Any = fabric.setup_module(own.module.train())
             self.steppers[name] = Stepper(fabric, own, module, optimizer, scaler, None, loop)
-            clock.watch(own, "_images", "images to tensors")
             clock.watch(self.steppers[name], "_clip_grad", "gradient norm")
         clock.watch(fabric, "backward", "backward")
         clock.watch(optimizer, "step", "optimiser")
-        clock.watch(networks, "follow", "target follows (running mean)")
+        clock.watch(networks, "update_target", "target follows (running mean)")
         clock.watch(networks.online.encoder, "forward", "online encoder, forward")
         clock.watch(networks.online.projector, "forward", "online heads, forward")
         clock.watch(networks.predictor, "forward", "online heads, forward")
@@ -172,20 +172,20 @@ class Bench:
         for number in range(1, count + 1):
             for name in chosen:
                 taken[name].append(self.step(name, number))
-        return {name: _mean(found) for name, found in taken.items()}
+        return {name: _mean(rows) for name, rows in taken.items()}
 
 
 def _built(training: Training) -> R2OTask:
     return build(training.settings, loop=training.loop)
 
 
-def _mean(found: Sequence[Seconds]) -> Seconds:
-    parts = dict.fromkeys(part for one in found for part in one)
+def _mean(rows: Sequence[Seconds]) -> Seconds:
+    parts = dict.fromkeys(part for one in rows for part in one)
     zero = (0.0, 0.0)
     return {
         part: (
-            sum(one.get(part, zero)[0] for one in found) / len(found),
-            sum(one.get(part, zero)[1] for one in found) / len(found),
+            sum(one.get(part, zero)[0] for one in rows) / len(rows),
+            sum(one.get(part, zero)[1] for one in rows) / len(rows),
         )
         for part in parts
     }
@@ -196,39 +196,39 @@ def trainings(
 ) -> dict[str, Training]:
     """A recipe's settings with those of each variant."""
     common = {"images": f"['{images}']", "cache": str(cache), "shown": "0", **settings}
-    found = {}
+    trainings_of = {}
     for name in variants:
-        given = common | VARIANTS[name]
-        words = [f"--r2o.{key}={value}" for key, value in given.items()]
+        settings = common | VARIANTS[name]
+        words = [f"--r2o.{key}={value}" for key, value in settings.items()]
         read = read_training(recipe, words, task="r2o")
         # a run of its own length is not what is measured
-        found[name] = replace(read, loop=replace(read.loop, precision=_precision(recipe)))
-    return found
+        trainings_of[name] = replace(read, loop=replace(read.loop, precision=_precision(recipe)))
+    return trainings_of
 
 
 def _precision(recipe: str) -> Any:
     return "bf16" if recipe == "r2o-small" else "fp32"
 
 
-def table(found: dict[str, Seconds], *, of: int = 0) -> None:
+def table(columns: dict[str, Seconds], *, of: int = 0) -> None:
     """Print CPU (`of` 0) or wall (1) seconds, then what the bar and the ratio are."""
-    print(f"  {'':36}" + "".join(f"{name:>16}" for name in found))
+    print(f"  {'':36}" + "".join(f"{name:>16}" for name in columns))
 
     def row(name: str, values: Sequence[float], form: str = "{:.3f}") -> None:
         print(f"  {name:36}" + "".join(f"{form.format(value):>16}" for value in values))
 
     for part in (LOAD, *OTHERS, *ADDED):
-        row(part, [seconds.get(part, (0.0, 0.0))[of] for seconds in found.values()])
-    steps = [step_seconds(seconds, of) for seconds in found.values()]
+        row(part, [seconds.get(part, (0.0, 0.0))[of] for seconds in columns.values()])
+    steps = [step_seconds(seconds, of) for seconds in columns.values()]
     row("the step, without load", steps)
-    row("added by R2O", [added(seconds, of) for seconds in found.values()])
+    row("added by R2O", [added(seconds, of) for seconds in columns.values()])
     row(
         f"  of the step (bar: {BAR:.0%})",
-        [added(seconds, of) / step for seconds, step in zip(found.values(), steps, strict=True)],
+        [added(seconds, of) / step for seconds, step in zip(columns.values(), steps, strict=True)],
         "{:.2%}",
     )
-    if "BYOL" in found:
-        base = step_seconds(found["BYOL"], of)
+    if "BYOL" in columns:
+        base = step_seconds(columns["BYOL"], of)
         row("times a step of BYOL", [step / base for step in steps], "{:.3f}")
 
 
@@ -252,8 +252,8 @@ def links(images: Sequence[Path], folder: Path) -> Path:
 
 def spread_over(folder: Path, count: int) -> list[Path]:
     """`count` images from all over a folder."""
-    found, _ = find_images([folder])
-    return found[:: max(1, len(found) // count)][:count]
+    paths, _ = find_images([folder])
+    return paths[:: max(1, len(paths) // count)][:count]
 
 
 def main() -> None:
@@ -269,9 +269,9 @@ def main() -> None:
     clock.watch(refinement, "segment_features", "clustering: segments pooled")
     clock.watch(refinement, "cluster_segments", "clustering: k-means")
     clock.watch(refinement, "region_masks", "one-hot maps of the regions")
-    clock.watch(refinement, "segment_masks", "one-hot maps of the regions")
     clock.watch(method, "align_masks", "masks aligned to the views")
-    clock.watch(method, "_rows", "features pooled under masks")
+    clock.watch(r2o_task, "normalize", "images to tensors")
+    clock.watch(method, "_mask_features", "features pooled under masks")
     data = args.shared / "data"
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -288,10 +288,10 @@ def main() -> None:
             print(f"ResNet-50, {args.images} images of 224, one thread, CPU seconds a step")
             table(bench.rounds(args.rounds))
             torch.set_num_threads(threads)
-            found = bench.rounds(1, ["K = 128", "BYOL"])
+            columns = bench.rounds(1, ["K = 128", "BYOL"])
             for of, kind in enumerate(("CPU", "wall")):
                 print(f"the same, {threads} threads, {kind} seconds a step")
-                table(found, of=of)
+                table(columns, of=of)
             del bench
         if args.no_small:
             return

@@ -86,7 +86,7 @@ class Torchvision:
         return [*views, whole]
 
 
-class Ours:
+class Own:
     """The same by this package."""
 
     def __init__(self, config: ViewConfig) -> None:
@@ -112,11 +112,11 @@ def _note(stages: Stages, name: str, start: float) -> float:
 
 def measure(folder: Path, size: int, images: int) -> None:
     """Print the table for the first images of a folder, spread over it."""
-    found, _ = find_images([folder])
-    chosen = found[:: max(1, len(found) // images)][:images]
+    paths, _ = find_images([folder])
+    chosen = paths[:: max(1, len(paths) // images)][:images]
     config = ViewConfig(size=size)
     ways: dict[str, Callable[[Path, Stages], list[Pixels]]] = {
-        "ours": Ours(config),
+        "ours": Own(config),
         "torchvision": Torchvision(config, opencv=False),
     }
     if find_spec("cv2"):
@@ -127,12 +127,12 @@ def measure(folder: Path, size: int, images: int) -> None:
             for name, way in ways.items():
                 way(path, taken[name] if run else {})
     print(f"{len(chosen)} photographs of {folder.name} at {size} pixels, CPU ms an image")
-    ours = _means(taken["ours"])
+    own = _means(taken["ours"])
     for name, stages in taken.items():
         means = _means(stages)
         cells = ", ".join(f"{stage} {ms:.2f}" for stage, ms in means.items())
-        whole, views = sum(means.values()), means["two views"] / ours["two views"]
-        ratio = f"{whole / sum(ours.values()):.2f} times ours, views {views:.2f} times"
+        whole, views = sum(means.values()), means["two views"] / own["two views"]
+        ratio = f"{whole / sum(own.values()):.2f} times ours, views {views:.2f} times"
         print(f"  {name:27} {whole:6.2f}: {cells}; {ratio}")
 
 

@@ -97,11 +97,11 @@ def _slower(seconds: float) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    given = json.loads(sys.argv[1])
-    _slower(given.get("delay", 0.0))
+    request = json.loads(sys.argv[1])
+    _slower(request.get("delay", 0.0))
     tasks: list[R2OTask] = []
     _remember(tasks)
-    for words in given["commands"]:
+    for words in request["commands"]:
         if code := main(words):
             sys.exit(code)
         _check_alike(tasks[0])

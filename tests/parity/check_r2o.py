@@ -200,13 +200,13 @@ def refinement_arrays(fixture: Fixture, method: R2O, inputs: Inputs) -> Named:
     yield "kmeans_input", flat
     start = torch.from_numpy(outputs["kmeans_init_centroids"])[None]
     yield "kmeans_init_centroids", _nearest(flat, start[0])
-    found = kmeans(flat[None], count, start=start)
-    yield "kmeans_labels", found.labels[0]
-    yield "kmeans_centroids", found.centres[0]
-    yield "kmeans_inertia", found.inertia[0]
-    yield "kmeans_n_iter", found.passes[0]
-    yield "kmeans_min_margin", _min_margin(flat, start, int(found.passes[0]))
-    clusters = found.labels.view(points.shape[:2])
+    clustered = kmeans(flat[None], count, start=start)
+    yield "kmeans_labels", clustered.labels[0]
+    yield "kmeans_centroids", clustered.centres[0]
+    yield "kmeans_inertia", clustered.inertia[0]
+    yield "kmeans_n_iter", clustered.passes[0]
+    yield "kmeans_min_margin", _min_margin(flat, start, int(clustered.passes[0]))
+    clusters = clustered.labels.view(points.shape[:2])
     size = (outputs["refined_label_map_56"].shape[1], outputs["refined_label_map_56"].shape[2])
     refined = published_map(inputs.labels, clusters, size)
     yield "refined_label_map_56", refined
@@ -257,29 +257,29 @@ def step_arrays(fixture: Fixture, method: R2O, inputs: Inputs) -> Named:
     masks = torch.nn.functional.one_hot(
         torch.from_numpy(outputs["refined_label_map_56"]), fixture.settings["k"]
     )
-    found = method.compare(
+    comparison = method.compare(
         inputs.views, masks.permute(0, 3, 1, 2).float(), inputs.boxes, inputs.flipped, 0.99
     )
     images, count = masks.shape[0], fixture.settings["k"]
-    yield "online_projection", _by_image(found.projected, images, count)
-    yield "q", _by_image(found.predicted, images, count)
-    yield "target_z", _by_image(found.targets, images, count)
-    yield "mean_masks_in_both_views", shared_masks(*found.areas).sum(dim=1).float().mean()
-    losses = _losses(found)
+    yield "online_projection", _by_image(comparison.projected, images, count)
+    yield "q", _by_image(comparison.predicted, images, count)
+    yield "target_z", _by_image(comparison.targets, images, count)
+    yield "mean_masks_in_both_views", shared_masks(*comparison.areas).sum(dim=1).float().mean()
+    losses = _losses(comparison)
     yield from losses.items()
     target = networks.target
     yield "target_stem_conv_after_ema", target.encoder.body.conv1.weight
     yield "target_projector_l2_after_ema", target.projector.output.weight
     named = published_names(networks.state_dict())
     branch = "target_network."
-    theirs = {
-        published.removeprefix(branch): networks.get_parameter(ours)
-        for ours, published in named.items()
-        if published.startswith(branch) and ours in dict(networks.named_parameters())
+    target_parameters = {
+        published.removeprefix(branch): networks.get_parameter(own_name)
+        for own_name, published in named.items()
+        if published.startswith(branch) and own_name in dict(networks.named_parameters())
     }
-    yield "target_param_names", np.array(list(theirs))
-    yield "target_param_sums_after_ema", _sums(theirs.values())
-    yield "target_param_abs_sums_after_ema", _sums([p.abs() for p in theirs.values()])
+    yield "target_param_names", np.array(list(target_parameters))
+    yield "target_param_sums_after_ema", _sums(target_parameters.values())
+    yield "target_param_abs_sums_after_ema", _sums([p.abs() for p in target_parameters.values()])
     losses["loss__weight0_overlap1"].backward()
     learned = {
         named[name]: parameter
@@ -318,14 +318,19 @@ def _by_image(rows: Tensor, images: int, count: int) -> Tensor:
     return rows.reshape(2 * images, count, rows.shape[-1])
 
 
-def _losses(found: Comparison) -> dict[str, Tensor]:
+def _losses(comparison: Comparison) -> dict[str, Tensor]:
     losses = torch.stack(
-        [similarity_losses(p, w) for p, w in zip(found.predicted, found.targets, strict=True)]
+        [
+            similarity_losses(p, w)
+            for p, w in zip(comparison.predicted, comparison.targets, strict=True)
+        ]
     ).mean(dim=0)
     named = {}
     for by_area in (False, True):
         for shared_only in (False, True):
-            weights = mask_weights(*found.areas, by_area=by_area, shared_only=shared_only).flatten()
+            weights = mask_weights(
+                *comparison.areas, by_area=by_area, shared_only=shared_only
+            ).flatten()
             name = f"loss__weight{int(by_area)}_overlap{int(shared_only)}"
             named[name] = (losses * weights).sum() / weights.sum()
     return named
@@ -345,10 +350,10 @@ def no_clustering_arrays(fixture: Fixture, inputs: Inputs) -> Named:
     yield "sliconly_label_map_56", winner
     yield "sliconly_num_segs", _distinct(winner)
     yield "sliconly_aligned_masks", _aligned(regions.masks, inputs, method)
-    found = method.compare(inputs.views, regions.masks, inputs.boxes, inputs.flipped, 0.99)
-    yield "sliconly_q", _by_image(found.predicted, images, count)
-    yield "sliconly_target_z", _by_image(found.targets, images, count)
-    shared = shared_masks(*found.areas).sum(dim=1).float().mean()
+    comparison = method.compare(inputs.views, regions.masks, inputs.boxes, inputs.flipped, 0.99)
+    yield "sliconly_q", _by_image(comparison.predicted, images, count)
+    yield "sliconly_target_z", _by_image(comparison.targets, images, count)
+    shared = shared_masks(*comparison.areas).sum(dim=1).float().mean()
     yield "sliconly_mean_masks_in_both_views", shared
     losses = fixture.method()(
         inputs.views, inputs.whole, inputs.labels, inputs.boxes, inputs.flipped,
@@ -366,10 +371,10 @@ def kmeans_cases(fixture: Fixture) -> Named:
     yield "kmeans_case_init", start[0]
     limit = "kmeans_case_labels_maxiter"
     for passes in [int(name.removeprefix(limit)) for name in cases if name.startswith(limit)]:
-        found = kmeans(points, start.shape[1], start=start, max_passes=passes)
-        yield f"kmeans_case_labels_maxiter{passes}", found.labels[0]
-        yield f"kmeans_case_centroids_maxiter{passes}", found.centres[0]
-        yield f"kmeans_case_n_iter_maxiter{passes}", found.passes[0]
+        clustered = kmeans(points, start.shape[1], start=start, max_passes=passes)
+        yield f"kmeans_case_labels_maxiter{passes}", clustered.labels[0]
+        yield f"kmeans_case_centroids_maxiter{passes}", clustered.centres[0]
+        yield f"kmeans_case_n_iter_maxiter{passes}", clustered.passes[0]
     count = len(cases["kpp_case_chosen_index"])
     trials = 2 + int(np.log(count))
     torch.manual_seed(int(cases["kpp_case_seed"]))
@@ -381,8 +386,11 @@ def kmeans_cases(fixture: Fixture) -> Named:
     yield "kpp_case_centroids", points[0, chosen[0]]
     start = torch.from_numpy(cases["empty_case_init"])[None]
     yield "empty_case_init", start[0]
-    found = kmeans(points, start.shape[1], start=start)
-    if not bool(found.centres.isfinite().all()) or len(found.labels.unique()) != start.shape[1]:
+    clustered = kmeans(points, start.shape[1], start=start)
+    if (
+        not bool(clustered.centres.isfinite().all())
+        or len(clustered.labels.unique()) != start.shape[1]
+    ):
         raise ValueError("an empty cluster was not re-seeded")
     # what the published code makes of it: NaN, and every point in one cluster
     published_collapse = {"empty_case_labels", "empty_case_centroids", "empty_case_n_iter"}
@@ -429,8 +437,8 @@ def schedule_differences(fixture: Fixture) -> float:
         rows = zip(case["epochs"], case["k_float"], case["num_segments"], strict=True)
         for epoch, value, count in rows:
             worst = max(worst, _relative(clusters_float(config, epoch), value))
-            ours = clusters_at(config, epoch)
-            worst = max(worst, _relative(9999 if ours is None else ours, count))
+            clusters = clusters_at(config, epoch)
+            worst = max(worst, _relative(9999 if clusters is None else clusters, count))
     for case in fixture.schedules["lr_and_momentum"]:
         steps, warmup = case["total_steps"], case["warmup_steps"]
         kind = case["lr_type"]
@@ -444,25 +452,25 @@ def schedule_differences(fixture: Fixture) -> float:
             per = case["scale_lr_by_k"] or None
             factor = rate_factor(schedule, step, steps) * rate_scale(count, per=per, most=None)
             worst = max(worst, _relative(case["max_lr"] * factor, rate))
-            ours = target_momentum(step, steps, case["base_momentum"])
-            worst = max(worst, _relative(ours, momentum))
+            own_momentum = target_momentum(step, steps, case["base_momentum"])
+            worst = max(worst, _relative(own_momentum, momentum))
     return worst
 
 
-def _relative(ours: float, reference: float) -> float:
-    return abs(ours - reference) / max(abs(reference), 1.0)
+def _relative(value: float, reference: float) -> float:
+    return abs(value - reference) / max(abs(reference), 1.0)
 
 
-def compare(fixture: Fixture, name: str, ours: Any, group: str = "outputs") -> float:
+def compare(fixture: Fixture, name: str, value: Any, group: str = "outputs") -> float:
     """The difference over what is allowed: at most 1 is the same."""
     reference = fixture.group(group)[name]
-    found = ours.detach().numpy() if isinstance(ours, Tensor) else np.asarray(ours)
+    result = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if reference.dtype.kind in "U":
-        return 0.0 if found.tolist() == reference.tolist() else float("inf")
-    if found.shape != reference.shape:
+        return 0.0 if result.tolist() == reference.tolist() else float("inf")
+    if result.shape != reference.shape:
         return float("inf")
-    both = np.isnan(reference.astype(float)) & np.isnan(found.astype(float))
-    difference = np.abs(found.astype(float) - reference.astype(float))[~both]
+    both = np.isnan(reference.astype(float)) & np.isnan(result.astype(float))
+    difference = np.abs(result.astype(float) - reference.astype(float))[~both]
     most = float(difference.max(initial=0))
     allowed = fixture.tolerance(name, group)
     if not np.isfinite(most):
@@ -475,7 +483,7 @@ def main(folder: Path) -> int:
     fixture = Fixture(folder)
     inputs = Inputs.of(fixture.data)
     method = fixture.method()
-    found: dict[tuple[str, str], float] = {}
+    ratios: dict[tuple[str, str], float] = {}
     lacking: list[str] = []
     parts = (
         ("data", data_arrays(fixture)),
@@ -486,23 +494,23 @@ def main(folder: Path) -> int:
         ("cases", lars_cases(fixture)),
     )
     for group, arrays in parts:
-        for name, ours in arrays:
+        for name, value in arrays:
             if name in fixture.group(group):
-                found[group, name] = compare(fixture, name, ours, group)
+                ratios[group, name] = compare(fixture, name, value, group)
             else:
                 lacking.append(name)
     everything = {("data", n) for n in fixture.data} | {("outputs", n) for n in fixture.outputs}
-    missing = (everything | {("cases", n) for n in fixture.cases}) - found.keys()
+    missing = (everything | {("cases", n) for n in fixture.cases}) - ratios.keys()
     schedules = schedule_differences(fixture)
-    bad = {name: ratio for (_, name), ratio in found.items() if not ratio <= 1}
+    bad = {name: ratio for (_, name), ratio in ratios.items() if not ratio <= 1}
     for name, ratio in sorted(bad.items(), key=lambda pair: -pair[1]):
         print(f"beyond tolerance: {name}, {ratio:.3g} times what is allowed")
     if missing:
         print(f"not computed: {', '.join(sorted(name for _, name in missing))}")
     if lacking:
         print(f"not in the fixture: {', '.join(lacking)}")
-    (_, worst), ratio = max(found.items(), key=lambda pair: pair[1])
-    print(f"{len(found)} arrays; worst array {worst}: {ratio:.3g} of what is allowed")
+    (_, worst), ratio = max(ratios.items(), key=lambda pair: pair[1])
+    print(f"{len(ratios)} arrays; worst array {worst}: {ratio:.3g} of what is allowed")
     print(f"schedules: {schedules:.3g} (allowed 1e-9)")
     return 1 if bad or missing or lacking or not schedules <= 1e-9 else 0
 

@@ -66,10 +66,10 @@ def test_the_judge_can_say_no(
     monkeypatch.setattr(
         check_r2o,
         "data_arrays",
-        lambda given: iter([("crop_boxes_ijhw", given.data["roi_transforms"])]),
+        lambda fixture: iter([("crop_boxes_ijhw", fixture.data["roi_transforms"])]),
     )
     assert check_r2o.main(FIXTURE) == 1
-    said = capsys.readouterr().out
-    assert "beyond tolerance: crop_boxes_ijhw" in said
-    assert "not computed: " in said
-    assert "target_stem_conv_after_ema" in said
+    output = capsys.readouterr().out
+    assert "beyond tolerance: crop_boxes_ijhw" in output
+    assert "not computed: " in output
+    assert "target_stem_conv_after_ema" in output

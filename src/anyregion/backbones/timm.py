@@ -39,8 +39,8 @@ def build(name: str, size: int, *, pretrained: bool = False) -> Encoder:
     body: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     if not hasattr(body, "forward_intermediates"):
         raise _unsupported(name)
-    if patch := patch_size(body):
-        patch_grid(size, size, patch)
+    if isinstance(body, timm.models.VisionTransformer):
+        patch_grid(size, size, body.patch_embed.patch_size)
     # `num_classes=0` leaves pooling heads and their norms, which the last map does not need
     for part in _CLASSIFIER:
         if isinstance(getattr(body, part, None), nn.Module):
@@ -57,8 +57,8 @@ def run_intermediates(
 ) -> Tensor:
     """`(B, 3, H, W)` to the map of one of timm's intermediate layers; no deeper layer is run."""
     timm_body: Any = body
-    if patch := patch_size(body):
-        patch_grid(images.shape[2], images.shape[3], patch)
+    if isinstance(body, timm.models.VisionTransformer):
+        patch_grid(images.shape[2], images.shape[3], body.patch_embed.patch_size)
     features: Tensor = timm_body.forward_intermediates(
         images,
         indices=[intermediate_index if intermediate else last_index],
@@ -80,14 +80,6 @@ def run_efficientnet(
     timm_body: Any = body
     features: Tensor = timm_body.forward_features(images)
     return features
-
-
-def patch_size(body: nn.Module) -> tuple[int, int] | None:
-    """A plain ViT's patch; None for others."""
-    if not isinstance(body, timm.models.VisionTransformer):
-        return None
-    rows, columns = body.patch_embed.patch_size
-    return int(rows), int(columns)
 
 
 def _run_function(name: str, body: nn.Module) -> Run:

@@ -19,8 +19,9 @@ from PIL import Image
 from PIL.Image import Image as PilImage
 
 from anyregion.errors import InputError
-from anyregion.images import Pixels, size_of
+from anyregion.images import Pixels
 
+_FACTORS = ("brightness", "contrast", "saturation")  # the hue's shift is the fourth of the jitter
 _CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 # numbers blurred at once: 16-bit buffers of 80 kB stay in a core's second-level cache
 _BLUR_STRIP = 40_000
@@ -109,7 +110,7 @@ class View:
 
 def make_views(image: Pixels, config: ViewConfig, rng: np.random.Generator) -> tuple[View, View]:
     """Draw the two views of `image`, (height, width, 3). The same `rng` state gives the same."""
-    height, width = size_of(image)
+    height, width = image.shape[:2]
     views = []
     for blur_p, solarize_p in zip(config.blur, config.solarise, strict=True):
         # the order of the draws is the seed's contract: another order gives other views
@@ -126,7 +127,8 @@ def make_views(image: Pixels, config: ViewConfig, rng: np.random.Generator) -> t
             pixels = gaussian_blur(pixels, kernel=config.kernel, sigma=sigma)
         if rng.random() < solarize_p:
             pixels = solarize(pixels, threshold=config.solarise_at)
-        views.append(View(pixels, box_fractions((i, j, h, w), height, width), flipped))
+        edges = (i / height, j / width, (i + h) / height, (j + w) / width)
+        views.append(View(pixels, np.array(edges, dtype=np.float32), flipped))
     return views[0], views[1]
 
 
@@ -153,13 +155,6 @@ def random_crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def box_fractions(box: tuple[int, int, int, int], height: int, width: int) -> NDArray[np.float32]:
-    """A crop (top, left, height, width in pixels) as `View.box` has it: (4,) float32."""
-    i, j, h, w = box
-    edges = (i / height, j / width, (i + h) / height, (j + w) / width)
-    return np.array(edges, dtype=np.float32)
-
-
 def crop_and_resize(
     image: Pixels, box: tuple[int, int, int, int], *, size: int, flipped: bool = False
 ) -> PilImage:
@@ -171,7 +166,7 @@ def crop_and_resize(
         InputError: the box is empty or not inside the image.
     """
     i, j, h, w = box
-    height, width = size_of(image)
+    height, width = image.shape[:2]
     if not (0 <= i < i + h <= height and 0 <= j < j + w <= width):
         raise InputError(f"the crop {box} is not inside an image of {height} x {width}")
     # the crop alone is copied into Pillow: cheaper than the image, and the same as crop, resize
@@ -182,7 +177,8 @@ def crop_and_resize(
 
 def spanning_view(image: Pixels, size: int) -> Pixels:
     """The whole image squashed to (size, size, 3), unchanged otherwise."""
-    return np.array(crop_and_resize(image, (0, 0, *size_of(image)), size=size))
+    height, width = image.shape[:2]
+    return np.array(crop_and_resize(image, (0, 0, height, width), size=size))
 
 
 def color_jitter(
@@ -201,24 +197,19 @@ def color_jitter(
             image = adjust_hue(image, rng.uniform(-strength, strength))
         else:
             factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
-            image = (adjust_brightness, adjust_contrast, adjust_saturation)[step](image, factor)
+            image = adjust_color(image, _FACTORS[step], factor)
     return image
 
 
-def adjust_brightness(image: PilImage, factor: float) -> PilImage:
-    """Blend with black: 0 gives black, 1 the image itself, more than 1 a brighter one."""
-    return Image.blend(Image.new("RGB", image.size), image, factor)
-
-
-def adjust_contrast(image: PilImage, factor: float) -> PilImage:
-    """Blend with the mean of the grey image: 0 gives that one grey, 1 the image itself."""
-    level = int(np.asarray(image.convert("L")).mean() + 0.5)
-    return Image.blend(Image.new("RGB", image.size, (level, level, level)), image, factor)
-
-
-def adjust_saturation(image: PilImage, factor: float) -> PilImage:
-    """Blend with the grey image: 0 gives grey, 1 the image itself."""
-    return Image.blend(to_grayscale(image), image, factor)
+def adjust_color(image: PilImage, kind: str, factor: float) -> PilImage:
+    """Blend with black (`brightness`), with the mean of the grey image (`contrast`) or with the
+    grey image (`saturation`): 0 gives that, 1 the image itself, more than 1 goes beyond it."""
+    if kind == "saturation":
+        blank = to_grayscale(image)
+    else:
+        level = int(np.asarray(image.convert("L")).mean() + 0.5) if kind == "contrast" else 0
+        blank = Image.new("RGB", image.size, (level, level, level))
+    return Image.blend(blank, image, factor)
 
 
 def adjust_hue(image: PilImage, shift: float) -> PilImage:

@@ -134,7 +134,13 @@ class R2O(nn.Module):
             losses = losses.index_add(0, comparison.image, comparison.losses * weights * scale)
         else:
             losses = losses + comparison.losses.sum()
-        spread = _spread(comparison.projected.detach().flatten(0, 1))
+        # standard deviation of unit rows of all processes, times the root of their width: 1 where
+        # they point everywhere, 0 where all are alike, or there are none
+        unit = F.normalize(comparison.projected.detach().flatten(0, 1).float(), dim=1)  # (2 R, D)
+        sums = summed(torch.cat([unit.sum(dim=0), unit.new_tensor([float(len(unit))])]))
+        rows = sums[-1].clamp(min=1)
+        variance = summed((unit - sums[:-1] / rows).square().sum(dim=0)) / rows  # (D,)
+        spread = variance.sqrt().mean() * unit.shape[1] ** 0.5
         return {"loss": losses, "shared_masks": shared, "spread": spread.expand(len(whole))}
 
     @torch.no_grad()
@@ -269,17 +275,6 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in tracking:
             norm.track_running_stats = True
-
-
-def _spread(rows: Tensor) -> Tensor:
-    """Standard deviation of unit rows of all processes, times the root of their width: 1 where
-    they point everywhere, 0 where all are alike, or there are none. `(R, D)` to a scalar."""
-    unit = torch.nn.functional.normalize(rows.float(), dim=1)  # (R, D)
-    totals = summed(torch.cat([unit.sum(dim=0), unit.new_tensor([float(len(unit))])]))
-    count = totals[-1].clamp(min=1)
-    variance = summed((unit - totals[:-1] / count).square().sum(dim=0)) / count
-    spread: Tensor = variance.sqrt().mean() * unit.shape[1] ** 0.5
-    return spread
 
 
 def _mask_features(features: Tensor, aligned: Tensor, compared: Tensor) -> Tensor:

@@ -94,13 +94,7 @@ def region_masks(labels: Tensor, clusters: Tensor, count: int, size: tuple[int, 
     """
     winner = cell_shares(labels, clusters.shape[1], size).argmax(dim=1)  # (B, h, w) segments
     ids = clusters.gather(1, winner.flatten(1)).view_as(winner)  # (B, h, w) clusters
-    return _one_hot(ids, count)
-
-
-def segment_masks(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """The segments themselves as regions: `(B, H, W)` ids to `(B, N, h, w)` one-hot."""
-    segments = count_segments(labels)
-    return _one_hot(cell_shares(labels, segments, size).argmax(dim=1), segments)
+    return (ids[:, None] == torch.arange(count, device=ids.device)[:, None, None]).float()
 
 
 def published_map(labels: Tensor, clusters: Tensor, size: tuple[int, int]) -> Tensor:
@@ -138,19 +132,17 @@ def refine(
         published: zero rows take part, maps are mixed and truncated, segments stay soft.
     """
     if clusters is None:
+        segments = count_segments(labels)
         if published:
-            return RegionMasks(soft_masks(labels, count_segments(labels), size))
-        return RegionMasks(segment_masks(labels, size))
+            return RegionMasks(soft_masks(labels, segments, size))
+        own = torch.arange(segments, device=labels.device).expand(len(labels), -1)  # (B, N)
+        return RegionMasks(region_masks(labels, own, segments, size))
     pooled = segment_features(features, labels, published=published)  # (B, N, C)
     ids = cluster_segments(pooled, clusters, generators, scope=scope, absent_too=published)
     if published:
-        return RegionMasks(_one_hot(published_map(labels, ids, size), clusters), ids)
+        mixed = F.one_hot(published_map(labels, ids, size), clusters)  # (B, h, w, K)
+        return RegionMasks(mixed.permute(0, 3, 1, 2).float().contiguous(), ids)
     return RegionMasks(region_masks(labels, ids, clusters, size), ids)
-
-
-def _one_hot(ids: Tensor, count: int) -> Tensor:
-    """`(B, h, w)` ids to `(B, count, h, w)`; negative ids are in none."""
-    return (ids[:, None] == torch.arange(count, device=ids.device)[:, None, None]).float()
 
 
 def count_segments(labels: Tensor) -> int:

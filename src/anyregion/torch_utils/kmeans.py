@@ -74,6 +74,7 @@ class _Points:
         squares: `(G, N)`, their squared norms.
         present: `(G, N)` bool.
         mean: `(G, 1, D)`, what was subtracted.
+        group: `(G, 1)`, 0 to G - 1: `rows[group, index]` are the rows at `index` `(G, T)`.
         tie: `(G, 1)`, the squared distance up to which two points are one.
         wide: the type that sums are kept in.
     """
@@ -82,6 +83,7 @@ class _Points:
     squares: Tensor
     present: Tensor
     mean: Tensor
+    group: Tensor
     tie: Tensor
     wide: torch.dtype
 
@@ -157,7 +159,10 @@ def kmeans(
             used = torch.ones(centres.shape[:2], dtype=torch.bool, device=points.device)
         elif draws is not None and start is None:
             index = _plus_plus(data, k, draws)  # (G, K), -1 where distinct points ran out
-            centres, used = _rows_at(data.rows, index.clamp_min(0)), index >= 0
+            used = index >= 0
+            # without points there is no row to take: padded by one of zeros
+            rows = data.rows if points.shape[1] else pad(data.rows, [0, 0, 0, 1])
+            centres = rows[data.group, index.clamp_min(0)]  # (G, K, D)
         else:
             raise InputError("k-means needs either start centres or draws for k-means++")
         return _lloyd(data, centres, used, max_passes)
@@ -238,23 +243,15 @@ def _center(points: Tensor, present: Tensor | None) -> _Points:
         raise InputError(f"NaN, infinite or too large numbers among the points of group {numbers}")
     largest = pad(squares, [0, 1]).amax(-1, keepdim=True)  # 0 for a group of no points
     wide = torch.float32 if rows.device.type == "mps" else torch.float64  # mps has no float64
-    return _Points(rows, squares, present, mean, largest * _SAME_POINT, wide)
-
-
-def _rows_at(rows: Tensor, index: Tensor) -> Tensor:
-    """`(G, N, D)` at `(G, T)` -> `(G, T, D)`."""
-    groups, count, width = rows.shape
-    if count == 0:
-        return rows.new_zeros(*index.shape, width)
-    flat = index + torch.arange(groups, device=rows.device)[:, None] * count
-    return rows.reshape(-1, width)[flat.flatten()].view(*index.shape, width)
+    group = torch.arange(len(rows), device=rows.device)[:, None]
+    return _Points(rows, squares, present, mean, group, largest * _SAME_POINT, wide)
 
 
 def _squared_distances(data: _Points, index: Tensor | None) -> Tensor:
     """Squared distances of the points at `(G, T)`, or of all, to all: `(G, T, N)`."""
     rows, squares = data.rows, data.squares
     if index is not None:
-        rows, squares = _rows_at(rows, index), squares.gather(1, index)
+        rows, squares = rows[data.group, index], squares.gather(1, index)
     sums = squares[:, :, None] + data.squares[:, None]
     distances = torch.baddbmm(sums, rows, data.rows.mT, alpha=-2)
     # what only rounding tells apart is the same point
@@ -277,14 +274,14 @@ def _plus_plus(data: _Points, k: int, draws: Draws) -> Tensor:
     first = torch.searchsorted(data.present.cumsum(1), rank + 1)
     first.clamp_max_(count - 1)
     start[:, :1] = first.where(present > 0, -1)
-    to_first = _squared_distances(data, first) if table is None else _rows_at(table, first)
+    to_first = _squared_distances(data, first) if table is None else table[data.group, first]
     closest = to_first[:, 0].masked_fill_(~data.present, 0.0)  # (G, N), to the nearest centre
     for number in range(1, k):
         mass = closest.cumsum(-1, dtype=data.wide)
         # right: a point without mass, such as an absent one, is never drawn
         index = torch.searchsorted(mass, trials[:, number - 1] * mass[:, -1:], right=True)
         index.clamp_max_(count - 1)  # (G, T), the candidates
-        to_all = _squared_distances(data, index) if table is None else _rows_at(table, index)
+        to_all = _squared_distances(data, index) if table is None else table[data.group, index]
         remaining = torch.minimum(to_all, closest[:, None])  # (G, T, N)
         sums = remaining.sum(-1, dtype=data.wide)
         # Either of two neighbours leaves the same sum: rounding is not to choose between them, for
@@ -367,8 +364,12 @@ def _scores(
 def _fill_empty(
     labels: Tensor, distances: Tensor, tie: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give each empty cluster a far point of its own; labels, distances, sizes `(G, K + 1)`."""
-    sizes = _cluster_sizes(labels, k)
+    """Give each empty cluster a far point of its own; labels, distances, sizes `(G, K + 1)`.
+
+    The last size counts the absent points.
+    """
+    bags = labels + torch.arange(len(labels), device=labels.device)[:, None] * (k + 1)
+    sizes = torch.bincount(bags.flatten(), minlength=len(labels) * (k + 1)).view(-1, k + 1)
     empty = sizes[:, :k] == 0
     if not bool(empty.any()):
         return labels, distances, sizes
@@ -378,15 +379,13 @@ def _fill_empty(
     able = empty & (turn < labels.shape[1]) & (farthest.values.gather(1, reach) > tie)
     group, cluster = able.nonzero(as_tuple=True)
     point = farthest.indices.gather(1, reach)[group, cluster]
+    # several may leave one cluster, each goes to a cluster of its own
+    one = torch.ones_like(point)
+    sizes.index_put_((group, labels[group, point]), -one, accumulate=True)
+    sizes[group, cluster] = one
     labels[group, point] = cluster
     distances[group, point] = 0.0
-    return labels, distances, _cluster_sizes(labels, k)
-
-
-def _cluster_sizes(labels: Tensor, k: int) -> Tensor:
-    """Points of each cluster, `(G, K + 1)`; the last column counts the absent ones."""
-    bags = labels + torch.arange(len(labels), device=labels.device)[:, None] * (k + 1)
-    return torch.bincount(bags.flatten(), minlength=len(labels) * (k + 1)).view(-1, k + 1)
+    return labels, distances, sizes
 
 
 def _cluster_sums(rows: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def test_missing_and_broken_files(data: Path) -> None:
     assert "not an image" in faults["images that cannot be read"]
 
 
-def test_a_truncated_file_is_found_by_decoding(data: Path) -> None:
+def test_decoding_shows_a_truncated_file(data: Path) -> None:
     file = data / "images/one.jpg"
     file.write_bytes(file.read_bytes()[:-10])
     assert wrong(check(data, decode=False)) == {}
@@ -151,7 +151,7 @@ def test_masks_are_checked_where_they_were_read(data: Path) -> None:
     assert check(data).wrong == 0
 
 
-def test_what_reading_found_is_part_of_it(data: Path) -> None:
+def test_it_includes_what_reading_sets_apart(data: Path) -> None:
     value = content()
     value["annotations"].append(region(9, 99, 5, [0, 0, 5, 5]))
     assert wrong(check(data, value)) == {

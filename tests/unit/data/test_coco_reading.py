@@ -149,7 +149,7 @@ def test_ids_of_images(read: Any) -> None:
     }
 
 
-def test_region_ids_are_made_unique(read: Any) -> None:
+def test_region_ids_become_unique(read: Any) -> None:
     rows = [
         region(5, 7, 5, [0, 0, 5, 5]),
         region(5, 7, 5, [0, 0, 6, 6]),
@@ -199,7 +199,7 @@ def test_of_very_many_faults_a_hundred_are_spelled_out(read: Any) -> None:
     assert annotations.findings[0].count == 250
 
 
-def test_masks_are_read_if_asked_for(read: Any) -> None:
+def test_masks_are_read_on_request(read: Any) -> None:
     polygon = [[0, 0, 5, 0, 5, 5]]
     code = {"size": [40, 60], "counts": [0, 2400]}
     rows = [

@@ -90,7 +90,7 @@ def test_a_bad_shard_is_named_and_rebuilt(store: Store, tmp_path: Path, how: str
     assert same(Store(store.folder).read(3), right)
 
 
-def test_images_that_changed_are_found(store: Store, tmp_path: Path) -> None:
+def test_changed_images_are_listed(store: Store, tmp_path: Path) -> None:
     names = store.annotations.file_names
     (tmp_path / "images" / names[0]).write_bytes(b"something else")
     (tmp_path / "images" / names[4]).unlink()
@@ -102,7 +102,7 @@ def test_images_that_changed_are_found(store: Store, tmp_path: Path) -> None:
     assert verify(store) == []
 
 
-def test_an_image_that_came_later_is_found(tmp_path: Path) -> None:
+def test_an_image_that_came_later_is_used(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     late = tmp_path / "images" / store.annotations.file_names[2]
     late.unlink()
@@ -115,7 +115,7 @@ def test_an_image_that_came_later_is_found(tmp_path: Path) -> None:
     assert not fill_store(store, SmallExtractor(), tmp_path / "images").set_aside
 
 
-def test_a_damaged_index_is_found_and_written_anew(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_index_is_written_anew(store: Store, tmp_path: Path) -> None:
     index = store.folder / "index.safetensors"
     whole = index.read_bytes()
     start = 8 + int.from_bytes(whole[:8], "little")

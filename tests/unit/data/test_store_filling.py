@@ -160,7 +160,7 @@ def test_a_shard_that_another_machine_is_at_is_left_to_it(tmp_path: Path) -> Non
     assert_whole(store, expected(tmp_path, store))
 
 
-def test_files_are_found_as_the_check_finds_them(tmp_path: Path) -> None:
+def test_files_are_looked_up_as_the_check_does(tmp_path: Path) -> None:
     """LVIS names images `train2017/1.jpg`; the folder given may be `train2017` itself."""
     original = annotations([1, 2, 1], file_names=("a.png", "deeper/b.png", "../secret.png"))
     names = ("a.png", "b.png", "../secret.png")

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from anyregion.errors import InputError
+from anyregion.r2o import augmentations
 from anyregion.r2o.augmentations import (
     View,
     ViewConfig,
-    box_fractions,
     crop_and_resize,
     make_views,
     random_crop_box,
@@ -34,23 +34,23 @@ def photo(height: int = 60, width: int = 80) -> np.ndarray:
 
 
 @needs_shared
-def test_geometry_equals_the_published_arrays_exactly() -> None:
+def test_geometry_equals_the_published_arrays_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = SHARED / "fixtures" / "r2o"
     with np.load(folder / "data.npz") as data, np.load(folder / "images.npz") as images:
         for number, transforms in enumerate(data["roi_transforms"]):
             image = images[f"image_{number}"]
-            height, width = image.shape[:2]
-            assert np.array_equal(spanning_view(image, 224), data["raw_uint8"][number])
-            whole = box_fractions((0, 0, height, width), height, width)
-            assert np.array_equal(whole, transforms[2, :4])
-            for view in range(2):
-                i, j, h, w = (int(v) for v in data["crop_boxes_ijhw"][number, view])
-                flipped = bool(transforms[view, 4])
-                pixels = np.array(crop_and_resize(image, (i, j, h, w), size=224, flipped=flipped))
-                assert np.array_equal(pixels, data[f"view{view + 1}_uint8"][number])
-                fractions = box_fractions((i, j, h, w), height, width)
-                assert fractions.dtype == np.float32
-                assert np.array_equal(fractions, transforms[view, :4])
+            whole = data["raw_uint8"][number]
+            assert np.array_equal(spanning_view(image, 224), whole)
+            crops = [*data["crop_boxes_ijhw"][number], [0, 0, *image.shape[:2]]]
+            for row, crop in enumerate(crops):
+                box, flipped = tuple(int(value) for value in crop), bool(transforms[row, 4])
+                monkeypatch.setattr(augmentations, "random_crop_box", lambda *_, box=box: box)
+                config = replace(PLAIN, size=224, flip=float(flipped))
+                view, _ = make_views(image, config, np.random.default_rng(0))
+                expected = data[f"view{row + 1}_uint8"][number] if row < 2 else whole
+                assert np.array_equal(view.pixels, expected)
+                assert view.box.dtype == np.float32
+                assert np.array_equal(view.box, transforms[row, :4])
 
 
 def test_a_cut_is_crop_then_resize_then_mirror() -> None:
@@ -75,23 +75,23 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     stats = pytest.importorskip("scipy.stats")
     config, rng, count = ViewConfig(), np.random.default_rng(0), 4000
-    ours = np.array([random_crop_box(height, width, config, rng) for _ in range(count)])
+    boxes = np.array([random_crop_box(height, width, config, rng) for _ in range(count)])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         image = Image.new("RGB", (width, height))
         draw = transforms.RandomResizedCrop.get_params
         scale, ratio = list(config.scale), list(config.ratio)
-        theirs = np.array([draw(image, scale, ratio) for _ in range(count)])
-    assert (ours[:, :2] >= 0).all()
-    assert (ours[:, 0] + ours[:, 2] <= height).all()
-    assert (ours[:, 1] + ours[:, 3] <= width).all()
+        expected = np.array([draw(image, scale, ratio) for _ in range(count)])
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 0] + boxes[:, 2] <= height).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= width).all()
     for measure in (
         lambda b: b[:, 2] * b[:, 3] / (height * width),  # share of the area
         lambda b: np.log(b[:, 3] / b[:, 2]),  # aspect ratio
         lambda b: b[:, 0] + b[:, 2] / 2,  # middle, down
         lambda b: b[:, 1] + b[:, 3] / 2,  # middle, across
     ):
-        assert stats.ks_2samp(measure(ours), measure(theirs)).pvalue > 0.01
+        assert stats.ks_2samp(measure(boxes), measure(expected)).pvalue > 0.01
 
 
 def test_where_no_crop_fits_the_central_one_of_an_allowed_ratio_is_taken() -> None:
@@ -138,7 +138,7 @@ def test_the_share_of_mirrored_views(chance: float, low: float, high: float) -> 
 
 
 @pytest.mark.parametrize("name", ["jitter_p", "grey", "blur", "solarise"])
-def test_each_step_happens_as_often_as_asked(name: str) -> None:
+def test_each_step_happens_as_often_as_its_probability(name: str) -> None:
     image, count = photo(16, 16), 1000
     chances = (0.3, 0.3) if name in ("jitter_p", "grey") else (0.8, 0.1)
     value = 0.3 if name in ("jitter_p", "grey") else chances

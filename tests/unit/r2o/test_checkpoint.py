@@ -38,11 +38,11 @@ def _one_thread() -> None:
 @pytest.fixture(scope="module")
 def networks() -> Networks:
     torch.manual_seed(0)
-    found = Networks(build_encoder("torchvision/resnet18", size=64), width=512, hidden=24, out=8)
+    networks = Networks(build_encoder("torchvision/resnet18", size=64), width=512, hidden=24, out=8)
     with torch.no_grad():  # a target that is not the online network
-        for parameter in found.target.parameters():
+        for parameter in networks.target.parameters():
             parameter.add_(1)
-    return found
+    return networks
 
 
 def published_file(networks: Networks, path: Path, **more: Any) -> Path:
@@ -67,17 +67,20 @@ def test_names_there_and_back(networks: Networks) -> None:
     assert "predictor.predictor.l2.bias" in published
     back = from_published(published)
     assert back.keys() == state.keys()
-    assert all(back[name] is published[theirs] for name, theirs in published_names(state).items())
+    assert all(
+        back[name] is published[published_name]
+        for name, published_name in published_names(state).items()
+    )
 
 
 def test_a_file_is_read_and_loaded(networks: Networks, tmp_path: Path) -> None:
-    found = read_published(published_file(networks, tmp_path / "r2o.pth"))
-    assert (found.epoch, found.steps) == (7, 1234)
-    sizes = found.sizes
+    checkpoint = read_published(published_file(networks, tmp_path / "r2o.pth"))
+    assert (checkpoint.epoch, checkpoint.steps) == (7, 1234)
+    sizes = checkpoint.sizes
     assert (sizes.backbone, sizes.width, sizes.hidden, sizes.out) == ("resnet18", 512, 24, 8)
-    again = networks_of(found, size=64)
-    wanted = networks.state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in again.state_dict().items())
+    again = networks_of(checkpoint, size=64)
+    expected = networks.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.state_dict().items())
 
 
 def test_its_online_network_starts_a_backbone(networks: Networks, tmp_path: Path) -> None:
@@ -102,14 +105,18 @@ def test_the_shared_fixtures_layout(tmp_path: Path) -> None:
     content["model"] = {n: torch.from_numpy(np.array(v)) for n, v in content["model"].items()}
     torch.save(content, tmp_path / "published.pth")
 
-    found = read_published(tmp_path / "published.pth")
-    assert (found.epoch, found.steps) == (7, 1234)
-    assert (found.sizes.backbone, found.sizes.hidden, found.sizes.out) == ("resnet18", 96, 32)
-    networks = networks_of(found, size=64)
+    checkpoint = read_published(tmp_path / "published.pth")
+    assert (checkpoint.epoch, checkpoint.steps) == (7, 1234)
+    assert (checkpoint.sizes.backbone, checkpoint.sizes.hidden, checkpoint.sizes.out) == (
+        "resnet18",
+        96,
+        32,
+    )
+    networks = networks_of(checkpoint, size=64)
     # the fixture's names are, one for one, ours
     assert set(published_names(networks.state_dict()).values()) == set(state)
-    for name, theirs in published_names(networks.state_dict()).items():
-        assert np.array_equal(networks.state_dict()[name].numpy(), state[theirs])
+    for name, published_name in published_names(networks.state_dict()).items():
+        assert np.array_equal(networks.state_dict()[name].numpy(), state[published_name])
     encoder = build_encoder("torchvision/resnet18", weights=tmp_path / "published.pth")
     stem = encoder.body.state_dict()["conv1.weight"].numpy()
     assert np.array_equal(stem, state["online_network.encoder.0.weight"])
@@ -127,13 +134,13 @@ def test_architectures_are_recognised(name: str) -> None:
 
 
 def test_another_width_is_refused_by_name(networks: Networks, tmp_path: Path) -> None:
-    found = read_published(published_file(networks, tmp_path / "r2o.pth"))
+    checkpoint = read_published(published_file(networks, tmp_path / "r2o.pth"))
     other = Networks(build_encoder("torchvision/resnet18"), width=512, hidden=32, out=8)
     with pytest.raises(CheckpointError, match=r"resnet18, heads 24 and 8 .*projector\.hidden"):
-        load_published(other, found)
+        load_published(other, checkpoint)
     other = Networks(build_encoder("torchvision/resnet34"), width=512, hidden=24, out=8)
     with pytest.raises(CheckpointError, match=r"missing .*layer1\.2"):
-        load_published(other, found)
+        load_published(other, checkpoint)
 
 
 def test_other_files_are_refused(networks: Networks, tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ def test_rows_on_a_line() -> None:
     assert effective_rank(through_zero) == pytest.approx(1, abs=1e-4)
     beside = through_zero + torch.ones(32)
     assert 1 < effective_rank(beside) <= 2
-    (found,) = advice(figures_of(through_zero))  # the two ends lie far apart
-    assert found.startswith("projection_rank is 1, below 3: ")
-    assert "Raise the batch" in found
+    (warning,) = advice(figures_of(through_zero))  # the two ends lie far apart
+    assert warning.startswith("projection_rank is 1, below 3: ")
+    assert "Raise the batch" in warning
 
 
 def test_effective_rank_by_hand() -> None:
@@ -136,8 +136,8 @@ def run(*, broken: bool, lr: float, seed: int) -> list[dict[str, float]]:
         projected = online(rows)
         for kept, new in zip(target.parameters(), online.parameters(), strict=True):
             kept.lerp_(new.detach(), 0.01)
-        found, goal = (projected, projected) if broken else (predictor(projected), target(rows))
-        loss = 1 - nn.functional.cosine_similarity(found, goal.roll(96, dims=0)).mean()
+        output, goal = (projected, projected) if broken else (predictor(projected), target(rows))
+        loss = 1 - nn.functional.cosine_similarity(output, goal.roll(96, dims=0)).mean()
         if not step % 10:
             looks.append({**figures_of(projected), "loss": float(loss.detach())})
         optimizer.zero_grad()
@@ -147,12 +147,12 @@ def run(*, broken: bool, lr: float, seed: int) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_run_made_to_collapse_is_flagged_and_its_healthy_twin_is_not(seed: int) -> None:
+def test_a_collapsing_run_is_flagged_and_its_healthy_twin_is_not(seed: int) -> None:
     broken = run(broken=True, lr=0.5, seed=seed)
-    said = [kinds(advice(figures)) for figures in broken]
-    assert said[0] == []
-    assert all("projection_spread" in texts for texts in said[3:])
-    assert said[-1] == ["projection_spread", "projection_rank"]
+    warnings = [kinds(advice(figures)) for figures in broken]
+    assert warnings[0] == []
+    assert all("projection_spread" in texts for texts in warnings[3:])
+    assert warnings[-1] == ["projection_spread", "projection_rank"]
     assert broken[-1]["loss"] < 1e-3  # by its loss, the better run
     healthy = run(broken=False, lr=0.5, seed=seed)
     assert all(advice(figures) == [] for figures in healthy)

@@ -33,13 +33,13 @@ def _part(rank: int, folder: str, sizes: list[int]) -> None:
     mine = slice(begin, begin + sizes[rank])
     everything, everyone, own = gather_points(points[:, mine], present[:, mine])
     unmasked = gather_points(points[:, mine], None)
-    found = kmeans(everything, 7, present=everyone, draws=draws_for(1, 7))
+    result = kmeans(everything, 7, present=everyone, draws=draws_for(1, 7))
     torch.save(
         {
             "own": [own.start, own.stop],
             "same": torch.equal(everything, points) and torch.equal(everyone, present),
             "unmasked": unmasked[1] is None and torch.equal(unmasked[0], points),
-            "labels": found.labels[:, own],
+            "labels": result.labels[:, own],
         },
         f"{folder}/{rank}.pt",
     )

@@ -33,12 +33,14 @@ def published() -> Any:
 @pytest.mark.parametrize("number", range(9))
 def test_published_clusters(number: int) -> None:
     case = published()["cluster_schedules"][number]
-    asked = case["config"]
-    config = CurriculumConfig(asked["type"], tuple(asked["epochs"]), tuple(asked["values"]))
-    for epoch, wanted, count in zip(
+    settings = case["config"]
+    config = CurriculumConfig(
+        settings["type"], tuple(settings["epochs"]), tuple(settings["values"])
+    )
+    for epoch, expected, count in zip(
         case["epochs"], case["k_float"], case["num_segments"], strict=True
     ):
-        assert clusters_float(config, epoch) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+        assert clusters_float(config, epoch) == pytest.approx(expected, rel=1e-9, abs=1e-9)
         assert clusters_at(config, epoch) == (None if count == 9999 else count)
 
 
@@ -55,21 +57,21 @@ def test_published_rate_and_momentum(number: int) -> None:
         fallen = (math.ceil(0.96 * steps),)
         schedule = ScheduleConfig("step", warmup_steps=warm, warmup_from=0.0, milestones=fallen)
     assert case["rows"]
-    for step, clusters, wanted, momentum in case["rows"]:
+    for step, clusters, expected, momentum in case["rows"]:
         rate = lr * rate_factor(schedule, step, steps)
         rate *= rate_scale(clusters, per=case["scale_lr_by_k"], most=None)
-        assert rate == pytest.approx(wanted, rel=1e-9, abs=1e-9)
-        found = target_momentum(step, steps, case["base_momentum"])
-        assert found == pytest.approx(momentum, abs=1e-9)
+        assert rate == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        result = target_momentum(step, steps, case["base_momentum"])
+        assert result == pytest.approx(momentum, abs=1e-9)
 
 
 def test_the_paper() -> None:
     config = CurriculumConfig()
-    found = [clusters_at(config, epoch, epochs=300) for epoch in range(300)]
-    assert (found[0], found[150], found[200], found[299]) == (128, 91, 66, 4)
-    assert found == sorted(found, reverse=True)
-    assert found == [clusters_at(CurriculumConfig(epochs=(0, 300)), e) for e in range(300)]
-    assert found[:10] == [clusters_at(config, e / 10, epochs=30) for e in range(10)]
+    clusters = [clusters_at(config, epoch, epochs=300) for epoch in range(300)]
+    assert (clusters[0], clusters[150], clusters[200], clusters[299]) == (128, 91, 66, 4)
+    assert clusters == sorted(clusters, reverse=True)
+    assert clusters == [clusters_at(CurriculumConfig(epochs=(0, 300)), e) for e in range(300)]
+    assert clusters[:10] == [clusters_at(config, e / 10, epochs=30) for e in range(10)]
 
 
 def test_backwards_is_the_same_in_a_mirror() -> None:
@@ -101,7 +103,7 @@ def test_kinds_spread_over_a_run_of_four_epochs(
     assert [clusters_at(config, epoch, epochs=4) for epoch in range(6)] == expected
 
 
-def test_rate_scale_is_capped_unless_asked() -> None:
+def test_rate_scale_is_capped_by_default() -> None:
     assert [rate_scale(k) for k in (4, 16, 128, None, 9999)] == [0.25, 1, 8, 8, 8]
     assert rate_scale(None, most=None) == pytest.approx(9999 / 16)
     assert rate_scale(64, most=16) == 1

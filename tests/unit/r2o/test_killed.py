@@ -46,9 +46,9 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, precision: str) 
         "r2o__cache": tmp_path / "priors",
     }
     out = tmp_path / "killed"
-    given = {"delay": 0.05, "commands": [command(photos, out, **changes)]}
+    request = {"delay": 0.05, "commands": [command(photos, out, **changes)]}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.pretraining", json.dumps(given)],
+        [sys.executable, "-m", "tests.helpers.pretraining", json.dumps(request)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -70,9 +70,9 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, precision: str) 
     ks = {line["validation"]["clusters"] for line in lines(out) if "validation" in line}
     assert len(ks) > 1, "the curriculum is to move, also behind the point where it was killed"
     for part in (last_checkpoint(out).relative_to(out), Path("model/backbone.safetensors")):
-        ours, theirs = load_file(out / part), load_file(tmp_path / "whole" / part)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
+        killed, whole = load_file(out / part), load_file(tmp_path / "whole" / part)
+        assert killed.keys() == whole.keys()
+        assert all(torch.equal(killed[name], whole[name]) for name in killed), part
     for drawn in (tmp_path / "whole" / "samples").rglob("*.jpg"):
         again = out / drawn.relative_to(tmp_path / "whole")
         assert again.read_bytes() == drawn.read_bytes()

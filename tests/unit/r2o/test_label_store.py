@@ -386,7 +386,7 @@ def test_a_damaged_shard_is_filled_again(folder: Path, harm: str, computed: list
     assert_right(store)
 
 
-def test_damage_is_found_by_verify_and_repaired(folder: Path, small_shards: None) -> None:
+def test_verify_reports_damage_and_it_is_repaired(folder: Path, small_shards: None) -> None:
     store = opened(folder)
     assert verify(store) == []
     paths = shards(store)
@@ -413,7 +413,7 @@ def test_a_shard_that_goes_while_it_is_needed_is_no_end(folder: Path) -> None:
     assert fresh.recomputed == 1
 
 
-def test_records_are_told_apart() -> None:
+def test_checksums_tell_records_apart() -> None:
     content = b"the same bytes"
     assert checksum(1, content) != checksum(2, content)
 

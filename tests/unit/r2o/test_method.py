@@ -35,8 +35,8 @@ class _Body(nn.Module):
 
 
 def _run(body: Any, images: torch.Tensor, intermediate: bool) -> torch.Tensor:
-    found: torch.Tensor = body.first(images)
-    return found if intermediate else body.second(found)
+    features: torch.Tensor = body.first(images)
+    return features if intermediate else body.second(features)
 
 
 def _method(config: MethodConfig | None = None) -> R2O:
@@ -81,8 +81,8 @@ def test_the_target_follows_before_it_looks() -> None:
             parameter.add_(1.0)
     online = [p.detach().clone() for p in method.networks.online.parameters()]
     method(**_inputs(), clusters=3, seeds=[0], momentum=0.75)
-    for found, was in zip(method.networks.target.parameters(), online, strict=True):
-        torch.testing.assert_close(found, was + 0.75)
+    for parameter, was in zip(method.networks.target.parameters(), online, strict=True):
+        torch.testing.assert_close(parameter, was + 0.75)
     before = [p.clone() for p in method.networks.target.parameters()]
     method(**_inputs(), clusters=3, seeds=[0], momentum=None)
     assert all(
@@ -111,7 +111,7 @@ def test_published_clustering_counts_in_the_stages_that_it_runs_only() -> None:
     assert int(body.second[1].num_batches_tracked) == 1
 
 
-def test_batch_statistics_restores_what_it_found() -> None:
+def test_batch_statistics_are_restored() -> None:
     norm = nn.BatchNorm1d(2)
     still = nn.BatchNorm1d(2, track_running_stats=False)
     with batch_statistics(nn.ModuleList([norm, still])):
@@ -124,14 +124,14 @@ def test_batch_statistics_restores_what_it_found() -> None:
 def test_the_mean_of_the_images_is_the_mean_over_shared_masks() -> None:
     method, inputs = _method(), _inputs()
     regions = method.find_regions(inputs["whole"], inputs["labels"], 4, [0])
-    found = _method().compare(
+    comparison = _method().compare(
         inputs["views"], regions.masks, inputs["boxes"], inputs["flipped"], 0.9
     )
-    torch.testing.assert_close(found.losses, torch.stack(
-        [similarity_losses(p, w) for p, w in zip(found.predicted, found.targets, strict=True)]
-    ).mean(dim=0))  # fmt: skip
+    sides = zip(comparison.predicted, comparison.targets, strict=True)
+    expected = torch.stack([similarity_losses(p, w) for p, w in sides]).mean(dim=0)
+    torch.testing.assert_close(comparison.losses, expected)
     losses = _method()(**inputs, clusters=4, seeds=[0], momentum=0.9)["loss"]
-    torch.testing.assert_close(losses.mean(), found.losses.mean())
+    torch.testing.assert_close(losses.mean(), comparison.losses.mean())
 
 
 def test_empty_masks_do_not_enter_the_heads() -> None:
@@ -169,8 +169,8 @@ def test_one_mask_an_image_is_byol() -> None:
     predicted = networks.predictor(networks.online.projector(rows))
     networks.update_target(0.9)
     swapped = torch.cat(inputs["views"].chunk(2)[::-1])
-    wanted = networks.target.projector(networks.target.encoder(swapped).mean(dim=(2, 3)))
-    byol = 2 - 2 * nn.functional.cosine_similarity(predicted, wanted)
+    targets = networks.target.projector(networks.target.encoder(swapped).mean(dim=(2, 3)))
+    byol = 2 - 2 * nn.functional.cosine_similarity(predicted, targets)
     torch.testing.assert_close(losses, byol.view(2, -1).mean(dim=0), atol=1e-5, rtol=1e-5)
 
 

@@ -58,7 +58,7 @@ def test_figures_and_pictures_leave_no_trace(tmp_path: Path, scope: str) -> None
     assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
 
 
-def test_pictures_are_of_as_many_images_as_asked(tmp_path: Path) -> None:
+def test_pictures_show_as_many_images_as_set(tmp_path: Path) -> None:
     monitor, method = small_monitor(tmp_path, shown=3)
     assert monitor.pictures(method, None)["regions"].shape == (18 + 3 * 166, 3 * 160 + 4 * 6, 3)
     monitor, method = small_monitor(tmp_path / "none", shown=0)
@@ -81,8 +81,8 @@ def test_a_picture_shows_image_superpixels_and_regions() -> None:
 
     def at(column: int, down: float, right: float) -> list[int]:
         x = 6 + column * 166 + round(160 * right)
-        found: list[int] = picture[18 + round(160 * down), x].tolist()
-        return found
+        colour: list[int] = picture[18 + round(160 * down), x].tolist()
+        return colour
 
     grey, yellow = [200, 200, 200], [255, 255, 0]
     assert at(0, 0.5, 0.5) == at(0, 0.25, 0.25) == grey

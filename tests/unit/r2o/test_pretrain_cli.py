@@ -40,7 +40,7 @@ QUICK: dict[str, Any] = {
     "r2o__shown": 0,
 }
 ONE = QUICK | {"r2o__epochs": 0.5}
-Said = pytest.CaptureFixture[str]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos")
 
 
-def refused(said: Said, *patterns: str) -> None:
-    text = said.readouterr().err
+def refused(capsys: Capture, *patterns: str) -> None:
+    text = capsys.readouterr().err
     assert "Traceback" not in text
     for pattern in patterns:
         assert re.search(pattern, text), text
 
 
-def test_folders_without_an_image(tmp_path: Path, capsys: Said) -> None:
+def test_folders_without_an_image(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     for name in ("a.txt", "b.csv"):
@@ -77,7 +77,7 @@ def test_folders_without_an_image(tmp_path: Path, capsys: Said) -> None:
     assert not run.exists()
 
 
-def test_one_image(tmp_path: Path, capsys: Said) -> None:
+def test_one_image(tmp_path: Path, capsys: Capture) -> None:
     """One image is enough, one at a time too, unless a BatchNorm sees one value a channel."""
     photos = write_photos(tmp_path / "photos", 1)
     assert pretrain(photos, tmp_path / "run", **ONE, r2o__batch=4) == 0
@@ -98,9 +98,9 @@ def test_images_smaller_than_a_view(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
     settings = QUICK | {"r2o__prior__kind": "slic", "r2o__batch": 8, "r2o__epochs": 0.08}
     assert pretrain(tmp_path / "photos", tmp_path / "run", **settings) == 0
-    found = [x["loss"] for x in read_log(tmp_path / "run") if "loss" in x]
-    assert len(found) == 3
-    assert all(0 < loss < 4 for loss in found)
+    values = [x["loss"] for x in read_log(tmp_path / "run") if "loss" in x]
+    assert len(values) == 3
+    assert all(0 < loss < 4 for loss in values)
 
 
 def huge(path: Path) -> None:
@@ -115,7 +115,7 @@ def huge(path: Path) -> None:
 
 
 def test_unusable_images_are_set_aside_up_to_a_share(
-    photos: Path, tmp_path: Path, capsys: Said
+    photos: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     huge(photos / "huge.png")
     whole = (photos / "photo0.png").read_bytes()
@@ -162,7 +162,7 @@ def test_images_of_every_kind(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_will_not_do(
-    photos: Path, tmp_path: Path, capsys: Said, changes: dict[str, Any], patterns: list[str]
+    photos: Path, tmp_path: Path, capsys: Capture, changes: dict[str, Any], patterns: list[str]
 ) -> None:
     assert pretrain(photos, tmp_path / "run", **ONE | changes) == 1
     refused(capsys, *patterns)
@@ -171,14 +171,14 @@ def test_settings_that_will_not_do(
 
 
 def test_a_gradient_that_is_not_finite_where_no_image_can_be_run_alone(
-    photos: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = R2OTask.losses
 
     def steep(self: R2OTask, module: Any, examples: Any) -> dict[str, Any]:
-        found = losses(self, module, examples)
+        result = losses(self, module, examples)
         weight = self.r2o.networks.predictor.output.weight.sum()
-        return {"loss": found["loss"] + (weight - weight).sqrt()}
+        return {"loss": result["loss"] + (weight - weight).sqrt()}
 
     monkeypatch.setattr(R2OTask, "losses", steep)
     settings = ONE | {"precision": "fp32"}
@@ -189,7 +189,7 @@ def test_a_gradient_that_is_not_finite_where_no_image_can_be_run_alone(
 
 
 def test_a_batch_that_processes_cannot_share(
-    photos: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert pretrain(photos, tmp_path / "run", **ONE) == 1
@@ -208,7 +208,7 @@ def test_a_cache_that_the_recipe_names(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_larger_batch_than_the_folder_and_more_clusters_than_segments(
-    tmp_path: Path, capsys: Said
+    tmp_path: Path, capsys: Capture
 ) -> None:
     photos = write_photos(tmp_path / "photos", 3)
     settings = QUICK | {"r2o__batch": 8, "r2o__epochs": 6, "r2o__curriculum__values": "[100, 90]"}
@@ -221,7 +221,7 @@ def test_a_larger_batch_than_the_folder_and_more_clusters_than_segments(
 
 
 def test_an_image_that_is_lost_on_the_way(
-    photos: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, begin = tmp_path / "run", R2OTask.on_step_start
     settings = QUICK | {"r2o__epochs": 3, "r2o__checkpoint_epochs": 0.5, "ahead": 1}
@@ -242,19 +242,19 @@ def test_an_image_that_is_lost_on_the_way(
 
 
 def test_a_full_disk_during_a_checkpoint(
-    photos: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = QUICK | {"r2o__epochs": 2, "r2o__checkpoint_epochs": 0.5}
     settings |= {"r2o__cache": tmp_path / "priors"}
     assert pretrain(photos, tmp_path / "whole", **settings) == 0
     save, count = weight_files.save_file, 0
 
-    def full(*given: Any, **more: Any) -> None:
+    def full(*args: Any, **more: Any) -> None:
         nonlocal count
         count += 1
         if count == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(*given, **more)
+        save(*args, **more)
 
     capsys.readouterr()
     with monkeypatch.context() as patch:
@@ -272,7 +272,7 @@ def test_a_full_disk_during_a_checkpoint(
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_interrupted_refused_with_other_settings_and_begun_anew(
-    photos: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, begin = tmp_path / "run", R2OTask.on_step_start
     settings = QUICK | {"r2o__epochs": 2}
@@ -299,7 +299,7 @@ def test_interrupted_refused_with_other_settings_and_begun_anew(
     assert [x["step"] for x in read_log(run) if "loss" in x] == [1]
 
 
-def test_run_folders_that_will_not_do(photos: Path, tmp_path: Path, capsys: Said) -> None:
+def test_run_folders_that_will_not_do(photos: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
     for out, pattern in {
@@ -312,7 +312,7 @@ def test_run_folders_that_will_not_do(photos: Path, tmp_path: Path, capsys: Said
     assert (tmp_path / "other" / "letter.txt").read_text() == "dear"
 
 
-def test_odd_names_and_what_is_said_at_the_end(tmp_path: Path, capsys: Said) -> None:
+def test_odd_names_and_the_output_at_the_end(tmp_path: Path, capsys: Capture) -> None:
     odd = 'it\'s "a" [b], {c: d} # \u00fc \u65e5\u672c \U0001f600'
     one = write_photos(tmp_path / odd / "deep", 2)
     two = write_photos(tmp_path / "true", 2, seed=1)
@@ -320,9 +320,9 @@ def test_odd_names_and_what_is_said_at_the_end(tmp_path: Path, capsys: Said) -> 
     run = tmp_path / odd / "my run"
     words = command(one, run, **ONE)
     assert main([*words[:2], str(two), *words[2:]]) == 0
-    said = capsys.readouterr()
-    assert f"{run / 'model'}" in said.out
-    assert "anyregion evaluate knn CLASS_FOLDERS --backbone" in said.err
+    output = capsys.readouterr()
+    assert f"{run / 'model'}" in output.out
+    assert "anyregion evaluate knn CLASS_FOLDERS --backbone" in output.err
     assert (run / "model/backbone.json").is_file()
     settings = yaml.safe_load((run / "config.yaml").read_text())["r2o"]
     assert [data["images"] for data in settings["data"]] == [str(one), str(two)]
@@ -348,7 +348,7 @@ def test_the_function_does_what_the_command_does(photos: Path, tmp_path: Path) -
     assert again.resumed_from == 1
 
 
-def test_help_and_recipes(capsys: Said) -> None:
+def test_help_and_recipes(capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["pretrain", "--help"])
     assert stopped.value.code == 0
@@ -359,8 +359,8 @@ def test_help_and_recipes(capsys: Said) -> None:
     assert "r2o-resnet50-imagenet300" in capsys.readouterr().out.split()
     for words in (["photos", "--config", "r2o-resnet50-imagenet300.yaml", "--help"], ["p", "-h"]):
         assert main(["pretrain", *words]) == 0
-        said = capsys.readouterr().out
-        assert "--r2o.curriculum.values" in said
-        assert "how many regions, by epoch" in said
+        output = capsys.readouterr().out
+        assert "--r2o.curriculum.values" in output
+        assert "how many regions, by epoch" in output
     assert main(["pretrain", "p", "--out", "run", "--config", "regionspot_b16_stage1"]) == 1
     assert "is of the task regionspot, not r2o" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any], named: str) -
         PriorConfig(**settings)
 
 
-def test_a_store_is_told_by_what_counts() -> None:
+def test_stores_differ_by_the_settings_that_count() -> None:
     plain = PriorConfig()
     same = PriorConfig(compactness=10, scale=7, min_size=2)
     assert identity_of(8, plain) == identity_of(8, same)

@@ -83,16 +83,19 @@ def two(place: Path) -> Path:
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_two_processes_equal_one(two: Path, place: Path, name: str) -> None:
-    ours, theirs = two / name, place / "one" / name
-    assert pretrain(place / "photos", theirs, **EQUAL[name]) == 0
-    assert json.loads((ours / "environment.json").read_text())["processes"] == 2
-    for a, b in zip(steps(ours), steps(theirs), strict=True):
+    run_of_two, run_of_one = two / name, place / "one" / name
+    assert pretrain(place / "photos", run_of_one, **EQUAL[name]) == 0
+    assert json.loads((run_of_two / "environment.json").read_text())["processes"] == 2
+    for a, b in zip(steps(run_of_two), steps(run_of_one), strict=True):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
-    found, wanted = load_file(last_checkpoint(ours)), load_file(last_checkpoint(theirs))
-    assert found.keys() == wanted.keys()
-    for name in wanted:
+    parameters, expected = (
+        load_file(last_checkpoint(run_of_two)),
+        load_file(last_checkpoint(run_of_one)),
+    )
+    assert parameters.keys() == expected.keys()
+    for name in expected:
         if name.startswith("module."):
-            torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(parameters[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["apart", "apart-unsynchronised"])
@@ -104,9 +107,9 @@ def test_a_process_with_nothing_to_compare_goes_along(two: Path, name: str) -> N
 
 
 def test_parts_of_a_step_in_several_processes(two: Path) -> None:
-    found = steps(two / "parts")
-    assert len(found) == 2
-    assert all(0 < line["loss"] < 4 and line["shared_masks"] > 1 for line in found)
+    rows = steps(two / "parts")
+    assert len(rows) == 2
+    assert all(0 < line["loss"] < 4 and line["shared_masks"] > 1 for line in rows)
 
 
 def test_rounding_does_not_choose_where_kmeans_starts() -> None:
@@ -121,5 +124,5 @@ def test_rounding_does_not_choose_where_kmeans_starts() -> None:
 
 def steps(folder: Path) -> list[dict[str, Any]]:
     """The log's lines of steps; the gradient's norm is no weight and no loss."""
-    found = [line for line in lines(folder) if "loss" in line]
-    return [{k: v for k, v in line.items() if k != "grad_norm"} for line in found]
+    rows = [line for line in lines(folder) if "loss" in line]
+    return [{k: v for k, v in line.items() if k != "grad_norm"} for line in rows]

@@ -17,7 +17,6 @@ from anyregion.r2o.refinement import (  # noqa: E402  # noqa: E402
     refine,
     region_masks,
     segment_features,
-    segment_masks,
     soft_masks,
 )
 
@@ -32,8 +31,8 @@ def _blocks(size: int, cells: int) -> torch.Tensor:
 def test_soft_masks_equal_interpolated_one_hot_maps(size: int, to: int) -> None:
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, 9, (2, size, size)))
     one_hot = torch.nn.functional.one_hot(labels, 9).permute(0, 3, 1, 2).float()
-    wanted = torch.nn.functional.interpolate(one_hot, (to, to), mode="bilinear")
-    torch.testing.assert_close(soft_masks(labels, 9, (to, to)), wanted, atol=1e-6, rtol=0)
+    expected = torch.nn.functional.interpolate(one_hot, (to, to), mode="bilinear")
+    torch.testing.assert_close(soft_masks(labels, 9, (to, to)), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (50, 37), (5, 7)])
@@ -49,8 +48,8 @@ def test_cell_shares_count_pixels_and_lose_no_segment(height: int, width: int) -
 def test_cell_shares_equal_an_average_where_cells_are_whole() -> None:
     labels = torch.from_numpy(np.random.default_rng(2).integers(0, 6, (2, 24, 24)))
     one_hot = torch.nn.functional.one_hot(labels, 6).permute(0, 3, 1, 2).float()
-    wanted = torch.nn.functional.avg_pool2d(one_hot, 4)
-    torch.testing.assert_close(cell_shares(labels, 6, (6, 6)), wanted)
+    expected = torch.nn.functional.avg_pool2d(one_hot, 4)
+    torch.testing.assert_close(cell_shares(labels, 6, (6, 6)), expected)
 
 
 def test_a_grid_finer_than_the_map_has_no_hole() -> None:
@@ -61,8 +60,8 @@ def test_a_grid_finer_than_the_map_has_no_hole() -> None:
 def test_pool_is_the_weighted_mean_with_a_floor() -> None:
     features = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]]])
     masks = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]]])
-    found = pool(features, masks)
-    torch.testing.assert_close(found, torch.tensor([[[1.5, 0.0], [1.5, 3.0], [0.0, 0.0]]]))
+    pooled = pool(features, masks)
+    torch.testing.assert_close(pooled, torch.tensor([[[1.5, 0.0], [1.5, 3.0], [0.0, 0.0]]]))
 
 
 def test_segments_that_look_alike_are_joined_and_every_pixel_follows() -> None:
@@ -71,13 +70,13 @@ def test_segments_that_look_alike_are_joined_and_every_pixel_follows() -> None:
     features = torch.zeros(1, 2, 4, 4)
     features[:, 0, :, :2] = 1
     features[:, 1, :, 2:] = 1
-    found = refine(features, labels, 2, [np.random.default_rng(0)], (8, 8))
-    assert found.clusters is not None
-    a, b, c, d = found.clusters[0].tolist()
+    regions = refine(features, labels, 2, [np.random.default_rng(0)], (8, 8))
+    assert regions.clusters is not None
+    a, b, c, d = regions.clusters[0].tolist()
     assert a == c != b == d
-    assert found.masks.shape == (1, 2, 8, 8)
-    torch.testing.assert_close(found.masks.sum(dim=1), torch.ones(1, 8, 8))
-    assert torch.equal(found.masks[0, a, :, :4], torch.ones(8, 4))
+    assert regions.masks.shape == (1, 2, 8, 8)
+    torch.testing.assert_close(regions.masks.sum(dim=1), torch.ones(1, 8, 8))
+    assert torch.equal(regions.masks[0, a, :, :4], torch.ones(8, 4))
 
 
 def test_absent_segments_have_no_cluster_and_change_none() -> None:
@@ -100,10 +99,10 @@ def test_absent_segments_have_no_cluster_and_change_none() -> None:
 def test_more_clusters_than_segments_leaves_each_its_own() -> None:
     torch.manual_seed(0)
     labels = _blocks(24, 2)[None]
-    found = refine(torch.randn(1, 8, 6, 6), labels, 50, [np.random.default_rng(0)], (6, 6))
-    assert found.clusters is not None
-    assert len(set(found.clusters[0].tolist())) == 4
-    assert found.masks.shape == (1, 50, 6, 6)
+    regions = refine(torch.randn(1, 8, 6, 6), labels, 50, [np.random.default_rng(0)], (6, 6))
+    assert regions.clusters is not None
+    assert len(set(regions.clusters[0].tolist())) == 4
+    assert regions.masks.shape == (1, 50, 6, 6)
 
 
 def test_scope_image_does_not_see_the_other_images() -> None:
@@ -122,10 +121,11 @@ def test_scope_image_does_not_see_the_other_images() -> None:
 
 def test_without_clusters_the_segments_are_the_regions() -> None:
     labels = _blocks(24, 3)[None]
-    found = refine(torch.zeros(1, 1, 1, 1), labels, None, [], (6, 6))
-    assert found.clusters is None
-    assert torch.equal(found.masks, segment_masks(labels, (6, 6)))
-    assert count_segments(labels) == found.masks.shape[1] == 9
+    regions = refine(torch.zeros(1, 1, 1, 1), labels, None, [], (6, 6))
+    assert regions.clusters is None
+    one_hot = torch.nn.functional.one_hot(labels[:, 2::4, 2::4], 9).permute(0, 3, 1, 2)
+    assert torch.equal(regions.masks, one_hot.float())
+    assert count_segments(labels) == regions.masks.shape[1] == 9
 
 
 def test_masks_of_the_whole_image_are_themselves() -> None:
@@ -133,10 +133,10 @@ def test_masks_of_the_whole_image_are_themselves() -> None:
     masks = torch.rand(2, 3, 8, 8)
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2)
     flipped = torch.tensor([False, True])
-    found = align_masks(masks, whole, flipped, (4, 4)).view(2, 3, 4, 4)
-    wanted = torch.nn.functional.avg_pool2d(masks, 2)
-    torch.testing.assert_close(found[0], wanted[0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(found[1], wanted[1].flip(-1), atol=1e-6, rtol=0)
+    aligned = align_masks(masks, whole, flipped, (4, 4)).view(2, 3, 4, 4)
+    expected = torch.nn.functional.avg_pool2d(masks, 2)
+    torch.testing.assert_close(aligned[0], expected[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(aligned[1], expected[1].flip(-1), atol=1e-6, rtol=0)
 
 
 def test_a_crop_shows_its_part_of_the_masks() -> None:
@@ -145,13 +145,13 @@ def test_a_crop_shows_its_part_of_the_masks() -> None:
     masks[0, 1, :, 8:] = 1
     # top, left, bottom, right: the right three quarters
     boxes = torch.tensor([[0.0, 0.25, 1.0, 1.0]])
-    found = align_masks(masks, boxes, torch.tensor([False]), (3, 3)).view(2, 3, 3)
+    aligned = align_masks(masks, boxes, torch.tensor([False]), (3, 3)).view(2, 3, 3)
     # cells are a quarter of the image wide; RoIAlign reads between pixels, so borders are soft
-    assert found[0, :, 0].min() > 0.99
-    assert found[0, :, 1:].max() < 0.15
-    assert found[1, :, 2].min() > 0.99
+    assert aligned[0, :, 0].min() > 0.99
+    assert aligned[0, :, 1:].max() < 0.15
+    assert aligned[1, :, 2].min() > 0.99
     mirrored = align_masks(masks, boxes, torch.tensor([True]), (3, 3)).view(2, 3, 3)
-    assert torch.equal(mirrored, found.flip(-1))
+    assert torch.equal(mirrored, aligned.flip(-1))
 
 
 def test_published_alignment_is_half_a_cell_off() -> None:

@@ -104,11 +104,11 @@ CASES: dict[str, dict[str, Any]] = {
 def test_special_cases_are_configurations(photos: Path, tmp_path: Path, case: str) -> None:
     changes = QUICK | {"r2o__epochs": 0.4, "r2o__look_epochs": 0.2} | CASES[case]
     assert pretrain(photos, tmp_path / "run", **changes) == 0
-    found, seen = steps(tmp_path / "run"), looks(tmp_path / "run")
-    assert len(found) == len(seen) == 2
-    assert all(0 < line["loss"] < 4 and line["grad_norm"] > 0 for line in found)
+    rows, seen = steps(tmp_path / "run"), looks(tmp_path / "run")
+    assert len(rows) == len(seen) == 2
+    assert all(0 < line["loss"] < 4 and line["grad_norm"] > 0 for line in rows)
     if case.startswith("one mask"):
-        assert all(line["shared_masks"] == 1 for line in found)
+        assert all(line["shared_masks"] == 1 for line in rows)
     assert [look.get("clusters") for look in seen] == {
         "fixed superpixels": [None, None],
         "one mask, prior": [None, None],
@@ -152,8 +152,8 @@ def test_no_mask_in_both_views(photos: Path, tmp_path: Path) -> None:
     changes = QUICK | corner | {"r2o__epochs": 0.6, "optimizer__weight_decay": 0}
     values = {"r2o__curriculum__kind": "constant", "r2o__curriculum__values": "[9999]"}
     assert pretrain(photos, tmp_path / "run", **changes, **values) == 0
-    found = steps(tmp_path / "run")
-    empty = [line for line in found if not line["shared_masks"]]
+    rows = steps(tmp_path / "run")
+    empty = [line for line in rows if not line["shared_masks"]]
     assert empty
     assert all(line["loss"] == line["spread"] == line["grad_norm"] == 0 for line in empty)
     kept = load_file(last_checkpoint(tmp_path / "run"))
@@ -171,9 +171,9 @@ def test_processes_with_different_images_stop(
     monkeypatch.setattr(r2o_task.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(r2o_task.dist, "get_world_size", lambda: 2)
 
-    def gathered(found: list[Any], own: Any, *, fewer: int) -> None:
-        found[0].copy_(own)
-        found[1].copy_(own - torch.tensor([fewer, 0]))
+    def gathered(gathered_counts: list[Any], own: Any, *, fewer: int) -> None:
+        gathered_counts[0].copy_(own)
+        gathered_counts[1].copy_(own - torch.tensor([fewer, 0]))
 
     monkeypatch.setattr(r2o_task.dist, "all_gather", partial(gathered, fewer=0))
     r2o_task.check_same_images(store, cpu)
@@ -191,18 +191,18 @@ COLLAPSE = QUICK | {
 }
 
 
-def test_a_run_made_to_collapse_is_warned_of(
+def test_a_collapsing_run_is_warned_of(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A slip in one setting, a weight decay of 30, is told apart from the same run without."""
     slip = {"optimizer__lr": 0.01, "optimizer__weight_decay": 30}
     assert pretrain(photos, tmp_path / "collapsed", **COLLAPSE, **slip) == 0
-    said = capsys.readouterr().err
-    (line,) = [x for x in said.splitlines() if "projection_spread is" in x]
+    output = capsys.readouterr().err
+    (line,) = [x for x in output.splitlines() if "projection_spread is" in x]
     assert line.startswith("anyregion: warning: step 52: projection_spread is 0.0")
     assert "the run collapses" in line
     assert "Lower the learning rate" in line
-    assert ".py:" not in said, "a source line is no help"
+    assert ".py:" not in output, "a source line is no help"
     written = [x for x in read_log(tmp_path / "collapsed") if "warning" in x]
     assert {x["step"] for x in written} == {52}
     assert any("projection_spread" in x["warning"] for x in written)
@@ -212,6 +212,6 @@ def test_a_run_made_to_collapse_is_warned_of(
     assert pretrain(photos, tmp_path / "healthy", **COLLAPSE) == 0
     assert "warning" not in capsys.readouterr().err
     assert not [x for x in read_log(tmp_path / "healthy") if "warning" in x]
-    ours, theirs = looks(tmp_path / "healthy")[-1], looks(tmp_path / "collapsed")[-1]
-    assert ours["projection_spread"] > 3 * theirs["projection_spread"]
-    assert np.isfinite(list(ours.values())).all()
+    healthy, collapsed = looks(tmp_path / "healthy")[-1], looks(tmp_path / "collapsed")[-1]
+    assert healthy["projection_spread"] > 3 * collapsed["projection_spread"]
+    assert np.isfinite(list(healthy.values())).all()

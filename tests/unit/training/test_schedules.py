@@ -50,7 +50,7 @@ def test_cosine_equals_torch(final: float) -> None:
     assert math.isclose(rate_factor(ScheduleConfig(kind="constant"), 49, 50), 1.0)
 
 
-def test_decay_spares_norms_and_biases_if_asked() -> None:
+def test_decay_may_spare_norms_and_biases() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
     module[0].bias.requires_grad_(False)
     all_alike = build_optimizer(module, OptimizerConfig(weight_decay=0.3))

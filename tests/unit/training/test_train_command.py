@@ -171,7 +171,7 @@ def test_mistakes_end_with_one_line(
     assert "Traceback" not in message_shown
 
 
-def test_a_figure_that_is_not_measured_is_said_before_any_step(place: Path) -> None:
+def test_a_figure_that_is_not_measured_is_refused_before_any_step(place: Path) -> None:
     with pytest.raises(InputError, match="no metric 'ap': there are top1, top5"):
         read_training(place / "rich.yaml", ["--best", "ap"]).build()
 

@@ -129,14 +129,12 @@ class R2OTask(Task):
             schedule=replace(config.schedule, warmup_steps=int(own.warmup_epochs * epoch)),
         )
 
-    def epoch(self, step: int) -> float:
-        """Epochs finished before `step`; cut to whole ones with `method.published`."""
-        done = step * self.config.batch / self.epoch_images
-        return int(done) if self.config.method.published else done
-
     def clusters(self, step: int) -> int | None:
         """Number of regions at `step`; None for the superpixels themselves."""
-        return clusters_at(self.config.curriculum, self.epoch(step), epochs=self.config.epochs)
+        epoch = step * self.config.batch / self.epoch_images
+        if self.config.method.published:  # whole epochs only
+            epoch = int(epoch)
+        return clusters_at(self.config.curriculum, epoch, epochs=self.config.epochs)
 
     def on_step_start(self, step: int) -> float:
         """See `Task`."""
