@@ -74,12 +74,12 @@ TASKS = {
     ),
     "compact_masks": TaskKind(
         "anyregion.compact.training.mask_task:MaskTaskConfig",
-        "anyregion.compact.training.mask_task:build_mask_task",
+        "anyregion.compact.training.mask_task:build",
         renamed=("store", "images", "validation_images", "task", "terms"),
     ),
     "compact_finder": TaskKind(
         "anyregion.compact.training.proposal_task:ProposalTaskConfig",
-        "anyregion.compact.training.proposal_task:build_proposal_task",
+        "anyregion.compact.training.proposal_task:build",
         renamed=("store", "task", "terms"),
     ),
 }

@@ -27,7 +27,7 @@ from anyregion.training.distributed import start
 from anyregion.training.logs import Log
 from anyregion.training.optimizers import build_optimizer, count_trainable, weight_average
 from anyregion.training.prefetch import read_ahead
-from anyregion.training.report import TrainingReport, write_card
+from anyregion.training.report import TrainingReport, write_run_card
 from anyregion.training.run_folder import RunFolder, Settings, last_checkpoint
 from anyregion.training.step import Stepper, StepResult
 from anyregion.training.task import RENAMED_METRICS, Task, resolve_best
@@ -272,7 +272,7 @@ class _Loop:
                     self.task.save(self._module_to_save(), self.out / "model")
                 write_curves(self.out, best=config.best, best_is=config.best_is)
                 processes = self.fabric.world_size
-                write_card(report, self.task.card(), device=config.device, processes=processes)
+                write_run_card(report, self.task.card(), device=config.device, processes=processes)
             self.fabric.barrier()
             return report
         finally:

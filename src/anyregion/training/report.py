@@ -50,7 +50,7 @@ class TrainingReport:
         return self.images / self.seconds if self.seconds else 0.0
 
 
-def write_card(
+def write_run_card(
     report: TrainingReport, lines: Mapping[str, str], *, device: str, processes: int
 ) -> None:
     """Write `README.md` into the run's folder.

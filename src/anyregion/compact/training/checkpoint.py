@@ -16,11 +16,11 @@ from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.region_head import CONFIG, README, WEIGHTS, Calibration
 from anyregion.compact.training.export import export_region_head, rounded
 from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
-from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
+from anyregion.compact.training.region_head_module import RegionHeadModule
 from anyregion.errors import CheckpointError
-from anyregion.files import atomic_path, read_json, write_json, writing
+from anyregion.files import atomic_path, write_json, writing
 from anyregion.model_card import ModelCard, write_card
-from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
+from anyregion.torch_utils.weights import read_state_dict, write_tensors
 
 FORMAT = "anyregion.compact.namer/1"
 
@@ -59,26 +59,6 @@ def save_region_head(
     write_card(
         folder, card, weights=[REGION_HEAD, CALIBRATION, WEIGHTS], vocabulary=None, readme=README
     )
-
-
-def load_region_head_module(folder: Path) -> RegionHeadModule:
-    """The module of a folder that `save_region_head` wrote, as its graph is (rounded to float16).
-
-    Raises:
-        CheckpointError: missing, broken, or not fitting its configuration.
-    """
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder}: no {CONFIG}: not a folder made by training compact")
-    content = read_json(folder / CONFIG)
-    try:
-        module = RegionHeadModule(RegionHeadConfig(**content["module"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: malformed ({error})") from None
-    weights = read_state_dict(folder / WEIGHTS)
-    if problem := compare_shapes(weights, module.state_dict()):
-        raise CheckpointError(f"{folder / WEIGHTS}: {problem}")
-    module.load_state_dict({name: t.float() for name, t in weights.items()})
-    return module.eval()
 
 
 def write_head(head: nn.Module, path: Path, config: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.evaluation.regions.seen_unseen import unseen_categories
 from anyregion.training.seeds import generator
+from anyregion.training.task import Task
 from anyregion.vocabulary import Vocabulary, encode_vocabulary
 
 
@@ -143,16 +144,6 @@ def describe_datasets(datasets: Sequence[RegionDataset]) -> dict[str, str]:
     return lines
 
 
-def number_images(datasets: Sequence[RegionDataset]) -> dict[int, tuple[RegionDataset, int]]:
-    """The images of several data sets by a number of their own: of one, their positions."""
-    numbered: dict[int, tuple[RegionDataset, int]] = {}
-    start = 0
-    for dataset in datasets:
-        numbered |= {start + image: (dataset, image) for image in dataset.images.tolist()}
-        start += len(dataset.annotations)
-    return numbered
-
-
 def check_features(store: Store, like: Store) -> None:
     """Refuse a store whose features are not of compact's image encoder, or not of that of `like`.
 
@@ -175,7 +166,7 @@ class SampledRegions:
         kind: the name of its sampler.
         position: how many items of the kind came before it; what is random about it follows from
             both.
-        image: its number (see `number_images`).
+        image: its number (see `LocalizingTask`).
         flipped: whether it is the mirror image.
         rows: of the annotations.
     """
@@ -236,3 +227,40 @@ class RegionSampler:
             step = self._at_most or len(rows)
             items += [(image, tuple(rows[s : s + step])) for s in range(0, len(rows), step)]
         return [items[i] for i in random.permutation(len(items))]
+
+
+class LocalizingTask(Task):
+    """What the trainings of the mask head and of the proposal head share: regions without names.
+
+    Attributes:
+        datasets: what it learns from.
+        validation: what `validate` measures on, or None.
+        images: data set and position of each image, by a number of its own: of one data set, its
+            positions.
+        sampler: the regions of every step.
+    """
+
+    sampler: RegionSampler
+
+    def __init__(
+        self, datasets: Sequence[RegionDataset], validation: RegionDataset | None, licence: str
+    ) -> None:
+        self.datasets, self.validation, self._licence = tuple(datasets), validation, licence
+        self.images: dict[int, tuple[RegionDataset, int]] = {}
+        start = 0
+        for dataset in datasets:
+            self.images |= {start + image: (dataset, image) for image in dataset.images.tolist()}
+            start += len(dataset.annotations)
+
+    def describe(self, item: SampledRegions) -> str:
+        """See `Task`."""
+        dataset, image = self.images[item.image]
+        return dataset.describe(image, flipped=item.flipped)
+
+    def card(self) -> Mapping[str, str]:
+        """See `Task`."""
+        return {
+            **describe_datasets(self.datasets),
+            "licence": self._licence,
+            "image encoder": self.datasets[0].reader.fingerprint,
+        }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +18,7 @@ from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.region_features import MEMORY, POOLED
 from anyregion.compact.region_head import INPUTS
 from anyregion.compact.text_encoder import WIDTH
-from anyregion.compact.training.modules import (
-    MaskHeadModule,
-    Projection,
-    ProposalHeadModule,
-    as_tensors,
-)
+from anyregion.compact.training.modules import MaskHeadModule, Projection, ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule
 from anyregion.files import atomic_path
 
@@ -33,8 +27,10 @@ OPSET = 18  # what torch's exporter writes natively: others it has to convert
 _SMALLEST_HALVED = 64
 _EXAMPLE = (4, 6)  # rows and columns at stride 32 of the maps that are traced
 
+MAPS = tuple(str(name) for name in CHANNELS)
+
+Shapes = tuple[dict[int, Any], ...]
 M = TypeVar("M", bound=nn.Module)
-Feed = Mapping[str, NDArray[np.float32]]
 
 
 def rounded(module: M) -> M:
@@ -71,22 +67,15 @@ def export_region_head(module: RegionHeadModule, path: Path) -> None:
         torch.rand(24, 2),
         torch.tensor([0.75, 1.0]),
     )
-    shapes: tuple[dict[int, Any], ...] = (
-        {0: regions},
-        {0: regions},
-        {0: regions},
-        {0: cells},
-        {0: cells},
-        {},
-    )
-    _export(_OneImageRegions(rounded(module)), example, INPUTS, ("embeddings",), shapes, path)
+    shapes: Shapes = (*({0: regions} for _ in range(3)), *({0: cells} for _ in range(2)), {})
+    _export(RegionGraph(rounded(module)), example, shapes, path)
 
 
 def export_mask_head(head: MaskHeadModule, path: Path) -> None:
     """Write the graph that `anyregion.compact.mask_head.MaskHead` runs."""
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     tall, wide = _EXAMPLE[0] * 32, _EXAMPLE[1] * 32
-    shapes: tuple[dict[int, Any], ...] = (
+    shapes: Shapes = (
         *(
             {0: Dim(f"rows_{s}", min=2, max=2048), 1: Dim(f"columns_{s}", min=2, max=2048)}
             for s in (8, 16)
@@ -96,82 +85,22 @@ def export_mask_head(head: MaskHeadModule, path: Path) -> None:
         {0: Dim("boxes", min=1, max=65536)},
     )
     boxes = torch.tensor([[8.0, 8, 72, 40]] * 3)
-    _export(
-        _OneImageMasks(rounded(head)),
-        (*_example_maps(), torch.zeros(1, 3, tall, wide), boxes),
-        (*(str(name) for name in CHANNELS), "frame", "boxes"),
-        ("inside", "scores", "margin"),
-        shapes,
-        path,
-    )
+    example = (*_example_maps(), torch.zeros(1, 3, tall, wide), boxes)
+    _export(MaskGraph(rounded(head)), example, shapes, path)
 
 
 def export_proposal_head(head: ProposalHeadModule, path: Path) -> None:
     """Write the graph that `anyregion.compact.proposal_head.ProposalHead` runs."""
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     shapes = tuple({0: f * rows, 1: f * columns} for f in (4, 2, 1, 1))
-    names = tuple(str(name) for name in CHANNELS)
-    outputs = ("boxes", "scores", "point_scores")
-    _export(_OneImageProposals(rounded(head)), _example_maps(), names, outputs, shapes, path)
+    _export(ProposalGraph(rounded(head)), _example_maps(), shapes, path)
 
 
-class MaskHeadSession:
-    """Runs a `MaskHeadModule` as a session of its exported graph would: validation is inference."""
+class RegionGraph(nn.Module):
+    """The region head with the signature of its graph: the regions of one image."""
 
-    def __init__(self, head: MaskHeadModule) -> None:
-        self._head = head
-
-    def run(self, outputs: Sequence[str], feed: Feed) -> list[NDArray[np.float32]]:
-        """See `anyregion.compact.mask_head.MaskHead`."""
-        with _inference(self._head) as device:
-            maps = {name: cells.to(device) for name, cells in as_tensors(feed).items()}
-            frame, boxes = (torch.from_numpy(feed[name]).to(device) for name in ("frame", "boxes"))
-            logits, quality = self._head([maps], [frame], [boxes])
-        arrays = {
-            "inside": _probabilities(logits),
-            "scores": _probabilities(quality),
-            "margin": np.array(self._head.config.margin, dtype=np.float32),
-        }
-        return [arrays[name] for name in outputs]
-
-
-class ProposalHeadSession:
-    """Runs a `ProposalHeadModule` as a session of its exported graph would."""
-
-    def __init__(self, head: ProposalHeadModule) -> None:
-        self._head = head
-
-    def run(self, outputs: Sequence[str], feed: Feed) -> list[NDArray[np.float32]]:
-        """See `anyregion.compact.proposal_head.ProposalHead`."""
-        with _inference(self._head) as device:
-            maps = {name: cells.to(device) for name, cells in as_tensors(feed).items()}
-            boxes, scores, point_scores = self._head([maps])[0]
-        arrays = {
-            "boxes": boxes.float().cpu().numpy(),
-            "scores": _probabilities(scores),
-            "point_scores": _probabilities(point_scores),
-        }
-        return [arrays[name] for name in outputs]
-
-
-@contextmanager
-def _inference(module: nn.Module) -> Iterator[torch.device]:
-    """Without gradients and in evaluation, then back as it was; yields the module's device."""
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield next(module.parameters()).device
-    finally:
-        module.train(was_training)
-
-
-def _probabilities(logits: Tensor) -> NDArray[np.float32]:
-    return np.asarray(logits.float().sigmoid().cpu().numpy(), dtype=np.float32)
-
-
-class _OneImageRegions(nn.Module):
-    """The signature of the region head's graph."""
+    inputs = INPUTS
+    outputs = ("embeddings",)
 
     def __init__(self, module: RegionHeadModule) -> None:
         super().__init__()
@@ -185,8 +114,11 @@ class _OneImageRegions(nn.Module):
         return embeddings
 
 
-class _OneImageMasks(nn.Module):
-    """The signature of the mask head's graph."""
+class MaskGraph(nn.Module):
+    """The mask head with the signature of its graph: see `anyregion.compact.mask_head.MaskHead`."""
+
+    inputs = (*MAPS, "frame", "boxes")
+    outputs = ("inside", "scores", "margin")
 
     def __init__(self, head: MaskHeadModule) -> None:
         super().__init__()
@@ -201,8 +133,11 @@ class _OneImageMasks(nn.Module):
         return logits.sigmoid(), quality.sigmoid(), torch.tensor(self.head.config.margin)
 
 
-class _OneImageProposals(nn.Module):
-    """The signature of the proposal head's graph."""
+class ProposalGraph(nn.Module):
+    """The proposal head with the signature of its graph: see `compact.proposal_head`."""
+
+    inputs = MAPS
+    outputs = ("boxes", "scores", "point_scores")
 
     def __init__(self, head: ProposalHeadModule) -> None:
         super().__init__()
@@ -216,6 +151,32 @@ class _OneImageProposals(nn.Module):
         return boxes, scores.sigmoid(), point_scores.sigmoid()
 
 
+class TorchSession:
+    """Runs a graph in torch as a session of the exported one would: validation is inference."""
+
+    def __init__(self, graph: MaskGraph | ProposalGraph) -> None:
+        self._graph = graph
+
+    def run(
+        self, outputs: Sequence[str], feed: Mapping[str, NDArray[np.float32]]
+    ) -> list[NDArray[np.float32]]:
+        """See `onnxruntime.InferenceSession.run`; the head is left training if it was."""
+        head = self._graph.head
+        was_training, device = head.training, next(head.parameters()).device
+        tensors = [
+            torch.from_numpy(np.asarray(feed[name], dtype=np.float32)).to(device)
+            for name in self._graph.inputs
+        ]
+        head.eval()
+        try:
+            with torch.no_grad():
+                values = self._graph(*tensors)
+        finally:
+            head.train(was_training)
+        arrays = dict(zip(self._graph.outputs, values, strict=True))
+        return [arrays[name].float().cpu().numpy() for name in outputs]
+
+
 def _example_maps() -> tuple[Tensor, ...]:
     rows, columns = _EXAMPLE
     return tuple(
@@ -225,19 +186,16 @@ def _example_maps() -> tuple[Tensor, ...]:
 
 
 def _export(
-    module: nn.Module,
+    graph: RegionGraph | MaskGraph | ProposalGraph,
     example: tuple[Tensor, ...],
-    names: Sequence[str],
-    outputs: Sequence[str],
-    shapes: tuple[dict[int, Any], ...],
+    shapes: Shapes,
     path: Path,
 ) -> None:
     """Write a module whose weights are `rounded` as a graph.
 
     Args:
-        module: called with the tensors of `example`.
+        graph: called with the tensors of `example`.
         example: arguments to trace with.
-        names, outputs: of the graph.
         shapes: per argument its run-time dimensions, as `torch.export.Dim`.
         path: the file, written all or not at all.
     """
@@ -248,10 +206,10 @@ def _export(
     logger.setLevel(logging.ERROR)  # it warns of every input that is not used
     try:
         program = torch.onnx.export(
-            module.eval(),
+            graph.eval(),
             example,
-            input_names=list(names),
-            output_names=list(outputs),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
             opset_version=OPSET,
             dynamic_shapes=shapes,
             dynamo=True,

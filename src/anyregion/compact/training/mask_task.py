@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from anyregion.compact.assets import MASK_HEAD
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.checkpoint import read_mask_head, unwrapped, write_head
 from anyregion.compact.training.dataset import (
+    LocalizingTask,
     PhotoStoreConfig,
     RegionSampler,
     SampledRegions,
-    describe_datasets,
-    number_images,
     open_unnamed_datasets,
     read_pyramid,
 )
-from anyregion.compact.training.export import MaskHeadSession, export_mask_head
+from anyregion.compact.training.export import MaskGraph, TorchSession, export_mask_head
 from anyregion.compact.training.losses import mask_losses
 from anyregion.compact.training.metrics import MASK_METRICS, mask_metrics
 from anyregion.compact.training.modules import (
@@ -39,7 +39,6 @@ from anyregion.masks import RLE, decode_mask
 from anyregion.regions import Boxes
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator, seed_torch
-from anyregion.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class MaskTaskConfig:
             raise InputError("compact_masks: batch and max_regions from 1, taught_images from 0")
 
 
-def build_mask_task(settings: MaskTaskConfig, *, loop: LoopConfig) -> MaskTask:
+def build(settings: MaskTaskConfig, *, loop: LoopConfig) -> MaskTask:
     """Make the mask head's task.
 
     Raises:
@@ -90,7 +89,7 @@ def build_mask_task(settings: MaskTaskConfig, *, loop: LoopConfig) -> MaskTask:
         raise InputError("compact_masks.data: name the folder of the images, too")
     teacher = None
     if settings.teacher is not None:
-        teacher = MaskHead(MaskHeadSession(read_mask_head(Path(settings.teacher))))
+        teacher = MaskHead(TorchSession(MaskGraph(read_mask_head(Path(settings.teacher)))))
     return MaskTask(
         datasets, config=settings, validation=validation, teacher=teacher, seed=loop.seed
     )
@@ -113,7 +112,7 @@ class MaskExample:
     targets: Tensor
 
 
-class MaskTask(Task):
+class MaskTask(LocalizingTask):
     """A `Task`: boxes of the training images to their masks.
 
     Args:
@@ -138,14 +137,12 @@ class MaskTask(Task):
         seed: int = 0,
     ) -> None:
         self.config = config or MaskTaskConfig()
-        self.datasets = tuple(datasets)
-        self._validation = validation
+        super().__init__(datasets, validation, self.config.licence)
         self.metrics = {} if validation is None else MASK_METRICS
         self._seed = seed
-        self._images = number_images(datasets)
-        rows = {n: data.rows(image, with_mask=True) for n, (data, image) in self._images.items()}
+        rows = {n: data.rows(image, with_mask=True) for n, (data, image) in self.images.items()}
         most = self.config.max_regions
-        self._sampler = RegionSampler(rows, at_most=most, seed=seed, kind="masks")
+        self.sampler = RegionSampler(rows, at_most=most, seed=seed, kind="masks")
         self._teacher = teacher
         self._taught_sampler: RegionSampler | None = None
         self._teacher_masks: dict[int, dict[int, RLE]] = {}
@@ -153,29 +150,24 @@ class MaskTask(Task):
             if teacher is None:
                 raise InputError("taught_images need a teacher")
             without = {
-                n: data.rows(image, with_mask=False) for n, (data, image) in self._images.items()
+                n: data.rows(image, with_mask=False) for n, (data, image) in self.images.items()
             }
             self._taught_sampler = RegionSampler(without, at_most=most, seed=seed, kind="taught")
         seed_torch(seed, "mask head")
-        with_mask = [self._images[number] for number, of_image in rows.items() if len(of_image)]
+        with_mask = [self.images[number] for number, of_image in rows.items() if len(of_image)]
         self.module: nn.Module = standardised(MaskHeadModule(self.config.head), with_mask)
-
-    @property
-    def items_per_epoch(self) -> int:
-        """Items in which every region comes once."""
-        return self._sampler.items
 
     def plan(self, step: int) -> Sequence[SampledRegions]:
         """See `Task`."""
         batch, taught = self.config.batch, self.config.taught_images
-        items = [self._sampler.item(step * batch + i) for i in range(batch)]
+        items = [self.sampler.item(step * batch + i) for i in range(batch)]
         if self._taught_sampler is not None:
             items += [self._taught_sampler.item(step * taught + i) for i in range(taught)]
         return items
 
     def load(self, item: SampledRegions) -> MaskExample:
         """See `Task`."""
-        config, (dataset, image) = self.config, self._images[item.image]
+        config, (dataset, image) = self.config, self.images[item.image]
         random = generator(self._seed, item.kind, item.position, "example")
         pyramid = read_pyramid(dataset, image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
@@ -218,35 +210,22 @@ class MaskTask(Task):
             for name, values in by_region.items()
         }
 
-    def card(self) -> Mapping[str, str]:
-        """See `Task`."""
-        return {
-            **describe_datasets(self.datasets),
-            "licence": self.config.licence,
-            "image encoder": self.datasets[0].reader.fingerprint,
-        }
-
-    def describe(self, item: SampledRegions) -> str:
-        """See `Task`."""
-        dataset, image = self._images[item.image]
-        return dataset.describe(image, flipped=item.flipped)
-
     def validate(self, module: nn.Module) -> dict[str, float]:
         """See `Task`: masks of held-out boxes at the image's resolution."""
-        if self._validation is None:
+        if self.validation is None:
             return {}
-        head = MaskHead(MaskHeadSession(unwrapped(module, MaskHeadModule)))
-        return mask_metrics(head, self._validation)
+        head = MaskHead(TorchSession(MaskGraph(unwrapped(module, MaskHeadModule))))
+        return mask_metrics(head, self.validation)
 
     def save(self, module: nn.Module, folder: Path) -> None:
-        """Write `mask_head.safetensors` and `mask_head.onnx`."""
-        head = unwrapped(module, MaskHeadModule)
-        write_head(head, folder / "mask_head.safetensors", asdict(self.config.head))
-        export_mask_head(head, folder / "mask_head.onnx")
+        """Write `mask_head.onnx`, and `mask_head.safetensors` with the weights."""
+        head, path = unwrapped(module, MaskHeadModule), folder / MASK_HEAD
+        write_head(head, path.with_suffix(".safetensors"), asdict(self.config.head))
+        export_mask_head(head, path)
 
     def _mask(self, number: int, row: int) -> RLE:
         """The mask of a region of an image: the annotations', else the teacher's."""
-        dataset, image = self._images[number]
+        dataset, image = self.images[number]
         masks = dataset.annotations.segmentations
         if self._teacher is None or (masks is not None and masks[row]):
             return dataset.rle(image, row)

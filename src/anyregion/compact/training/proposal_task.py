@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anyregion.compact.assets import PROPOSAL_HEAD
 from anyregion.compact.proposal_head import ProposalHead
 from anyregion.compact.training.checkpoint import unwrapped, write_head
 from anyregion.compact.training.dataset import (
+    LocalizingTask,
     RegionSampler,
     SampledRegions,
     StoreConfig,
-    describe_datasets,
-    number_images,
     open_unnamed_datasets,
     read_pyramid,
 )
-from anyregion.compact.training.export import ProposalHeadSession, export_proposal_head
+from anyregion.compact.training.export import ProposalGraph, TorchSession, export_proposal_head
 from anyregion.compact.training.losses import proposal_losses
 from anyregion.compact.training.metrics import (
     POINT_METRICS,
@@ -39,7 +39,6 @@ from anyregion.data.region_dataset import RegionDataset
 from anyregion.errors import InputError
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import seed_torch
-from anyregion.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class ProposalTaskConfig:
             raise InputError(f"compact_finder.batch must be at least 1, not {self.batch}")
 
 
-def build_proposal_task(settings: ProposalTaskConfig, *, loop: LoopConfig) -> ProposalTask:
+def build(settings: ProposalTaskConfig, *, loop: LoopConfig) -> ProposalTask:
     """Make the proposal head's task.
 
     Raises:
@@ -85,7 +84,7 @@ class ProposalExample:
     objects: Tensor
 
 
-class ProposalTask(Task):
+class ProposalTask(LocalizingTask):
     """A `Task`: from the maps of the training images to all their boxes, whatever their class.
 
     Args:
@@ -106,31 +105,24 @@ class ProposalTask(Task):
         seed: int = 0,
     ) -> None:
         self.config = config or ProposalTaskConfig()
-        self.datasets = tuple(datasets)
-        self._validation = validation
+        super().__init__(datasets, validation, self.config.licence)
         if validation is not None:
             with_masks = validation.reader.annotations.segmentations is not None
             self.metrics = PROPOSAL_METRICS | (POINT_METRICS if with_masks else {})
-        self._images = number_images(datasets)
-        rows = {n: data.annotations.rows(image) for n, (data, image) in self._images.items()}
-        self._sampler = RegionSampler(rows, at_most=None, seed=seed)
+        rows = {n: data.annotations.rows(image) for n, (data, image) in self.images.items()}
+        self.sampler = RegionSampler(rows, at_most=None, seed=seed)
         seed_torch(seed, "finder")  # the recipe's name of the head: seeds stay
-        images = list(self._images.values())
+        images = list(self.images.values())
         self.module: nn.Module = standardised(ProposalHeadModule(self.config.head), images)
-
-    @property
-    def items_per_epoch(self) -> int:
-        """Items in which every image comes once."""
-        return self._sampler.items
 
     def plan(self, step: int) -> Sequence[SampledRegions]:
         """See `Task`."""
         batch = self.config.batch
-        return [self._sampler.item(step * batch + i) for i in range(batch)]
+        return [self.sampler.item(step * batch + i) for i in range(batch)]
 
     def load(self, item: SampledRegions) -> ProposalExample:
         """See `Task`."""
-        dataset, image = self._images[item.image]
+        dataset, image = self.images[item.image]
         pyramid = read_pyramid(dataset, image, flipped=item.flipped)
         rows = np.array(item.rows, dtype=np.int64)
         boxes = dataset.boxes(image, rows, flipped=item.flipped)
@@ -147,31 +139,18 @@ class ProposalTask(Task):
         ]
         return {name: torch.stack([losses[name] for losses in by_image]) for name in by_image[0]}
 
-    def card(self) -> Mapping[str, str]:
-        """See `Task`."""
-        return {
-            **describe_datasets(self.datasets),
-            "licence": self.config.licence,
-            "image encoder": self.datasets[0].reader.fingerprint,
-        }
-
-    def describe(self, item: SampledRegions) -> str:
-        """See `Task`."""
-        dataset, image = self._images[item.image]
-        return dataset.describe(image, flipped=item.flipped)
-
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Recall of held-out boxes, and how well one point in each held-out mask is boxed."""
-        if self._validation is None:
+        if self.validation is None:
             return {}
-        head = ProposalHead(ProposalHeadSession(unwrapped(module, ProposalHeadModule)))
-        metrics = proposal_metrics(head, self._validation)
-        if self._validation.reader.annotations.segmentations is not None:
-            metrics |= point_metrics(head, self._validation)
+        head = ProposalHead(TorchSession(ProposalGraph(unwrapped(module, ProposalHeadModule))))
+        metrics = proposal_metrics(head, self.validation)
+        if self.validation.reader.annotations.segmentations is not None:
+            metrics |= point_metrics(head, self.validation)
         return metrics
 
     def save(self, module: nn.Module, folder: Path) -> None:
-        """Write `finder.safetensors` and `finder.onnx`."""
-        head = unwrapped(module, ProposalHeadModule)
-        write_head(head, folder / "finder.safetensors", asdict(self.config.head))
-        export_proposal_head(head, folder / "finder.onnx")
+        """Write the graph, and beside it the weights as `.safetensors`."""
+        head, path = unwrapped(module, ProposalHeadModule), folder / PROPOSAL_HEAD
+        write_head(head, path.with_suffix(".safetensors"), asdict(self.config.head))
+        export_proposal_head(head, path)

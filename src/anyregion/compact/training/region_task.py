@@ -115,8 +115,6 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
         InputError: stores that cannot be had, or were made by another encoder.
     """
     text_encoder = CompactTextEncoder(load_conse())
-    seed_torch(loop.seed, "weights")
-    module = RegionHeadModule(settings.module)
     stores = [Store(data.store) for data in settings.data]
     validation = Store(settings.validation.store)
     for store in [*stores, validation]:
@@ -132,7 +130,7 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
         for store, data in zip(stores, settings.data, strict=True)
     ]
     validation_set = open_named_dataset(validation, text_encoder)
-    return RegionTask(module, datasets, validation_set, settings, seed=loop.seed)
+    return RegionTask(datasets, config=settings, validation=validation_set, seed=loop.seed)
 
 
 @dataclass(frozen=True)
@@ -165,27 +163,25 @@ class RegionTask(Task):
     """Trains a `RegionHeadModule`. See `training.task.Task`.
 
     Args:
-        module: what learns.
         datasets: what it learns from, each with its own vocabulary.
         validation: not trained on; scores are calibrated on it too.
-        settings: see `RegionTaskConfig`.
-        seed: of everything random.
+        seed: of everything random, the head's first weights among it.
     """
 
     metrics = ACCURACY_METRICS
 
     def __init__(
         self,
-        module: RegionHeadModule,
         datasets: Sequence[RegionDataset],
-        validation: RegionDataset,
-        settings: RegionTaskConfig,
         *,
+        config: RegionTaskConfig,
+        validation: RegionDataset,
         seed: int,
     ) -> None:
-        self.module: nn.Module = module
+        self.config, self.seed = config, seed
         self.datasets, self.validation = tuple(datasets), validation
-        self.settings, self.seed = settings, seed
+        seed_torch(seed, "weights")
+        self.module: nn.Module = RegionHeadModule(config.module)
         self.conse = load_conse()
         self._measured: tuple[str, NDArray[np.float32], NDArray[np.int64]] | None = None
         self._images = [(number, int(i)) for number, d in enumerate(datasets) for i in d.images]
@@ -193,29 +189,29 @@ class RegionTask(Task):
         self._matrices = [
             torch.from_numpy(_vocabulary(d).matrix) for d in datasets
         ]  # (C, 384) each
-        power = settings.objective.class_power
+        power = config.objective.class_power
         self._weights = [torch.from_numpy(_class_weights(d, power)) for d in datasets]
 
     def plan(self, step: int) -> list[RegionItem]:
         """See `Task`."""
-        batch = self.settings.batch
+        batch = self.config.batch
         items = []
         for place, position in enumerate(self._sampler.draw(step * batch, batch)):
             number, image = self._images[position]
             # a stream of its own for every purpose: one more draw elsewhere changes nothing here
-            flipped = bool(generator(self.seed, "flip", step, place).random() < self.settings.flip)
+            flipped = bool(generator(self.seed, "flip", step, place).random() < self.config.flip)
             items.append(RegionItem(number, image, flipped, step, place))
         return items
 
     def load(self, item: RegionItem) -> RegionExample:
         """See `Task`."""
-        dataset, objective = self.datasets[item.dataset], self.settings.objective
+        dataset, objective = self.datasets[item.dataset], self.config.objective
         pyramid = read_pyramid(dataset, item.image, flipped=item.flipped)
         boxes, labels = dataset.labelled(item.image, flipped=item.flipped)
         random = generator(self.seed, "boxes", item.step, item.place)
         anywhere = objective.random_boxes if objective.distillation else 0
         boxes = sample_boxes(
-            boxes, pyramid.size, random, jitter=self.settings.jitter, anywhere=anywhere
+            boxes, pyramid.size, random, jitter=self.config.jitter, anywhere=anywhere
         )
         features = extract_region_features(pyramid, boxes, self.conse)
         tensors = [torch.from_numpy(getattr(features, name)) for name in INPUTS]
@@ -223,7 +219,7 @@ class RegionTask(Task):
 
     def losses(self, module: nn.Module, examples: Sequence[RegionExample]) -> dict[str, Tensor]:
         """See `Task`; `naming` and `distillation` are the parts of `loss`."""
-        objective = self.settings.objective
+        objective = self.config.objective
         device = next(self.module.parameters()).device
         features = [[tensor.to(device) for tensor in e.features] for e in examples]
         naming, distillation = [], []
@@ -264,7 +260,7 @@ class RegionTask(Task):
         calibration = Calibration(
             trained=np.concatenate([v.matrix for v in vocabularies]),
             names=tuple(name for v in vocabularies for name in v.vocabulary.names),
-            gamma=self.settings.novelty,
+            gamma=self.config.novelty,
             scale=scale,
             bias=bias,
         )
@@ -275,7 +271,7 @@ class RegionTask(Task):
             folder,
             calibration,
             card=ModelCard(
-                licence=self.settings.licence,
+                licence=self.config.licence,
                 terms="; ".join(dict.fromkeys(d.terms for d in self.datasets)),
                 origin=f"trained on {sum(len(s.images) for s in self.datasets):,} images",
             ),
@@ -287,7 +283,7 @@ class RegionTask(Task):
         return {
             **describe_datasets(self.datasets),
             "validation": f"{len(self.validation.images):,} images",
-            "classes left out": self.settings.unseen or "none",
+            "classes left out": self.config.unseen or "none",
             "frozen": "compact's image encoder and text encoder",
         }
 

@@ -19,7 +19,7 @@ import torch
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.mask_head import AT_ONCE, MaskHead
 from anyregion.compact.proposal_head import ProposalHead
-from anyregion.compact.training.export import MaskHeadSession, ProposalHeadSession, rounded
+from anyregion.compact.training.export import MaskGraph, ProposalGraph, TorchSession, rounded
 from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
 from anyregion.compact.training.modules import MaskHeadConfig, ProposalHeadConfig
 from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
@@ -66,7 +66,7 @@ def proposals(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProposalTask, P
 
 def test_the_mask_graph_equals_torch(masks: tuple[MaskTask, Path]) -> None:
     task, folder = masks
-    graph, head = session(folder / "mask_head.onnx"), MaskHeadSession(rounded(task.module))
+    graph, head = session(folder / "mask_head.onnx"), TorchSession(MaskGraph(rounded(task.module)))
     for rows, columns, count in SIZES:
         draw = np.random.default_rng(count)
         corners = draw.uniform(-0.1, 0.6, (count, 2))
@@ -82,7 +82,7 @@ def test_the_mask_graph_equals_torch(masks: tuple[MaskTask, Path]) -> None:
 
 def test_the_proposal_graph_equals_torch(proposals: tuple[ProposalTask, Path]) -> None:
     task, folder = proposals
-    graph, head = session(folder / "finder.onnx"), ProposalHeadSession(rounded(task.module))
+    graph, head = session(folder / "finder.onnx"), TorchSession(ProposalGraph(rounded(task.module)))
     for rows, columns, _ in SIZES:
         feed = some_maps(rows, columns)
         names = ["boxes", "scores", "point_scores"]

@@ -17,7 +17,7 @@ import torch
 
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.checkpoint import read_mask_head, write_head
-from anyregion.compact.training.export import MaskHeadSession
+from anyregion.compact.training.export import MaskGraph, TorchSession
 from anyregion.compact.training.losses import mask_losses
 from anyregion.compact.training.mask_task import (
     MaskTask,
@@ -44,7 +44,7 @@ def task(tmp_path: Path) -> MaskTask:
 
 
 def test_crowds_are_left_out_and_every_region_comes_once_an_epoch(task: MaskTask) -> None:
-    assert task.items_per_epoch == 3
+    assert task.sampler.items == 3
     rows = sorted(row for item in task.plan(0) for row in item.rows)
     assert rows == [0, 1, 3, 4, 6, 7]
     mirrored = {item.image: item.flipped for item in task.plan(0)}
@@ -119,7 +119,7 @@ def test_several_data_sets_are_one_stream(tmp_path: Path, task: MaskTask) -> Non
     (tmp_path / "other").mkdir()
     other = toy_dataset(tmp_path / "other", seed=1)
     both = MaskTask([task.datasets[0], other], config=replace(CONFIG, batch=6), seed=3)
-    assert both.items_per_epoch == 6
+    assert both.sampler.items == 6
     items = both.plan(0)
     assert sorted(item.image for item in items) == list(range(6))
     names = {both.describe(item).rsplit(" of ")[-1] for item in items}
@@ -179,7 +179,7 @@ def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
     task = MaskTask(
         [dataset],
         config=replace(CONFIG, taught_images=2),
-        teacher=MaskHead(MaskHeadSession(teacher)),
+        teacher=MaskHead(TorchSession(MaskGraph(teacher))),
     )
     items = task.plan(0)
     assert sorted(row for item in items[:3] for row in item.rows) == [0, 3, 6, 7]

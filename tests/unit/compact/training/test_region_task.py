@@ -36,7 +36,7 @@ from anyregion.compact.region_head import (
 )
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training import checkpoint
-from anyregion.compact.training.checkpoint import load_region_head_module, save_region_head
+from anyregion.compact.training.checkpoint import save_region_head
 from anyregion.compact.training.dataset import StoreConfig, open_named_dataset
 from anyregion.compact.training.export import rounded
 from anyregion.compact.training.losses import classification_loss, distillation_loss
@@ -53,6 +53,7 @@ from anyregion.data.mirror import mirror_boxes
 from anyregion.errors import CheckpointError, InputError
 from anyregion.evaluation.metrics.calibration import ece
 from anyregion.model_card import ModelCard
+from anyregion.torch_utils.weights import read_state_dict
 from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
 
@@ -98,6 +99,15 @@ def module(seed: int = 0) -> RegionHeadModule:
 
 def region_head(folder: Path) -> RegionHead:
     return CompactModel(folder, threads=1).region_head
+
+
+def trained_module(folder: Path) -> RegionHeadModule:
+    """The module from the weights that training goes on from."""
+    content = json.loads((folder / "namer.json").read_text())
+    head = RegionHeadModule(RegionHeadConfig(**content["module"]))
+    weights = read_state_dict(folder / "namer_weights.safetensors")
+    head.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return head.eval()
 
 
 def calibration() -> Calibration:
@@ -227,7 +237,7 @@ def test_save_and_load(tmp_path: Path, saved: Path) -> None:
     assert (numbers.gamma, numbers.scale, numbers.bias) == (0.13, 14.0, -6.0)
     assert np.allclose(numbers.trained, calibration().trained, atol=1e-3)
     assert len(head.digest) == 64
-    again = load_region_head_module(saved)
+    again = trained_module(saved)
     features = random_features(4)
     with torch.no_grad():
         (expected,) = again([tensors(features)])
@@ -390,14 +400,8 @@ def task(seed: int = 0, **changes: object) -> RegionTask:
     )
     store = FakeStore()
     dataset = open_named_dataset(store, text_encoder, unseen=settings.unseen)  # type: ignore[arg-type]
-    torch.manual_seed(seed)
-    return RegionTask(
-        RegionHeadModule(settings.module),
-        [dataset],
-        open_named_dataset(store, text_encoder),  # type: ignore[arg-type]
-        settings,
-        seed=seed,
-    )
+    validation = open_named_dataset(store, text_encoder)  # type: ignore[arg-type]
+    return RegionTask([dataset], config=settings, validation=validation, seed=seed)
 
 
 def test_steps_follow_from_the_seed_alone() -> None:
@@ -444,5 +448,5 @@ def test_it_learns_and_saves(tmp_path: Path, saved: Path, monkeypatch: pytest.Mo
     head = region_head(tmp_path / "model")
     assert sorted(head.calibration.names) == ["bus", "cat", "dog", "tree"]
     assert head.embed(random_features(3)).shape == (3, 384)
-    learned = load_region_head_module(tmp_path / "model")
+    learned = trained_module(tmp_path / "model")
     assert (learned.projector.weight - module().projector.weight).abs().max() > 1e-3
