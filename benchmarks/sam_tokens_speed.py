@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import SamConfig, SamModel
 
 from anyregion.localizers.frame import padded_frame, to_frame
-from anyregion.localizers.sam import sam_localizer
+from anyregion.localizers.sam import SamBackend
 from anyregion.localizers.segmenter import LocalizedImage, PromptableSegmenter
 from anyregion.regions import Regions
 
@@ -43,7 +43,7 @@ def build(*, image_encoder: bool = False) -> tuple[PromptableSegmenter, Localize
     for parameter in model.mask_decoder.parameters():
         if parameter.dim() > 1:  # transformers' own start is too small for attention to matter
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-    localizer = sam_localizer(model, name="random SAM ViT-B")
+    localizer = PromptableSegmenter(SamBackend, model, name="random SAM ViT-B")
     embedding = torch.randn(1, 256, 64, 64)
     return localizer, LocalizedImage(embedding, padded_frame(IMAGE, 1024))
 

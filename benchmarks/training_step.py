@@ -29,11 +29,12 @@ from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 from anyregion.data.features import Features
 from anyregion.data.store.store import Store
 from anyregion.images import read_image
-from anyregion.localizers.sam import sam_localizer
+from anyregion.localizers.sam import SamBackend
+from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
 from anyregion.regionspot.extractor import RegionSpotExtractor
-from anyregion.regionspot.losses import focal_loss, region_logits
+from anyregion.regionspot.losses import focal_losses, region_logits
 from anyregion.vlms.clip import ClipTower
 from anyregion.vlms.preprocess import squash
 from token_store import small_store
@@ -56,7 +57,7 @@ class Step:
     def __call__(self, tokens: Tensor, features: Tensor) -> None:
         labels = torch.randint(0, NAMES, tokens.shape[:2])
         embedded = self.adapter(tokens, features)
-        loss = focal_loss(region_logits(embedded, self.words, 100.0), labels)
+        loss = focal_losses(region_logits(embedded, self.words, 100.0), labels).mean()
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
@@ -129,7 +130,8 @@ def measure(store: Store, images: int, regions: int, *, with_sam: bool) -> None:
     rows = {"CLIP on the fly": seeing + learning}
     if with_sam:
         config = SamConfig(mask_decoder_config={"layer_norm_eps": 1e-5})
-        sam = RegionSpotExtractor(sam_localizer(SamModel(config), name="random SAM ViT-B"))
+        segmenter = PromptableSegmenter(SamBackend, SamModel(config), name="random SAM ViT-B")
+        sam = RegionSpotExtractor(segmenter)
         low = rng.uniform(0, 250, (regions, 2))
         boxes = Regions.from_boxes(np.concatenate([low, low + rng.uniform(8, 120, low.shape)], 1))
         pointing = images * cpu_seconds(lambda: sam.extract([read_image(PHOTO)], [boxes]), 1)

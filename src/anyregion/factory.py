@@ -21,6 +21,7 @@ from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from anyregion.data.features import DescribedExtractor
+    from anyregion.localizers.protocol import Localizer
 
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
 METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
@@ -85,7 +86,7 @@ def load_recognizer(
     model: str | Path = "compact",
     *,
     method: Method | None = None,
-    localizer: str | None = None,
+    localizer: str | Localizer | None = None,
     vlm: str | None = None,
     antialias: bool | None = None,
     device: str = "cpu",
@@ -100,7 +101,8 @@ def load_recognizer(
             `open_clip:ARCHITECTURE/TAG`.
         method: `regionspot`, a trained module, for `compact` and for RegionSpot's folders and
             checkpoints; for all else `dense` (pooled features), unless another is chosen.
-        localizer, vlm: for RegionSpot, where these two are taken from, if not as it states.
+        localizer, vlm: for RegionSpot, where these two are taken from, if not as it states. A
+            localizer may also be an object of your own, see `anyregion.localizers`.
         antialias: for RegionSpot, whether images are squashed for the VLM with antialiasing; None
             for what the model states (True); False is the published predictor's way.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; for `compact` whatever ONNX Runtime here offers.
@@ -208,7 +210,7 @@ def load_proposer(
 def load_extractor(
     model: str | Path | None = None,
     *,
-    localizer: str | None = None,
+    localizer: str | Localizer | None = None,
     vlm: str | None = None,
     features: bool = False,
     image_size: int | None = None,
@@ -220,7 +222,7 @@ def load_extractor(
     Args:
         model: `compact`, which is the default where neither of the two below is given; or a
             RegionSpot folder or checkpoint, whose own localizer and VLM are taken.
-        localizer: SAM's hub name, folder or file, for tokens.
+        localizer: SAM's hub name, folder or file, or a localizer of your own, for tokens.
         vlm: CLIP's, for feature maps.
         features: also the VLM's feature map; `compact` has nothing else.
         image_size: side of the VLM's input in pixels; None for its own.
@@ -273,8 +275,10 @@ def load_extractor(
             if vlm
             else "the feature map needs a VLM: name one"
         )
+    if isinstance(localizer, str):
+        localizer = load_localizer(localizer, device=device)
     return RegionSpotExtractor(
-        None if localizer is None else load_localizer(localizer, device=device),
+        localizer,
         None if vlm is None else load_vlm(vlm, device=device, image_size=image_size),
         antialias=antialias is not False,
         images_at_once=images_at_once,

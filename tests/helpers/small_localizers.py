@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import transformers
 
-from anyregion.localizers.sam import sam_hq_localizer, sam_localizer
-from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
+from anyregion.localizers.sam import SamBackend, SamHQBackend
+from anyregion.localizers.sam2 import Sam2Backend, Sam3Backend
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 
 
@@ -109,15 +109,15 @@ def build(family: str, **settings: Any) -> PromptableSegmenter:
     options = LocalizerOptions(**settings)
     if family == "sam":
         model = spread(transformers.SamModel(sam_config()))
-        return sam_localizer(model, name=family, options=options)
+        return PromptableSegmenter(SamBackend, model, name=family, options=options)
     if family == "sam_hq":
         model = spread(transformers.SamHQModel(sam_config("SamHQ")))
-        return sam_hq_localizer(model, name=family, options=options)
+        return PromptableSegmenter(SamHQBackend, model, name=family, options=options)
     if family == "sam2":
         model = spread(transformers.Sam2Model(sam2_config()))
-        return sam2_localizer(model, name=family, options=options)
+        return PromptableSegmenter(Sam2Backend, model, name=family, options=options)
     model = spread(transformers.Sam3TrackerModel(sam3_config()))
-    return sam2_localizer(model, name=family, options=options, mean=SAM3_MEAN, std=SAM3_STD)
+    return PromptableSegmenter(Sam3Backend, model, name=family, options=options)
 
 
 FAMILIES = ["sam", "sam_hq", "sam2", "sam3"]

@@ -30,7 +30,7 @@ from anyregion.masks import decode_mask
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.checkpoint import load_published, read_checkpoint
 from anyregion.regionspot.encoder import EncodedImage, RegionSpotEncoder
-from anyregion.regionspot.losses import focal_loss, region_logits
+from anyregion.regionspot.losses import focal_losses, region_logits
 from anyregion.regionspot.pretrained import Pretrained
 from anyregion.regionspot.training.config import StepConfig
 from anyregion.regionspot.training.task import RegionSpotTask
@@ -250,7 +250,7 @@ def run_train(fixture: Fixture, encoder: RegionSpotEncoder, words: EncodedVocabu
     features = torch.from_numpy(maps)
     embedded = adapter(stacked, features)
     scored = region_logits(embedded, torch.from_numpy(words.matrix), encoder.logit_scale)
-    plain = focal_loss(scored, labels, alpha=-1, over_images="sum")
+    plain = focal_losses(scored, labels, alpha=-1).sum()
     loss = task.losses(adapter, examples)["loss"].sum()
     loss.backward()
     yield "train__region_embeddings", embedded.detach().numpy()

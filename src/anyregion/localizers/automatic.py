@@ -18,7 +18,7 @@ from torch import Tensor
 from anyregion.errors import InputError, require
 from anyregion.images import Pixels, size_of
 from anyregion.localizers.frame import Frame, logits_to_image
-from anyregion.localizers.sam2 import Sam2Backend, stability_score
+from anyregion.localizers.sam2 import stability_score
 from anyregion.localizers.segmenter import LocalizedImage, PromptableSegmenter
 from anyregion.masks import RLE, decode_mask, encode_mask, mask_box
 from anyregion.proposals import nms
@@ -39,7 +39,7 @@ class AutomaticOptions:
         points_per_side: points of the grid along each side of the image.
         points_per_batch: points whose low-resolution masks are in memory together.
         pred_iou_thresh: masks whose predicted IoU is not above are dropped; None for the
-            published default of the family: 0.88 for SAM and SAM-HQ, 0.8 for SAM 2 (and 3).
+            published default: 0.88 for SAM and SAM-HQ, 0.8 for SAM 2 (and 3).
         stability_score_thresh: masks of lower stability are dropped.
         stability_score_offset: see `stability_score`.
         box_nms_thresh: of two boxes in one crop with a higher IoU the worse is dropped.
@@ -125,8 +125,7 @@ class AutomaticMasks:
         if options.min_mask_region_area:
             require("torch", "scipy")
         if options.pred_iou_thresh is None:
-            published = 0.8 if isinstance(localizer.backend, Sam2Backend) else 0.88
-            options = replace(options, pred_iou_thresh=published)
+            options = replace(options, pred_iou_thresh=localizer.backend.pred_iou_thresh)
         self.localizer = localizer
         self.encoder = None if options.crop_n_layers else encoder
         self.options: AutomaticOptions = options

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anyregion.errors import CheckpointError
-from anyregion.localizers.sam import sam_localizer
+from anyregion.localizers.sam import SamBackend
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.torch_utils.weights import compare_shapes
 
@@ -59,7 +59,8 @@ def sam_from_state(
         CheckpointError: missing, unexpected or misshapen tensors.
     """
     options = LocalizerOptions(device=device)
-    return sam_localizer(sam_model_from_state(state, name=name), name=name, options=options)
+    model = sam_model_from_state(state, name=name)
+    return PromptableSegmenter(SamBackend, model, name=name, options=options)
 
 
 def sam_model_from_state(state: Mapping[str, Tensor], *, name: str = "state dict") -> Any:

@@ -1,9 +1,10 @@
-"""Loading of localizers by hub name, folder or file."""
+"""Loading of localizers by hub name, folder or file; the table of the segmenters that are known."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyregion.errors import require
 
@@ -12,15 +13,16 @@ if TYPE_CHECKING:
 
     from anyregion.localizers.protocol import Localizer
 
-# model type in config.json -> class of transformers; the video models hold the image model whole
-MODEL_CLASSES = {
-    "sam": "SamModel",
-    "sam_hq": "SamHQModel",
-    "sam2": "Sam2Model",
-    "sam2_video": "Sam2Model",
-    "sam3_tracker": "Sam3TrackerModel",
-    "sam3_tracker_video": "Sam3TrackerModel",
-    "sam3_video": "Sam3TrackerModel",
+# model type in config.json -> class of transformers, and module and name of its `Backend`: both
+# imported when used, for they need the extra. The video models hold the image model whole
+BACKENDS = {
+    "sam": ("SamModel", "sam:SamBackend"),
+    "sam_hq": ("SamHQModel", "sam:SamHQBackend"),
+    "sam2": ("Sam2Model", "sam2:Sam2Backend"),
+    "sam2_video": ("Sam2Model", "sam2:Sam2Backend"),
+    "sam3_tracker": ("Sam3TrackerModel", "sam2:Sam3Backend"),
+    "sam3_tracker_video": ("Sam3TrackerModel", "sam2:Sam3Backend"),
+    "sam3_video": ("Sam3TrackerModel", "sam2:Sam3Backend"),
 }
 
 
@@ -51,9 +53,7 @@ def load_localizer(
     import transformers
 
     from anyregion.localizers.checkpoint import sam_model_from_state
-    from anyregion.localizers.sam import sam_hq_localizer, sam_localizer
-    from anyregion.localizers.sam2 import SAM3_MEAN, SAM3_STD, sam2_localizer
-    from anyregion.localizers.segmenter import LocalizerOptions
+    from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
     from anyregion.torch_utils.hub import WEIGHT_SUFFIXES, load_config, load_model
     from anyregion.torch_utils.weights import read_state_dict
 
@@ -63,22 +63,22 @@ def load_localizer(
     )
     path = Path(name).expanduser()
     if path.is_file() or path.suffix in WEIGHT_SUFFIXES:
-        model = sam_model_from_state(read_state_dict(path), name=str(path))
-        return sam_localizer(model, name=str(path), options=options)
-    source = str(path) if path.is_dir() else name
-    config = load_config(source, role="localizer", kinds=MODEL_CLASSES)
-    kind = config.model_type
-    settings = {}
-    if kind in ("sam", "sam_hq"):
-        # segment-anything's decoder has torch's default; the converted files say 1e-6
-        config.mask_decoder_config.layer_norm_eps = 1e-5
-        settings["config"] = config
-    model = load_model(getattr(transformers, MODEL_CLASSES[kind]), source, **settings)
-    if kind == "sam":
-        return sam_localizer(model, name=name, options=options)
-    if kind == "sam_hq":
-        return sam_hq_localizer(model, name=name, options=options)
-    # SAM 3's tracker is SAM 2 with another image encoder and another input
-    if kind.startswith("sam3"):
-        return sam2_localizer(model, name=name, options=options, mean=SAM3_MEAN, std=SAM3_STD)
-    return sam2_localizer(model, name=name, options=options)
+        name = str(path)
+        _, backend = _known("sam")
+        model = sam_model_from_state(read_state_dict(path), name=name)
+    else:
+        source = str(path) if path.is_dir() else name
+        config = load_config(source, role="localizer", kinds=BACKENDS)
+        model_class, backend = _known(config.model_type)
+        settings = {}
+        if backend.layer_norm_eps is not None:
+            config.mask_decoder_config.layer_norm_eps = backend.layer_norm_eps
+            settings["config"] = config
+        model = load_model(getattr(transformers, model_class), source, **settings)
+    return PromptableSegmenter(backend, model, name=name, options=options)
+
+
+def _known(model_type: str) -> tuple[str, Any]:
+    model_class, place = BACKENDS[model_type]
+    module, name = place.split(":")
+    return model_class, getattr(import_module(f"anyregion.localizers.{module}"), name)

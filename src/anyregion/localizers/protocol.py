@@ -1,4 +1,4 @@
-"""The protocol of localizers, and the tokens that they return."""
+"""`Localizer`, what RegionSpot needs of a segmenter: an image encoded once, prompts to tokens."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class RegionTokens:
 class Localizer(Protocol):
     """A frozen model that turns the prompts of regions into tokens and masks.
 
+    Every SAM is one, by `PromptableSegmenter`; so is any object with these methods.
+
     Attributes:
-        name: hub name or folder it came from.
+        name: hub name or folder it came from; a folder that is saved states it.
         token_width: `W`.
     """
 

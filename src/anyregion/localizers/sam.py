@@ -10,63 +10,27 @@ from torch import Tensor
 
 from anyregion.images import Pixels
 from anyregion.localizers.frame import Frame, padded_frame, resize_to_frame
-from anyregion.localizers.segmenter import (
-    DEFAULTS,
-    LocalizedImage,
-    LocalizerOptions,
-    PromptableSegmenter,
-    freeze,
-)
+from anyregion.localizers.segmenter import LocalizedImage
 
 # of RGB bytes, 0 to 255
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
-def sam_localizer(
-    model: Any, *, name: str, options: LocalizerOptions = DEFAULTS
-) -> PromptableSegmenter:
-    """A localizer of a `transformers.SamModel`, which is moved to its device and frozen.
-
-    For the published numbers its mask decoder's `layer_norm_eps` must be 1e-5, which neither the
-    class's default nor the files on the hub have; `load_localizer` sets it.
-
-    Args:
-        model: the model, float32.
-        name: where it came from.
-        options: how it runs.
-    """
-    return PromptableSegmenter(SamBackend(freeze(model, options)), name=name, options=options)
-
-
-def sam_hq_localizer(
-    model: Any, *, name: str, options: LocalizerOptions = DEFAULTS
-) -> PromptableSegmenter:
-    """A localizer of a `transformers.SamHQModel`, which is moved to its device and frozen.
-
-    A region's tokens are SAM's own mask tokens, so that what was trained on SAM's tokens goes on
-    working: the HQ token has a space of its own, and there is one of it for three candidates. Masks
-    are the sum of SAM's and the HQ token's logits, as published; candidates stay in the decoder's
-    order, so that each keeps its token. The image tokens that are upscaled are those after the
-    two-way transformer, as published; `SamHQModel`'s own forward pass (transformers 5.23) takes
-    those of before it, height and width exchanged, and its masks hardly know the prompt.
-
-    Args:
-        model: the model, float32, its mask decoder's `layer_norm_eps` 1e-5 (see `sam_localizer`).
-        name: where it came from.
-        options: how it runs.
-    """
-    return PromptableSegmenter(SamHQBackend(freeze(model, options)), name=name, options=options)
-
-
 class SamBackend:
-    """SAM as a `Backend`: output tokens are the IoU token and four mask tokens."""
+    """SAM as a `Backend`, of a `SamModel`: output tokens are the IoU token and four mask tokens.
+
+    For the published numbers the mask decoder's `layer_norm_eps` must be 1e-5, which neither the
+    class's default nor the files on the hub have; `load_localizer` sets it.
+    """
 
     kind = "SamFamily"
     score_row = 0
     mask_row = 1
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    layer_norm_eps: float | None = 1e-5
+    pred_iou_thresh = 0.88
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -109,7 +73,15 @@ class SamBackend:
 
 
 class SamHQBackend(SamBackend):
-    """SAM-HQ as a `Backend`: SAM's frozen weights, and a sixth token that sharpens masks."""
+    """SAM-HQ as a `Backend`, of a `SamHQModel`: SAM's frozen weights, and a sixth token for masks.
+
+    A region's tokens are SAM's own mask tokens, so that what was trained on SAM's tokens goes on
+    working: the HQ token has a space of its own, and there is one of it for three candidates. Masks
+    are the sum of SAM's and the HQ token's logits, as published; candidates stay in the decoder's
+    order, so that each keeps its token. The image tokens that are upscaled are those after the
+    two-way transformer, as published; `SamHQModel`'s own forward pass (transformers 5.23) takes
+    those of before it, height and width exchanged, and its masks hardly know the prompt.
+    """
 
     kind = "SamHQFamily"
 

@@ -11,74 +11,41 @@ from torch import Tensor
 from anyregion.images import Pixels, size_of
 from anyregion.localizers.frame import Frame, squashed_frame
 from anyregion.localizers.sam import mask_maps, upscale
-from anyregion.localizers.segmenter import (
-    DEFAULTS,
-    LocalizedImage,
-    LocalizerOptions,
-    PromptableSegmenter,
-    freeze,
-)
-
-# of RGB in 0 to 1
-SAM2_MEAN, SAM2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SAM3_MEAN, SAM3_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+from anyregion.localizers.segmenter import LocalizedImage
 
 
-def sam2_localizer(
-    model: Any,
-    *,
-    name: str,
-    options: LocalizerOptions = DEFAULTS,
-    mean: tuple[float, float, float] = SAM2_MEAN,
-    std: tuple[float, float, float] = SAM2_STD,
-) -> PromptableSegmenter:
-    """A localizer of a `Sam2Model` or a `Sam3TrackerModel`, moved to its device and frozen.
+class Sam2Backend:
+    """SAM 2 as a `Backend`, of a `Sam2Model`: output tokens are object score, IoU, four masks.
 
     A region's token is the output mask token: 0 for the single mask, 1 to 3 for the candidates. The
     published single mask is not always token 0's: where that is unstable (its area changes much
     with the threshold) the candidate with the highest score takes its place, in masks and scores.
     The token stays token 0, as in the published model's own memory.
-
-    Args:
-        model: the model, float32.
-        name: where it came from.
-        options: how it runs.
-        mean, std: of the input in 0 to 1, RGB; SAM 3 was trained with 0.5.
     """
-    backend = Sam2Backend(freeze(model, options), mean=mean, std=std)
-    return PromptableSegmenter(backend, name=name, options=options)
-
-
-class Sam2Backend:
-    """SAM 2 as a `Backend`: output tokens are the object score, IoU, and four mask tokens."""
 
     kind = "Sam2Family"
     score_row = 1
     mask_row = 2
+    # of RGB in 0 to 1
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    layer_norm_eps: float | None = None
+    pred_iou_thresh = 0.8
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-    ) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         decoder = model.mask_decoder
         self.output_tokens: Tensor = torch.cat(
             [decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight]
         ).detach()
-        self.mean: tuple[float, ...] = mean
-        self.std: tuple[float, ...] = std
-        self._mean = torch.tensor(mean).view(3, 1, 1)
-        self._std = torch.tensor(std).view(3, 1, 1)
 
     def preprocess(self, image: Pixels) -> tuple[Tensor, Frame]:
         """Squash to the square as floats, then normalise. See `Backend`."""
         frame = squashed_frame(size_of(image), self.model.prompt_encoder.input_image_size)
         values = torch.tensor(image).permute(2, 0, 1) / 255
         values = F.interpolate(values[None], frame.inside, mode="bilinear", antialias=True)[0]
-        return (values - self._mean) / self._std, frame
+        mean, std = (torch.tensor(rgb).view(3, 1, 1) for rgb in (self.mean, self.std))
+        return (values - mean) / std, frame
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
         # finest first: 4, 2 and 1 times the embedding's size
@@ -109,6 +76,13 @@ class Sam2Backend:
         best = torch.where(stable, 0, 1 + scores[:, 1:].argmax(1))[:, None]  # (P, 1)
         index = best[..., None, None].expand(-1, -1, *logits.shape[2:])
         return logits.gather(1, index), scores.gather(1, best)
+
+
+class Sam3Backend(Sam2Backend):
+    """SAM 3's tracker, a `Sam3TrackerModel`: SAM 2 with another image encoder and another input."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
 
 def stability_score(logits: Tensor, offset: float, *, empty: float = 0.0) -> Tensor:

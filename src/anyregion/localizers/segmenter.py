@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,8 @@ class Backend(Protocol):
         score_row: which of them predicts the masks' IoU.
         mask_row: the first of the mask tokens; the three candidates follow it.
         mean, std: of the model's input, RGB.
+        layer_norm_eps: of the mask decoder as published, where the files of the hub state another.
+        pred_iou_thresh: of the published automatic generator, see `AutomaticOptions`.
     """
 
     model: Any
@@ -42,6 +44,8 @@ class Backend(Protocol):
     mask_row: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    layer_norm_eps: float | None
+    pred_iou_thresh: float
 
     def preprocess(self, image: Pixels) -> tuple[Tensor, Frame]:
         """The model's input `(3, side, side)` on the CPU, and where the image lies in it."""
@@ -112,11 +116,6 @@ class LocalizerOptions:
 DEFAULTS = LocalizerOptions()
 
 
-def freeze(model: Any, options: LocalizerOptions) -> Any:
-    """The model on its device, in evaluation mode, without gradients."""
-    return model.to(options.device).eval().requires_grad_(False)
-
-
 class PromptableSegmenter:
     """Tokens and masks of prompted regions, by a frozen SAM of any version.
 
@@ -125,16 +124,25 @@ class PromptableSegmenter:
     shares with the others (see `two_way`).
 
     Args:
-        backend: a `SamBackend`, `SamHQBackend` or `Sam2Backend` of a model that `freeze` returned.
+        backend: `SamBackend`, `SamHQBackend`, `Sam2Backend` or `Sam3Backend`.
+        model: of `transformers`, float32; it is moved to its device and frozen.
         name: hub name or path that the weights came from.
-        options: how it runs, on the device where the model is.
+        options: how it runs.
     """
 
-    def __init__(self, backend: Backend, *, name: str, options: LocalizerOptions) -> None:
-        self.backend = backend
+    def __init__(
+        self,
+        backend: Callable[[Any], Backend],
+        model: Any,
+        *,
+        name: str,
+        options: LocalizerOptions = DEFAULTS,
+    ) -> None:
+        model = model.to(options.device).eval().requires_grad_(False)
+        self.backend: Backend = backend(model)
         self.name = name
-        self.device: torch.device = backend.output_tokens.device
-        self.token_width: int = backend.output_tokens.shape[1]
+        self.device: torch.device = self.backend.output_tokens.device
+        self.token_width: int = self.backend.output_tokens.shape[1]
         on_cpu = self.device.type == "cpu"
         if on_cpu:
             # Every chunk allocates the same blocks of some megabytes again: handed back to the
@@ -145,9 +153,9 @@ class PromptableSegmenter:
         self.chunk = options.chunk or (2 if on_cpu else 32)
         self.batch_size = options.batch_size or (1 if on_cpu else 8)
         self.encoder_dtype = options.encoder_dtype or torch.float32
-        self.low_side: int = 4 * backend.model.prompt_encoder.image_embedding_size[0]
+        self.low_side: int = 4 * model.prompt_encoder.image_embedding_size[0]
         with torch.no_grad():
-            self._positions: Tensor = backend.model.get_image_wide_positional_embeddings()
+            self._positions: Tensor = model.get_image_wide_positional_embeddings()
 
     @cached_property
     def fingerprint(self) -> str:

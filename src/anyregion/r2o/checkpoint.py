@@ -144,7 +144,7 @@ def read_published(path: str | Path) -> PublishedCheckpoint:
     return PublishedCheckpoint(renamed, sizes, *_progress(path))
 
 
-def load_published(networks: Networks, checkpoint: PublishedCheckpoint) -> None:
+def load_networks(networks: Networks, checkpoint: PublishedCheckpoint) -> None:
     """Load a checkpoint into networks of its sizes, every tensor of it.
 
     Raises:
@@ -159,11 +159,11 @@ def load_published(networks: Networks, checkpoint: PublishedCheckpoint) -> None:
 
 
 def networks_of(checkpoint: PublishedCheckpoint, *, size: int = 224) -> Networks:
-    """Networks as large as the checkpoint's, with its weights. Raises as `load_published`."""
+    """Networks as large as the checkpoint's, with its weights. Raises as `load_networks`."""
     sizes = checkpoint.sizes
     encoder = build_encoder(f"torchvision/{sizes.backbone}", size=size)
     networks = Networks(encoder, width=sizes.width, hidden=sizes.hidden, out=sizes.out)
-    load_published(networks, checkpoint)
+    load_networks(networks, checkpoint)
     return networks
 
 

@@ -27,7 +27,7 @@ _SAM = "facebook/sam-vit-base"
 
 
 @dataclass(frozen=True, eq=False)
-class PublishedCheckpoint:
+class RegionSpotCheckpoint:
     """The parts of a published checkpoint, each a state dict without its prefix.
 
     Attributes:
@@ -54,7 +54,7 @@ class PublishedCheckpoint:
         )
 
 
-def read_checkpoint(path: str | Path) -> PublishedCheckpoint:
+def read_checkpoint(path: str | Path) -> RegionSpotCheckpoint:
     """Read a published checkpoint: `{"model": {"model.<part>...": tensor}}`.
 
     Only tensors are unpickled (`weights_only`); a file that carries anything else is refused.
@@ -79,7 +79,7 @@ def read_checkpoint(path: str | Path) -> PublishedCheckpoint:
         raise CheckpointError(
             f"{path}: not RegionSpot's layout: missing {missing}, unknown {unknown[:4]}"
         )
-    return PublishedCheckpoint(parts["adapter"], parts["sam"] or None, parts["clip_model"] or None)
+    return RegionSpotCheckpoint(parts["adapter"], parts["sam"] or None, parts["clip_model"] or None)
 
 
 def load_published(

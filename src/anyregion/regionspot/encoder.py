@@ -108,7 +108,7 @@ class RegionSpotEncoder:
         cls,
         folder: str | Path,
         *,
-        localizer: str | None = None,
+        localizer: str | Localizer | None = None,
         vlm: str | None = None,
         antialias: bool | None = None,
         device: str = "cpu",
@@ -118,7 +118,8 @@ class RegionSpotEncoder:
         Args:
             folder: as `save_pretrained`, a training or `anyregion convert` wrote it.
             localizer, vlm: hub name, folder or file to use in place of the stated ones (the same
-                models kept elsewhere; other widths are refused).
+                models kept elsewhere; other widths are refused). A localizer may also be an object
+                of your own, see `anyregion.localizers`.
             antialias: see the class; None for what the folder states.
             device: where everything runs.
 
@@ -130,8 +131,11 @@ class RegionSpotEncoder:
         folder = Path(folder)
         config = read_config(folder)
         adapter = load_adapter(folder, config.adapter)
+        if localizer is None or isinstance(localizer, str):
+            name = localizer or resolve_part(folder, config.localizer)
+            localizer = load_localizer(name, device=device)
         return cls(
-            load_localizer(localizer or resolve_part(folder, config.localizer), device=device),
+            localizer,
             load_vlm(
                 vlm or resolve_part(folder, config.vlm),
                 device=device,

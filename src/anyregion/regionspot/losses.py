@@ -6,8 +6,6 @@ was not trained on these names. B is images, N regions, C names.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,19 +25,6 @@ def region_logits(embeddings: Tensor, words: Tensor, scale: float | Tensor) -> T
     length = embeddings.norm(dim=-1, keepdim=True) + 1e-7  # as published, so no region is 0 / 0
     logits: Tensor = scale * (embeddings / length) @ words.T
     return logits
-
-
-def focal_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-    over_images: Literal["mean", "sum"] = "mean",
-) -> Tensor:
-    """`focal_losses` of a batch as one number: the mean over images, or the published sum."""
-    per_image = focal_losses(logits, labels, alpha=alpha, gamma=gamma)
-    return per_image.sum() if over_images == "sum" else per_image.mean()
 
 
 def focal_losses(

@@ -1,7 +1,8 @@
 """The folder of a trained adapter: weights, configuration, model card, and where its parts are.
 
 The two frozen models, its parts, are stated by name: a hub name, an absolute path, or a file or
-folder inside. Nothing but OWNER/MODEL is ever looked up on a hub (`resolve_part`).
+folder inside. Nothing but OWNER/MODEL is ever looked up on a hub, and of a folder without a card,
+which may have meant a folder by it, only where the owner is known (`resolve_part`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from anyregion.vocabulary import Vocabulary
 WEIGHTS = "adapter.safetensors"
 CONFIG = "config.json"
 FORMAT = "anyregion.regionspot/1"
+# owners on the hub whose models the recipes and the lists of models name
+_HUB_OWNERS = ("facebook", "google", "laion", "openai", "syscv-community")
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def resolve_part(folder: Path, name: str) -> str:
 
     A relative path is looked for in the folder, from the working directory, and from the folders
     above: what was written before paths were absolute is relative to where the training began.
+    `models/sam` in such a folder may be a path or OWNER/MODEL: it is a hub's name if the owner is
+    known or the model lies in the hub's cache.
 
     Raises:
         InputError: the name of a local file or folder that is in none of these places.
@@ -121,11 +126,13 @@ def resolve_part(folder: Path, name: str) -> str:
         for parent in folder.absolute().parents:
             if (parent / path).exists():
                 return prefix + str(parent / path)
-        if not prefix and is_hub_name(name):
+        known = card is not None or name.split("/")[0] in _HUB_OWNERS
+        if not prefix and is_hub_name(name) and (known or _cached_on_hub(name)):
             return name
     raise InputError(
-        f"{folder / CONFIG} names {name}, and there is no such file or folder: give the path of "
-        "this model as localizer or vlm"
+        f"{folder / CONFIG} names {name}, and there is no such file or folder in {folder}, in "
+        f"{Path.cwd()} or above the former; nothing was fetched: give the path of this model, or "
+        "its name on a hub, as localizer or vlm"
     )
 
 

@@ -26,7 +26,7 @@ from anyregion.training.curves import write_curves
 from anyregion.training.distributed import start
 from anyregion.training.logs import Log
 from anyregion.training.optimizers import build_optimizer, count_trainable, weight_average
-from anyregion.training.prefetch import read_ahead
+from anyregion.training.prefetch import prefetch
 from anyregion.training.report import TrainingReport, write_run_card
 from anyregion.training.run_folder import RunFolder, Settings, last_checkpoint
 from anyregion.training.step import Stepper, StepResult
@@ -242,7 +242,7 @@ class _Loop:
         config, first_step = self.config, self.state.step
         steps = range(first_step, config.steps)
         interrupted = False
-        reading = read_ahead(
+        reading = prefetch(
             self.task,
             steps,
             rank=self.fabric.global_rank,

@@ -35,7 +35,7 @@ def share(count: int, rank: int, world: int) -> range:
     return range(count * rank // world, count * (rank + 1) // world)
 
 
-def read_ahead(
+def prefetch(
     task: Task, steps: range, *, rank: int, world: int, readers: int, ahead: int
 ) -> Generator[StepExamples, None, None]:
     """Yield the examples of each step, in order.

@@ -1,4 +1,8 @@
-"""Frozen vision-language models: an image to a feature map, names to embeddings."""
+"""Frozen vision-language models: an image to a feature map, names to embeddings.
+
+To add one: a `VisionTower` (`model.py`; `clip.py` is the shortest example), and the function that
+wraps such a model, with a line in the table `BUILDERS` (`loading.py`).
+"""
 
 from typing import TYPE_CHECKING
 

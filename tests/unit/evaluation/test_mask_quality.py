@@ -57,10 +57,10 @@ class Masks:
 
 def test_boxes(annotated: tuple[Path, Path]) -> None:
     report = evaluate_masks(Recognizer(Masks(), cache=None), *annotated)
-    assert (report.mean_iou, report.box_iou, report.fine) == (1, 1, 1)
+    assert (report.mean_iou, report.box_iou, report.above_half) == (1, 1, 1)
     assert (report.regions, report.images) == (8, 4)
     assert report.by_size == {"small": 1}
-    assert report.telling is None
+    assert report.auroc is None
 
 
 def test_points(annotated: tuple[Path, Path]) -> None:
@@ -68,9 +68,9 @@ def test_points(annotated: tuple[Path, Path]) -> None:
     report = evaluate_masks(Recognizer(masks, cache=None), *annotated, prompt="point")
     assert report.mean_iou == 0.5, "every left half is right"
     assert report.mask_box_iou == 0.5
-    assert report.fine == 0.5
+    assert report.above_half == 0.5
     assert report.box_iou is None
-    assert report.telling == 1, "the left half comes first, and has the higher score"
+    assert report.auroc == 1, "the left half comes first, and has the higher score"
     for regions in masks.prompts:
         (left,), (right,) = (p[0] for p in zip(regions.points, strict=True))
         assert left[0] < 20 <= right[0]

@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 from anyregion.errors import CheckpointError, InputError, MissingExtraError  # noqa: E402
 from anyregion.localizers.checkpoint import sam_from_state  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
-from anyregion.localizers.sam2 import sam2_localizer  # noqa: E402
+from anyregion.localizers.sam2 import Sam2Backend  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
 from tests.helpers.sam_reference import LANDSCAPE, close, photo, regions_of  # noqa: E402
 from tests.helpers.small_localizers import FAMILIES, build  # noqa: E402
@@ -66,10 +66,16 @@ def test_fingerprint_follows_configuration_and_input(family: str, tmp_path: Path
 def test_fingerprint_follows_mean_and_std() -> None:
     model = build("sam2").backend.model
     half = (0.5, 0.5, 0.5)
+
+    class OtherMean(Sam2Backend):
+        mean = half
+
+    class OtherStd(Sam2Backend):
+        std = half
+
     fingerprints = {
-        sam2_localizer(model, name="").fingerprint,
-        sam2_localizer(model, name="", mean=half).fingerprint,
-        sam2_localizer(model, name="", std=half).fingerprint,
+        PromptableSegmenter(backend, model, name="").fingerprint
+        for backend in (Sam2Backend, OtherMean, OtherStd)
     }
     assert len(fingerprints) == 3
 

@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 from anyregion.errors import CheckpointError  # noqa: E402
 from anyregion.localizers.checkpoint import sam_from_state, sam_model_from_state  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
-from anyregion.localizers.sam import sam_localizer  # noqa: E402
+from anyregion.localizers.sam import SamBackend  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
 from tests.helpers.sam_reference import close, photo, reference_outputs, regions_of  # noqa: E402
 from tests.helpers.small_localizers import sam_config, spread  # noqa: E402
@@ -96,7 +96,7 @@ def test_a_checkpoint_gives_the_model_it_was_made_from(
     assert list(config.vision_config.global_attn_indexes) == [1]
     assert config.vision_config._attn_implementation == "sdpa"
     assert config.mask_decoder_config.layer_norm_eps == 1e-5
-    original = sam_localizer(model, name="")
+    original = PromptableSegmenter(SamBackend, model, name="")
     image = photo((60, 37))
     regions = regions_of("box+points", (60, 37), localizer.low_side)
     result = localizer.tokens(localizer.encode([image])[0], regions, masks=True)

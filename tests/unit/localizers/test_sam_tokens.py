@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from anyregion.localizers.prompts import prompt_batches  # noqa: E402
+from anyregion.localizers.sam import SamBackend  # noqa: E402
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
 from tests.helpers.sam_reference import (  # noqa: E402
@@ -156,9 +157,8 @@ def test_chunks_and_company_change_nothing_and_order_is_kept(
         close(together.mask_logits[row], alone.mask_logits[0], 1e-4)
         close(together.mask_scores[row], alone.mask_scores[0])
     for chunk in (1, 5, 32):
-        other = PromptableSegmenter(
-            localizer.backend, name="", options=LocalizerOptions(chunk=chunk)
-        )
+        options, backend = LocalizerOptions(chunk=chunk), localizer.backend
+        other = PromptableSegmenter(type(backend), backend.model, name="", options=options)
         close(other.tokens(encoded, regions).tokens, together.tokens)
 
 
@@ -176,7 +176,7 @@ def test_a_chunk_bounds_what_is_decoded_at_once(
 
     monkeypatch.setattr(segmenter, "two_way", counting)
     localizer = PromptableSegmenter(
-        localizers["sam"].backend, name="", options=LocalizerOptions(chunk=4)
+        SamBackend, localizers["sam"].backend.model, name="", options=LocalizerOptions(chunk=4)
     )
     (encoded,) = localizer.encode([photo(PORTRAIT)])
     regions = regions_of("box", PORTRAIT, localizer.low_side, count=10)

@@ -17,7 +17,7 @@ from anyregion.backbones.loading import build_encoder  # noqa: E402
 from anyregion.errors import CheckpointError  # noqa: E402
 from anyregion.r2o.checkpoint import (  # noqa: E402
     from_published,
-    load_published,
+    load_networks,
     networks_of,
     published_names,
     read_published,
@@ -137,10 +137,10 @@ def test_another_width_is_refused_by_name(networks: Networks, tmp_path: Path) ->
     checkpoint = read_published(published_file(networks, tmp_path / "r2o.pth"))
     other = Networks(build_encoder("torchvision/resnet18"), width=512, hidden=32, out=8)
     with pytest.raises(CheckpointError, match=r"resnet18, heads 24 and 8 .*projector\.hidden"):
-        load_published(other, checkpoint)
+        load_networks(other, checkpoint)
     other = Networks(build_encoder("torchvision/resnet34"), width=512, hidden=24, out=8)
     with pytest.raises(CheckpointError, match=r"missing .*layer1\.2"):
-        load_published(other, checkpoint)
+        load_networks(other, checkpoint)
 
 
 def test_other_files_are_refused(networks: Networks, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 
 from anyregion import AnyRegionError, CheckpointError, InputError  # noqa: E402
 from anyregion.cli.main import main  # noqa: E402
+from anyregion.factory import load_extractor, load_recognizer  # noqa: E402
 from anyregion.model_card import ModelCard  # noqa: E402
 from anyregion.regionspot.adapter import AdapterConfig  # noqa: E402
 from anyregion.regionspot.checkpoint import convert_checkpoint, load_published  # noqa: E402
@@ -98,6 +99,10 @@ def test_relative_names_of_older_folders(tmp_path: Path, monkeypatch: pytest.Mon
     assert resolve_part(run, "models/sam") == str(tmp_path / "models/sam")
     assert resolve_part(run, "facebook/sam-vit-base") == "facebook/sam-vit-base"
     assert resolve_part(run, "open_clip:RN50/openai") == "open_clip:RN50/openai"
+    # a folder that is nowhere, not a hub's model of an owner called `models`
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(InputError, match=r"names models/clip.*no such file.*nothing was fetched"):
+        resolve_part(run, "models/clip")
     for missing in ("sam", "a/b/sam", "./sam", "/sam", "sam.pth", "me/sam.pth", "open_clip:X/w.pt"):
         with pytest.raises(InputError, match=rf"config\.json names {missing}.*no such file"):
             resolve_part(run, missing)
@@ -117,6 +122,17 @@ def test_a_missing_part_is_not_looked_for_on_a_hub(
         RegionSpotEncoder.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="nowhere: there is no such file or folder"):
         RegionSpotEncoder.from_pretrained(tmp_path, localizer="nowhere")
+
+
+def test_a_localizer_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = named_encoder("mine", "clip")
+    encoder.save_pretrained(tmp_path)
+    monkeypatch.setattr("anyregion.regionspot.encoder.load_vlm", lambda *_, **__: encoder.vlm)
+    recognizer = load_recognizer(tmp_path, localizer=encoder.localizer, vlm="clip", cache=None)
+    assert isinstance(recognizer.encoder, RegionSpotEncoder)
+    assert recognizer.encoder.localizer is encoder.localizer
+    extractor: Any = load_extractor(localizer=encoder.localizer)
+    assert extractor.localizer is encoder.localizer
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from anyregion.regionspot.adapter import Adapter, AdapterConfig
 from anyregion.regionspot.losses import (
     cross_entropy_losses,
     distillation_losses,
-    focal_loss,
     focal_losses,
     repeated_rows,
 )
@@ -127,8 +126,6 @@ def test_objectives_against_plain_formulas() -> None:
     cell = t * 0.25 * (1 - p) ** 2 * -p.log() + (1 - t) * 0.75 * p**2 * -(1 - p).log()
     focal = torch.stack([cell[0, :2].sum() / 2, cell[1, :1].sum()])
     torch.testing.assert_close(focal_losses(logits, labels), focal)
-    torch.testing.assert_close(focal_loss(logits, labels), focal.mean())
-    torch.testing.assert_close(focal_loss(logits, labels, over_images="sum"), focal.sum())
     nll = -logits.log_softmax(dim=-1)
     entropy = torch.stack([(nll[0, 0, 0] + nll[0, 1, 4]) / 2, nll[1, 0, 2]])
     torch.testing.assert_close(cross_entropy_losses(logits, labels), entropy)

@@ -49,14 +49,14 @@ def run(args: argparse.Namespace) -> int:
     lines: list[tuple[str, object]] = [
         ("mean IoU", f"{report.mean_iou:.3f}"),
         *((f"  {name}", f"{value:.3f}") for name, value in report.by_size.items()),
-        ("above a half", f"{report.fine:.1%}"),
+        ("above a half", f"{report.above_half:.1%}"),
         ("IoU of boxes", f"{report.mask_box_iou:.3f}"),
     ]
     if report.box_iou is not None:
         lines.append(("filled box", f"{report.box_iou:.3f}"))
     # a method without mask scores cannot tell good masks from bad ones
-    if report.telling is not None:
-        lines.append(("telling", f"{report.telling:.3f} (AUROC of the mask scores)"))
+    if report.auroc is not None:
+        lines.append(("AUROC", f"{report.auroc:.3f} (of the mask scores)"))
     lines += [
         ("regions", report.regions),
         ("images", report.images),

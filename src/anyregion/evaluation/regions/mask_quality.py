@@ -31,6 +31,8 @@ from anyregion.runs.pipeline import ReadSample, Track, run_pipeline, silent
 Prompt: TypeAlias = Literal["box", "point"]
 GOOD_IOU = 0.5
 """A mask above it counts as good: COCO's least threshold for a match."""
+# printed keys that are older than the figures' names, and stay
+_JSON_KEYS = {"above_half": "fine", "mask_box_iou": "found_box_iou", "auroc": "telling"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class MaskReport:
     Attributes:
         prompt: what was given of each region.
         mean_iou: mean intersection over union of the mask with the annotated one.
-        fine: fraction of regions whose intersection over union is above a half.
+        above_half: fraction of regions whose intersection over union is above a half.
         box_iou: the same mean for the box that was given, filled; None for points.
         mask_box_iou: mean intersection over union of the predicted mask's box with the annotated
             mask's box; for points, how well the region was located at all.
         by_size: mean of small, medium and large regions (COCO's areas of the annotated mask).
-        telling: AUROC of `mask_scores` at telling fine masks from the others; None where the
+        auroc: of `mask_scores`, at telling masks above a half from the others; None where the
             method has none, or all masks are alike.
         regions, images: how many.
         seconds: time spent on the images, without loading the model.
@@ -54,11 +56,11 @@ class MaskReport:
 
     prompt: Prompt
     mean_iou: float
-    fine: float
+    above_half: float
     box_iou: float | None
     mask_box_iou: float
     by_size: dict[str, float]
-    telling: float | None
+    auroc: float | None
     regions: int
     images: int
     seconds: float
@@ -66,8 +68,7 @@ class MaskReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON, under the keys of the first version."""
-        figures = asdict(self).items()
-        return {"found_box_iou" if key == "mask_box_iou" else key: v for key, v in figures}
+        return {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
 
 def evaluate_masks(
@@ -158,13 +159,13 @@ def evaluate_masks(
     return MaskReport(
         prompt=prompt,
         mean_iou=mean_iou(ious),
-        fine=float(good.mean()),
+        above_half=float(good.mean()),
         box_iou=mean_iou(mask_ious(filled, true)) if prompt == "box" else None,
         mask_box_iou=mean_iou(box_ious),
         by_size={
             name: mean_iou(ious[size == i]) for i, name in enumerate(SIZES) if (size == i).any()
         },
-        telling=auroc(quality[good & scored], quality[~good & scored]),
+        auroc=auroc(quality[good & scored], quality[~good & scored]),
         regions=len(true),
         images=count,
         seconds=seconds,
