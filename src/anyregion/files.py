@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,33 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=indent, allow_nan=False)
         file.write("\n")
+
+
+def append_lines(file: FileIO, values: Iterable[Any]) -> int:
+    """Append each value as a line of JSON to an unbuffered file, all of them or none.
+
+    Returns where the first starts.
+    """
+    start = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(b"".join(to_line(value) for value in values))
+        while rest:
+            rest = rest[file.write(rest) :]
+    except BaseException:
+        # a torn line would be cut off when the run is continued, but none is better
+        with suppress(OSError):
+            file.truncate(start)
+        raise
+    return start
+
+
+def to_line(value: Any) -> bytes:
+    """One line of JSON; file names that are not UTF-8 are escaped, everything else is readable."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        return (text + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value, allow_nan=False) + "\n").encode()
 
 
 def read_text(path: Path) -> str:

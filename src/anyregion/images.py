@@ -61,7 +61,30 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise InputError(f"cannot read a {type(image).__name__} as an image: see read_image")
     name = str(image) if isinstance(image, (str, Path)) else f"<{type(image).__name__}>"
     with _open(image, name, max_pixels) as opened:
-        return _to_rgb(opened, name)
+        mode = opened.mode
+        sixteen_bits = mode.startswith("I;16") or (mode == "I" and opened.format == "PNG")
+        if mode == "F" or (mode == "I" and not sixteen_bits):
+            raise InputError(
+                f"{name}: 32-bit pixels have no stated range; convert it to 8 or 16 bits"
+            )
+        opened.load()
+        # by hand: Pillow's exif_transpose writes all tags anew, and fails where any of them is odd
+        orientation: object = None
+        with suppress(*_BROKEN), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged tags: the pixels are whole all the same
+            orientation = opened.getexif().get(_ORIENTATION)
+        if isinstance(orientation, int) and orientation in _TRANSPOSE:
+            opened = opened.transpose(_TRANSPOSE[orientation])
+        if sixteen_bits:
+            # Pillow's own convert would clip 16 bits to white
+            grey = np.asarray(opened).astype(np.int64).clip(0, 65535) >> 8  # (H, W)
+            return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+        if mode in ("RGBa", "La"):
+            opened = opened.convert(mode.upper())  # alpha not multiplied in any more
+        if "A" in opened.getbands() or "transparency" in opened.info:
+            rgba = opened.convert("RGBA")
+            opened = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        return np.array(opened.convert("RGB"))
 
 
 def read_ahead(
@@ -75,22 +98,17 @@ def read_ahead(
     # one thread reads: Pillow decodes without Python's lock, and more would hold more in memory
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-read") as reader:
-        upcoming: Future[list[Pixels | InputError]] | None = None
-        for batch in [*batches, None]:
-            current = upcoming
-            upcoming = None if batch is None else reader.submit(_read_batch, batch)
-            if current is not None:
-                yield current.result()
-
-
-def _read_batch(images: Sequence[ImageLike]) -> list[Pixels | InputError]:
-    batch: list[Pixels | InputError] = []
-    for image in images:
-        try:
-            batch.append(read_image(image))
-        except InputError as error:
-            batch.append(error)
-    return batch
+        upcoming: list[Future[Pixels]] = []
+        for batch in [*batches, []]:
+            current, upcoming = upcoming, [reader.submit(read_image, image) for image in batch]
+            results: list[Pixels | InputError] = []
+            for future in current:
+                try:
+                    results.append(future.result())
+                except InputError as error:
+                    results.append(error)
+            if results:
+                yield results
 
 
 def read_single_channel(path: Path, *, first_channel: bool = False) -> NDArray[np.int64]:
@@ -139,30 +157,6 @@ def _open(
         raise
     except _BROKEN as error:
         raise InputError(f"{name}: broken or truncated image ({error})") from None
-
-
-def _to_rgb(image: Image.Image, name: str) -> Pixels:
-    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
-    if image.mode == "F" or (image.mode == "I" and not sixteen_bits):
-        raise InputError(f"{name}: 32-bit pixels have no stated range; convert it to 8 or 16 bits")
-    image.load()
-    # by hand: Pillow's exif_transpose writes all tags anew, and fails where any of them is odd
-    orientation: object = None
-    with suppress(*_BROKEN), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged tags: the pixels are whole all the same
-        orientation = image.getexif().get(_ORIENTATION)
-    if isinstance(orientation, int) and orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
-    if sixteen_bits:
-        # Pillow's own convert would clip 16 bits to white
-        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)  # (H, W)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("RGBa", "La"):
-        image = image.convert(image.mode.upper())  # alpha not multiplied in any more
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
 
 
 def size_of(pixels: Pixels) -> tuple[int, int]:

@@ -152,25 +152,25 @@ class Predictions:
         """One JSON-ready record a row: id, box (xyxy), labels and scores best first, mask."""
         records: list[dict[str, Any]] = []
         for i, region in enumerate(self.rows):
-            prediction = self[i]
+            labels = [self.vocabulary.names[name] for name in self.indices[i]]
             # float32 holds some seven digits; the last differs from machine to machine
-            scores = [float(f"{score:.6g}") for score in prediction.scores]
+            scores = [float(f"{score:.6g}") for score in self.scores[i].tolist()]
             record: dict[str, Any] = {
-                "id": prediction.id,
-                "box": [round(v, 3) for v in prediction.box.tolist()],
-                "label": prediction.label,
+                "id": self.regions.ids[region],
+                "box": [round(v, 3) for v in self.boxes[i].tolist()],
+                "label": labels[0],
                 "score": scores[0],
-                "labels": list(prediction.labels),
+                "labels": labels,
                 "scores": scores,
             }
             # a box says itself where it was; of points the box is only the stand-in
             if len(self.regions.points[region]):
                 record["points"] = self.regions.points[region].tolist()
                 record["point_labels"] = self.regions.point_labels[region].tolist()
-            if prediction.mask is not None:
-                record["mask"] = prediction.mask
-            if prediction.mask_score is not None:
-                record["mask_score"] = float(f"{prediction.mask_score:.6g}")
+            if self.masks is not None:
+                record["mask"] = self.masks[i]
+            if self.mask_scores is not None:
+                record["mask_score"] = float(f"{self.mask_scores[i]:.6g}")
             records.append(record)
         return records
 

@@ -79,6 +79,9 @@ class Regions:
         finite = np.all(np.isfinite(self.boxes), axis=1)
         ordered = np.all(self.boxes[:, :2] < self.boxes[:, 2:], axis=1)
         problems: dict[int, str] = {}
+        for i in self.ids:
+            if not isinstance(i, (int, str)):
+                raise InputError(f"region id {i!r} is neither a whole number nor text")
         for i, box in enumerate(self.boxes):
             points, labels, rle = self.points[i], self.point_labels[i], self.masks[i]
             if not (finite[i] or no_box[i]):
@@ -187,33 +190,47 @@ class Regions:
         # how many regions there are, the first of these that is there says
         prompts = next((v for v in (points, masks, mask_logits) if v is not None), None)
         if boxes is not None:
-            corners = _as_boxes(boxes)
+            corners = _as_array("boxes", boxes, width=4)
         elif prompts is not None:
             corners = np.full((len(prompts), 4), np.nan)
         else:
             raise InputError("regions need boxes, points or masks")
         count = len(corners)
-        coordinates = [
-            np.zeros((0, 2)) if p is None else _as_points(p)
-            for p in _column("points", points, count)
+        if scores is not None:
+            scores = _as_array("scores", scores)
+        if categories is not None:
+            categories = _as_array("categories", categories, dtype=np.int64)
+        columns: dict[str, Any] = {
+            "points": points, "point_labels": point_labels, "masks": masks,
+            "mask_logits": mask_logits, "ids": ids, "scores": scores, "categories": categories,
+        }  # fmt: skip
+        for name, values in columns.items():
+            if values is None:
+                columns[name] = [None] * count
+            elif len(values) != count:
+                raise InputError(f"{count} regions but {len(values)} {name}")
+        xy = [
+            np.zeros((0, 2)) if p is None else _as_array("the points of a region", p, width=2)
+            for p in columns["points"]
         ]
         labels = [
-            np.ones(len(p), np.int64) if label is None else _as_labels(label)
-            for p, label in zip(
-                coordinates, _column("point_labels", point_labels, count), strict=True
-            )
+            np.ones(len(p), np.int64)
+            if label is None
+            else _as_array("point labels", label, dtype=np.int64)
+            for p, label in zip(xy, columns["point_labels"], strict=True)
         ]
+        if ids is None:
+            columns["ids"] = range(count)
         return cls(
             boxes=corners,
-            points=tuple(coordinates),
+            points=tuple(xy),
             point_labels=tuple(labels),
-            masks=tuple(None if m is None else _as_rle(m) for m in _column("masks", masks, count)),
-            mask_logits=tuple(_column("mask_logits", mask_logits, count)),
-            ids=tuple(range(count)) if ids is None else _as_ids(_column("ids", ids, count)),
-            scores=None if scores is None else _column("scores", scores, count, np.float64),
-            categories=(
-                None if categories is None else _column("categories", categories, count, np.int64)
-            ),
+            masks=tuple(None if m is None else _as_rle(m) for m in columns["masks"]),
+            mask_logits=tuple(columns["mask_logits"]),
+            # numpy's numbers are no JSON, where ids end
+            ids=tuple(i.item() if isinstance(i, np.generic) else i for i in columns["ids"]),
+            scores=scores,
+            categories=categories,
         )
 
     @classmethod
@@ -302,30 +319,21 @@ def selected_rows(index: Any, count: int) -> NDArray[np.int64]:
     return rows
 
 
-def _column(name: str, values: Any, count: int, dtype: type | None = None) -> Any:
-    """The entries of one argument, one a region: a list, or with `dtype` an array `(N,)`."""
-    if values is None:
-        return [None] * count
-    if dtype is not None:
-        try:
-            values = np.asarray(values, dtype=dtype).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{name} are not numbers: {error}") from None
-    if len(values) != count:
-        raise InputError(f"{count} regions but {len(values)} {name}")
-    return list(values) if dtype is None else values
-
-
-def _as_boxes(boxes: ArrayLike) -> Boxes:
+def _as_array(
+    name: str, values: ArrayLike, *, width: int | None = None, dtype: Any = np.float64
+) -> NDArray[Any]:
+    """An array `(N,)` of numbers, or with `width` `(N, width)`; errors begin with `name`."""
     try:
-        array = np.array(boxes, dtype=np.float64)
+        array = np.array(values, dtype=dtype)
     except (TypeError, ValueError) as error:
-        raise InputError(f"boxes are not an array of numbers: {error}") from None
-    # `[]` and `[[]]` are no regions
-    if array.size == 0:
-        return np.zeros((0, 4))
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise InputError(f"boxes must be (N, 4), xyxy in pixels; these are {array.shape}")
+        raise InputError(f"{name} are not an array of numbers: {error}") from None
+    if width is None:
+        return array.reshape(-1)
+    # `[]` and `[[]]` are no rows; one point need not be in a list of its own
+    if array.size == 0 or (width == 2 and array.shape == (2,)):
+        return array.reshape(-1, width)
+    if array.ndim != 2 or array.shape[1] != width:
+        raise InputError(f"{name} must be (N, {width}) in pixels; these are {array.shape}")
     return array
 
 
@@ -336,34 +344,3 @@ def _as_rle(mask: Any) -> RLE:
     if not isinstance(size, (list, tuple)) or len(size) != 2:
         raise InputError("a mask must be an array (height, width), or COCO RLE with its size")
     return segmentation_to_rle(mask, *size)
-
-
-def _as_points(points: ArrayLike) -> NDArray[np.float64]:
-    try:
-        array = np.array(points, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"points are not an array of numbers: {error}") from None
-    if array.size == 0:
-        return np.zeros((0, 2))
-    # one point need not be in a list of its own
-    if array.ndim == 1 and array.shape[0] == 2:
-        array = array[None]
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise InputError(f"the points of a region must be (P, 2); these are {array.shape}")
-    return array
-
-
-def _as_ids(ids: list[Any]) -> tuple[int | str, ...]:
-    # numpy's numbers are no JSON, where ids end
-    plain = tuple(i.item() if isinstance(i, np.generic) else i for i in ids)
-    for i in plain:
-        if not isinstance(i, (int, str)):
-            raise InputError(f"region id {i!r} is neither a whole number nor text")
-    return plain
-
-
-def _as_labels(labels: ArrayLike) -> NDArray[np.int64]:
-    try:
-        return np.atleast_1d(np.asarray(labels, dtype=np.int64))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"point labels are not whole numbers: {error}") from None

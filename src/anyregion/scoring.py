@@ -70,31 +70,22 @@ def top_names(
             total = total * np.exp(highest - high) + np.exp(part - high).sum(axis=1, keepdims=True)
             highest = high
         columns = np.broadcast_to(np.arange(start, start + part.shape[1]), part.shape)
-        best, indices = _top_k(
-            np.concatenate([best, part], axis=1),
-            np.concatenate([indices, columns], axis=1),
-            top_k,
-        )
+        best = np.concatenate([best, part], axis=1)
+        indices = np.concatenate([indices, columns], axis=1)
+        if best.shape[1] > 4 * top_k:
+            # a cut by value first, so that only the few survivors are sorted
+            kept = np.sort(np.argpartition(-best, top_k - 1, axis=1)[:, :top_k], axis=1)
+            lowest = np.take_along_axis(best, kept, axis=1).min(axis=1, keepdims=True)
+            # argpartition breaks ties at the cut as it likes; the earlier name is to win them
+            if ((best == lowest).sum(axis=1) > 1).any():
+                kept = np.argsort(-best, axis=1, kind="stable")[:, :top_k]
+            best = np.take_along_axis(best, kept, axis=1)
+            indices = np.take_along_axis(indices, kept, axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")[:, :top_k]  # (M, up to top_k)
+        best = np.take_along_axis(best, order, axis=1)
+        indices = np.take_along_axis(indices, order, axis=1)
     if score == "softmax":
         scores = np.exp(best - highest) / total
     else:
         scores = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
     return indices, scores.astype(np.float32)
-
-
-def _top_k(
-    values: Floats, indices: NDArray[np.int64], top_k: int
-) -> tuple[Floats, NDArray[np.int64]]:
-    """The `top_k` highest values of each row and their indices, sorted; ties go to the earlier."""
-    if values.shape[1] > 4 * top_k:
-        # a cut by value first, so that only the few survivors are sorted
-        columns = np.argpartition(-values, top_k - 1, axis=1)[:, :top_k]  # (M, top_k)
-        columns.sort(axis=1)
-        lowest = np.take_along_axis(values, columns, axis=1).min(axis=1, keepdims=True)
-        # argpartition breaks ties at the cut as it likes; the earlier name is to win them
-        if ((values == lowest).sum(axis=1) > 1).any():
-            columns = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
-        values = np.take_along_axis(values, columns, axis=1)
-        indices = np.take_along_axis(indices, columns, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
-    return np.take_along_axis(values, order, axis=1), np.take_along_axis(indices, order, axis=1)

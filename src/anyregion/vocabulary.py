@@ -118,8 +118,13 @@ class Vocabulary:
         templates: Sequence[str] | None = None,
         ids: Sequence[int] | None = None,
         cleaning: Cleaning = "plain",
+        places: Sequence[str] | None = None,
     ) -> Vocabulary:
         """Build from names as they come: duplicates and empty names are reported, not kept.
+
+        Args:
+            names, synonyms, templates, ids, cleaning: see the class.
+            places: what `set_aside` calls each name: the line of a file, say.
 
         Raises:
             InputError: no usable name, or a name that is not text.
@@ -140,11 +145,12 @@ class Vocabulary:
             if not isinstance(name, str):
                 raise InputError(f"name {position} is {type(name).__name__}, not text")
             key = name_key(name, cleaning)
+            place = f"name {position}" if places is None else places[position]
             if not key or not clean_name(name, cleaning):
-                skipped.append(SetAside(f"name {position}", "empty"))
+                skipped.append(SetAside(place, "empty"))
             elif key in first_with_key:
                 first = names[first_with_key[key]]
-                skipped.append(SetAside(f"name {position}", f"{name!r} repeats {first!r}"))
+                skipped.append(SetAside(place, f"{name!r} repeats {first!r}"))
             else:
                 first_with_key[key] = position
         positions = list(first_with_key.values())

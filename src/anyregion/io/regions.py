@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
-
-import numpy as np
 
 from anyregion.errors import InputError, SetAside
 from anyregion.files import read_json
@@ -102,21 +99,24 @@ def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) 
     """
     path = Path(path)
     content = read_json(path)
-    reader = _Reader(masks, scores)
-    entries: list[ImageEntry] | None = None
-    try:
-        if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-            entries = reader.from_coco(content)
-        elif isinstance(content, list):
-            entries = reader.from_results(content)
-        elif isinstance(content, dict) and content:
-            entries = reader.from_detector(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: malformed ({type(error).__name__}: {error})") from None
-    if entries is None:
+    if not isinstance(content, (dict, list)) or content == {}:
         raise InputError(
             f"{path}: neither COCO annotations, nor COCO results, nor {{image: {{boxes: ...}}}}"
         )
+    reader = _Reader(masks, scores)
+    try:
+        if isinstance(content, list):
+            reader.group(content)
+        elif isinstance(content.get("annotations"), list):
+            reader.read_coco(content)
+        else:
+            reader.read_detector(content)
+        entries = [
+            ImageEntry(key, reader.regions(rows, size, name or f"image {key}"), name, size)
+            for key, (name, size, rows) in reader.images.items()
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: malformed ({type(error).__name__}: {error})") from None
     by_name: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
     for entry in entries:
         if entry.file_name is not None:
@@ -132,120 +132,117 @@ def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) 
 
 @dataclass
 class _Reader:
-    """Reads the rows of one file; those that cannot be used go to `skipped`."""
+    """Reads the rows of one file; those that cannot be used go to `skipped`.
+
+    Attributes:
+        masks, scores: see `load_regions`.
+        images: by key, each image's file name, `(height, width)` and rows, as far as stated.
+    """
 
     masks: bool
     scores: bool
+    images: dict[str, tuple[str | None, tuple[int, int] | None, list[dict[str, Any]]]] = field(
+        default_factory=dict
+    )
     categories: dict[int, str] = field(default_factory=dict)
     skipped: list[SetAside] = field(default_factory=list)
 
-    def from_coco(self, content: dict[str, Any]) -> list[ImageEntry]:
-        listed: dict[str, tuple[str, tuple[int, int] | None]] = {}
+    def read_coco(self, content: dict[str, Any]) -> None:
         for position, image in enumerate(content["images"]):
             try:
                 key, name, size = _id(image["id"]), image["file_name"], None
                 if image.get("height") and image.get("width"):
                     size = int(image["height"]), int(image["width"])
                 # a second entry of an id could be another image: the first one stands
-                if not isinstance(name, str) or key in listed:
-                    raise InputError("its id is listed twice" if key in listed else "no file name")
-                listed[key] = (name, size)
+                if not isinstance(name, str) or key in self.images:
+                    listed = key in self.images
+                    raise InputError("its id is listed twice" if listed else "no file name")
+                self.images[key] = name, size, []
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 which = image.get("id", f"#{position}") if isinstance(image, dict) else position
                 self.skipped.append(SetAside(f"image {which}", _reason(error)))
-        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in self._rows(content["annotations"]):
-            key = _id(row.get("image_id"))
-            if key not in listed:
-                self.skipped.append(SetAside(f"region {row['id']}", f"unknown image id {key}"))
-            elif not row.get("iscrowd"):
-                rows[key].append(row)
+        self.group(content["annotations"], listed=True)
         for category in content.get("categories") or []:
             try:
                 self.categories[int(category["id"])] = str(category["name"])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 self.skipped.append(SetAside(f"category {str(category)[:40]}", _reason(error)))
-        return [
-            ImageEntry(key, self._regions(rows[key], size, name), name, size)
-            for key, (name, size) in listed.items()
-        ]
 
-    def from_results(self, content: list[Any]) -> list[ImageEntry]:
-        by_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in self._rows(content):
-            if "image_id" in row:
-                by_image[_id(row["image_id"])].append(row)
-            else:
+    def group(self, rows: list[Any], *, listed: bool = False) -> None:
+        """Give each row to its image, which must be `listed` already, or is listed by it."""
+        for position, row in enumerate(rows):
+            if not isinstance(row, dict):
+                reason = f"not an object: {row!r:.40}"
+                self.skipped.append(SetAside(f"region #{position}", reason))
+                continue
+            number = row.get("id")
+            row = {**row, "id": f"#{position}" if number is None else number}
+            key = _id(row.get("image_id"))
+            if listed and key not in self.images:
+                self.skipped.append(SetAside(f"region {row['id']}", f"unknown image id {key}"))
+            elif not listed and "image_id" not in row:
                 self.skipped.append(SetAside(f"region {row['id']}", "no image_id"))
-        return [
-            ImageEntry(key, self._regions(rows, None, f"image {key}"))
-            for key, rows in by_image.items()
-        ]
+            elif not (listed and row.get("iscrowd")):
+                self.images.setdefault(key, (None, None, []))[2].append(row)
 
-    def from_detector(self, content: dict[str, Any]) -> list[ImageEntry]:
-        entries: list[ImageEntry] = []
+    def read_detector(self, content: dict[str, Any]) -> None:
         for key, detections in content.items():
             try:
-                rows = _detector_rows(detections)
+                boxes = detections["boxes"]
+                scores, labels = (
+                    [None] * len(boxes) if detections.get(name) is None else detections[name]
+                    for name in ("scores", "labels")
+                )
+                if not len(boxes) == len(scores) == len(labels):
+                    raise InputError("boxes, scores and labels differ in number")
             except (KeyError, TypeError, AttributeError, InputError) as error:
                 self.skipped.append(SetAside(f"image {key}", _reason(error)))
                 continue
+            rows = [
+                {"id": i, "xyxy": box, "score": score, "category_id": label}
+                for i, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True))
+            ]
             # keys are file names or image ids; ids are told from names by the missing suffix
             name = key if PurePath(key).suffix.lower() in SUFFIXES else None
-            entries.append(ImageEntry(key, self._regions(rows, None, f"image {key}"), name))
-        return entries
+            self.images[key] = name, None, rows
 
-    def _rows(self, content: list[Any]) -> Iterator[dict[str, Any]]:
-        """The rows that are objects, each with an id."""
-        for position, row in enumerate(content):
-            if isinstance(row, dict):
-                number = row.get("id")
-                yield {**row, "id": f"#{position}" if number is None else number}
-            else:
-                self.skipped.append(SetAside(f"region #{position}", f"not an object: {row!r:.40}"))
-
-    def _regions(
+    def regions(
         self, rows: list[dict[str, Any]], size: tuple[int, int] | None, image: str
     ) -> Regions:
         """The usable rows of one image; each other is set aside."""
         scored = self.scores and any(row.get("score") is not None for row in rows)
-        # by row its box and its mask
-        usable: list[tuple[dict[str, Any], list[float], RLE | None]] = []
+        usable: list[dict[str, Any]] = []
         for row in rows:
             try:
-                box = _xyxy(row)
-                rle = _row_mask(row, size) if self.masks and row.get("segmentation") else None
+                values = row["xyxy"] if "xyxy" in row else row.get("bbox")
+                try:
+                    x, y, c, d = (float(v) for v in values)
+                except (TypeError, ValueError, OverflowError):
+                    raise InputError(f"box {values!r:.80} is not four numbers") from None
+                prompt = {
+                    "boxes": [x, y, c, d] if "xyxy" in row else [x, y, x + c, y + d],
+                    "masks": _mask(row["segmentation"], size)
+                    if self.masks and row.get("segmentation")
+                    else None,
+                    "ids": row["id"],
+                }
                 if scored:
                     _check_score(row.get("score"))
                 # each region is built alone first, so that only the faulty one is left out
-                Regions.from_prompts(boxes=[box], masks=[rle], ids=[row["id"]])
-                usable.append((row, box, rle))
+                Regions.from_prompts(**{name: [value] for name, value in prompt.items()})
             except (InputError, TypeError, ValueError, OverflowError) as error:
                 self.skipped.append(SetAside(f"{image}, region {row['id']}", _reason(error)))
-        categories = [_category(row.get("category_id")) for row, _, _ in usable]
+            else:
+                category = _category(row.get("category_id"))
+                usable.append({**prompt, "scores": row.get("score"), "categories": category})
+        columns = {name: [row[name] for row in usable] for name in ("boxes", "masks", "ids")}
+        categories = [row["categories"] for row in usable]
         return Regions.from_prompts(
-            boxes=np.array([box for _, box, _ in usable], dtype=np.float64).reshape(-1, 4),
-            masks=[rle for _, _, rle in usable],
-            ids=[row["id"] for row, _, _ in usable],
-            scores=[row["score"] for row, _, _ in usable] if scored else None,
+            **columns,
+            scores=[row["scores"] for row in usable] if scored else None,
             # a detector without classes states none, or -1 throughout
             categories=categories if any(c >= 0 for c in categories) else None,
         )
-
-
-def _detector_rows(detections: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of one image of a detector's file."""
-    boxes = detections["boxes"]
-    scores, labels = (
-        [None] * len(boxes) if detections.get(name) is None else detections[name]
-        for name in ("scores", "labels")
-    )
-    if not len(boxes) == len(scores) == len(labels):
-        raise InputError("boxes, scores and labels differ in number")
-    return [
-        {"id": i, "xyxy": box, "score": score, "category_id": label}
-        for i, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True))
-    ]
 
 
 def _id(value: Any) -> str:
@@ -268,17 +265,7 @@ def _category(value: Any) -> int:
     return number if same and 0 <= number < 2**63 else -1
 
 
-def _xyxy(row: dict[str, Any]) -> list[float]:
-    values = row["xyxy"] if "xyxy" in row else row.get("bbox")
-    try:
-        a, b, c, d = (float(v) for v in values)  # type: ignore[union-attr]
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"box {values!r:.80} is not four numbers") from None
-    return [a, b, c, d] if "xyxy" in row else [a, b, a + c, b + d]
-
-
-def _row_mask(row: dict[str, Any], size: tuple[int, int] | None) -> RLE:
-    segmentation = row["segmentation"]
+def _mask(segmentation: Any, size: tuple[int, int] | None) -> RLE:
     # RLE brings the size of its image, polygons do not
     if size is None and isinstance(segmentation, dict):
         height, width = segmentation["size"]

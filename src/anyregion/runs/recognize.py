@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from glob import has_magic
@@ -23,7 +23,6 @@ from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.journal import file_mark
 from anyregion.runs.pipeline import (
     Batch,
     RecognizeOptions,
@@ -157,11 +156,15 @@ def recognize_images(
     folder = ResultsFolder(
         out, settings=fixed, root=root, version=__version__, overwrite=output.overwrite
     )
-    with closing(folder.journal):
+    try:
         finished = folder.journal.entries
-        marks = {name: file_mark(path) for name, path in images.items()}
+        marks: dict[str, dict[str, int]] = {}
+        for name, path in images.items():
+            with suppress(OSError):  # one that is gone by now has no mark
+                status = path.stat()
+                marks[name] = {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
         # answers of files that have changed since; they go once it is sure that new ones will come
-        stale = [n for n in images if n in finished and finished[n].file != marks[n]]
+        stale = [n for n in images if n in finished and finished[n].file != marks.get(n)]
         earlier = (images.keys() & finished.keys()) - set(stale)
         earlier_skips = [
             SetAside(f"{name}, {a['item']}", a["reason"])
@@ -190,10 +193,11 @@ def recognize_images(
                 proposer = source.load(model)
                 models["proposer"] = proposer.fingerprint
                 namer = replace(namer, use_masks=source.masks, use_scores=source.scores)
-            folder.pin(models, stale=stale)
+            folder.renew(models, stale=stale)
             started = time.perf_counter()
         elif stale:
-            folder.drop(stale)
+            folder.renew(stale=stale)
+        finished = folder.journal.entries
         folder.skip(set_aside)
         for name, reason in samples.items():
             if isinstance(reason, str):
@@ -225,6 +229,8 @@ def recognize_images(
             unreadable=unreadable,
             only=next(folder.journal.lines()) if len(finished) == 1 else None,
         )
+    finally:
+        folder.journal.close()
 
 
 def name_images(
@@ -279,7 +285,7 @@ def name_images(
 def _write_results(
     batches: Iterator[Batch[Predictions]],
     folder: ResultsFolder,
-    marks: Mapping[str, dict[str, int] | None],
+    marks: Mapping[str, dict[str, int]],
     pictures: bool,
 ) -> list[SetAside]:
     """Write each batch in a thread, while the next is named and the one after it is read."""
@@ -302,7 +308,7 @@ def _write_results(
                     item.sample.name,
                     predictions,
                     image_id=int(key) if key.isascii() and key.isdecimal() else None,
-                    file=marks[item.sample.name],
+                    file=marks.get(item.sample.name),
                     set_aside=item.set_aside,
                     pixels=item.pixels if pictures else None,
                 )

@@ -4,22 +4,146 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
-from anyregion.errors import InputError, SetAside
-from anyregion.files import atomic_path, read_json, writing
+from anyregion.errors import AnyRegionError, InputError, SetAside
+from anyregion.files import append_lines, atomic_path, read_json, to_line, writing
 from anyregion.images import Pixels
 from anyregion.predictions import CSV_COLUMNS, Predictions, record_to_coco, record_to_csv
-from anyregion.runs.journal import Journal, append_lines, to_line
 from anyregion.vocabulary import Vocabulary
+
+try:
+    import fcntl
+except ImportError:
+    # Windows: two runs into one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
 
 EXPORTS = ("predictions.json", "predictions.csv")
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _ABSENT = "(not set)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The part of a line that stays in memory.
+
+    Attributes:
+        offset: where the line starts, in bytes.
+        size: `(height, width)` of the image.
+        image_id: the image's id in the region file, or None.
+        picture: path of its picture inside the folder, or None.
+        regions: how many rows it has.
+        set_aside: regions of the image that could not be used: `[{"item", "reason"}, ...]`.
+        file: size and time of change of the image's file, a cheap sign that it was overwritten;
+            None where it is gone.
+    """
+
+    offset: int
+    size: tuple[int, int]
+    image_id: int | None
+    picture: str | None
+    regions: int
+    set_aside: list[dict[str, str]]
+    file: dict[str, int] | None
+
+    @classmethod
+    def from_line(cls, line: dict[str, Any], offset: int) -> Entry:
+        """Of the line of a finished image, which starts at `offset`."""
+        return cls(
+            offset=offset,
+            size=(int(line["height"]), int(line["width"])),
+            image_id=line.get("image_id"),
+            picture=line.get("picture"),
+            regions=len(line["regions"]),
+            set_aside=line.get("set_aside", []),
+            file=line.get("file"),
+        )
+
+
+class Journal:
+    """Finished images by name: one line of JSON each, whole or absent whatever interrupts writing.
+
+    Opening it drops a last line that was cut short.
+
+    Raises:
+        InputError: a line before the last is malformed: the file is not a journal, or was edited.
+        AnyRegionError: another run is writing it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # unbuffered: a line is on its way to the disk before the image counts as finished
+            self._file = path.open("a+b", buffering=0)
+        try:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AnyRegionError(
+                    f"{path.parent}: another run is writing there; wait for it, or give another "
+                    "folder"
+                ) from None
+            except OSError:
+                pass  # a network disk without locks: the run goes on without one
+            end = 0
+            with path.open("rb") as file:
+                for number, raw in enumerate(file, start=1):
+                    try:
+                        if not raw.endswith(b"\n"):
+                            raise ValueError("cut short")
+                        line = json.loads(raw)
+                        self.entries[line["image"]] = Entry.from_line(line, end)
+                    except (ValueError, KeyError, TypeError):
+                        # only the last line can be torn; any other was edited
+                        if file.read(1):
+                            raise InputError(
+                                f"{path}: line {number} is malformed; repair it, or start anew "
+                                "with --overwrite or in another folder"
+                            ) from None
+                        break
+                    end += len(raw)
+            with writing(path):
+                self._file.truncate(end)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; another run may then continue."""
+        self._file.close()
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add the line of one finished image; after an error the file is as it was before."""
+        with writing(self.path):
+            start = append_lines(self._file, [line])
+        self.entries[line["image"]] = Entry.from_line(line, start)
+
+    def without(self, names: Collection[str]) -> Journal:
+        """Take out the lines of some images; the others keep their bytes. This one is closed."""
+        remaining = [entry for name, entry in self.entries.items() if name not in names]
+        with writing(self.path), atomic_path(self.path) as temporary:
+            with self.path.open("rb") as old, temporary.open("wb") as new:
+                for entry in sorted(remaining, key=lambda entry: entry.offset):
+                    old.seek(entry.offset)
+                    new.write(old.readline())
+            # some systems replace no file that is open
+            self._file.close()
+        return Journal(self.path)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Every line, in the order of the images' names: the same however often a run stopped."""
+        with self.path.open("rb") as file:
+            for name in sorted(self.entries):
+                file.seek(self.entries[name].offset)
+                yield json.loads(file.readline())
 
 
 class ResultsFolder:
@@ -72,60 +196,67 @@ class ResultsFolder:
             "settings": dict(settings),
             "models": earlier.get("models", {}),
         }
-        if overwrite:
-            self.drop(list(self.journal.entries))
         # what finished nothing (a wrong model's name, say) binds nobody
-        elif self.journal.entries and (changes := _changes(earlier, self._run)):
+        if not overwrite and self.journal.entries and (changes := _changes(earlier, self._run)):
             self.journal.close()
             raise InputError(
                 f"{path}: holds a run with other settings ({'; '.join(changes)}); "
                 "use --overwrite to start anew there, or another --out"
             )
-        self._write_state()
+        self.renew(stale=list(self.journal.entries) if overwrite else None)
 
-    def pin(self, models: Mapping[str, str], *, stale: Collection[str] = ()) -> None:
-        """Note the weights that are about to be used; results of others may not be mixed with them.
-
-        What an earlier run exported goes: it is about to be out of date.
+    def renew(
+        self, models: Mapping[str, str] | None = None, *, stale: Collection[str] | None = None
+    ) -> None:
+        """Write the settings; note the weights about to be used; forget answers that are stale.
 
         Args:
-            models: fingerprints by the part of the model.
+            models: fingerprints by the part of the model. Results of others may not be mixed with
+                theirs.
             stale: finished images that are to be named again. They bind nobody, and are dropped
-                (see `drop`) once the weights are accepted, not before.
+                once the weights are accepted, not before; so is what an earlier run exported, which
+                is about to be out of date. None where nothing is.
 
         Raises:
             InputError: other finished images were named with other weights.
         """
-        before = self._run["models"]
+        before, entries = self._run["models"], self.journal.entries
         changes = [
-            f"{k} was {before[k]}, now {v}" for k, v in models.items() if before.get(k, v) != v
+            f"{k} was {before[k]}, now {v}"
+            for k, v in (models or {}).items()
+            if before.get(k, v) != v
         ]
-        if changes and not self.journal.entries.keys() <= set(stale):
+        if changes and not entries.keys() <= set(stale or ()):
             raise InputError(
                 f"{self.path}: finished images were named by other weights ({'; '.join(changes)}); "
                 "use --overwrite or another --out"
             )
-        # before the weights are noted: a kill in between mixes nothing
-        self.drop(stale)
-        self._run["models"] = dict(models)
-        self._write_state()
-
-    def drop(self, names: Collection[str]) -> None:
-        """Forget the answers of some finished images (they are to be named again), and exports."""
-        for name in EXPORTS:
+        for name in EXPORTS if stale is not None else ():
             (self.path / name).unlink(missing_ok=True)
-        if not names:
-            return
-        pictures = {p for name in names if (p := self.journal.entries[name].picture)}
-        self.journal.drop(names)
-        for picture in pictures:
-            file = (self.path / picture).resolve()
-            # a journal that was edited may not lead outside the folder
-            if file.is_relative_to((self.path / "pictures").resolve()):
-                with writing(file):
-                    file.unlink(missing_ok=True)
-        self._pictures -= pictures
-        self._write_state()
+        if stale:
+            pictures = {p for name in stale if (p := entries[name].picture)}
+            self.journal = self.journal.without(stale)
+            for picture in pictures:
+                file = (self.path / picture).resolve()
+                # a journal that was edited may not lead outside the folder
+                if file.is_relative_to((self.path / "pictures").resolve()):
+                    with writing(file):
+                        file.unlink(missing_ok=True)
+            self._pictures -= pictures
+        # only now, when the old answers are gone: a kill in between mixes nothing
+        self._run["models"] = dict(models or before)
+        run = self.path / "run.json"
+        with writing(run), atomic_path(run) as temporary:
+            # ASCII: a folder's name need not be UTF-8
+            temporary.write_text(json.dumps(self._run, indent=2) + "\n")
+        # whatever else was set aside is tried again, so its list starts anew
+        lines = [
+            to_line({"image": name, **item})
+            for name, entry in sorted(self.journal.entries.items())
+            for item in entry.set_aside
+        ]
+        with writing(self._skipped), atomic_path(self._skipped) as temporary:
+            temporary.write_bytes(b"".join(lines))
 
     def skip(self, set_aside: Iterable[SetAside], *, image: str | None = None) -> None:
         """Note in `skipped.jsonl` what was left out, and why."""
@@ -149,7 +280,7 @@ class ResultsFolder:
         Args:
             name, predictions: the image and its regions' names.
             image_id: its id in COCO's format, if it has one.
-            file: see `file_mark`.
+            file: size and time of change of its file, which tell whether it was overwritten.
             set_aside: regions of the image that cannot be used.
             pixels: the image, to draw a picture; None for no picture.
         """
@@ -229,21 +360,6 @@ class ResultsFolder:
             writer.writerow(CSV_COLUMNS)
             for line in self.journal.lines():
                 writer.writerows(record_to_csv(record, line["image"]) for record in line["regions"])
-
-    def _write_state(self) -> None:
-        """Write the settings, and what was set aside of finished images."""
-        run = self.path / "run.json"
-        with writing(run), atomic_path(run) as temporary:
-            # ASCII: a folder's name need not be UTF-8
-            temporary.write_text(json.dumps(self._run, indent=2) + "\n")
-        # whatever else was set aside is tried again, so its list starts anew
-        lines = [
-            to_line({"image": name, **item})
-            for name, entry in sorted(self.journal.entries.items())
-            for item in entry.set_aside
-        ]
-        with writing(self._skipped), atomic_path(self._skipped) as temporary:
-            temporary.write_bytes(b"".join(lines))
 
     def _write_picture(self, name: str, picture: Image.Image) -> str:
         """Write below `pictures/`; folders are kept, so equal file names do not collide."""

@@ -13,8 +13,8 @@ import pytest
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.journal import Journal
 from anyregion.runs.region_source import SameRegions
+from anyregion.runs.results_folder import Journal
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
 from tests.helpers.runs import FILES, labels, lines, overwrite, run, stopping_after
