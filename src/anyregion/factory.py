@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from anyregion.baselines.crop import CropEncoder
 from anyregion.baselines.dense import DenseEncoder
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
 METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
 Kind: TypeAlias = Literal["compact", "regionspot", "vlm"]
+# `trained`: by the module trained for regions, which callers name `regionspot` of any model
+Use: TypeAlias = Literal["trained", "crop", "masked-crop", "dense"]
 Proposer: TypeAlias = Literal["own", "compact", "sam"]
 PROPOSERS: tuple[Proposer, ...] = ("own", "compact", "sam")
 # images in one pass through a frozen model on a GPU; a CPU gains nothing from more than one
@@ -113,18 +115,14 @@ def load_recognizer(
         MissingExtraError: the model needs torch, which is not installed.
         CheckpointError: weights that cannot be used.
     """
-    if method is not None and method not in METHODS:
-        raise InputError(f"no method {method!r}: there are {', '.join(METHODS)}")
-    # what was trained is used as trained, unless a training-free method is named
-    kind = _kind(model)
-    method = method or ("dense" if kind == "vlm" else "regionspot")
+    kind, use = _resolve(model, method)
     if kind == "compact" and vlm is not None:
         raise InputError("compact has a text encoder of its own: name the vlm as the model instead")
-    if method == "regionspot" and kind == "compact":
+    if use == "trained" and kind == "compact":
         if localizer is not None or antialias is not None:
             raise InputError("compact takes no localizer, and has no choice of antialiasing")
         return _compact(model, device, cache)
-    if method == "regionspot":
+    if use == "trained":
         if kind == "vlm":
             raise InputError(
                 f"{model} is no RegionSpot model: give a folder made by `anyregion train`, "
@@ -148,13 +146,13 @@ def load_recognizer(
         published = load_published(path, device=device, antialias=antialias is not False)
         return Recognizer(published, cache=cache)
     if antialias is not None:
-        raise InputError(f"the method {method} has no choice of antialiasing")
+        raise InputError(f"the method {use} has no choice of antialiasing")
     if localizer is not None:
-        raise InputError(f"the method {method} uses no localizer")
+        raise InputError(f"the method {use} uses no localizer")
     embedder = _embedder(model, kind, vlm, device)
-    if method == "dense":
+    if use == "dense":
         return Recognizer(DenseEncoder(embedder), cache=cache)
-    return Recognizer(CropEncoder(embedder, masked=method == "masked-crop"), cache=cache)
+    return Recognizer(CropEncoder(embedder, masked=use == "masked-crop"), cache=cache)
 
 
 def load_proposer(
@@ -287,14 +285,13 @@ def load_extractor(
 
 def uses_localizer(model: str | Path, method: Method | None = None) -> bool:
     """Whether `load_recognizer` would take a localizer for this model and method."""
-    kind = _kind(model)
-    trained = method == "regionspot" or (method is None and kind == "regionspot")
-    return trained and kind != "compact"
+    kind, use = _resolve(model, method)
+    return use == "trained" and kind != "compact"
 
 
 def default_score(model: str | Path, method: Method | None = None) -> Score:
     """How `load_recognizer` of the same would score where the caller does not choose."""
-    return "sigmoid" if _kind(model) == "compact" and method in (None, "regionspot") else "softmax"
+    return "sigmoid" if _resolve(model, method) == ("compact", "trained") else "softmax"
 
 
 def list_models() -> list[ModelInfo]:
@@ -308,15 +305,22 @@ def list_models() -> list[ModelInfo]:
     return rows
 
 
-def _kind(model: str | Path) -> Kind:
-    """Whether a model is the built-in one or a folder of its kind, a RegionSpot, or a VLM."""
-    # by the file that each kind of folder has; all else names a VLM, which may be on a hub
-    path = Path(model)
+def _resolve(model: str | Path, method: Method | None) -> tuple[Kind, Use]:
+    """What a model is, and how it is used.
+
+    A folder is of the kind whose file it has; all else names a VLM, which may be on a hub.
+    """
+    if method is not None and method not in METHODS:
+        raise InputError(f"no method {method!r}: there are {', '.join(METHODS)}")
+    path, kind = Path(model), cast("Kind", "vlm")
     if str(model) == "compact" or (path / REGION_HEAD).is_file():
-        return "compact"
-    if (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth"):
-        return "regionspot"
-    return "vlm"
+        kind = "compact"
+    elif (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth"):
+        kind = "regionspot"
+    # what was trained is used as trained, unless a training-free method is named
+    if method == "regionspot" or (method is None and kind != "vlm"):
+        return kind, "trained"
+    return kind, method or "dense"
 
 
 def _compact(model: str | Path, device: str, cache: Path | Literal["default"] | None) -> Recognizer:

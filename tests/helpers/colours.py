@@ -12,7 +12,8 @@ from PIL import ImageColor
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.masks import decode_mask, encode_mask
-from anyregion.recognizer import Recognizer, RegionEmbeddings
+from anyregion.recognizer import Recognizer
+from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 
 COLOURS = ["red", "lime", "blue", "yellow", "white", "black"]

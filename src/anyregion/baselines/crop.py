@@ -9,7 +9,7 @@ import numpy as np
 from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.images import Pixels, size_of
 from anyregion.masks import RLE, filled_box
-from anyregion.recognizer import RegionEmbeddings
+from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 

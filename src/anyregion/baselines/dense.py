@@ -10,7 +10,7 @@ from anyregion.baselines.crop import prompt_masks
 from anyregion.baselines.embedder import DenseMap, ImageEmbedder
 from anyregion.baselines.pooling import pool
 from anyregion.images import Pixels, size_of
-from anyregion.recognizer import RegionEmbeddings
+from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyregion.errors import InputError
 
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from anyregion.runs.region_source import ProposedRegions
     from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
-PROPOSER = "what finds the regions of --regions auto: compact (built in), sam (automatic masks of \
---localizer), own (of RegionSpot its localizer, else compact; the default)"
+# `--proposer`, for `add_argument`
+PROPOSER: dict[str, Any] = {
+    "choices": ["own", "compact", "sam"],
+    "help": "what finds the regions of --regions auto: compact (built in), sam (automatic masks of "
+    "--localizer), own (of RegionSpot its localizer, else compact; the default)",
+}
 
 
 def positive(text: str) -> int:
@@ -66,38 +70,43 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def model_loader(
-    args: argparse.Namespace, *, scores: bool = True
-) -> tuple[Callable[[], Recognizer], ProposedRegions | None]:
-    """A call that loads the recogniser; and with `--regions auto` the source of the regions.
-
-    Args:
-        args: with `--regions`, `--proposer` and `--use-masks`, or without any of them.
-        scores: whether the proposals' scores count.
-    """
+def recognizer_loader(args: argparse.Namespace) -> Callable[[], Recognizer]:
+    """What loads the recogniser that `add_model_arguments` let choose."""
     from anyregion import factory
 
-    choice = {
-        "model": args.model,
-        "method": args.method,
-        "localizer": args.localizer,
-        "vlm": args.vlm,
-        "antialias": False if args.no_antialias else None,
-    }
-    proposer, source = getattr(args, "proposer", None), None
-    if getattr(args, "regions", None) == "auto":
-        from anyregion.runs.region_source import ProposedRegions
+    localizer = args.localizer
+    # the proposer's, where the recogniser has no use for it, and would refuse it
+    if getattr(args, "proposer", None) == "sam":
+        localizer = localizer if factory.uses_localizer(args.model, args.method) else None
+    return partial(
+        factory.load_recognizer,
+        model=args.model,
+        method=args.method,
+        localizer=localizer,
+        vlm=args.vlm,
+        antialias=False if args.no_antialias else None,
+        device=args.device,
+    )
 
-        localizer = None
-        if proposer == "sam" and not factory.uses_localizer(args.model, args.method):
-            # the recogniser has no use for it, and would refuse it
-            localizer, choice["localizer"] = choice["localizer"], None
-        source = ProposedRegions(
-            proposer or "own", localizer, args.device, masks=args.use_masks, scores=scores
-        )
-    elif proposer:
-        raise InputError("--proposer needs --regions auto")
-    return partial(factory.load_recognizer, **choice, device=args.device), source
+
+def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> ProposedRegions | None:
+    """The source of the regions with `--regions auto`, else None.
+
+    Args:
+        args: with `--regions`, `--proposer` and `--use-masks`.
+        scores: whether the proposals' scores count.
+    """
+    if args.regions != "auto":
+        if args.proposer:
+            raise InputError("--proposer needs --regions auto")
+        return None
+    from anyregion import factory
+    from anyregion.runs.region_source import ProposedRegions
+
+    proposer = args.proposer or "own"
+    alone = proposer == "sam" and not factory.uses_localizer(args.model, args.method)
+    localizer = args.localizer if alone else None  # a RegionSpot's is loaded with it
+    return ProposedRegions(proposer, localizer, args.device, masks=args.use_masks, scores=scores)
 
 
 def add_vocabulary_arguments(parser: argparse.ArgumentParser, *, exemplars: bool = True) -> None:
@@ -215,9 +224,9 @@ def count_names(count: int, spec: str | None = None) -> str:
     text = f"{count} name{'' if count == 1 else 's'}"
     if spec is None:
         return text
-    from anyregion.io.vocabulary import built_in_names
+    from anyregion.io.vocabulary import BUILT_IN_NAMES
 
-    if (name := spec.strip().casefold()) in built_in_names():
+    if (name := spec.strip().casefold()) in BUILT_IN_NAMES:
         return f"{text} (built-in {name})"
     # names need not be possible file names
     with suppress(OSError, ValueError, RuntimeError):

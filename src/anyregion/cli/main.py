@@ -18,7 +18,7 @@ GROUPS = {
     "data": "annotated images",
     "evaluate": "measure a model on annotated images",
 }
-# each is a module, see `command_module`, with `add_arguments(parser)` and `run(arguments)`
+# each is a module with `add_arguments(parser)` and `run(arguments)`: `data check` is `data_check`
 COMMANDS = {
     "recognize": "name the regions of images",
     "evaluate classification": "regions given, names asked: accuracies",
@@ -48,14 +48,15 @@ _MACHINE_ERRORS = (
 _NEGATIVE = re.compile(r"-\.?\d[^=]*,")
 
 
-def command_module(name: str) -> str:
-    """The module of a command: that of `data check` is `cli.data_check`."""
-    return "anyregion.cli." + name.replace("evaluate ", "evaluate.").replace(" ", "_")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `exit_codes`)."""
-    words = _join_negative(sys.argv[1:] if argv is None else argv)
+    words: list[str] = []
+    for word in sys.argv[1:] if argv is None else argv:
+        # `--box -3,0,5,5` is `--box=-3,0,5,5`
+        if words and words[-1].startswith("--") and _NEGATIVE.match(word):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
     arguments = _parser(words).parse_args(words)
     command = importlib.import_module(arguments.module)
     try:
@@ -112,19 +113,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        leaf.set_defaults(module=command_module(name))
+        module = "anyregion.cli." + name.replace("evaluate ", "evaluate.").replace(" ", "_")
+        leaf.set_defaults(module=module)
         # only the command that is called declares its arguments: importing all would take seconds
         if list(words[: len(parts)]) == parts:
-            importlib.import_module(command_module(name)).add_arguments(leaf)
+            importlib.import_module(module).add_arguments(leaf)
     return parser
-
-
-def _join_negative(words: Sequence[str]) -> list[str]:
-    """`--box -3,0,5,5` as `--box=-3,0,5,5`."""
-    joined: list[str] = []
-    for word in words:
-        if joined and joined[-1].startswith("--") and _NEGATIVE.match(word):
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined

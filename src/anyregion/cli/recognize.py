@@ -12,6 +12,7 @@ from anyregion.cli.exit_codes import FAILED, FINE, INTERRUPTED, SET_ASIDE
 
 if TYPE_CHECKING:
     from anyregion.regions import Regions
+    from anyregion.runs.region_source import RegionSource
 
 PointGroup = tuple[list[list[float]], list[int]]
 
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "scores in it are multiplied with the names' scores. auto: regions are found, and their "
         "objectness counts as their score",
     )
-    where.add_argument("--proposer", choices=["own", "compact", "sam"], help=shared.PROPOSER)
+    where.add_argument("--proposer", **shared.PROPOSER)
     where.add_argument(
         "--box",
         action="append",
@@ -132,16 +133,19 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--use-masks needs --regions: boxes and points have no masks")
     if args.ignore_scores and typed:
         raise InputError("--ignore-scores needs --regions: boxes and points have no scores")
-    load, proposed = shared.model_loader(args, scores=not args.ignore_scores)
+    load, scores = shared.recognizer_loader(args), not args.ignore_scores
+    source: RegionSource | None = None
+    if args.regions == "auto" or args.proposer:
+        source = shared.proposed_regions(args, scores=scores)
     vocabulary = shared.read_vocabulary(args, masks=args.use_masks)
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     terminal.warn_list("names left out of the vocabulary", names.set_aside)
     if isinstance(vocabulary, ExemplarVocabulary):
         terminal.warn_list("exemplars left out", vocabulary.set_aside)
     if typed:
-        source: SameRegions | FileRegions = SameRegions(prompts(args.box, args.point))
-    elif proposed is None:
-        source = FileRegions(args.regions, masks=args.use_masks, scores=not args.ignore_scores)
+        source = SameRegions(prompts(args.box, args.point))
+    elif source is None:
+        source = FileRegions(args.regions, masks=args.use_masks, scores=scores)
     if len(names) == 1:
         shared.warn_one_name(args)
     settings = {
@@ -159,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
             report = recognize_images(
                 args.paths,
                 vocabulary,
-                proposed or source,
+                source,
                 out=args.out,
                 recognizer=load,
                 options=RecognizeOptions(

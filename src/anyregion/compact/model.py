@@ -45,7 +45,7 @@ from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.masks import RLE, decode_mask
 from anyregion.model_card import ModelCard, write_card
-from anyregion.recognizer import RegionEmbeddings
+from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.scoring import Score
 from anyregion.vocabulary import Vocabulary

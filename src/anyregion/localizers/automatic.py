@@ -22,7 +22,7 @@ from anyregion.localizers.sam2 import stability_score
 from anyregion.localizers.segmenter import LocalizedImage, PromptableSegmenter
 from anyregion.masks import RLE, decode_mask, encode_mask, mask_box
 from anyregion.proposals import nms
-from anyregion.recognizer import RegionEncoder
+from anyregion.region_encoder import RegionEncoder
 from anyregion.regions import Boxes, Regions
 
 # a mask this near (pixels) to a border of its crop, and not of the image, was cut by it

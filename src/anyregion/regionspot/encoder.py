@@ -18,7 +18,7 @@ from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
 from anyregion.masks import RLE, mask_box
 from anyregion.model_card import ModelCard
-from anyregion.recognizer import RegionEmbeddings
+from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter, stack_tokens
 from anyregion.regionspot.pretrained import (

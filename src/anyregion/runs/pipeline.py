@@ -14,7 +14,8 @@ from anyregion.errors import InputError, SetAside
 from anyregion.images import ImageLike, Pixels, read_ahead
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
-from anyregion.recognizer import Recognizer, RegionEncoder
+from anyregion.recognizer import Recognizer
+from anyregion.region_encoder import RegionEncoder
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 from anyregion.vocabulary import EncodedVocabulary, Progress
@@ -197,7 +198,16 @@ def run_pipeline(
             try:
                 if isinstance(pixels, InputError):
                     raise pixels
-                read.append(_check(sample, pixels, encoder, proposer))
+                height, width = pixels.shape[:2]
+                if sample.size is not None and sample.size != (height, width):
+                    stated = f"{sample.size[1]} x {sample.size[0]}"
+                    raise InputError(sample.mismatch.format(f"{width} x {height}", stated))
+                regions, encoded = sample.regions, None
+                if regions is None:
+                    regions, encoded = _propose(pixels, encoder, proposer)
+                # the one place where regions meet their image: all that follows trusts them
+                regions, outside = regions.fit(height, width)
+                read.append(ReadSample(sample, pixels, (height, width), regions, outside, encoded))
             except InputError as error:
                 skipped.append((sample, str(error)))
         results: list[tuple[ReadSample, Answer]] = []
@@ -221,28 +231,18 @@ def run_pipeline(
             progress(start, len(samples))
 
 
-def _check(
-    sample: Sample, pixels: Pixels, encoder: RegionEncoder, proposer: RegionProposer | None
-) -> ReadSample:
-    """The sample with the regions that lie in its image, proposed now if it brings none."""
-    height, width = size = (pixels.shape[0], pixels.shape[1])
-    if sample.size is not None and sample.size != size:
-        stated = f"{sample.size[1]} x {sample.size[0]}"
-        raise InputError(sample.mismatch.format(f"{width} x {height}", stated))
-    regions, encoded = sample.regions, None
-    if regions is None:
-        if proposer is None:
-            raise InputError("no regions for this image, and nothing to find them")
-        # the same object, not one like it: another copy may have other weights
-        if getattr(proposer, "encoder", None) is encoder:
-            # one by one: the proposer's own work on an image outweighs what a batch would save
-            (encoded,) = encoder.encode_images([pixels])
-            regions = proposer.propose_encoded(encoded)  # type: ignore[attr-defined]
-        else:
-            regions = proposer.propose(pixels)
-    # the one place where regions meet their image: all that follows trusts them
-    regions, set_aside = regions.fit(height, width)
-    return ReadSample(sample, pixels, size, regions, set_aside, encoded)
+def _propose(
+    pixels: Pixels, encoder: RegionEncoder, proposer: RegionProposer | None
+) -> tuple[Regions, Any]:
+    """The regions of an image that brings none; and what the encoder made of it, or None."""
+    if proposer is None:
+        raise InputError("no regions for this image, and nothing to find them")
+    # the same object, not one like it: another copy may have other weights
+    if getattr(proposer, "encoder", None) is encoder:
+        # one by one: the proposer's own work on an image outweighs what a batch would save
+        (encoded,) = encoder.encode_images([pixels])
+        return proposer.propose_encoded(encoded), encoded  # type: ignore[attr-defined]
+    return proposer.propose(pixels), None
 
 
 def _ask(

@@ -16,7 +16,7 @@ from anyregion.cli.main import main
 from anyregion.errors import InputError
 from anyregion.evaluation.regions.mask_quality import evaluate_masks
 from anyregion.masks import encode_mask
-from anyregion.recognizer import RegionEmbeddings
+from anyregion.region_encoder import RegionEmbeddings
 from tests.helpers.halves import edit
 
 

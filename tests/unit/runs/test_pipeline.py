@@ -11,7 +11,8 @@ import pytest
 
 from anyregion.errors import InputError
 from anyregion.images import Pixels
-from anyregion.recognizer import Recognizer, RegionEmbeddings
+from anyregion.recognizer import Recognizer
+from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.runs import pipeline
 from anyregion.runs.pipeline import Batch, RecognizeOptions, RegionNamer, Sample, run_pipeline

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         distractors = distractors.vocabulary
     with terminal.progress() as track:
         report = evaluate_calibration(
-            shared.model_loader(args)[0],
+            shared.recognizer_loader(args),
             args.annotations,
             args.images,
             evaluation.naming_options(args, track),

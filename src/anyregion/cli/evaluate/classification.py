@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     with terminal.progress() as track:
         report = evaluate_classification(
-            shared.model_loader(args)[0],
+            shared.recognizer_loader(args),
             args.annotations,
             args.images,
             evaluation.naming_options(args, track),

@@ -94,7 +94,7 @@ def _name_regions(args: argparse.Namespace) -> DetectionReport:
 
     if args.images is None:
         raise InputError("give --images, or --predictions to judge finished ones")
-    load, proposed = shared.model_loader(args)
+    load, proposed = shared.recognizer_loader(args), shared.proposed_regions(args)
     with terminal.progress() as track:
         return evaluate_detection(
             load,

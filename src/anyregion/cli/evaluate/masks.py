@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     with terminal.progress() as track:
         report = evaluate_masks(
-            shared.model_loader(args)[0],
+            shared.recognizer_loader(args),
             args.annotations,
             args.images,
             prompt=args.prompt,

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.evaluation.regions.detection import PAIRS
     from anyregion.evaluation.regions.odinw import evaluate_sets
 
-    load, proposed = shared.model_loader(args)
+    load, proposed = shared.recognizer_loader(args), shared.proposed_regions(args)
     with terminal.progress() as track:
         report = evaluate_sets(
             load,

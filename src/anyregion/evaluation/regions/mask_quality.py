@@ -24,7 +24,8 @@ from anyregion.evaluation.regions.inputs import (
 from anyregion.io.regions import load_regions
 from anyregion.masks import RLE, decode_mask, filled_box, mask_area, mask_box
 from anyregion.proposals import box_iou
-from anyregion.recognizer import Recognizer, RegionEmbeddings, RegionEncoder
+from anyregion.recognizer import Recognizer
+from anyregion.region_encoder import RegionEmbeddings, RegionEncoder
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import ReadSample, Track, run_pipeline, silent
 

@@ -1,0 +1,83 @@
+"""`RegionEncoder`, the protocol of a method: images and regions in, embeddings of regions out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.images import Pixels
+from anyregion.masks import RLE
+from anyregion.regions import Boxes, Regions
+from anyregion.scoring import Score
+from anyregion.vocabulary import TextEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class RegionEmbeddings:
+    """The embeddings of one image's regions: `M` rows, one or three a region.
+
+    Attributes:
+        embeddings: `(M, E)` float32 in the space of the words, not normalised.
+        boxes: `(M, 4)` float64, xyxy in pixels.
+        rows: `(M,)` int64, the region that each row belongs to; None: row i to region i.
+        masks, mask_scores, mask_logits: as in `Predictions`.
+    """
+
+    embeddings: NDArray[np.float32]
+    boxes: Boxes
+    rows: NDArray[np.int64] | None = None
+    masks: tuple[RLE, ...] | None = None
+    mask_scores: NDArray[np.float32] | None = None
+    mask_logits: NDArray[np.float32] | None = None
+
+
+class RegionEncoder(Protocol):
+    """A method: what embeds the regions of images. A `Recognizer` is made of one.
+
+    Attributes:
+        name: what people call it.
+        text: the text side; its embeddings live in the same space as the regions'.
+        logit_scale, logit_bias: turn a cosine into the logit that is scored.
+        default_score: how logits become scores where the caller does not choose.
+    """
+
+    name: str
+    logit_scale: float
+    logit_bias: float
+    default_score: Score
+
+    @property
+    def text(self) -> TextEncoder:
+        """See the class."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a prediction would: method, weights, sizes."""
+        ...
+
+    def encode_images(self, images: Sequence[Pixels]) -> Sequence[Any]:
+        """All that can be computed of each image without its regions."""
+        ...
+
+    def embed_regions(
+        self,
+        encoded: Sequence[Any],
+        regions: Sequence[Regions],
+        *,
+        masks: bool = False,
+        multimask: bool = False,
+    ) -> list[RegionEmbeddings]:
+        """Embed the regions of each image; an image may have none.
+
+        Args:
+            encoded: what `encode_images` returned, image by image.
+            regions: regions that fit their images (`Regions.fit`).
+            masks: also decode masks, where the method has any of its own.
+            multimask: three candidates a region, best mask first, where the method has them.
+        """
+        ...
