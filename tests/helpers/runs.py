@@ -10,9 +10,8 @@ from typing import Any
 
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.pipeline import RecognizeOptions
+from anyregion.runs.pipeline import RecognizeOptions, SameRegions
 from anyregion.runs.recognize import OutputOptions, RunReport, recognize_images
-from anyregion.runs.region_source import SameRegions
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import COLOURS, ColourEncoder, colour_recognizer
 from tests.helpers.halves import picture

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from anyregion.exemplars import ExemplarVocabulary
     from anyregion.recognizer import Recognizer
-    from anyregion.runs.region_source import ProposedRegions
+    from anyregion.runs.pipeline import ProposedRegions
     from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 # `--proposer`, for `add_argument`
@@ -101,7 +101,7 @@ def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> Propos
             raise InputError("--proposer needs --regions auto")
         return None
     from anyregion import factory
-    from anyregion.runs.region_source import ProposedRegions
+    from anyregion.runs.pipeline import ProposedRegions
 
     proposer = args.proposer or "own"
     alone = proposer == "sam" and not factory.uses_localizer(args.model, args.method)

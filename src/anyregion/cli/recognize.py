@@ -12,7 +12,7 @@ from anyregion.cli.exit_codes import FAILED, FINE, INTERRUPTED, SET_ASIDE
 
 if TYPE_CHECKING:
     from anyregion.regions import Regions
-    from anyregion.runs.region_source import RegionSource
+    from anyregion.runs.pipeline import RegionSource
 
 PointGroup = tuple[list[list[float]], list[int]]
 
@@ -116,9 +116,8 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.exemplars import ExemplarVocabulary
-    from anyregion.runs.pipeline import RecognizeOptions
+    from anyregion.runs.pipeline import FileRegions, RecognizeOptions, SameRegions
     from anyregion.runs.recognize import OutputOptions, recognize_images
-    from anyregion.runs.region_source import FileRegions, SameRegions
     from anyregion.vocabulary import Vocabulary
 
     # what makes no sense together is refused before anything slow is loaded

@@ -1,8 +1,15 @@
 """Many images in one run: read ahead, named, drawn, written, and continued where a run stopped."""
 
-from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, Sample, run_pipeline
+from anyregion.runs.pipeline import (
+    FileRegions,
+    ProposedRegions,
+    RecognizeOptions,
+    RegionNamer,
+    SameRegions,
+    Sample,
+    run_pipeline,
+)
 from anyregion.runs.recognize import OutputOptions, RunReport, recognize_images
-from anyregion.runs.region_source import FileRegions, ProposedRegions, SameRegions
 
 __all__ = [
     "FileRegions",

@@ -1,17 +1,24 @@
 """One pipeline over images: they are read ahead, checked, encoded, and their regions named.
 
-An image is read once, its regions are checked once, and it is encoded once, also where the model
-that names its regions proposes them.
+Regions come from a source: the same for all images, a file's, or proposed ones. An image is read
+once, its regions are checked once, and it is encoded once, also where the model that names its
+regions proposes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from anyregion import factory
 from anyregion.errors import InputError, SetAside
 from anyregion.images import ImageLike, Pixels, read_ahead
+from anyregion.io.regions import ImageEntry, load_regions
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
@@ -52,6 +59,131 @@ class Sample:
     key: str | None = None
     size: tuple[int, int] | None = None
     mismatch: str = "the image is {} upright, but the region file says {}"
+
+
+@dataclass(frozen=True, eq=False)
+class SameRegions:
+    """The same boxes and points for every image."""
+
+    regions: Regions
+    set_aside: tuple[SetAside, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """A hash of the prompts."""
+        regions = self.regions
+        columns = (regions.points, regions.point_labels)
+        content = [regions.boxes.tolist(), *([p.tolist() for p in column] for column in columns)]
+        # only where there are any: the digests of earlier runs are not to change
+        if any(mask is not None for mask in regions.masks):
+            content.append(list(regions.masks))
+        return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+    def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
+        """By the images' names, each with its regions."""
+        return {name: Sample(name, path, self.regions) for name, path in images.items()}
+
+
+class FileRegions:
+    """The regions of a file that `load_regions` reads.
+
+    An entry of the file belongs to one image. Where several images fit it (`a/x.jpg` and
+    `b/x.jpg`), the one whose path agrees best has it; where they agree equally, none has.
+
+    Args:
+        path: COCO annotations or results, or a detector's boxes, as JSON.
+        masks: also use the masks as prompts.
+        scores: multiply the names' scores by the regions' own, where the file has any.
+
+    Raises:
+        InputError: the file cannot be read, or has none of the known layouts.
+    """
+
+    def __init__(self, path: str | Path, *, masks: bool = False, scores: bool = True) -> None:
+        self.file = load_regions(path, masks=masks, scores=scores)
+        self.set_aside = self.file.set_aside
+        # of the file, not of what was read of it: ids and names count too
+        with Path(path).open("rb") as opened:
+            self.digest = f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
+
+    def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
+        """By the images' names: each with its regions, or the reason why it has none."""
+        samples: dict[str, Sample | str] = {}
+        # by entry, the images that fit it
+        candidates: dict[str, list[str]] = defaultdict(list)
+        for name, path in images.items():
+            samples[name] = "no regions for this image"
+            try:
+                entry = self.file.find(path)
+            except InputError as error:
+                samples[name] = str(error)
+                continue
+            if entry is not None and len(entry.regions):
+                candidates[entry.key].append(name)
+        for key, names in candidates.items():
+            entry = self.file.images[key]
+            if len(names) > 1:
+                tails = {name: _shared_tail(images[name], entry) for name in names}
+                names = [name for name in names if tails[name] == max(tails.values())]
+            if len(names) > 1:
+                # a guess would name the regions of another photograph
+                reason = f"the regions of {entry.file_name or key} fit several images of this run"
+                samples.update(dict.fromkeys(names, reason))
+            else:
+                (name,) = names
+                samples[name] = Sample(name, images[name], entry.regions, key, entry.size)
+        return samples
+
+
+@dataclass(frozen=True)
+class ProposedRegions:
+    """Regions that a proposer finds in each image, with its objectness as score.
+
+    The proposer's fingerprint is pinned beside the recogniser's, so that no run mixes two.
+
+    Attributes:
+        proposer: `own`, `compact` or `sam`, as `load_proposer` takes it, or a proposer.
+        localizer, device: see `load_proposer`.
+        masks: also use the masks as prompts.
+        scores: multiply the names' scores by the regions' objectness.
+    """
+
+    proposer: factory.Proposer | RegionProposer = "own"
+    localizer: str | None = None
+    device: str = "cpu"
+    masks: bool = False
+    scores: bool = True
+    set_aside: tuple[SetAside, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What is to be proposed, in words: known before anything is loaded."""
+        # run.json of earlier runs has these words
+        name = self.proposer if isinstance(self.proposer, str) else self.proposer.name
+        return f"found by {name}, masks={self.masks}, scores={self.scores}"
+
+    def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
+        """By the images' names, each without regions as yet."""
+        return {name: Sample(name, path, None) for name, path in images.items()}
+
+    def load(self, recognizer: Recognizer) -> RegionProposer:
+        """The proposer. A RegionSpot has a localizer, which is loaded already."""
+        if not isinstance(self.proposer, str):
+            return self.proposer
+        return factory.load_proposer(
+            self.proposer, localizer=self.localizer, recognizer=recognizer, device=self.device
+        )
+
+
+RegionSource: TypeAlias = SameRegions | FileRegions | ProposedRegions
+"""Each has `samples(images)`, a `digest` that changes whenever the regions do, and `set_aside`,
+those that cannot be used."""
+
+
+def _shared_tail(image: Path, entry: ImageEntry) -> int:
+    """How many parts, from the end, an image's path and the entry's file name share."""
+    name = PurePath(entry.file_name or "").parts
+    return next((n for n in range(len(name), 0, -1) if image.parts[-n:] == name[-n:]), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,28 +334,38 @@ def run_pipeline(
                 if sample.size is not None and sample.size != (height, width):
                     stated = f"{sample.size[1]} x {sample.size[0]}"
                     raise InputError(sample.mismatch.format(f"{width} x {height}", stated))
-                regions, encoded = sample.regions, None
+                regions, maps = sample.regions, None
                 if regions is None:
-                    regions, encoded = _propose(pixels, encoder, proposer)
+                    regions, maps = _propose(pixels, encoder, proposer)
                 # the one place where regions meet their image: all that follows trusts them
                 regions, outside = regions.fit(height, width)
-                read.append(ReadSample(sample, pixels, (height, width), regions, outside, encoded))
+                read.append(ReadSample(sample, pixels, (height, width), regions, outside, maps))
             except InputError as error:
                 skipped.append((sample, str(error)))
         results: list[tuple[ReadSample, Answer]] = []
         # an encoder pass for nothing would cost as much as one for a hundred regions
         with_regions = [item for item in read if ask_empty or len(item.regions)]
-        for item, result in _ask(with_regions, encoder, answer):
-            if isinstance(result, InputError):
-                read.remove(item)
-                skipped.append((item.sample, str(result)))
-            else:
-                results.append((item, result))
+        pending = [with_regions] if with_regions else []
+        while pending:
+            items = pending.pop(0)
+            try:
+                encoded: Sequence[Any] = [item.encoded for item in items]
+                if any(e is None for e in encoded):
+                    encoded = encoder.encode_images([item.pixels for item in items])
+                results += zip(items, answer(encoded, items), strict=True)
+            except InputError as error:
+                # only a refusal is tried again, image by image: a bug is to stop the run
+                if len(items) > 1:
+                    pending = [[item] for item in items]
+                else:
+                    read.remove(items[0])
+                    skipped.append((items[0].sample, str(error)))
         set_aside = [SetAside(sample.name, reason) for sample, reason in skipped]
-        for item in read:
-            set_aside += [
-                SetAside(f"{item.sample.name}, {a.item}", a.reason) for a in item.set_aside
-            ]
+        set_aside += [
+            SetAside(f"{item.sample.name}, {a.item}", a.reason)
+            for item in read
+            for a in item.set_aside
+        ]
         yield Batch(read, results, skipped, set_aside)
         # the caller is done with the batch when it asks for the next one
         start += len(images)
@@ -243,24 +385,3 @@ def _propose(
         (encoded,) = encoder.encode_images([pixels])
         return proposer.propose_encoded(encoded), encoded  # type: ignore[attr-defined]
     return proposer.propose(pixels), None
-
-
-def _ask(
-    items: list[ReadSample],
-    encoder: RegionEncoder,
-    answer: Callable[[Sequence[Any], Sequence[ReadSample]], list[Answer]],
-) -> list[tuple[ReadSample, Answer | InputError]]:
-    """Each sample with its answer; one that the model refuses does not take its batch along."""
-    if not items:
-        return []
-    try:
-        if any(item.encoded is None for item in items):
-            encoded = encoder.encode_images([item.pixels for item in items])
-        else:
-            encoded = [item.encoded for item in items]
-        return list(zip(items, answer(encoded, items), strict=True))
-    except InputError as error:
-        # nothing but a refusal is tried again: a bug is to stop the run
-        if len(items) == 1:
-            return [(items[0], error)]
-        return [pair for item in items for pair in _ask([item], encoder, answer)]

@@ -25,18 +25,16 @@ from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import (
     Batch,
+    FileRegions,
+    ProposedRegions,
     RecognizeOptions,
     RegionNamer,
+    RegionSource,
+    SameRegions,
     Sample,
     Track,
     run_pipeline,
     silent,
-)
-from anyregion.runs.region_source import (
-    FileRegions,
-    ProposedRegions,
-    RegionSource,
-    SameRegions,
 )
 from anyregion.runs.results_folder import ResultsFolder, earlier_root, is_results_folder
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
@@ -230,7 +228,7 @@ def recognize_images(
             only=next(folder.journal.lines()) if len(finished) == 1 else None,
         )
     finally:
-        folder.journal.close()
+        folder.journal.file.close()
 
 
 def name_images(

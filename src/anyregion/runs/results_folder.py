@@ -70,6 +70,10 @@ class Journal:
 
     Opening it drops a last line that was cut short.
 
+    Attributes:
+        entries: by the image's name, in the order of the lines.
+        file: open and locked; once it is closed, another run may continue.
+
     Raises:
         InputError: a line before the last is malformed: the file is not a journal, or was edited.
         AnyRegionError: another run is writing it, or it cannot be written.
@@ -81,11 +85,11 @@ class Journal:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # unbuffered: a line is on its way to the disk before the image counts as finished
-            self._file = path.open("a+b", buffering=0)
+            self.file = path.open("a+b", buffering=0)
         try:
             try:
                 if fcntl is not None:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise AnyRegionError(
                     f"{path.parent}: another run is writing there; wait for it, or give another "
@@ -111,19 +115,15 @@ class Journal:
                         break
                     end += len(raw)
             with writing(path):
-                self._file.truncate(end)
+                self.file.truncate(end)
         except BaseException:
-            self._file.close()
+            self.file.close()
             raise
-
-    def close(self) -> None:
-        """Close the file; another run may then continue."""
-        self._file.close()
 
     def append(self, line: dict[str, Any]) -> None:
         """Add the line of one finished image; after an error the file is as it was before."""
         with writing(self.path):
-            start = append_lines(self._file, [line])
+            start = append_lines(self.file, [line])
         self.entries[line["image"]] = Entry.from_line(line, start)
 
     def without(self, names: Collection[str]) -> Journal:
@@ -135,7 +135,7 @@ class Journal:
                     old.seek(entry.offset)
                     new.write(old.readline())
             # some systems replace no file that is open
-            self._file.close()
+            self.file.close()
         return Journal(self.path)
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -198,7 +198,7 @@ class ResultsFolder:
         }
         # what finished nothing (a wrong model's name, say) binds nobody
         if not overwrite and self.journal.entries and (changes := _changes(earlier, self._run)):
-            self.journal.close()
+            self.journal.file.close()
             raise InputError(
                 f"{path}: holds a run with other settings ({'; '.join(changes)}); "
                 "use --overwrite to start anew there, or another --out"

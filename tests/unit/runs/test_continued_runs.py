@@ -13,7 +13,7 @@ import pytest
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from anyregion.runs.region_source import SameRegions
+from anyregion.runs.pipeline import SameRegions
 from anyregion.runs.results_folder import Journal
 from anyregion.vocabulary import Vocabulary
 from tests.helpers.colours import colour_recognizer
@@ -264,7 +264,7 @@ def test_two_runs_may_not_write_one_folder(photos: Path, tmp_path: Path) -> None
     held = Journal(out / "predictions.jsonl")
     with pytest.raises(AnyRegionError, match="another run is writing there"):
         run(photos, out)
-    held.close()
+    held.file.close()
     assert run(photos, out).earlier == 5
 
 
@@ -278,7 +278,7 @@ def test_a_full_disk_tears_nothing(
 
     def full(journal: Journal, line: dict[str, Any]) -> None:
         if len(written) == 2:
-            file = journal._file
+            file = journal.file
 
             class Full:
                 def seek(self, *where: int) -> int:
@@ -292,11 +292,11 @@ def test_a_full_disk_tears_nothing(
                 def truncate(self, size: int) -> int:
                     return file.truncate(size)
 
-            monkeypatch.setattr(journal, "_file", Full(), raising=True)
+            monkeypatch.setattr(journal, "file", Full(), raising=True)
             try:
                 real(journal, line)
             finally:
-                monkeypatch.setattr(journal, "_file", file)
+                monkeypatch.setattr(journal, "file", file)
         written.append(line["image"])
         real(journal, line)
 

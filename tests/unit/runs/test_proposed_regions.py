@@ -11,7 +11,7 @@ import pytest
 from anyregion import factory
 from anyregion.errors import InputError
 from anyregion.recognizer import Recognizer
-from anyregion.runs.region_source import ProposedRegions
+from anyregion.runs.pipeline import ProposedRegions
 from tests.helpers.halves import MaskedHalves
 from tests.helpers.runs import labels, lines, run
 

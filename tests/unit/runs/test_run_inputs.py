@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from anyregion.errors import InputError
+from anyregion.runs.pipeline import FileRegions
 from anyregion.runs.recognize import name_images
-from anyregion.runs.region_source import FileRegions
 from tests.helpers.halves import picture
 from tests.helpers.runs import labels, lines, run
 

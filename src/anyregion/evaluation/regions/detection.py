@@ -37,8 +37,7 @@ from anyregion.io.regions import ImageEntry
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
-from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, run_pipeline
-from anyregion.runs.region_source import ProposedRegions
+from anyregion.runs.pipeline import ProposedRegions, RecognizeOptions, RegionNamer, run_pipeline
 from anyregion.vocabulary import Progress
 
 PAIRS = 300

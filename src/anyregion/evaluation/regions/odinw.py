@@ -21,8 +21,7 @@ from anyregion.evaluation.regions.detection import (
 from anyregion.evaluation.regions.inputs import EvaluationOptions, loaded
 from anyregion.evaluation.regions.seen_unseen import EmptySplitError, unseen_categories
 from anyregion.recognizer import Recognizer
-from anyregion.runs.pipeline import Track, silent
-from anyregion.runs.region_source import ProposedRegions
+from anyregion.runs.pipeline import ProposedRegions, Track, silent
 from anyregion.vocabulary import Progress
 
 HELD_OUT = ("test", "valid", "val")
