@@ -8,7 +8,6 @@ names would be near everything.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
-from anyregion.compact.assets import CLASSES, CONSE, read_asset
+from anyregion.compact.assets import CONSE, read_asset
 
 Floats = NDArray[np.float32]
 
@@ -91,15 +90,6 @@ def load_conse() -> Conse:
         mean=numbers["words.mean"],
         whitening=numbers["words.evening"].astype(np.float32),
     )
-
-
-def class_names() -> list[str]:
-    """What the classifier's 1,000 classes are called, in its order (first WordNet word).
-
-    Raises:
-        CheckpointError: the asset is missing or altered.
-    """
-    return [str(entry["words"][0]) for entry in json.loads(read_asset(CLASSES))]
 
 
 def _unit(rows: NDArray[Any]) -> Floats:

@@ -31,17 +31,19 @@ from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, load_conse
 from anyregion.compact.image_encoder import ALL_MAPS, LONG_SIDE, FeaturePyramid, ImageEncoder
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.proposal_head import ProposalHead
-from anyregion.compact.region_features import extract_region_features
 from anyregion.compact.region_head import (
+    CONFIG,
     README,
     STACKED_LENGTH,
+    WEIGHTS,
     Calibration,
     RegionHead,
-    copy_region_head,
+    extract_region_features,
 )
 from anyregion.compact.text_encoder import WIDTH, CompactTextEncoder
 from anyregion.data.features import Features, to_half
 from anyregion.errors import InputError
+from anyregion.files import atomic_path, writing
 from anyregion.images import Pixels
 from anyregion.masks import RLE, decode_mask
 from anyregion.model_card import ModelCard, write_card
@@ -112,9 +114,7 @@ class CompactEncoder:
         self.model = model
         self.conse = load_conse()
         self.calibration = model.region_head.calibration
-        self.text = CompactTextEncoder(
-            self.conse, self.calibration, threads=model.threads, device=model.device
-        )
+        self.text = CompactTextEncoder(self.calibration, threads=model.threads, device=model.device)
         self.logit_scale = self.calibration.scale * STACKED_LENGTH
         self.logit_bias = self.calibration.bias
         # of everything that an answer depends on: the last two decide boxes of points and masks,
@@ -133,7 +133,13 @@ class CompactEncoder:
     ) -> None:
         """Write the region head for `load_recognizer`. See `Recognizer.save_pretrained`."""
         del include_frozen  # the other parts come with the package
-        weights = copy_region_head(self.model.folder, folder)
+        source, weights = self.model.folder, [REGION_HEAD, CALIBRATION]
+        if source is not None:
+            weights += [name for name in (CONFIG, WEIGHTS) if (source / name).is_file()]
+        with writing(folder):
+            for name in weights:
+                with atomic_path(folder / name) as temporary:
+                    temporary.write_bytes(read_asset(name, source))
         write_card(folder, card, weights=weights, vocabulary=vocabulary, readme=README)
 
     def encode_images(self, images: Sequence[Pixels]) -> list[FeaturePyramid]:
@@ -161,7 +167,13 @@ class CompactEncoder:
             has_mask = np.array([rle is not None for rle in prompts.masks], dtype=bool)
             at_points = np.flatnonzero(~(prompts.has_box() | has_mask))
             if len(at_points):
-                self._grow_boxes(pyramid, prompts, at_points, boxes, box_scores)
+                grown, box_scores[at_points] = self.model.proposal_head.boxes_from_points(
+                    pyramid,
+                    [prompts.points[i] for i in at_points],
+                    [prompts.point_labels[i] for i in at_points],
+                )
+                # a box that was widened to a point may reach beyond the last pixel
+                boxes[at_points] = np.clip(grown, 0, np.tile(pyramid.size[::-1], 2).astype(float))
             prompt_masks = [None if rle is None else decode_mask(rle) for rle in prompts.masks]
             features = extract_region_features(
                 pyramid, boxes, self.conse, prompt_masks if has_mask.any() else None
@@ -177,22 +189,6 @@ class CompactEncoder:
                 RegionEmbeddings(embeddings, boxes=boxes, masks=decoded, mask_scores=scores)
             )
         return results
-
-    def _grow_boxes(
-        self,
-        pyramid: FeaturePyramid,
-        prompts: Regions,
-        rows: NDArray[np.int64],
-        boxes: Boxes,
-        scores: NDArray[np.float64],
-    ) -> None:
-        """Replace the boxes and scores of regions that are points alone."""
-        height, width = pyramid.size
-        grown, scores[rows] = self.model.proposal_head.boxes_from_points(
-            pyramid, [prompts.points[i] for i in rows], [prompts.point_labels[i] for i in rows]
-        )
-        # a box that was widened to a point may reach beyond the last pixel
-        boxes[rows] = np.clip(grown, 0, np.array([width, height] * 2, dtype=np.float64))
 
     def _decode_masks(
         self, pyramid: FeaturePyramid, prompts: Regions, boxes: Boxes
@@ -222,7 +218,7 @@ class CompactEmbedder:
     def __init__(self, model: CompactModel) -> None:
         self.model = model
         self.conse = load_conse()
-        self.text = CompactTextEncoder(self.conse, threads=model.threads, device=model.device)
+        self.text = CompactTextEncoder(threads=model.threads, device=model.device)
         # of the assets, as they were checked on loading, and of the constants in use
         constants = (LONG_SIDE, CROP_SIDE, TEMPERATURE, BEST_CLASSES, LOGIT_SCALE, LOGIT_BIAS)
         self.fingerprint = _fingerprint((IMAGE_ENCODER, CONSE), *constants, self.text.fingerprint)

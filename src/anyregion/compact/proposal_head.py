@@ -57,12 +57,7 @@ class ProposalHead:
     def propose(
         self, pyramid: FeaturePyramid, *, limit: int = 100, min_score: float = 0.0
     ) -> tuple[Boxes, NDArray[np.float64]]:
-        """The most probable objects of an image, best first.
-
-        Args:
-            pyramid: all four maps of the image.
-            limit: at most so many.
-            min_score: none with a lower score.
+        """The most probable objects of an image, best first; see `best_proposals`.
 
         Returns:
             Boxes `(n, 4)`, xyxy in pixels of the image, and the intersection over union with an

@@ -19,7 +19,7 @@ from anyregion.compact.assets import (
     read_manifest,
     start_session,
 )
-from anyregion.compact.conse import Conse
+from anyregion.compact.conse import load_conse
 from anyregion.compact.region_head import NEW, SYNONYM, Calibration
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ class CompactTextEncoder:
     needs neither.
 
     Args:
-        conse: holds the centre of the space.
         calibration: of a region head, to embed what new names gain too; None for texts alone.
         threads: for one operator; None leaves it to ONNX Runtime (all cores).
         device: see `start_session`.
@@ -51,13 +50,11 @@ class CompactTextEncoder:
 
     def __init__(
         self,
-        conse: Conse,
         calibration: Calibration | None = None,
         *,
         threads: int | None = None,
         device: str = "cpu",
     ) -> None:
-        self._conse = conse
         self._calibration = calibration
         self._threads = threads
         self._device = device
@@ -81,7 +78,7 @@ class CompactTextEncoder:
             `(len(texts), 384)`, centred; `(len(texts), 386)` with a calibration (see its
             `stack_names`).
         """
-        centred = self._conse.whiten(self.sentence_embeddings(texts))
+        centred = load_conse().whiten(self.sentence_embeddings(texts))
         return centred if self._calibration is None else self._calibration.stack_names(centred)
 
     def sentence_embeddings(self, texts: Sequence[str]) -> Floats:

@@ -17,7 +17,7 @@ from anyregion import CheckpointError, InputError
 from anyregion.baselines.pooling import pool
 from anyregion.compact import assets
 from anyregion.compact.assets import ASSETS, read_asset, read_manifest
-from anyregion.compact.conse import Conse, class_names
+from anyregion.compact.conse import Conse
 from anyregion.compact.image_encoder import CHANNELS, letterbox
 from anyregion.compact.model import CompactEmbedder, CompactModel
 
@@ -31,6 +31,11 @@ def compact() -> CompactEmbedder:
 
 def photo(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def class_names() -> list[str]:
+    """What the classifier's 1,000 classes are called, in its order (first WordNet word)."""
+    return [str(entry["words"][0]) for entry in json.loads(read_asset("classes.json"))]
 
 
 def packaged(package: str, path: str) -> Path:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -15,7 +15,7 @@ from anyregion.compact.assets import CALIBRATION, REGION_HEAD
 from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.region_head import CONFIG, README, WEIGHTS, Calibration
 from anyregion.compact.training.export import export_region_head, rounded
-from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
+from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule, ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule
 from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, write_json, writing
@@ -61,11 +61,11 @@ def save_region_head(
     )
 
 
-def write_head(head: nn.Module, path: Path, config: Mapping[str, Any]) -> None:
+def write_head(head: MaskHeadModule | ProposalHeadModule, path: Path) -> None:
     """Write the weights of a mask head or proposal head, its configuration in the metadata."""
     metadata = {
         "head": "MaskHead" if isinstance(head, MaskHeadModule) else "Finder",  # the format's names
-        "config": json.dumps(config),
+        "config": json.dumps(asdict(head.config)),
         "maps": json.dumps(CHANNELS),
     }
     write_tensors(path, {k: v.contiguous() for k, v in head.state_dict().items()}, metadata)

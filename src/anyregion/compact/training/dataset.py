@@ -35,18 +35,14 @@ class StoreConfig:
 
 
 @dataclass(frozen=True)
-class PhotoStoreConfig:
-    """One data set of a training that sees pixels too.
+class PhotoStoreConfig(StoreConfig):
+    """One data set of a training that sees pixels too: a store of annotations with masks.
 
     Attributes:
-        store: folder made by `anyregion cache --model compact`, of annotations with masks.
         images: folder of its image files; None for that of the first of `data`.
-        terms: licence or terms of use, for the card.
     """
 
-    store: str
     images: str | None = None
-    terms: str = "unstated"
 
 
 def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -> FeaturePyramid:
@@ -99,8 +95,8 @@ def open_named_dataset(
 
 def open_unnamed_datasets(
     task: str,
-    data: Sequence[StoreConfig | PhotoStoreConfig],
-    validation: StoreConfig | PhotoStoreConfig | None,
+    data: Sequence[StoreConfig],
+    validation: StoreConfig | None,
 ) -> tuple[list[RegionDataset], RegionDataset | None]:
     """What a mask head or a proposal head is trained and validated on: regions without names.
 
@@ -114,25 +110,44 @@ def open_unnamed_datasets(
     """
     if not data:
         raise InputError(f"{task}.data: name at least one data set")
-    datasets, first = [], None
-    for config in (*data, *([] if validation is None else [validation])):
-        store = Store(config.store, masks=True)
-        first = first or store
-        check_features(store, first)
-        if config is not validation and not store.info.mirrored:
-            raise InputError(f"{config.store}: made without mirror images; make it anew")
+    configs = [*data, *([] if validation is None else [validation])]
+    stores = open_stores(configs, masks=True)
+    check_mirrored(stores[: len(data)], "make it anew")
+    datasets = []
+    for config, store in zip(configs, stores, strict=True):
         # a head that sees no pixels has no folder of images
-        folder = getattr(config, "images", None) or getattr(data[0], "images", None)
+        images = getattr(config, "images", None) or getattr(data[0], "images", None)
+        folder = None if images is None else Path(images)
         datasets.append(
             region_dataset(
-                config.store,
-                store,
-                images=store.usable(),
-                folder=None if folder is None else Path(folder),
-                terms=config.terms,
+                config.store, store, images=store.usable(), folder=folder, terms=config.terms
             )
         )
     return datasets[: len(data)], None if validation is None else datasets[-1]
+
+
+def open_stores(configs: Sequence[StoreConfig], *, masks: bool = False) -> list[Store]:
+    """The stores of a training, with features of compact's image encoder, all of the same one.
+
+    Raises:
+        InputError: a store that cannot be had, or of another encoder.
+    """
+    stores = [Store(config.store, masks=masks) for config in configs]
+    for store in stores:
+        # `eyes` is what `CompactExtractor.describe` calls the image encoder
+        if store.fingerprint != stores[0].fingerprint or "eyes" not in store.info.extractor:
+            raise InputError(
+                f"{store.folder}: not the features that compact is trained on; make the store with "
+                "`anyregion cache --model compact`"
+            )
+    return stores
+
+
+def check_mirrored(stores: Sequence[Store], remedy: str) -> None:
+    """Refuse stores without mirror images, with the remedy in the `InputError`."""
+    for store in stores:
+        if not store.info.mirrored:
+            raise InputError(f"{store.folder}: made without mirror images: {remedy}")
 
 
 def describe_datasets(datasets: Sequence[RegionDataset]) -> dict[str, str]:
@@ -142,20 +157,6 @@ def describe_datasets(datasets: Sequence[RegionDataset]) -> dict[str, str]:
         names = "" if data.vocabulary is None else f", {len(data.vocabulary.vocabulary):,} names"
         lines[f"data: {data.name}"] = f"{len(data.images):,} images{names}; terms: {data.terms}"
     return lines
-
-
-def check_features(store: Store, like: Store) -> None:
-    """Refuse a store whose features are not of compact's image encoder, or not of that of `like`.
-
-    Raises:
-        InputError: naming the store.
-    """
-    # `eyes` is what `CompactExtractor.describe` calls the image encoder
-    if store.fingerprint != like.fingerprint or "eyes" not in store.info.extractor:
-        raise InputError(
-            f"{store.folder}: not the features that compact is trained on; make the store with "
-            "`anyregion cache --model compact`"
-        )
 
 
 @dataclass(frozen=True)

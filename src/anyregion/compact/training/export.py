@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from anyregion.compact.image_encoder import CHANNELS
-from anyregion.compact.region_features import MEMORY, POOLED
-from anyregion.compact.region_head import INPUTS
+from anyregion.compact.region_head import INPUTS, MEMORY, POOLED
 from anyregion.compact.text_encoder import WIDTH
 from anyregion.compact.training.modules import MaskHeadModule, Projection, ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -131,13 +131,13 @@ class MaskTask(LocalizingTask):
         self,
         datasets: Sequence[RegionDataset],
         *,
-        config: MaskTaskConfig | None = None,
+        config: MaskTaskConfig,
         validation: RegionDataset | None = None,
         teacher: MaskHead | None = None,
         seed: int = 0,
     ) -> None:
-        self.config = config or MaskTaskConfig()
-        super().__init__(datasets, validation, self.config.licence)
+        super().__init__(datasets, validation, config.licence)
+        self.config = config
         self.metrics = {} if validation is None else MASK_METRICS
         self._seed = seed
         rows = {n: data.rows(image, with_mask=True) for n, (data, image) in self.images.items()}
@@ -220,7 +220,7 @@ class MaskTask(LocalizingTask):
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write `mask_head.onnx`, and `mask_head.safetensors` with the weights."""
         head, path = unwrapped(module, MaskHeadModule), folder / MASK_HEAD
-        write_head(head, path.with_suffix(".safetensors"), asdict(self.config.head))
+        write_head(head, path.with_suffix(".safetensors"))
         export_mask_head(head, path)
 
     def _mask(self, number: int, row: int) -> RLE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -100,12 +100,12 @@ class ProposalTask(LocalizingTask):
         self,
         datasets: Sequence[RegionDataset],
         *,
-        config: ProposalTaskConfig | None = None,
+        config: ProposalTaskConfig,
         validation: RegionDataset | None = None,
         seed: int = 0,
     ) -> None:
-        self.config = config or ProposalTaskConfig()
-        super().__init__(datasets, validation, self.config.licence)
+        super().__init__(datasets, validation, config.licence)
+        self.config = config
         if validation is not None:
             with_masks = validation.reader.annotations.segmentations is not None
             self.metrics = PROPOSAL_METRICS | (POINT_METRICS if with_masks else {})
@@ -152,5 +152,5 @@ class ProposalTask(LocalizingTask):
     def save(self, module: nn.Module, folder: Path) -> None:
         """Write the graph, and beside it the weights as `.safetensors`."""
         head, path = unwrapped(module, ProposalHeadModule), folder / PROPOSAL_HEAD
-        write_head(head, path.with_suffix(".safetensors"), asdict(self.config.head))
+        write_head(head, path.with_suffix(".safetensors"))
         export_proposal_head(head, path)

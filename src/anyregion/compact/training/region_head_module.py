@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyregion.compact.image_encoder import CHANNELS
-from anyregion.compact.region_features import MEMORY, POOLED
+from anyregion.compact.region_head import MEMORY, POOLED
 from anyregion.compact.text_encoder import WIDTH
 from anyregion.errors import InputError
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyregion.compact.conse import load_conse
-from anyregion.compact.region_features import extract_region_features
-from anyregion.compact.region_head import INPUTS, Calibration
+from anyregion.compact.region_head import INPUTS, Calibration, extract_region_features
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.checkpoint import save_region_head, unwrapped
 from anyregion.compact.training.dataset import (
     StoreConfig,
-    check_features,
+    check_mirrored,
     describe_datasets,
     open_named_dataset,
+    open_stores,
     read_pyramid,
 )
 from anyregion.compact.training.losses import classification_loss, distillation_loss
@@ -29,7 +29,6 @@ from anyregion.compact.training.metrics import fit_scores, held_out_ece
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.data.region_dataset import RegionDataset
 from anyregion.data.samplers import EpochSampler
-from anyregion.data.store.store import Store
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
 from anyregion.model_card import ModelCard
@@ -114,17 +113,10 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
     Raises:
         InputError: stores that cannot be had, or were made by another encoder.
     """
-    text_encoder = CompactTextEncoder(load_conse())
-    stores = [Store(data.store) for data in settings.data]
-    validation = Store(settings.validation.store)
-    for store in [*stores, validation]:
-        check_features(store, validation)
-    for store in stores:
-        if settings.flip and not store.info.mirrored:
-            raise InputError(
-                f"{store.folder}: made without mirror images: set compact.flip to 0, or make it "
-                "anew"
-            )
+    text_encoder = CompactTextEncoder()
+    validation, *stores = open_stores([settings.validation, *settings.data])
+    if settings.flip:
+        check_mirrored(stores, "set compact.flip to 0, or make it anew")
     datasets = [
         open_named_dataset(store, text_encoder, unseen=settings.unseen, terms=data.terms)
         for store, data in zip(stores, settings.data, strict=True)
@@ -186,9 +178,8 @@ class RegionTask(Task):
         self._measured: tuple[str, NDArray[np.float32], NDArray[np.int64]] | None = None
         self._images = [(number, int(i)) for number, d in enumerate(datasets) for i in d.images]
         self._sampler = EpochSampler(np.ones(len(self._images)), seed)
-        self._matrices = [
-            torch.from_numpy(_vocabulary(d).matrix) for d in datasets
-        ]  # (C, 384) each
+        # (C, 384) and (C,) of each data set
+        self._matrices = [torch.from_numpy(_vocabulary(d).matrix) for d in datasets]
         power = config.objective.class_power
         self._weights = [torch.from_numpy(_class_weights(d, power)) for d in datasets]
 
@@ -264,8 +255,7 @@ class RegionTask(Task):
             scale=scale,
             bias=bias,
         )
-        metrics = accuracies(ranks_in_scores(cosines, labels), labels)
-        metrics["ece"] = held_out_ece(cosines, labels)
+        metrics = {**self.validate(module), "ece": held_out_ece(cosines, labels)}
         save_region_head(
             unwrapped(module, RegionHeadModule),
             folder,

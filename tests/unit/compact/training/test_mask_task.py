@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +174,7 @@ def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="need a teacher"):
         MaskTask([dataset], config=replace(CONFIG, taught_images=2))
     before = MaskTask([dataset], config=CONFIG)
-    write_head(before.module, tmp_path / "head.safetensors", asdict(SMALL))
+    write_head(before.module, tmp_path / "head.safetensors")
     teacher = read_mask_head(tmp_path / "head.safetensors")
     task = MaskTask(
         [dataset],

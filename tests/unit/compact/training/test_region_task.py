@@ -20,19 +20,17 @@ from anyregion.compact.assets import read_asset
 from anyregion.compact.conse import load_conse
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.model import CompactModel
-from anyregion.compact.region_features import (
-    MEMORY,
-    POOLED,
-    RegionFeatures,
-    extract_region_features,
-    quarter,
-)
 from anyregion.compact.region_head import (
     ANCHOR,
     INPUTS,
+    MEMORY,
+    POOLED,
     STACKED_LENGTH,
     Calibration,
+    RegionFeatures,
     RegionHead,
+    extract_region_features,
+    quarter,
 )
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training import checkpoint
@@ -111,7 +109,7 @@ def trained_module(folder: Path) -> RegionHeadModule:
 
 
 def calibration() -> Calibration:
-    text_encoder = CompactTextEncoder(load_conse(), threads=1)
+    text_encoder = CompactTextEncoder(threads=1)
     return Calibration(
         text_encoder.encode_text(["a dog", "a cat"]), ("dog", "cat"), 0.13, 14.0, -6.0
     )
@@ -269,7 +267,7 @@ def test_the_folder_keeps_its_format(saved: Path) -> None:
 
 
 def test_new_names_gain_where_a_region_is_doubtful() -> None:
-    text_encoder = CompactTextEncoder(load_conse(), threads=1)
+    text_encoder = CompactTextEncoder(threads=1)
     numbers = replace(
         calibration(), trained=text_encoder.encode_text(["a couch", "a dog"]), gamma=0.2
     )
@@ -285,7 +283,7 @@ def test_new_names_gain_where_a_region_is_doubtful() -> None:
     assert gain[2] == pytest.approx(0.2 - (1 - np.sqrt(1 - (0.2 / ANCHOR) ** 2)), abs=1e-4)
     # a region that is surely of a trained class lifts no new name
     assert (sure @ stacked.T)[0, 2] <= (names[0:1] @ names.T)[0, 2] + 1e-6
-    with_gains = CompactTextEncoder(load_conse(), numbers, threads=1)
+    with_gains = CompactTextEncoder(numbers, threads=1)
     assert with_gains.fingerprint != text_encoder.fingerprint
     assert np.array_equal(with_gains.encode_text(["a couch", "a sofa", "a wine glass"]), stacked)
 
@@ -388,7 +386,7 @@ class FakeStore:
 
 
 def task(seed: int = 0, **changes: object) -> RegionTask:
-    text_encoder = CompactTextEncoder(load_conse(), threads=1)
+    text_encoder = CompactTextEncoder(threads=1)
     settings = RegionTaskConfig(
         data=(StoreConfig("fake"),),
         validation=StoreConfig("fake"),
