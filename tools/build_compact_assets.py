@@ -429,7 +429,10 @@ def main() -> None:
             out,
             "bridge.safetensors",
             save(numbers),
-            {"made_from": "eyes' classifier, words.onnx, classes.json", "licence": "Apache-2.0"},
+            {
+                "made_from": "the image encoder's classifier, the text encoder, classes.json",
+                "licence": "Apache-2.0",
+            },
         ),
         "classes.json": write(
             out, "classes.json", (json.dumps(classes, indent=0) + "\n").encode(), wordnet

@@ -1,7 +1,7 @@
 """Put what `anyregion train` learned among the assets of the built-in model.
 
-    python tools/ship_trained.py --namer runs/compact --finder runs/compact_finder \\
-        --masks runs/compact_masks
+    python tools/ship_trained.py --region-head runs/compact --mask-head runs/compact_masks \\
+        --proposal-head runs/compact_finder
 
 Each is a run's folder; its `model/` is copied, and the manifest says which recipe, seed, commit and
 data it came from. The image and text encoders stay as `build_compact_assets.py` left them.
@@ -21,9 +21,9 @@ import yaml
 
 ASSETS = Path(__file__).parents[1] / "src" / "anyregion" / "compact" / "assets"
 PARTS = {
-    "namer": ("namer.onnx", "namer.safetensors"),
-    "finder": ("finder.onnx",),
-    "masks": ("mask_head.onnx",),
+    "region_head": ("namer.onnx", "namer.safetensors"),
+    "mask_head": ("mask_head.onnx",),
+    "proposal_head": ("finder.onnx",),
 }
 DATA = (
     "COCO 2017, 1,550 photographs (annotations CC BY 4.0, photographs under their own Flickr terms)"
@@ -48,7 +48,7 @@ def origin(run: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for part in PARTS:
-        parser.add_argument(f"--{part}", type=Path, metavar="RUN")
+        parser.add_argument(f"--{part.replace('_', '-')}", type=Path, metavar="RUN")
     args = vars(parser.parse_args())
     manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
     for part, names in PARTS.items():

