@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from anyregion.baselines.crop import CropEncoder
 from anyregion.baselines.dense import DenseEncoder
@@ -312,7 +312,8 @@ def _resolve(model: str | Path, method: Method | None) -> tuple[Kind, Use]:
     """
     if method is not None and method not in METHODS:
         raise InputError(f"no method {method!r}: there are {', '.join(METHODS)}")
-    path, kind = Path(model), cast("Kind", "vlm")
+    path = Path(model)
+    kind: Kind = "vlm"
     if str(model) == "compact" or (path / REGION_HEAD).is_file():
         kind = "compact"
     elif (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth"):

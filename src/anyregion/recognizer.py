@@ -6,7 +6,7 @@ A method is a `RegionEncoder` (region_encoder.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from anyregion.vocabulary import (
 VocabularyLike = Vocabulary | EncodedVocabulary | ExemplarVocabulary | Sequence[str]
 
 
+@dataclass(eq=False, repr=False)
 class Recognizer:
     """Names regions: `set_image` once and `predict` many times, or `recognize` a batch.
 
@@ -40,27 +41,17 @@ class Recognizer:
         encoder: the method.
         vocabulary: the names that the model was trained on, used where none are named; or None.
         card: licence, terms and origin of its weights, where it states them.
-
-    Args:
-        encoder, vocabulary, card: see above.
         cache: folder of encoded vocabularies; None for no cache.
     """
 
-    def __init__(
-        self,
-        encoder: RegionEncoder,
-        *,
-        vocabulary: Vocabulary | None = None,
-        card: ModelCard | None = None,
-        cache: Path | Literal["default"] | None = "default",
-    ) -> None:
-        self.encoder = encoder
-        self.vocabulary = vocabulary
-        self.card = card
-        self._cache: Path | Literal["default"] | None = cache
-        self._image: tuple[Any, tuple[int, int]] | None = None
-        # the vocabulary that was encoded last, as it came and as it was encoded
-        self._last: tuple[Any, EncodedVocabulary] | None = None
+    encoder: RegionEncoder
+    _: KW_ONLY
+    vocabulary: Vocabulary | None = None
+    card: ModelCard | None = None
+    cache: Path | Literal["default"] | None = "default"
+    _image: tuple[Any, tuple[int, int]] | None = field(default=None, init=False, repr=False)
+    # the vocabulary that was encoded last, as it came and as it was encoded
+    _last: tuple[Any, EncodedVocabulary] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def from_pretrained(cls, model: str | Path = "compact", **options: Any) -> Recognizer:
@@ -150,7 +141,7 @@ class Recognizer:
                 if not isinstance(vocabulary, Vocabulary):
                     vocabulary = Vocabulary.from_names(vocabulary)
                 encoded = encode_vocabulary(
-                    vocabulary, self.encoder.text, cache=self._cache, progress=progress
+                    vocabulary, self.encoder.text, cache=self.cache, progress=progress
                 )
             self._last = (key, encoded)
         return self._last[1]

@@ -249,10 +249,6 @@ class Regions:
         rle = self.masks[row]
         return None if rle is None else decode_mask(rle)
 
-    def has_box(self) -> NDArray[np.bool_]:
-        """`(N,)` bool: which regions have a box."""
-        return np.asarray(np.isfinite(self.boxes).all(axis=1), dtype=np.bool_)
-
     def extents(self, size: tuple[int, int] | None = None, *, point_side: float = 32.0) -> Boxes:
         """A box for every region, `(N, 4)`: its own; else its mask's; else around its points.
 

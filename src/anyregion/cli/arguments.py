@@ -103,7 +103,7 @@ def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> Propos
     from anyregion import factory
     from anyregion.runs.pipeline import ProposedRegions
 
-    proposer = args.proposer or "own"
+    proposer: factory.Proposer = args.proposer or "own"
     alone = proposer == "sam" and not factory.uses_localizer(args.model, args.method)
     localizer = args.localizer if alone else None  # a RegionSpot's is loaded with it
     return ProposedRegions(proposer, localizer, args.device, masks=args.use_masks, scores=scores)

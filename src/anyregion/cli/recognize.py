@@ -116,7 +116,8 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.exemplars import ExemplarVocabulary
-    from anyregion.runs.pipeline import FileRegions, RecognizeOptions, SameRegions
+    from anyregion.io.regions import load_regions
+    from anyregion.runs.pipeline import RecognizeOptions, SameRegions
     from anyregion.runs.recognize import OutputOptions, recognize_images
     from anyregion.vocabulary import Vocabulary
 
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     if typed:
         source = SameRegions(prompts(args.box, args.point))
     elif source is None:
-        source = FileRegions(args.regions, masks=args.use_masks, scores=scores)
+        source = load_regions(args.regions, masks=args.use_masks, scores=scores)
     if len(names) == 1:
         shared.warn_one_name(args)
     settings = {

@@ -165,7 +165,7 @@ class CompactEncoder:
             boxes = prompts.extents(pyramid.size)  # (N, 4)
             box_scores = np.ones(len(prompts))  # 1 where the place is stated
             has_mask = np.array([rle is not None for rle in prompts.masks], dtype=bool)
-            at_points = np.flatnonzero(~(prompts.has_box() | has_mask))
+            at_points = np.flatnonzero(np.isnan(prompts.boxes[:, 0]) & ~has_mask)
             if len(at_points):
                 grown, box_scores[at_points] = self.model.proposal_head.boxes_from_points(
                     pyramid,

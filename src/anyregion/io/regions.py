@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -40,11 +41,13 @@ class RegionFile:
         images: by image id, as text.
         categories: `{category id: name}`; empty where the file names none.
         set_aside: regions and images that cannot be used, and why.
+        digest: a hash of the file, and not of what was read of it: ids and names count too.
     """
 
     images: dict[str, ImageEntry]
     categories: dict[int, str] = field(default_factory=dict)
     set_aside: tuple[SetAside, ...] = ()
+    digest: str = ""
     # by the last part of their file names, all parts of an entry's file name, and its key
     _by_name: dict[str, list[tuple[tuple[str, ...], str]]] = field(default_factory=dict, repr=False)
 
@@ -126,6 +129,7 @@ def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) 
         {entry.key: entry for entry in entries},
         reader.categories,
         tuple(reader.skipped),
+        f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}",
         dict(by_name),
     )
 
@@ -214,7 +218,7 @@ class _Reader:
         usable: list[dict[str, Any]] = []
         for row in rows:
             try:
-                values = row["xyxy"] if "xyxy" in row else row.get("bbox")
+                values: Any = row["xyxy"] if "xyxy" in row else row.get("bbox")
                 try:
                     x, y, c, d = (float(v) for v in values)
                 except (TypeError, ValueError, OverflowError):

@@ -276,7 +276,7 @@ def _rank_candidates(
     if codes is not None:
         masks = tuple(codes[i][j] for i, ranked in enumerate(order.tolist()) for j in ranked)
         # a region that was prompted without a box gets the box of its mask
-        for i in np.flatnonzero(~regions.has_box()[rows]).tolist():
+        for i in np.flatnonzero(np.isnan(regions.boxes[rows, 0])).tolist():
             box = mask_box(masks[i])
             if box[2] > box[0] and box[3] > box[1]:
                 boxes[i] = box

@@ -1,7 +1,6 @@
 """Many images in one run: read ahead, named, drawn, written, and continued where a run stopped."""
 
 from anyregion.runs.pipeline import (
-    FileRegions,
     ProposedRegions,
     RecognizeOptions,
     RegionNamer,
@@ -12,7 +11,6 @@ from anyregion.runs.pipeline import (
 from anyregion.runs.recognize import OutputOptions, RunReport, recognize_images
 
 __all__ = [
-    "FileRegions",
     "OutputOptions",
     "ProposedRegions",
     "RecognizeOptions",

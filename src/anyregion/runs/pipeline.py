@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from anyregion import factory
 from anyregion.errors import InputError, SetAside
 from anyregion.images import ImageLike, Pixels, read_ahead
-from anyregion.io.regions import ImageEntry, load_regions
+from anyregion.io.regions import RegionFile
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
@@ -84,57 +84,6 @@ class SameRegions:
         return {name: Sample(name, path, self.regions) for name, path in images.items()}
 
 
-class FileRegions:
-    """The regions of a file that `load_regions` reads.
-
-    An entry of the file belongs to one image. Where several images fit it (`a/x.jpg` and
-    `b/x.jpg`), the one whose path agrees best has it; where they agree equally, none has.
-
-    Args:
-        path: COCO annotations or results, or a detector's boxes, as JSON.
-        masks: also use the masks as prompts.
-        scores: multiply the names' scores by the regions' own, where the file has any.
-
-    Raises:
-        InputError: the file cannot be read, or has none of the known layouts.
-    """
-
-    def __init__(self, path: str | Path, *, masks: bool = False, scores: bool = True) -> None:
-        self.file = load_regions(path, masks=masks, scores=scores)
-        self.set_aside = self.file.set_aside
-        # of the file, not of what was read of it: ids and names count too
-        with Path(path).open("rb") as opened:
-            self.digest = f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
-
-    def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
-        """By the images' names: each with its regions, or the reason why it has none."""
-        samples: dict[str, Sample | str] = {}
-        # by entry, the images that fit it
-        candidates: dict[str, list[str]] = defaultdict(list)
-        for name, path in images.items():
-            samples[name] = "no regions for this image"
-            try:
-                entry = self.file.find(path)
-            except InputError as error:
-                samples[name] = str(error)
-                continue
-            if entry is not None and len(entry.regions):
-                candidates[entry.key].append(name)
-        for key, names in candidates.items():
-            entry = self.file.images[key]
-            if len(names) > 1:
-                tails = {name: _shared_tail(images[name], entry) for name in names}
-                names = [name for name in names if tails[name] == max(tails.values())]
-            if len(names) > 1:
-                # a guess would name the regions of another photograph
-                reason = f"the regions of {entry.file_name or key} fit several images of this run"
-                samples.update(dict.fromkeys(names, reason))
-            else:
-                (name,) = names
-                samples[name] = Sample(name, images[name], entry.regions, key, entry.size)
-        return samples
-
-
 @dataclass(frozen=True)
 class ProposedRegions:
     """Regions that a proposer finds in each image, with its objectness as score.
@@ -175,15 +124,54 @@ class ProposedRegions:
         )
 
 
-RegionSource: TypeAlias = SameRegions | FileRegions | ProposedRegions
-"""Each has `samples(images)`, a `digest` that changes whenever the regions do, and `set_aside`,
-those that cannot be used."""
+RegionSource: TypeAlias = SameRegions | RegionFile | ProposedRegions
+"""Each has a `digest` that changes whenever the regions do, and `set_aside`, those that cannot be
+used."""
 
 
-def _shared_tail(image: Path, entry: ImageEntry) -> int:
-    """How many parts, from the end, an image's path and the entry's file name share."""
-    name = PurePath(entry.file_name or "").parts
-    return next((n for n in range(len(name), 0, -1) if image.parts[-n:] == name[-n:]), 0)
+def file_samples(file: RegionFile, images: Mapping[str, Path]) -> dict[str, Sample | str]:
+    """By the images' names: each with its regions of the file, or the reason why it has none.
+
+    An entry of the file belongs to one image. Where several images fit it (`a/x.jpg` and
+    `b/x.jpg`), the one whose path agrees best has it; where they agree equally, none has.
+    """
+    samples: dict[str, Sample | str] = {}
+    # by entry, the images that fit it
+    candidates: dict[str, list[str]] = defaultdict(list)
+    for name, path in images.items():
+        samples[name] = "no regions for this image"
+        try:
+            entry = file.find(path)
+        except InputError as error:
+            samples[name] = str(error)
+            continue
+        if entry is not None and len(entry.regions):
+            candidates[entry.key].append(name)
+    for key, names in candidates.items():
+        entry = file.images[key]
+        if len(names) > 1:
+            # how many parts, from the end, an image's path and the entry's file name share
+            stated = PurePath(entry.file_name or "").parts
+            shared = {
+                name: next(
+                    (
+                        n
+                        for n in range(len(stated), 0, -1)
+                        if images[name].parts[-n:] == stated[-n:]
+                    ),
+                    0,
+                )
+                for name in names
+            }
+            names = [name for name in names if shared[name] == max(shared.values())]
+        if len(names) > 1:
+            # a guess would name the regions of another photograph
+            reason = f"the regions of {entry.file_name or key} fit several images of this run"
+            samples.update(dict.fromkeys(names, reason))
+        else:
+            (name,) = names
+            samples[name] = Sample(name, images[name], entry.regions, key, entry.size)
+    return samples
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from anyregion import factory
 from anyregion.errors import InputError, SetAside
 from anyregion.exemplars import ExemplarVocabulary
 from anyregion.images import find_images
+from anyregion.io.regions import RegionFile, load_regions
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
@@ -25,7 +26,6 @@ from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import (
     Batch,
-    FileRegions,
     ProposedRegions,
     RecognizeOptions,
     RegionNamer,
@@ -33,6 +33,7 @@ from anyregion.runs.pipeline import (
     SameRegions,
     Sample,
     Track,
+    file_samples,
     run_pipeline,
     silent,
 )
@@ -129,7 +130,7 @@ def recognize_images(
     if isinstance(regions, Regions):
         source = SameRegions(regions)
     elif isinstance(regions, (str, Path)):
-        source = ProposedRegions() if regions == "auto" else FileRegions(regions)
+        source = ProposedRegions() if regions == "auto" else load_regions(regions)
     else:
         source = regions
     root, images, set_aside = name_images(
@@ -170,7 +171,11 @@ def recognize_images(
             for a in finished[name].set_aside
         ]
         set_aside += source.set_aside
-        samples = {n: s for n, s in source.samples(images).items() if n not in earlier}
+        if isinstance(source, RegionFile):
+            samples = file_samples(source, images)
+        else:
+            samples = source.samples(images)
+        samples = {n: s for n, s in samples.items() if n not in earlier}
         pending = [sample for sample in samples.values() if isinstance(sample, Sample)]
         started = time.perf_counter()
         unreadable: tuple[str, ...] = ()

@@ -43,7 +43,11 @@ class Masks:
         half[:, :20] = True
         embeddings = []
         for size, r in zip(encoded, regions, strict=True):
-            codes = prompt_masks(r, size) if r.has_box().all() else (encode_mask(half),) * len(r)
+            codes = (
+                prompt_masks(r, size)
+                if np.isfinite(r.boxes).all()
+                else (encode_mask(half),) * len(r)
+            )
             embeddings.append(
                 RegionEmbeddings(
                     embeddings=np.zeros((len(r), 1), dtype=np.float32),

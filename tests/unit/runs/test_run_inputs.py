@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.runs.pipeline import FileRegions
+from anyregion.io.regions import load_regions
 from anyregion.runs.recognize import name_images
 from tests.helpers.halves import picture
 from tests.helpers.runs import labels, lines, run
@@ -47,7 +47,7 @@ def test_regions_of_a_file_keep_their_ids(photos: Path, tmp_path: Path) -> None:
     }
     file = tmp_path / "regions.json"
     file.write_text(json.dumps(content))
-    report = run(photos, tmp_path / "out", source=FileRegions(file))
+    report = run(photos, tmp_path / "out", source=load_regions(file))
     assert report.images == 2
     reasons = {a.item: a.reason for a in report.set_aside}
     assert reasons.pop("y.png, region 903").startswith("region 903: box [5.0, 5.0, 3.0, 9.0]")
@@ -103,7 +103,7 @@ def test_regions_of_another_size_are_not_named(photos: Path, tmp_path: Path) -> 
         ],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
-    source = FileRegions(tmp_path / "boxes.json")
+    source = load_regions(tmp_path / "boxes.json")
     report = run([photos / "y.png", photos / "z.webp"], tmp_path / "out", source=source)
     assert labels(tmp_path / "out") == {"z.webp": ["blue"]}
     (skipped,) = report.set_aside
@@ -121,7 +121,7 @@ def scored(photos: Path, tmp_path: Path) -> Path:
 def test_scores_of_a_file(
     photos: Path, tmp_path: Path, scored: Path, scores: bool, at_most: float
 ) -> None:
-    run(photos / "y.png", tmp_path / "out", source=FileRegions(scored, scores=scores))
+    run(photos / "y.png", tmp_path / "out", source=load_regions(scored, scores=scores))
     (line,) = lines(tmp_path / "out" / "predictions.jsonl")
     assert at_most * 0.9 < line["regions"][0]["score"] <= at_most
 
@@ -135,7 +135,7 @@ def test_regions_of_another_camera_are_not_taken(tmp_path: Path) -> None:
         "annotations": [{"id": 1, "image_id": 1, "bbox": [0, 0, 9, 9]}],
     }
     (tmp_path / "cam1.json").write_text(json.dumps(content))
-    source = FileRegions(tmp_path / "cam1.json")
+    source = load_regions(tmp_path / "cam1.json")
     report = run([tmp_path / "cam1", tmp_path / "cam2"], tmp_path / "out", source=source)
     assert list(labels(tmp_path / "out")) == ["cam1/0001.jpg"]
     (skipped,) = report.set_aside
