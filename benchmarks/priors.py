@@ -79,7 +79,7 @@ def speed(photos: Path, count: int, size: int) -> None:
         for image in store.usable.tolist():
             for way in seconds:
                 seconds[way] += timed(lambda i=image, w=way: example(i, stored=w == "stored"))
-        size_each = store.describe()["bytes"] / len(store.usable)
+        size_each = sum(s.path.stat().st_size for s in store.shards.specs) / len(store.usable)
     ms = {way: 1000 * total / len(store.usable) for way, total in seconds.items()}
     print(
         f"data path at {size}, {len(store.usable)} photographs, CPU ms an image: "

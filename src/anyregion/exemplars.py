@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from anyregion.errors import InputError, SetAside
-from anyregion.images import ImageLike, Pixels, read_ahead, read_image
+from anyregion.images import ImageLike, Pixels, read_batches, read_image
 from anyregion.regions import Regions
 from anyregion.vocabulary import EncodedVocabulary, Floats, Progress, Vocabulary, name_key
 
@@ -142,7 +142,7 @@ class ExemplarVocabulary:
         embeddings: dict[int, list[tuple[int, Floats]]] = {i: [] for i in self.exemplars}
         done = 0
         images = [group[0][2].image for group in uses]
-        for batch in read_ahead(images, batch_size=batch_size):
+        for batch in read_batches(images, batch_size=batch_size):
             groups = uses[done : done + len(batch)]
             pixels, regions, owners = zip(*map(self._prepare, batch, groups), strict=True)
             for embedded, owner in zip(embed(pixels, regions), owners, strict=True):

@@ -87,7 +87,7 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         return np.array(opened.convert("RGB"))
 
 
-def read_ahead(
+def read_batches(
     images: Sequence[ImageLike], *, batch_size: int
 ) -> Iterator[list[Pixels | InputError]]:
     """Yield batches of images in order; in the place of one that cannot be read stands its error.

@@ -50,7 +50,7 @@ from anyregion.r2o.method import (
 from anyregion.r2o.model import Networks
 from anyregion.r2o.refinement import (
     count_segments,
-    pool,
+    mask_pool,
     published_map,
     segment_features,
     soft_masks,
@@ -194,7 +194,7 @@ def refinement_arrays(fixture: Fixture, method: R2O, inputs: Inputs) -> Named:
     grid = (features.shape[2], features.shape[3])
     masks = soft_masks(inputs.labels, segments, grid)
     yield "superpixel_masks_14", masks
-    yield "superpixel_features", pool(features.flatten(2), masks.flatten(2))
+    yield "superpixel_features", mask_pool(features.flatten(2), masks.flatten(2))
     points = segment_features(features, inputs.labels, published=True)
     flat = points.flatten(0, 1)
     yield "kmeans_input", flat

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 if TYPE_CHECKING:
-    from anyregion.evaluation.backbones.class_folders import ClassificationReport
+    from anyregion.evaluation.backbones.class_folders import ClassFolderReport
     from anyregion.evaluation.backbones.features import Backbone, BackboneIdentity
 
 Lines = list[tuple[str, object]]
@@ -50,6 +52,33 @@ def add_backbone_arguments(parser: argparse.ArgumentParser, *, limit: str) -> No
     evaluation.add_json_argument(parser)
 
 
+def add_class_folders(parser: argparse.ArgumentParser, *, val: str, optional: bool) -> None:
+    """TRAIN and VAL, whose help is `val`."""
+    parser.add_argument("train", type=Path, metavar="TRAIN", help="folder of class folders")
+    parser.add_argument("val", type=Path, nargs="?" if optional else None, metavar="VAL", help=val)
+
+
+def evaluate_class_folders(
+    evaluate: Callable[..., ClassFolderReport[Details]],
+    backbone: Backbone,
+    args: argparse.Namespace,
+    **options: Any,
+) -> ClassFolderReport[Details]:
+    """The report of a classifier (`evaluate_knn`, `evaluate_linear`) with `options` of its own."""
+    from anyregion.cli import terminal
+
+    with terminal.progress() as track:
+        return evaluate(
+            backbone,
+            args.train,
+            args.val,
+            **options,
+            limit=args.limit,
+            batch_size=args.batch_size,
+            progress=track("reading features", "images"),
+        )
+
+
 def open_backbone(args: argparse.Namespace) -> Backbone:
     """The backbone of the arguments."""
     from anyregion.errors import require
@@ -68,7 +97,7 @@ def open_backbone(args: argparse.Namespace) -> Backbone:
 
 
 def print_classification(
-    report: ClassificationReport[Details], lines: Lines, *, learned: str, as_json: bool
+    report: ClassFolderReport[Details], lines: Lines, *, learned: str, as_json: bool
 ) -> int:
     """Print what class folders came to, with the lines of a classifier; give the exit code.
 

@@ -2,14 +2,7 @@
 
 A published file is `{"config", "epoch", "steps", "model", "optimizer", "amp"}`. Below `model`, each
 name may begin with `module.`; the trunk of the target is there a second time, as `_fpn.*`. The
-optimiser's state and the configuration are left aside.
-
-| published | `r2o.model.Networks` |
-| --- | --- |
-| `online_network.encoder.{0,1,4..7}.*` | `online.encoder.body.{conv1,bn1,layer1..4}.*` |
-| `online_network.projetion.{l1,bn1,l2}.*` (sic) | `online.projector.{hidden,norm,output}.*` |
-| `target_network.*` | `target.*` |
-| `predictor.predictor.{l1,bn1,l2}.*` | `predictor.{hidden,norm,output}.*` |
+optimiser's state and the configuration are not read.
 """
 
 from __future__ import annotations
@@ -19,19 +12,32 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from anyregion.backbones.key_maps import count_blocks, family_of, resnet_depth
-from anyregion.backbones.loading import build_encoder
 from anyregion.errors import CheckpointError
 from anyregion.r2o.model import Networks
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict
 
-_BRANCHES = {"online_network": "online", "target_network": "target"}
+# how a published name begins, what stands for it in `Networks`, and the parts that may follow;
+# "projetion" is published so
+Rule: TypeAlias = tuple[str, str, Mapping[str, str]]
 _TRUNK = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _HEAD = {"l1": "hidden", "bn1": "norm", "l2": "output"}
+_FROM_PUBLISHED: tuple[Rule, ...] = (
+    ("predictor.predictor.", "predictor.", _HEAD),
+    ("online_network.encoder.", "online.encoder.body.", _TRUNK),
+    ("online_network.projetion.", "online.projector.", _HEAD),
+    ("target_network.encoder.", "target.encoder.body.", _TRUNK),
+    ("target_network.projetion.", "target.projector.", _HEAD),
+)
+_TO_PUBLISHED: tuple[Rule, ...] = tuple(
+    (own, published, {part: number for number, part in parts.items()})
+    for published, own, parts in _FROM_PUBLISHED
+)
 _DUPLICATE = "_fpn."
 
 
@@ -74,7 +80,9 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: a name that is not of the published layout.
     """
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    renamed = {name: _from_published(name) for name in plain if not name.startswith(_DUPLICATE)}
+    renamed = {
+        name: _renamed(name, _FROM_PUBLISHED) for name in plain if not name.startswith(_DUPLICATE)
+    }
     if unknown := [name for name, key in renamed.items() if key is None]:
         raise CheckpointError(
             f"not the names of a published R2O checkpoint: {', '.join(unknown[:4])}"
@@ -82,19 +90,13 @@ def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: plain[name] for name, key in renamed.items() if key is not None}
 
 
-def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of `Networks` with a torchvision ResNet to published ones, without `module.`.
+def published_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of `Networks` with a torchvision ResNet, each with its published one, less `module.`.
 
     Raises:
         CheckpointError: a name that has no published one (another backbone).
     """
-    names = published_names(state)
-    return {names[name]: tensor for name, tensor in state.items()}
-
-
-def published_names(names: Iterable[str]) -> dict[str, str]:
-    """Names of `Networks` (parameters, buffers) with their published ones; see `to_published`."""
-    renamed = {name: _to_published(name) for name in names}
+    renamed = {name: _renamed(name, _TO_PUBLISHED) for name in names}
     if unknown := [name for name, published in renamed.items() if published is None]:
         raise CheckpointError(
             "published R2O checkpoints are of ResNets only; they have no name for "
@@ -158,47 +160,13 @@ def load_networks(networks: Networks, checkpoint: PublishedCheckpoint) -> None:
     networks.load_state_dict(checkpoint.state)
 
 
-def networks_of(checkpoint: PublishedCheckpoint, *, size: int = 224) -> Networks:
-    """Networks as large as the checkpoint's, with its weights. Raises as `load_networks`."""
-    sizes = checkpoint.sizes
-    encoder = build_encoder(f"torchvision/{sizes.backbone}", size=size)
-    networks = Networks(encoder, width=sizes.width, hidden=sizes.hidden, out=sizes.out)
-    load_networks(networks, checkpoint)
-    return networks
-
-
-def _from_published(name: str) -> str | None:
-    branch, _, rest = name.partition(".")
-    if branch == "predictor":
-        return _renamed(rest, "predictor.", "predictor.", _HEAD)
-    if branch not in _BRANCHES:
-        return None
-    target = _BRANCHES[branch]
-    return _renamed(rest, "encoder.", f"{target}.encoder.body.", _TRUNK) or _renamed(
-        rest, "projetion.", f"{target}.projector.", _HEAD
-    )
-
-
-def _to_published(name: str) -> str | None:
-    branch, _, rest = name.partition(".")
-    head = {key: published for published, key in _HEAD.items()}
-    if branch == "predictor":
-        return _renamed(rest, "", "predictor.predictor.", head)
-    network = {key: published for published, key in _BRANCHES.items()}.get(branch)
-    if network is None:
-        return None
-    trunk = {key: index for index, key in _TRUNK.items()}
-    return _renamed(rest, "encoder.body.", f"{network}.encoder.", trunk) or _renamed(
-        rest, "projector.", f"{network}.projetion.", head
-    )
-
-
-def _renamed(name: str, before: str, after: str, parts: Mapping[str, str]) -> str | None:
-    """`before` + part + rest with both exchanged; None if it does not begin so."""
-    match = re.fullmatch(re.escape(before) + r"(\w+)\.(.+)", name)
-    if match is None or match[1] not in parts:
-        return None
-    return f"{after}{parts[match[1]]}.{match[2]}"
+def _renamed(name: str, rules: Iterable[Rule]) -> str | None:
+    """A name by the first rule that it follows; None if it follows none."""
+    for before, after, parts in rules:
+        match = re.fullmatch(re.escape(before) + r"(\w+)\.(.+)", name)
+        if match is not None and match[1] in parts:
+            return f"{after}{parts[match[1]]}.{match[2]}"
+    return None
 
 
 def _progress(path: Path) -> tuple[int | None, int | None]:

@@ -17,7 +17,7 @@ from torchvision.ops import roi_align
 from anyregion.errors import InputError
 from anyregion.r2o.collectives import summed
 from anyregion.r2o.model import Networks
-from anyregion.r2o.refinement import RegionMasks, Scope, pool, refine
+from anyregion.r2o.refinement import RegionMasks, Scope, mask_pool, refine
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def _mask_features(features: Tensor, aligned: Tensor, compared: Tensor) -> Tenso
     first = compared.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, most)
     both = first.repeat(2, 1)[:, :, None].expand(-1, -1, aligned.shape[2])  # (2 B, most, P)
     with torch.autocast(features.device.type, enabled=False):
-        pooled = pool(features.float().flatten(2), aligned.gather(1, both))  # (2 B, most, C)
+        pooled = mask_pool(features.float().flatten(2), aligned.gather(1, both))  # (2 B, most, C)
     return pooled.view(2, len(compared), *pooled.shape[1:])[:, compared.gather(1, first)]
 
 

@@ -27,12 +27,12 @@ class RegionMasks:
     Attributes:
         masks: `(B, K, H, W)`; region `k` of each image. With scope `batch`, region `k` is the same
             cluster in all images. One-hot, but for the published soft ones.
-        clusters: `(B, N)` cluster of each segment, -1 where an image has no such segment; None
+        cluster_ids: `(B, N)` cluster of each segment, -1 where an image has no such segment; None
             where the segments themselves are the regions.
     """
 
     masks: Tensor
-    clusters: Tensor | None = None
+    cluster_ids: Tensor | None = None
 
 
 def segment_features(features: Tensor, labels: Tensor, *, published: bool = False) -> Tensor:
@@ -49,7 +49,7 @@ def segment_features(features: Tensor, labels: Tensor, *, published: bool = Fals
     shares = soft_masks if published else cell_shares
     # (B, N, h, w): the features' own grid, so that no feature is interpolated
     masks = shares(labels, count_segments(labels), (features.shape[2], features.shape[3]))
-    return F.normalize(pool(features.float().flatten(2), masks.flatten(2)), dim=-1)
+    return F.normalize(mask_pool(features.float().flatten(2), masks.flatten(2)), dim=-1)
 
 
 def cluster_segments(
@@ -87,25 +87,25 @@ def cluster_segments(
     return labels[0, local].reshape(images, segments)
 
 
-def region_masks(labels: Tensor, clusters: Tensor, count: int, size: tuple[int, int]) -> Tensor:
+def region_masks(labels: Tensor, cluster_ids: Tensor, count: int, size: tuple[int, int]) -> Tensor:
     """Each pixel takes the cluster of the segment that covers most of it.
 
     Segments `(B, H, W)` and their clusters `(B, N)`, -1 for none, to `(B, count, h, w)` one-hot.
     """
-    winner = cell_shares(labels, clusters.shape[1], size).argmax(dim=1)  # (B, h, w) segments
-    ids = clusters.gather(1, winner.flatten(1)).view_as(winner)  # (B, h, w) clusters
+    winner = cell_shares(labels, cluster_ids.shape[1], size).argmax(dim=1)  # (B, h, w) segments
+    ids = cluster_ids.gather(1, winner.flatten(1)).view_as(winner)  # (B, h, w) clusters
     return (ids[:, None] == torch.arange(count, device=ids.device)[:, None, None]).float()
 
 
-def published_map(labels: Tensor, clusters: Tensor, size: tuple[int, int]) -> Tensor:
+def published_map(labels: Tensor, cluster_ids: Tensor, size: tuple[int, int]) -> Tensor:
     """The published label map: soft masks times cluster ids, truncated; `(B, h, w)` ids.
 
-    `labels` are `(B, H, W)`, `clusters` `(B, N)`. Only for comparison with published numbers.
+    `labels` are `(B, H, W)`, `cluster_ids` `(B, N)`. Only for comparison with published numbers.
     """
-    masks = soft_masks(labels, clusters.shape[1], size)  # (B, N, h, w)
+    masks = soft_masks(labels, cluster_ids.shape[1], size)  # (B, N, h, w)
     # the truncation is the published fault: where segments meet, 0.5 * 3 + 0.5 * 8 is in neither
     # cluster (2 % of the pixels at 6 clusters, 12 % at 128)
-    mixed = (masks * clusters[:, :, None, None].to(masks.dtype)).sum(dim=1)
+    mixed = (masks * cluster_ids[:, :, None, None].to(masks.dtype)).sum(dim=1)
     return mixed.long()
 
 
@@ -199,7 +199,7 @@ def _taps(pixels: int, cells: int, device: torch.device) -> tuple[tuple[Tensor, 
     return (low, 1 - share), ((low + 1).clamp(max=pixels - 1), share)
 
 
-def pool(features: Tensor, masks: Tensor) -> Tensor:
+def mask_pool(features: Tensor, masks: Tensor) -> Tensor:
     """The mean feature under each mask: `(B, C, P)` and masks `(B, N, P)` from 0 to `(B, N, C)`."""
     # at least 1 cell is divided by (published): a mask of less area gives a shorter vector in the
     # same direction, one without area gives zeros

@@ -1,7 +1,7 @@
-"""Priors of R2O: the label map of an image before anything is learned (superpixels, grid, files).
+"""Segmentation of an image before anything is learned: superpixels, a grid, label maps in files.
 
-R2O (arXiv 2208.11821, section 3.1) begins with SLIC, about 100 segments of the whole image squashed
-to a square. Label maps are computed once and stored: see `label_store`.
+R2O (arXiv 2208.11821, section 3.1) calls it the prior, and takes SLIC, about 100 segments of the
+whole image squashed to a square. Label maps are computed once and stored: see `label_store`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from anyregion import factory
 from anyregion.errors import InputError, SetAside
-from anyregion.images import ImageLike, Pixels, read_ahead
+from anyregion.images import ImageLike, Pixels, read_batches
 from anyregion.io.regions import RegionFile
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
@@ -310,7 +310,7 @@ def run_pipeline(
     if progress is not None:
         # loading the model took its own time: what remains is counted from here
         progress(0, len(samples))
-    for images in read_ahead([sample.image for sample in samples], batch_size=batch_size):
+    for images in read_batches([sample.image for sample in samples], batch_size=batch_size):
         part = samples[start : start + len(images)]
         read: list[ReadSample] = []
         skipped: list[tuple[Sample, str]] = []

@@ -10,8 +10,8 @@ import torchvision
 
 from anyregion.backbones.loading import build_encoder, save_encoder
 from anyregion.cli.main import main
-from anyregion.r2o.checkpoint import to_published
 from anyregion.r2o.model import Networks
+from tests.helpers.published_r2o import to_published
 
 
 def test_a_run_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

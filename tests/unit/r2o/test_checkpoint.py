@@ -18,13 +18,12 @@ from anyregion.errors import CheckpointError  # noqa: E402
 from anyregion.r2o.checkpoint import (  # noqa: E402
     from_published,
     load_networks,
-    networks_of,
     published_names,
     read_published,
     sizes_of,
-    to_published,
 )
 from anyregion.r2o.model import Networks  # noqa: E402
+from tests.helpers.published_r2o import networks_of, to_published  # noqa: E402
 from tests.helpers.shared import SHARED, needs_shared  # noqa: E402
 
 FIXTURE = SHARED / "fixtures" / "r2o"

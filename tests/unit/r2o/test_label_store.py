@@ -109,8 +109,7 @@ def test_maps_are_what_segment_says_and_are_computed_once(
     assert_right(again)
     assert len(computed) == IMAGES
     assert not seen
-    described = again.describe()
-    assert (described["images"], described["set_aside"], described["shards"]) == (IMAGES, 0, 4)
+    assert (len(again), len(again.set_aside), len(again.shards)) == (IMAGES, 0, 4)
 
 
 def test_workers_change_nothing(folder: Path, small_shards: None) -> None:
@@ -142,7 +141,7 @@ def test_unusable_images_are_set_aside_for_good(folder: Path, computed: list[str
         "sub/3.png",
         "sub/5.png",
     ]
-    assert store.describe()["other_files"] == 1
+    assert store.images.ignored == 1
     assert_right(store)
     with pytest.raises(InputError, match=r"0\.png.*broken"):
         store.read(0)

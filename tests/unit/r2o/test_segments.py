@@ -13,7 +13,7 @@ from anyregion.r2o.refinement import (  # noqa: E402  # noqa: E402
     cell_shares,
     cluster_segments,
     count_segments,
-    pool,
+    mask_pool,
     refine,
     region_masks,
     segment_features,
@@ -60,7 +60,7 @@ def test_a_grid_finer_than_the_map_has_no_hole() -> None:
 def test_pool_is_the_weighted_mean_with_a_floor() -> None:
     features = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]]])
     masks = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]]])
-    pooled = pool(features, masks)
+    pooled = mask_pool(features, masks)
     torch.testing.assert_close(pooled, torch.tensor([[[1.5, 0.0], [1.5, 3.0], [0.0, 0.0]]]))
 
 
@@ -71,8 +71,8 @@ def test_segments_that_look_alike_are_joined_and_every_pixel_follows() -> None:
     features[:, 0, :, :2] = 1
     features[:, 1, :, 2:] = 1
     regions = refine(features, labels, 2, [np.random.default_rng(0)], (8, 8))
-    assert regions.clusters is not None
-    a, b, c, d = regions.clusters[0].tolist()
+    assert regions.cluster_ids is not None
+    a, b, c, d = regions.cluster_ids[0].tolist()
     assert a == c != b == d
     assert regions.masks.shape == (1, 2, 8, 8)
     torch.testing.assert_close(regions.masks.sum(dim=1), torch.ones(1, 8, 8))
@@ -100,8 +100,8 @@ def test_more_clusters_than_segments_leaves_each_its_own() -> None:
     torch.manual_seed(0)
     labels = _blocks(24, 2)[None]
     regions = refine(torch.randn(1, 8, 6, 6), labels, 50, [np.random.default_rng(0)], (6, 6))
-    assert regions.clusters is not None
-    assert len(set(regions.clusters[0].tolist())) == 4
+    assert regions.cluster_ids is not None
+    assert len(set(regions.cluster_ids[0].tolist())) == 4
     assert regions.masks.shape == (1, 50, 6, 6)
 
 
@@ -122,7 +122,7 @@ def test_scope_image_does_not_see_the_other_images() -> None:
 def test_without_clusters_the_segments_are_the_regions() -> None:
     labels = _blocks(24, 3)[None]
     regions = refine(torch.zeros(1, 1, 1, 1), labels, None, [], (6, 6))
-    assert regions.clusters is None
+    assert regions.cluster_ids is None
     one_hot = torch.nn.functional.one_hot(labels[:, 2::4, 2::4], 9).permute(0, 3, 1, 2)
     assert torch.equal(regions.masks, one_hot.float())
     assert count_segments(labels) == regions.masks.shape[1] == 9

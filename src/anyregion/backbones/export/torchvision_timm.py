@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,58 +34,74 @@ def export_torchvision(encoder: Encoder, out: Path) -> Export:
     import torchvision
 
     architecture = torchvision_name(encoder)
-    state = rename_state(encoder, "torchvision")
     arguments = {"image_size": encoder.size} if architecture.startswith("vit_") else {}
-    image = noise_image(encoder)
-    expected = cpu_features(encoder, image)
-    with write_checked(out, state, safetensors=True) as temporary:
-        with torch.device("meta"):  # its weights come from the file; the classifier has none
-            model = torchvision.models.get_model(architecture, weights=None, **arguments)
-        missing, unexpected = _load(model, read_state_dict(temporary), out)
-        missing = [key for key in missing if key.split(".")[0] not in CLASSIFIER]
-        if missing or unexpected:
-            raise CheckpointError(
-                f"{out}: torchvision's {architecture} lacks {(missing or unexpected)[0]}"
-            )
-        actual = _torchvision_features(model, image)
-        difference = compare_features(expected, actual, f"{out}: torchvision's {architecture}")
-    options = "".join(f", {key}={value}" for key, value in arguments.items())
-    return Export(
+    with torch.device("meta"):  # its weights come from the file; the classifier has none
+        model = torchvision.models.get_model(architecture, weights=None, **arguments)
+    export = Export(
         path=out,
         format="torchvision",
         architecture=architecture,
-        usage=f"torchvision.models.get_model({architecture!r}{options})"
+        usage=f"torchvision.models.get_model({architecture!r}{_options(arguments)})"
         f".load_state_dict({_load_call(out)}, strict=False)",
-        difference=difference,
+        difference=0.0,
         settings={},
     )
+    image = noise_image(encoder)
+    expected = cpu_features(encoder, image)
+    state = rename_state(encoder, "torchvision")
+    return _write(export, state, model, expected, lambda: _torchvision_features(model, image))
 
 
 def export_timm(encoder: Encoder, out: Path) -> Export:
     """For `timm.create_model(..., num_classes=0)`, strictly. Raises as `export_encoder`."""
     architecture = timm_name(encoder)
     model, arguments = create_timm(encoder, architecture)
-    # `num_classes=0` keeps the last norm of a ConvNeXt, which an encoder does not have
-    state = timm_state(encoder, architecture, model)
-    image = noise_image(encoder)
-    expected = timm_features(encoder, image)
-    with write_checked(out, state, safetensors=True) as temporary:
-        missing, unexpected = _load(model, read_state_dict(temporary), out)
-        if missing or unexpected:
-            raise CheckpointError(f"{out}: timm's {architecture} lacks {(missing + unexpected)[0]}")
-        with eval_mode(model):
-            actual = tokens_to_map(model.forward_features(image), expected, model)
-        difference = compare_features(expected, actual, f"{out}: timm's {architecture}")
-    options = "".join(f", {key}={value}" for key, value in arguments.items())
-    return Export(
+    export = Export(
         path=out,
         format="timm",
         architecture=architecture,
-        usage=f"timm.create_model({architecture!r}, num_classes=0{options})"
+        usage=f"timm.create_model({architecture!r}, num_classes=0{_options(arguments)})"
         f".load_state_dict({_load_call(out)})",
-        difference=difference,
+        difference=0.0,
         settings={},
     )
+    image = noise_image(encoder)
+    expected = timm_features(encoder, image)
+
+    def features() -> Tensor:
+        with eval_mode(model):
+            return tokens_to_map(model.forward_features(image), expected, model)
+
+    # `num_classes=0` keeps the last norm of a ConvNeXt, which an encoder does not have
+    return _write(export, timm_state(encoder, architecture, model), model, expected, features)
+
+
+def _write(
+    export: Export,
+    state: dict[str, Tensor],
+    model: nn.Module,
+    expected: Tensor,
+    features: Callable[[], Tensor],
+) -> Export:
+    """Write `state`, load the file into the library's `model`, compare its features."""
+    name = f"{export.path}: {export.format}'s {export.architecture}"
+    with write_checked(export.path, state, safetensors=True) as temporary:
+        back = read_state_dict(temporary)
+        try:
+            result = model.load_state_dict(back, strict=False, assign=True)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"{export.path}: {reason}") from None
+        missing = result.missing_keys
+        if export.format == "torchvision":
+            missing = [key for key in missing if key.split(".")[0] not in CLASSIFIER]
+        if wrong := [*missing, *result.unexpected_keys]:
+            raise CheckpointError(f"{name} lacks {wrong[0]}")
+        return replace(export, difference=compare_features(expected, features(), name))
+
+
+def _options(arguments: dict[str, Any]) -> str:
+    return "".join(f", {key}={value}" for key, value in arguments.items())
 
 
 def torchvision_name(encoder: Encoder) -> str:
@@ -185,15 +203,6 @@ def tokens_to_map(tokens: Tensor, like: Tensor, model: Any) -> Tensor:
         prefix = getattr(model, "num_prefix_tokens", 1)
         return tokens[:, prefix:].transpose(1, 2).reshape(like.shape)
     return tokens
-
-
-def _load(model: nn.Module, state: dict[str, Tensor], out: Path) -> tuple[list[str], list[str]]:
-    """Load what fits; give the missing and the unexpected keys."""
-    try:
-        result = model.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{out}: {str(error).splitlines()[-1].strip()}") from None
-    return list(result.missing_keys), list(result.unexpected_keys)
 
 
 def _torchvision_features(model: Any, image: Tensor) -> Tensor:

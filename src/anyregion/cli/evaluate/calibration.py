@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
     from anyregion.cli import terminal
-    from anyregion.evaluation.regions.calibration import SIZES, evaluate_calibration
+    from anyregion.evaluation.regions.calibration import VOCABULARY_SIZES, evaluate_calibration
     from anyregion.io.vocabulary import load_vocabulary
     from anyregion.vocabulary import EncodedVocabulary
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             args.images,
             evaluation.naming_options(args, track),
             absent=args.absent,
-            sizes=args.size or SIZES,
+            sizes=args.size or VOCABULARY_SIZES,
             distractors=distractors,
             threshold=args.threshold,
         )

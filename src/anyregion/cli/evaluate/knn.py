@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from anyregion.cli import arguments as shared
 from anyregion.cli import backbone_arguments as backbones
@@ -11,14 +10,8 @@ from anyregion.cli import backbone_arguments as backbones
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("train", type=Path, metavar="TRAIN", help="folder of class folders")
-    parser.add_argument(
-        "val",
-        type=Path,
-        nargs="?",
-        metavar="VAL",
-        help="another, with the images to name (default: each of TRAIN by the others)",
-    )
+    val = "another, with the images to name (default: each of TRAIN by the others)"
+    backbones.add_class_folders(parser, val=val, optional=True)
     parser.add_argument(
         "--k", type=shared.positive, default=20, metavar="N", help="neighbours (default: 20)"
     )
@@ -34,22 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
-    from anyregion.cli import terminal
-
     backbone = backbones.open_backbone(args)
     from anyregion.evaluation.backbones.knn import evaluate_knn
 
-    with terminal.progress() as track:
-        report = evaluate_knn(
-            backbone,
-            args.train,
-            args.val,
-            k=args.k,
-            temperature=args.temperature,
-            limit=args.limit,
-            batch_size=args.batch_size,
-            progress=track("reading features", "images"),
-        )
+    report = backbones.evaluate_class_folders(
+        evaluate_knn, backbone, args, k=args.k, temperature=args.temperature
+    )
     details = report.details
     among = " (each among the others)" if details.leave_one_out else ""
     votes = f"{details.k}, temperature {details.temperature:g}{among}"

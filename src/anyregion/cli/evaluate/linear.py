@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from anyregion.cli import backbone_arguments as backbones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("train", type=Path, metavar="TRAIN", help="folder of class folders")
-    parser.add_argument("val", type=Path, metavar="VAL", help="another, with the images to name")
+    backbones.add_class_folders(parser, val="another, with the images to name", optional=False)
     backbones.add_backbone_arguments(parser, limit="no more than the first N images of each class")
 
 
@@ -23,16 +21,7 @@ def run(args: argparse.Namespace) -> int:
     backbone = backbones.open_backbone(args)
     from anyregion.evaluation.backbones.linear import evaluate_linear
 
-    with terminal.progress() as track:
-        report = evaluate_linear(
-            backbone,
-            args.train,
-            args.val,
-            seed=args.seed,
-            limit=args.limit,
-            batch_size=args.batch_size,
-            progress=track("reading features", "images"),
-        )
+    report = backbones.evaluate_class_folders(evaluate_linear, backbone, args, seed=args.seed)
     details = report.details
     best = evaluation.percent(max(details.held_out.values()))
     if not details.converged:

@@ -43,7 +43,7 @@ class ClassFolders:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class ClassFolderAccuracy:
     """How many images were named rightly; fractions from 0 to 1.
 
     Attributes:
@@ -60,7 +60,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class ClassificationReport(Generic[Details]):
+class ClassFolderReport(Generic[Details]):
     """How well frozen features name images.
 
     Attributes:
@@ -74,7 +74,7 @@ class ClassificationReport(Generic[Details]):
         set_aside: what could not be used.
     """
 
-    accuracy: Accuracy
+    accuracy: ClassFolderAccuracy
     backbone: BackboneIdentity
     details: Details
     train_images: int
@@ -127,9 +127,9 @@ class LabelledFeatures:
         details: Details,
         *,
         started: float,
-    ) -> ClassificationReport[Details]:
+    ) -> ClassFolderReport[Details]:
         """What ranked answers are worth; see `accuracy` for `ranked`."""
-        return ClassificationReport(
+        return ClassFolderReport(
             accuracy=accuracy(ranked, self.truth, self.groups, len(self.classes)),
             backbone=backbone.identity,
             details=details,
@@ -245,7 +245,7 @@ def read_features(
 
 def accuracy(
     ranked: NDArray[np.int64], truth: NDArray[np.int64], groups: Sequence[str], known: int
-) -> Accuracy:
+) -> ClassFolderAccuracy:
     """Accuracies of ranked answers.
 
     Args:
@@ -258,7 +258,7 @@ def accuracy(
     ranks = ranks_of(ranked, np.where(truth < 0, -2, truth))
     # over the names of VAL's own classes: those that TRAIN has not count as wrong, not as absent
     names = np.array(groups)
-    return Accuracy(
+    return ClassFolderAccuracy(
         top1=top_k(ranks, 1),
         mean_class_accuracy=mean_class_accuracy(ranks, names),
         top5=top_k(ranks, 5) if known >= CLASSES_FOR_TOP5 else None,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyregion.errors import InputError
-from anyregion.evaluation.backbones.class_folders import ClassificationReport, read_features
+from anyregion.evaluation.backbones.class_folders import ClassFolderReport, read_features
 from anyregion.evaluation.backbones.features import Backbone
 from anyregion.vocabulary import Progress
 
@@ -50,7 +50,7 @@ def evaluate_knn(
     limit: int | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
-) -> ClassificationReport[KnnDetails]:
+) -> ClassFolderReport[KnnDetails]:
     """Name each image of `val` by its nearest neighbours in `train`.
 
     Features: the mean of the last feature map, scaled to length 1 (see `pooled_features`).

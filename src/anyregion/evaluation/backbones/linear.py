@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anyregion.errors import InputError
-from anyregion.evaluation.backbones.class_folders import ClassificationReport, read_features
+from anyregion.evaluation.backbones.class_folders import ClassFolderReport, read_features
 from anyregion.evaluation.backbones.features import Backbone
 from anyregion.training.seeds import generator
 from anyregion.vocabulary import Progress
@@ -79,7 +79,7 @@ def evaluate_linear(
     limit: int | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
-) -> ClassificationReport[LinearDetails]:
+) -> ClassFolderReport[LinearDetails]:
     """Fit on the features of `train`, judge on `val`.
 
     Features: the mean of the last feature map (see `pooled_features`), standardised by `train`.

@@ -31,7 +31,7 @@ from anyregion.vocabulary import Vocabulary
 
 EVERY_SECOND = "every:2:1"
 # names as one types them by hand, as many as COCO has, and about as many as LVIS
-SIZES = (3, 80, 1000)
+VOCABULARY_SIZES = (3, 80, 1000)
 REFUSED_SHARE = 0.05
 """Of the present regions, for `threshold_of_5_percent`."""
 
@@ -127,7 +127,7 @@ def evaluate_calibration(
     options: EvaluationOptions | None = None,
     *,
     absent: str = EVERY_SECOND,
-    sizes: Sequence[int] = SIZES,
+    sizes: Sequence[int] = VOCABULARY_SIZES,
     distractors: Vocabulary | None = None,
     threshold: float = 0.5,
 ) -> CalibrationReport:

@@ -15,7 +15,7 @@ from anyregion.errors import SetAside
 from anyregion.evaluation.metrics.accuracy import Ranks, mean_class_accuracy, ranks_of, top_k
 from anyregion.evaluation.regions.inputs import (
     SIZE_EDGES,
-    SIZES,
+    SIZE_NAMES,
     CategoryNames,
     EmptyEvaluationError,
     EvaluationOptions,
@@ -174,7 +174,9 @@ def evaluate_classification(
         images=len(parts),
         names=len(names.names),
         by_size={
-            name: answers.accuracy(size == i) for i, name in enumerate(SIZES) if (size == i).any()
+            name: answers.accuracy(size == i)
+            for i, name in enumerate(SIZE_NAMES)
+            if (size == i).any()
         },
         by_class=by_class,
         outside_vocabulary=outside_vocabulary,

@@ -16,7 +16,7 @@ from anyregion.runs.pipeline import Sample, Track, silent
 from anyregion.scoring import Score
 from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
 
-SIZES = ("small", "medium", "large")
+SIZE_NAMES = ("small", "medium", "large")
 SIZE_EDGES = (32.0**2, 96.0**2)
 """COCO's sizes by area in pixels of the stored image: below 32^2, below 96^2, and above."""
 

@@ -16,7 +16,7 @@ from anyregion.evaluation.metrics.calibration import auroc
 from anyregion.evaluation.metrics.overlap import mask_ious, mean_iou
 from anyregion.evaluation.regions.inputs import (
     SIZE_EDGES,
-    SIZES,
+    SIZE_NAMES,
     EmptyEvaluationError,
     annotated_samples,
     loaded,
@@ -164,7 +164,9 @@ def evaluate_masks(
         box_iou=mean_iou(mask_ious(filled, true)) if prompt == "box" else None,
         mask_box_iou=mean_iou(box_ious),
         by_size={
-            name: mean_iou(ious[size == i]) for i, name in enumerate(SIZES) if (size == i).any()
+            name: mean_iou(ious[size == i])
+            for i, name in enumerate(SIZE_NAMES)
+            if (size == i).any()
         },
         auroc=auroc(quality[good & scored], quality[~good & scored]),
         regions=len(true),

@@ -147,18 +147,6 @@ class LabelStore:
             self.recomputed += 1
             return compute_labels(self.images, image, size=self.size, prior=self.prior)
 
-    def describe(self) -> dict[str, Any]:
-        """What it holds, for a log."""
-        return {
-            "prior": self.prior.describe(),
-            "size": self.size,
-            "images": len(self),
-            "set_aside": len(self.set_aside),
-            "other_files": self.images.ignored,
-            "shards": len(self.shards),
-            "bytes": sum(spec.path.stat().st_size for spec in self.shards.specs),
-        }
-
     def _fill(self, keys: NDArray[np.uint64], workers: int, progress: Progress) -> None:
         """Compute the maps of the images `missing`.
 

@@ -25,10 +25,15 @@ from anyregion.vocabulary import Progress
 
 
 def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = None) -> R2OTask:
-    """Label maps that are not in the cache are computed here, with the settings checked before.
+    """Build the task of a pretraining: check settings, build networks, open the label maps.
+
+    Label maps that are not in the cache are computed, which may take hours; everything that can be
+    checked without them is checked before.
 
     Args:
-        progress: told `(images done, images in all)` while label maps are made.
+        settings: images, backbone, method.
+        loop: the loop's settings, for what has to fit both.
+        progress: called with `(images done, images in all)` while label maps are computed.
 
     Raises:
         InputError: settings that cannot be used, no images, or too many broken ones.
@@ -36,7 +41,6 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     check_device(own_device(loop.device))
     _check(settings, loop)
     images = list_images([data.images for data in settings.data])
-    # before the label maps, which may take hours: a name or a size that will not do
     seed_torch(loop.seed, "weights")
     encoder = build_encoder(settings.backbone, size=settings.views.size, weights=settings.start)
     width = encoder.grid(settings.views.size).channels

@@ -23,7 +23,7 @@ from anyregion.r2o.refinement import (
     cell_shares,
     cluster_segments,
     count_segments,
-    pool,
+    mask_pool,
     segment_features,
 )
 from anyregion.r2o.training.config import R2OConfig
@@ -160,7 +160,7 @@ def _segment_rows(features: Tensor, labels: Tensor) -> Tensor:
     """Mean features of the segments that an image has: `(n, C, h, w)`, `(n, S, S)` to `(R, C)`."""
     shares = cell_shares(labels, count_segments(labels), (features.shape[2], features.shape[3]))
     masks = shares.flatten(2)
-    return pool(features.flatten(2), masks)[masks.sum(dim=2) > MIN_AREA]
+    return mask_pool(features.flatten(2), masks)[masks.sum(dim=2) > MIN_AREA]
 
 
 def reread_image(store: LabelStore, image: int) -> Pixels:
