@@ -147,19 +147,15 @@ def _read_json(path: Path) -> Any:
 def _mean_std(
     path: Path, content: Mapping[str, Any], mean_key: str, std_key: str
 ) -> tuple[Triple, Triple]:
-    mean, std = _triple(path, content, mean_key), _triple(path, content, std_key)
+    triples: list[Triple] = []
+    for key in (mean_key, std_key):
+        values = content.get(key)
+        # a bool is an int to isinstance; NaN and infinity are not below 1e6
+        numbers = isinstance(values, list) and len(values) == 3
+        if not numbers or not all(type(v) in (int, float) and abs(v) < 1e6 for v in values):
+            raise CheckpointError(f"{path}: {key} is not three numbers")
+        triples.append((float(values[0]), float(values[1]), float(values[2])))
+    mean, std = triples
     if not all(value > 0 for value in std):
         raise CheckpointError(f"{path}: std {std} is not above 0")
     return mean, std
-
-
-def _triple(path: Path, content: Mapping[str, Any], key: str) -> Triple:
-    values = content.get(key)
-    # a bool is an int to isinstance; NaN and infinity are not below 1e6
-    if (
-        not isinstance(values, list)
-        or len(values) != 3
-        or not all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
-    ):
-        raise CheckpointError(f"{path}: {key} is not three numbers")
-    return float(values[0]), float(values[1]), float(values[2])

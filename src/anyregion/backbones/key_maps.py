@@ -18,16 +18,12 @@ class Family:
 
     Attributes:
         name: `resnet`.
-        rows: one weight each, layout to key. `{}` is a number; a key that ends in a dot is the
-            beginning of several.
+        rows: one weight each, layout to key, the same layouts in all. `{}` is a number; a key that
+            ends in a dot is the beginning of several.
     """
 
     name: str
     rows: Sequence[Row]
-
-    def layouts(self) -> list[str]:
-        """The layouts that it has keys in."""
-        return list(self.rows[0])
 
     def translate(self, keys: Iterable[str], source: str, target: str) -> dict[str, str] | None:
         """Keys in layout `source`, each with its key in `target`; None if one is unknown."""
@@ -46,7 +42,7 @@ def family_of(library: str, keys: Iterable[str]) -> Family | None:
     """The family all of whose keys these are, in a library's layout; None if none is."""
     keys = list(keys)
     for family in FAMILIES:
-        if library in family.layouts() and family.translate(keys, library, library):
+        if library in family.rows[0] and family.translate(keys, library, library):
             return family
     return None
 
@@ -57,7 +53,7 @@ def key_maps(library: str, keys: Iterable[str]) -> dict[str, dict[str, str]]:
     keys = list(keys)
     maps = {library: {key: key for key in keys}}
     if family := family_of(library, keys):
-        for layout in family.layouts():
+        for layout in family.rows[0]:
             translated = family.translate(keys, library, layout)
             if layout != library and translated:
                 maps[layout] = translated
@@ -107,14 +103,9 @@ def count_blocks(keys: Iterable[str], stages: Sequence[str]) -> tuple[int, ...]:
     return tuple(len({k.split(".")[1] for k in keys if k.startswith(f"{s}.")}) for s in stages)
 
 
-def _resnet_row(torchvision: str, r2o: str, detectron2: str, huggingface: str) -> Row:
-    return {
-        "torchvision": torchvision,
-        "timm": torchvision,
-        "r2o": r2o,
-        "detectron2": detectron2,
-        "huggingface": huggingface,
-    }
+def _resnet_row(torchvision: str, *others: str) -> Row:
+    layouts = ("torchvision", "timm", "r2o", "detectron2", "huggingface")
+    return dict(zip(layouts, (torchvision, torchvision, *others), strict=True))
 
 
 def _resnet_stage(number: int) -> list[Row]:

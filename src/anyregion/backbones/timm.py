@@ -19,8 +19,7 @@ _CLASSIFIER = ("head", "fc", "classifier", "fc_norm", "attn_pool", "head_dist")
 
 def names() -> list[str]:
     """The models that timm can build."""
-    models: list[str] = timm.list_models()
-    return models
+    return list(timm.list_models())
 
 
 def build(name: str, size: int, *, pretrained: bool = False) -> Encoder:
@@ -55,8 +54,14 @@ def build(name: str, size: int, *, pretrained: bool = False) -> Encoder:
 def run_intermediates(
     body: nn.Module, images: Tensor, intermediate: bool, *, intermediate_index: int, last_index: int
 ) -> Tensor:
-    """`(B, 3, H, W)` to the map of one of timm's intermediate layers; no deeper layer is run."""
+    """`(B, 3, H, W)` to the map of one of timm's intermediate layers; no deeper layer is run.
+
+    An EfficientNet's last map is the widened one that its classifier sees.
+    """
     timm_body: Any = body
+    if not intermediate and isinstance(body, timm.models.EfficientNet):
+        last: Tensor = timm_body.forward_features(images)
+        return last
     if isinstance(body, timm.models.VisionTransformer):
         patch_grid(images.shape[2], images.shape[3], body.patch_embed.patch_size)
     features: Tensor = timm_body.forward_intermediates(
@@ -66,19 +71,6 @@ def run_intermediates(
         stop_early=True,
         intermediates_only=True,
     )[0]
-    return features
-
-
-def run_efficientnet(
-    body: nn.Module, images: Tensor, intermediate: bool, *, intermediate_index: int, last_index: int
-) -> Tensor:
-    """As `run_intermediates`, but the last map is the widened one that its classifier sees."""
-    if intermediate:
-        return run_intermediates(
-            body, images, True, intermediate_index=intermediate_index, last_index=last_index
-        )
-    timm_body: Any = body
-    features: Tensor = timm_body.forward_features(images)
     return features
 
 
@@ -99,8 +91,7 @@ def _run_function(name: str, body: nn.Module) -> Run:
         intermediate = finer[-1]
     else:
         raise _unsupported(name)
-    run = run_efficientnet if isinstance(body, timm.models.EfficientNet) else run_intermediates
-    return partial(run, intermediate_index=intermediate, last_index=last)
+    return partial(run_intermediates, intermediate_index=intermediate, last_index=last)
 
 
 def size_arguments(name: str, size: int) -> dict[str, Any]:

@@ -18,8 +18,7 @@ LIBRARY = "torchvision"
 
 def names() -> list[str]:
     """The classifiers that torchvision can build."""
-    models: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return models
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def build(name: str, size: int) -> Encoder:

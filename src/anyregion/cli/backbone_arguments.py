@@ -88,11 +88,7 @@ def open_backbone(args: argparse.Namespace) -> Backbone:
     from anyregion.evaluation.backbones import features as backbone_features
 
     return backbone_features.open_backbone(
-        args.backbone,
-        weights=args.weights,
-        size=args.size,
-        device=args.device,
-        seed=args.seed,
+        args.backbone, weights=args.weights, size=args.size, device=args.device, seed=args.seed
     )
 
 
@@ -117,9 +113,9 @@ def print_classification(
     else:
         terminal.fields(
             [
-                ("top-1", evaluation.percent(report.accuracy.top1)),
-                ("  mean of classes", evaluation.percent(report.accuracy.mean_class_accuracy)),
-                ("top-5", evaluation.percent(report.accuracy.top5)),
+                ("top-1", evaluation.percent(report.top1)),
+                ("  mean of classes", evaluation.percent(report.mean_class_accuracy)),
+                ("top-5", evaluation.percent(report.top5)),
                 *lines,
                 ("images", f"{report.images}, {learned} {report.train_images}"),
                 ("classes", report.classes),

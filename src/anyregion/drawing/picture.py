@@ -238,11 +238,7 @@ class _Label:
 
 
 def _draw_labels(
-    picture: Image.Image,
-    layout: LabelLayout,
-    names: list[str],
-    scores: list[str],
-    order: list[int],
+    picture: Image.Image, layout: LabelLayout, names: list[str], scores: list[str], order: list[int]
 ) -> dict[int, bool]:
     """Draw a label for every region that `order` names; give those the legend must explain.
 

@@ -1,4 +1,4 @@
-"""Figures of models on annotated images, and of backbones on labelled ones."""
+"""R2O (arXiv 2208.11821): an image encoder pretrained by the regions of unlabelled images."""
 
 from typing import TYPE_CHECKING
 

@@ -86,11 +86,7 @@ class R2O(nn.Module):
     """
 
     def __init__(
-        self,
-        networks: Networks,
-        config: MethodConfig | None = None,
-        *,
-        synchronised: bool = False,
+        self, networks: Networks, config: MethodConfig | None = None, *, synchronised: bool = False
     ) -> None:
         super().__init__()
         self.networks = networks
@@ -168,12 +164,7 @@ class R2O(nn.Module):
             )
 
     def compare(
-        self,
-        views: Tensor,
-        masks: Tensor,
-        boxes: Tensor,
-        flipped: Tensor,
-        momentum: float | None,
+        self, views: Tensor, masks: Tensor, boxes: Tensor, flipped: Tensor, momentum: float | None
     ) -> Comparison:
         """Online networks, target's update, target networks, losses. See `forward`."""
         networks, published = self.networks, self.config.published
@@ -233,12 +224,7 @@ class R2O(nn.Module):
 
 
 def align_masks(
-    masks: Tensor,
-    boxes: Tensor,
-    flipped: Tensor,
-    grid: tuple[int, int],
-    *,
-    published: bool = False,
+    masks: Tensor, boxes: Tensor, flipped: Tensor, grid: tuple[int, int], *, published: bool = False
 ) -> Tensor:
     """RoIAlign of each view's crop to the encoder's output grid, mirrored where the view is.
 

@@ -106,14 +106,7 @@ def start_points(points: Tensor, k: int, *, draws: Draws, present: Tensor | None
     proportion to the squared distance from the nearest centre so far, that leaves the lowest sum,
     the first drawn where sums are alike but for rounding.
 
-    Args:
-        points: `(G, N, D)`.
-        k: the number of clusters.
-        draws: the random numbers, of G groups and `k` clusters.
-        present: `(G, N)` bool, all by default.
-
-    Raises:
-        InputError: shapes do not fit, or present points are not finite (says of which groups).
+    Arguments and errors are those of `kmeans`.
     """
     _check(points, k, present=present, start=None, draws=draws)
     with exact(points.device):

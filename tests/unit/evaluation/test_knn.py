@@ -16,12 +16,14 @@ pytest.importorskip("torchvision")
 
 from anyregion.cli.main import main  # noqa: E402
 from anyregion.errors import CheckpointError, InputError  # noqa: E402
-from anyregion.evaluation.backbones.class_folders import accuracy, find_class_folders  # noqa: E402
+from anyregion.evaluation.backbones.class_folders import (  # noqa: E402
+    LabelledFeatures,
+    find_class_folders,
+)
 from anyregion.evaluation.backbones.features import (  # noqa: E402
     open_backbone,
     pooled_features,
-    read_centre,
-    read_squashed,
+    read_square,
 )
 from anyregion.evaluation.backbones.knn import evaluate_knn, nearest_classes  # noqa: E402
 from tests.helpers.colour_backbone import class_folders, colour_backbone  # noqa: E402
@@ -70,12 +72,20 @@ def test_votes(k: int, temperature: float) -> None:
 def test_accuracy() -> None:
     ranked = np.array([[0, 1], [1, 0], [0, 1], [-1, -1]])
     truth = np.array([0, 0, 0, -1])
-    result = accuracy(ranked, truth, ["a", "a", "a", "b"], 2)
+
+    def report(classes: tuple[str, ...]) -> Any:
+        data = LabelledFeatures(
+            classes=classes, train=torch.zeros(4, 1), labels=truth, queries=None, truth=truth,
+            groups=("a", "a", "a", "b"), missing=(), set_aside=(),
+        )  # fmt: skip
+        return data.report(ranked, colour_backbone(), None, started=0.0)
+
+    result = report(("a", "c"))
     assert result.top1 == 0.5
     assert result.by_class == {"a": pytest.approx(2 / 3), "b": 0}, "no answer is not the unknown"
     assert result.mean_class_accuracy == pytest.approx(1 / 3)
     assert result.top5 is None
-    assert accuracy(ranked, truth, ["a", "a", "a", "b"], 5).top5 == 0.75
+    assert report(("a", "c", "d", "e", "f")).top5 == 0.75
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
@@ -88,9 +98,9 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     (train / ".hidden").mkdir()
     Image.new("RGB", (9, 9)).save(val / "loose.png")
     report = evaluate_knn(colour_backbone(), train, val)
-    assert report.accuracy.by_class == {"green": 1, "red": 1, "violet": 0}
-    assert report.accuracy.top1 == 0.75
-    assert report.accuracy.mean_class_accuracy == pytest.approx(2 / 3)
+    assert report.by_class == {"green": 1, "red": 1, "violet": 0}
+    assert report.top1 == 0.75
+    assert report.mean_class_accuracy == pytest.approx(2 / 3)
     assert report.missing == ("violet",)
     assert (report.details.k, report.train_images, report.images, report.classes) == (15, 15, 8, 3)
     assert sorted(Path(a.item).name for a in report.set_aside) == [
@@ -107,7 +117,7 @@ def test_a_class_that_cannot_be_read(tmp_path: Path) -> None:
     report = evaluate_knn(colour_backbone(), train, val)
     assert report.missing == ("blue",)
     assert report.classes == 2
-    assert report.accuracy.top1 == 0.5
+    assert report.top1 == 0.5
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
@@ -124,7 +134,7 @@ def test_leave_one_out(tmp_path: Path) -> None:
     folder = class_folders(tmp_path, {"red": 3, "green": 3, "blue": 1})
     report = evaluate_knn(colour_backbone(), folder, k=1)
     assert report.details.leave_one_out
-    assert report.accuracy.by_class == {"red": 1, "green": 1, "blue": 0}, "nothing else is blue"
+    assert report.by_class == {"red": 1, "green": 1, "blue": 0}, "nothing else is blue"
     assert (report.images, report.train_images) == (7, 7)
     again = evaluate_knn(colour_backbone(), folder, k=1, batch_size=2, limit=2)
     assert again.images == 5
@@ -172,13 +182,13 @@ def test_a_saved_backbone(tmp_path: Path) -> None:
 def test_geometry(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    prepared, size = read_centre(tmp_path / "a.png", side=224)
+    prepared, size = read_square(tmp_path / "a.png", side=224, centre=True)
     assert size == (256, 300)
     assert np.array_equal(prepared, pixels[16:240, 38:262]), "nothing is scaled where 256 is 256"
-    whole, _ = read_squashed(tmp_path / "a.png", side=64)
+    whole, _ = read_square(tmp_path / "a.png", side=64, centre=False)
     assert np.array_equal(whole, Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC))
     Image.new("RGB", (1, 20_000), "red").save(tmp_path / "thread.png")
-    prepared, _ = read_centre(tmp_path / "thread.png", side=64)
+    prepared, _ = read_square(tmp_path / "thread.png", side=64, centre=True)
     assert (prepared == (255, 0, 0)).all()
 
 

@@ -101,7 +101,7 @@ def test_class_folders(tmp_path: Path) -> None:
     val = class_folders(tmp_path / "val", {"green": 2, "red": 3, "violet": 1})
     (train / "blue" / "broken.png").write_bytes(b"no image")
     report = evaluate_linear(colour_backbone(), train, val)
-    assert report.accuracy.by_class == {"green": 1, "red": 1, "violet": 0}
+    assert report.by_class == {"green": 1, "red": 1, "violet": 0}
     assert report.missing == ("violet",)
     assert (report.train_images, report.images, report.classes) == (18, 6, 3)
     assert report.details.converged

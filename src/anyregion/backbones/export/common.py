@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +44,20 @@ class Export:
     format: str
     architecture: str
     usage: str
-    difference: float
-    settings: Mapping[str, Any]
-
-
-def plain_state(encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's weights in float32 on the CPU, under its library's keys."""
-    return {
-        key: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.cpu().clone()
-        for key, tensor in encoder.body.state_dict().items()
-    }
+    difference: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def rename_state(encoder: Encoder, layout: str) -> dict[str, Tensor]:
-    """The weights under the keys of a layout that the encoder's family has.
+    """The weights in float32 on the CPU, under the keys of a layout that their family has.
 
     Raises:
         InputError: it has none.
     """
-    state = plain_state(encoder)
+    state = {
+        key: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.cpu().clone()
+        for key, tensor in encoder.body.state_dict().items()
+    }
     keys = key_maps(encoder.name.partition("/")[0], state).get(layout)
     if keys is None:
         raise InputError(f"{encoder.name}: its weights have no names in {layout}")

@@ -80,7 +80,6 @@ def _write(encoder: Encoder, out: Path, config: dict[str, Any], state: dict[str,
         architecture=config["architectures"][0],
         usage=f"transformers.AutoModel.from_pretrained({str(out)!r})",
         difference=difference,
-        settings={},
     )
 
 

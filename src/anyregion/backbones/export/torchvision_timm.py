@@ -43,13 +43,13 @@ def export_torchvision(encoder: Encoder, out: Path) -> Export:
         architecture=architecture,
         usage=f"torchvision.models.get_model({architecture!r}{_options(arguments)})"
         f".load_state_dict({_load_call(out)}, strict=False)",
-        difference=0.0,
-        settings={},
     )
     image = noise_image(encoder)
     expected = cpu_features(encoder, image)
     state = rename_state(encoder, "torchvision")
-    return _write(export, state, model, expected, lambda: _torchvision_features(model, image))
+    return _write(
+        export, state, model, expected, lambda: _torchvision_features(model, image, expected)
+    )
 
 
 def export_timm(encoder: Encoder, out: Path) -> Export:
@@ -62,8 +62,6 @@ def export_timm(encoder: Encoder, out: Path) -> Export:
         architecture=architecture,
         usage=f"timm.create_model({architecture!r}, num_classes=0{_options(arguments)})"
         f".load_state_dict({_load_call(out)})",
-        difference=0.0,
-        settings={},
     )
     image = noise_image(encoder)
     expected = timm_features(encoder, image)
@@ -205,8 +203,11 @@ def tokens_to_map(tokens: Tensor, like: Tensor, model: Any) -> Tensor:
     return tokens
 
 
-def _torchvision_features(model: Any, image: Tensor) -> Tensor:
-    """The last map as torchvision's own forward pass computes it; its classifier has no weights."""
+def _torchvision_features(model: Any, image: Tensor, like: Tensor) -> Tensor:
+    """The last map as torchvision's own forward pass computes it; its classifier has no weights.
+
+    `like` is a map of the same shape.
+    """
     if hasattr(model, "features"):
         with eval_mode(model):
             features: Tensor = model.features(image)
@@ -221,10 +222,7 @@ def _torchvision_features(model: Any, image: Tensor) -> Tensor:
     with eval_mode(model):
         model(image)
     handle.remove()
-    if outputs[0].ndim == 4:
-        return outputs[0]
-    side = int((outputs[0].shape[1] - 1) ** 0.5)  # (B, 1 + side * side, D)
-    return outputs[0][:, 1:].transpose(1, 2).reshape(len(image), -1, side, side)
+    return tokens_to_map(outputs[0], like, model)
 
 
 def _load_call(out: Path) -> str:

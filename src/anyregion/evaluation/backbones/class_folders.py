@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -43,28 +42,14 @@ class ClassFolders:
 
 
 @dataclass(frozen=True)
-class ClassFolderAccuracy:
-    """How many images were named rightly; fractions from 0 to 1.
+class ClassFolderReport(Generic[Details]):
+    """How well frozen features name images; accuracies are fractions from 0 to 1.
 
     Attributes:
         top1: of all images.
         mean_class_accuracy: the mean over the classes, each counted once.
         top5: whether one of the five best classes is right; None below 5 known classes.
         by_class: top-1 of each class.
-    """
-
-    top1: float
-    mean_class_accuracy: float
-    top5: float | None
-    by_class: dict[str, float]
-
-
-@dataclass(frozen=True)
-class ClassFolderReport(Generic[Details]):
-    """How well frozen features name images.
-
-    Attributes:
-        accuracy: the figures.
         backbone: which one it was.
         details: what the classifier adds: its settings, and what came of them.
         train_images, images: learned from, and judged.
@@ -74,7 +59,10 @@ class ClassFolderReport(Generic[Details]):
         set_aside: what could not be used.
     """
 
-    accuracy: ClassFolderAccuracy
+    top1: float
+    mean_class_accuracy: float
+    top5: float | None
+    by_class: dict[str, float]
     backbone: BackboneIdentity
     details: Details
     train_images: int
@@ -85,15 +73,13 @@ class ClassFolderReport(Generic[Details]):
     set_aside: tuple[SetAside, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON, the accuracies and the details among the other keys."""
-        content = asdict(self)
-        accuracy, backbone = content.pop("accuracy"), content.pop("backbone")
-        figures = {
+        """As plain JSON, the details among the other keys."""
+        content: dict[str, Any] = {}
+        for key, value in asdict(self).items():
             # the key is older than the metric's name and stays
-            "class_top1" if key == "mean_class_accuracy" else key: value
-            for key, value in accuracy.items()
-        }
-        return {**figures, "backbone": backbone, **content.pop("details"), **content}
+            name = "class_top1" if key == "mean_class_accuracy" else key
+            content |= value if key == "details" else {name: value}
+        return content
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,16 +107,18 @@ class LabelledFeatures:
     set_aside: tuple[SetAside, ...]
 
     def report(
-        self,
-        ranked: NDArray[np.int64],
-        backbone: Backbone,
-        details: Details,
-        *,
-        started: float,
+        self, ranked: NDArray[np.int64], backbone: Backbone, details: Details, *, started: float
     ) -> ClassFolderReport[Details]:
-        """What ranked answers are worth; see `accuracy` for `ranked`."""
+        """What ranked answers are worth: `(M, up to 5)` classes, best first; -1 is no answer."""
+        # -2: an unknown class counts as wrong, it is not the one that "no answer" stands for
+        ranks = ranks_of(ranked, np.where(self.truth < 0, -2, self.truth))
+        # over the names of VAL's own classes: those that TRAIN has not are wrong, not absent
+        names = np.array(self.groups)
         return ClassFolderReport(
-            accuracy=accuracy(ranked, self.truth, self.groups, len(self.classes)),
+            top1=top_k(ranks, 1),
+            mean_class_accuracy=mean_class_accuracy(ranks, names),
+            top5=top_k(ranks, 5) if len(self.classes) >= CLASSES_FOR_TOP5 else None,
+            by_class={str(name): top_k(ranks[names == name], 1) for name in np.unique(names)},
             backbone=backbone.identity,
             details=details,
             train_images=len(self.labels),
@@ -240,29 +228,6 @@ def read_features(
         groups=groups,
         missing=() if queries is None else tuple(n for n in judged.names if n not in positions),
         set_aside=tuple(faults),
-    )
-
-
-def accuracy(
-    ranked: NDArray[np.int64], truth: NDArray[np.int64], groups: Sequence[str], known: int
-) -> ClassFolderAccuracy:
-    """Accuracies of ranked answers.
-
-    Args:
-        ranked: `(N, up to 5)` classes, best first; -1 is no answer.
-        truth: `(N,)` the right class; -1 where it is unknown, which counts as wrong.
-        groups: `N` names of classes, to average over.
-        known: how many classes there are to choose from.
-    """
-    # -2: an unknown class is not the one that "no answer" stands for
-    ranks = ranks_of(ranked, np.where(truth < 0, -2, truth))
-    # over the names of VAL's own classes: those that TRAIN has not count as wrong, not as absent
-    names = np.array(groups)
-    return ClassFolderAccuracy(
-        top1=top_k(ranks, 1),
-        mean_class_accuracy=mean_class_accuracy(ranks, names),
-        top5=top_k(ranks, 5) if known >= CLASSES_FOR_TOP5 else None,
-        by_class={str(name): top_k(ranks[names == name], 1) for name in np.unique(names)},
     )
 
 

@@ -18,12 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.backbones.features import (
-    Backbone,
-    BackboneIdentity,
-    Layer,
-    feature_maps,
-)
+from anyregion.evaluation.backbones.features import Backbone, BackboneIdentity, Layer, feature_maps
 from anyregion.evaluation.backbones.segmentation_datasets import (
     BACKGROUND,
     SegmentationDataset,

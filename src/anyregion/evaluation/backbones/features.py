@@ -148,7 +148,7 @@ def pooled_features(
     # pooled batch by batch: the maps of a whole data set would not fit into memory
     rows: list[Tensor] = []
     positions: list[int] = []
-    prepare = partial(read_centre, side=backbone.identity.size)
+    prepare = partial(read_square, side=backbone.identity.size, centre=True)
     for batch in _batches(paths, prepare, batch_size, progress, faults):
         maps = _run(backbone, [pixels for _, (pixels, _) in batch], "last")  # (B, C, h, w)
         rows.append(maps.mean(dim=(2, 3)).cpu())
@@ -172,41 +172,29 @@ def feature_maps(
         Which of `paths`, the image's height and width, and `(C, h, w)` float32 on the device.
         Images that cannot be read are added to `faults`.
     """
-    prepare = partial(read_squashed, side=backbone.identity.size)
+    prepare = partial(read_square, side=backbone.identity.size, centre=False)
     for batch in _batches(paths, prepare, batch_size, progress, faults):
         maps = _run(backbone, [pixels for _, (pixels, _) in batch], layer)
         for (position, (_, size)), features in zip(batch, maps, strict=True):
             yield position, size, features
 
 
-def read_centre(path: Path, *, side: int) -> Prepared:
-    """An image's central square: see `pooled_features`.
+def read_square(path: Path, *, side: int, centre: bool) -> Prepared:
+    """An image as a square: its centre (see `pooled_features`), or all of it squashed.
 
     Raises:
         InputError: it cannot be read.
     """
     pixels = read_image(path)
     height, width = size_of(pixels)
-    # cut and scaled in one step: an image of 1 x 10,000 would grow to 73 x 730,000 otherwise
-    extent = min(height, width) / SHORT_SIDE
-    x, y = (width - extent) / 2, (height - extent) / 2
-    return _scaled(pixels, side, (x, y, x + extent, y + extent)), (height, width)
-
-
-def read_squashed(path: Path, *, side: int) -> Prepared:
-    """A whole image as a square: see `feature_maps`.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    pixels = read_image(path)
-    height, width = size_of(pixels)
-    return _scaled(pixels, side, (0, 0, width, height)), (height, width)
-
-
-def _scaled(pixels: Pixels, side: int, box: tuple[float, float, float, float]) -> Pixels:
+    box: tuple[float, float, float, float] = (0, 0, width, height)
+    if centre:
+        # cut and scaled in one step: an image of 1 x 10,000 would grow to 73 x 730,000 otherwise
+        extent = min(height, width) / SHORT_SIDE
+        x, y = (width - extent) / 2, (height - extent) / 2
+        box = (x, y, x + extent, y + extent)
     image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC, box=box)
-    return np.array(image)
+    return np.array(image), (height, width)
 
 
 def _batches(

@@ -56,15 +56,10 @@ def evaluate_knn(
     Features: the mean of the last feature map, scaled to length 1 (see `pooled_features`).
 
     Args:
-        backbone: see `open_backbone`.
-        train: a folder of class folders.
-        val: another, whose classes are matched by name; without it every image of `train` is named
-            by the others (leave one out).
+        backbone, train, val, limit, batch_size, progress: see `read_features`. Without `val` every
+            image of `train` is named by the others (leave one out).
         k: neighbours that vote; all of them where there are fewer.
         temperature: a neighbour's vote is `exp(similarity / temperature)`.
-        limit: no more than the first so many images of each class.
-        batch_size: images at once.
-        progress: called with (done, total) images, for each folder.
 
     Raises:
         InputError: folders that cannot be used, fewer than two classes, a wrong `k` or temperature.

@@ -88,13 +88,8 @@ def evaluate_linear(
     from the strongest down, until two in succession do worse than the best.
 
     Args:
-        backbone: see `open_backbone`.
-        train: a folder of class folders.
-        val: another, whose classes are matched by name.
+        backbone, train, val, limit, batch_size, progress: see `read_features`.
         seed: of the held-out images.
-        limit: no more than the first so many images of each class.
-        batch_size: images at once.
-        progress: called with (done, total) images, for each folder.
 
     Raises:
         InputError: folders that cannot be used, fewer than two classes, or no class of two images.

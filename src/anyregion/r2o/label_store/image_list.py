@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -111,14 +110,12 @@ def image_keys(images: ImageList, prior: PriorConfig) -> NDArray[np.uint64]:
 
     Images that move get new maps.
     """
-    starts = range(0, len(images), _BATCH)
-    return np.concatenate(list(in_threads(partial(_keys_from, images, prior), starts)))
 
+    def keys_from(first: int) -> NDArray[np.uint64]:
+        batch = range(first, min(first + _BATCH, len(images)))
+        return np.array([_key(images, prior, image) for image in batch], dtype=np.uint64)
 
-def _keys_from(images: ImageList, prior: PriorConfig, first: int) -> NDArray[np.uint64]:
-    count = min(_BATCH, len(images) - first)
-    keys = (_key(images, prior, first + i) for i in range(count))
-    return np.fromiter(keys, dtype=np.uint64, count=count)
+    return np.concatenate(list(in_threads(keys_from, range(0, len(images), _BATCH))))
 
 
 def _key(images: ImageList, prior: PriorConfig, image: int) -> int:

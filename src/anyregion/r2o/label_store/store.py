@@ -103,9 +103,7 @@ class LabelStore:
 
         Args:
             cache: a folder, made where it is missing.
-            images: from `list_images`.
-            size: side of the spanning view and of the maps, in pixels.
-            prior: what divides the images.
+            images, size, prior: see the class; `list_images` lists the images.
             workers: threads that compute; None for one a core.
             progress: called with the images that are finished, and all; not where nothing is to do.
 
@@ -145,7 +143,10 @@ class LabelStore:
         except ShardError:
             # a damaged cache costs SLIC's 37 ms, never a training of days
             self.recomputed += 1
-            return compute_labels(self.images, image, size=self.size, prior=self.prior)
+            content = read_file(self.images.path(image))
+            return compute_labels(
+                self.images, image, content=content, size=self.size, prior=self.prior
+            )
 
     def _fill(self, keys: NDArray[np.uint64], workers: int, progress: Progress) -> None:
         """Compute the maps of the images `missing`.
@@ -178,7 +179,7 @@ class LabelStore:
             return None
         try:
             labels = compute_labels(
-                self.images, image, size=self.size, prior=self.prior, content=content
+                self.images, image, content=content, size=self.size, prior=self.prior
             )
         except InputError as error:
             return Record(reason=str(error).removeprefix(f"{path}: "))
@@ -186,16 +187,16 @@ class LabelStore:
 
 
 def compute_labels(
-    images: ImageList, image: int, *, size: int, prior: PriorConfig, content: bytes | None = None
+    images: ImageList, image: int, *, content: bytes, size: int, prior: PriorConfig
 ) -> LabelMap:
-    """The label map of one image, from its file, or from the file's `content` read before.
+    """The label map of one image, from the `content` of its file.
 
     Raises:
         InputError: the image, or the label map that was made for it, cannot be used.
     """
     path = images.path(image)
     try:
-        pixels = read_image(read_file(path) if content is None else content)
+        pixels = read_image(content)
     except InputError as error:
         raise InputError(str(error).replace("<bytes>", str(path), 1)) from None
     if prior.folder:

@@ -39,12 +39,13 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
         InputError: settings that cannot be used, no images, or too many broken ones.
     """
     check_device(own_device(loop.device))
-    _check(settings, loop)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    _check(settings, loop, world)
     images = list_images([data.images for data in settings.data])
     seed_torch(loop.seed, "weights")
     encoder = build_encoder(settings.backbone, size=settings.views.size, weights=settings.start)
     width = encoder.grid(settings.views.size).channels
-    _check_rows(encoder, settings, loop)
+    _check_rows(encoder, settings, loop, world)
     networks = Networks(encoder, width=width, hidden=settings.heads.hidden, out=settings.heads.out)
     _freeze_idle(networks)
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -57,7 +58,7 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
         progress=progress,
     )
     _check_broken(store, settings.max_broken)
-    together = settings.sync_norm and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    together = settings.sync_norm and world > 1
     if together:
         networks = convert_sync_batchnorm(networks, own_device(loop.device).partition(":")[0])
     module = R2O(networks, settings.method, synchronised=together)
@@ -66,10 +67,9 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     return R2OTask(module, store, settings, loop=loop)
 
 
-def _check(settings: R2OConfig, loop: LoopConfig) -> None:
+def _check(settings: R2OConfig, loop: LoopConfig, world: int) -> None:
     if not settings.data:
         raise InputError("r2o.data: give a folder of images")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch % world:
         raise InputError(
             f"r2o.batch: {settings.batch} images cannot be shared evenly by {world} processes"
@@ -85,10 +85,9 @@ def _check(settings: R2OConfig, loop: LoopConfig) -> None:
         raise InputError("best: R2O's figures while it trains judge no backbone; leave it unset")
 
 
-def _check_rows(encoder: Encoder, settings: R2OConfig, loop: LoopConfig) -> None:
+def _check_rows(encoder: Encoder, settings: R2OConfig, loop: LoopConfig, world: int) -> None:
     """One image at a time will do, unless a BatchNorm that clustering goes through sees one value
     of it per channel. The views are two an image, and so are the rows of the heads."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     own = loop.micro_batch or settings.batch // world
     if own * (world if settings.sync_norm else 1) > 1:
         return

@@ -114,10 +114,9 @@ class R2OConfig:
             raise InputError(
                 f"r2o.warmup_epochs must lie in 0 to epochs ({self.epochs}): {self.warmup_epochs}"
             )
-        if not 0 <= self.momentum <= 1:
-            raise InputError(f"r2o.momentum must lie in 0 to 1, not {self.momentum}")
-        if not 0 <= self.max_broken <= 1:
-            raise InputError(f"r2o.max_broken must lie in 0 to 1, not {self.max_broken}")
+        for name in ("momentum", "max_broken"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"r2o.{name} must lie in 0 to 1, not {getattr(self, name)}")
         if self.keep not in ("online", "target"):
             raise InputError(f"r2o.keep: {self.keep!r} is not online or target")
         if self.shown < 0:

@@ -83,12 +83,11 @@ class R2OTask(Task):
         """See `Task`."""
         notes, store, batch = [], self.store, self.config.batch
         if trained:
-            if store.recomputed:
-                notes.append(
-                    f"warning: {store.recomputed:,} damaged label maps were computed again. "
-                    f"Without {store.folder} the next run makes all of them anew"
-                )
-            return notes
+            warning = (
+                f"warning: {store.recomputed:,} damaged label maps were computed again. "
+                f"Without {store.folder} the next run makes all of them anew"
+            )
+            return [warning] if store.recomputed else []
         if self.set_aside:
             notes.append(
                 f"{len(self.set_aside):,} of {len(store):,} images are set aside: "
