@@ -151,8 +151,11 @@ def _mean_std(
     for key in (mean_key, std_key):
         values = content.get(key)
         # a bool is an int to isinstance; NaN and infinity are not below 1e6
-        numbers = isinstance(values, list) and len(values) == 3
-        if not numbers or not all(type(v) in (int, float) and abs(v) < 1e6 for v in values):
+        if (
+            not isinstance(values, list)
+            or len(values) != 3
+            or not all(type(value) in (int, float) and abs(value) < 1e6 for value in values)
+        ):
             raise CheckpointError(f"{path}: {key} is not three numbers")
         triples.append((float(values[0]), float(values[1]), float(values[2])))
     mean, std = triples
