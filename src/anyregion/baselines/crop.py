@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.images import Pixels, size_of
@@ -61,19 +62,28 @@ class CropEncoder:
             for pixels, prompts in zip(encoded, regions, strict=True)
             for crop in cut(pixels, prompts, masked=self.masked)
         ]
-        # all images' crops in one call, (sum of N, E), then split by image
-        embeddings = self.embedder.embed_images(crops)
-        ends = np.cumsum([len(prompts) for prompts in regions])[:-1]
-        return [
-            RegionEmbeddings(
-                embeddings=rows,
-                boxes=prompts.extents(size_of(pixels)),
-                masks=prompt_masks(prompts, size_of(pixels)) if masks else None,
-            )
-            for rows, prompts, pixels in zip(
-                np.split(embeddings, ends), regions, encoded, strict=True
-            )
-        ]
+        return split_by_image(
+            self.embedder.embed_images(crops), regions, [size_of(p) for p in encoded], masks=masks
+        )
+
+
+def split_by_image(
+    embeddings: NDArray[np.float32],
+    regions: Sequence[Regions],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    masks: bool,
+) -> list[RegionEmbeddings]:
+    """The rows `(sum of N, E)` of all images' regions, image by image; masks are the prompts'."""
+    ends = np.cumsum([len(prompts) for prompts in regions])[:-1]
+    return [
+        RegionEmbeddings(
+            embeddings=rows,
+            boxes=prompts.extents(size),
+            masks=prompt_masks(prompts, size) if masks else None,
+        )
+        for rows, prompts, size in zip(np.split(embeddings, ends), regions, sizes, strict=True)
+    ]
 
 
 def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:

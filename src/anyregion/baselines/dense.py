@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anyregion.baselines.crop import prompt_masks
+from anyregion.baselines.crop import split_by_image
 from anyregion.baselines.embedder import DenseMap, ImageEmbedder
 from anyregion.baselines.pooling import pool
 from anyregion.images import Pixels, size_of
@@ -61,14 +61,4 @@ class DenseEncoder:
             for (dense, _), prompts in zip(encoded, regions, strict=True)
         ]
         embeddings = self.embedder.project(np.concatenate(pooled))  # (sum of N, E)
-        ends = np.cumsum([len(prompts) for prompts in regions])[:-1]
-        return [
-            RegionEmbeddings(
-                embeddings=rows,
-                boxes=prompts.extents(size),
-                masks=prompt_masks(prompts, size) if masks else None,
-            )
-            for rows, prompts, (_, size) in zip(
-                np.split(embeddings, ends), regions, encoded, strict=True
-            )
-        ]
+        return split_by_image(embeddings, regions, [size for _, size in encoded], masks=masks)

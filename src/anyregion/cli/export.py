@@ -1,4 +1,4 @@
-"""`anyregion export`."""
+"""`anyregion export`: a backbone as another library loads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anyregion pretrain`."""
+"""`anyregion pretrain`: a backbone learnt from images without labels, by R2O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anyregion train`."""
+"""`anyregion train`: RegionSpot's module or the built-in model's heads, by a recipe."""
 
 from __future__ import annotations
 

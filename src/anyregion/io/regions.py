@@ -216,6 +216,7 @@ class _Reader:
         """The usable rows of one image; each other is set aside."""
         scored = self.scores and any(row.get("score") is not None for row in rows)
         usable: list[dict[str, Any]] = []
+        categories: list[int] = []
         for row in rows:
             try:
                 values: Any = row["xyxy"] if "xyxy" in row else row.get("bbox")
@@ -237,10 +238,16 @@ class _Reader:
             except (InputError, TypeError, ValueError, OverflowError) as error:
                 self.skipped.append(SetAside(f"{image}, region {row['id']}", _reason(error)))
             else:
-                category = _category(row.get("category_id"))
-                usable.append({**prompt, "scores": row.get("score"), "categories": category})
+                # `3`, `3.0` and `"3"` are 3; what is no whole number, or missing, is -1
+                category = row.get("category_id")
+                try:
+                    number = int(category)
+                    whole = (number == category or str(number) == category) and number < 2**63
+                except (TypeError, ValueError, OverflowError):
+                    number, whole = -1, False
+                categories.append(number if whole and number >= 0 else -1)
+                usable.append({**prompt, "scores": row.get("score")})
         columns = {name: [row[name] for row in usable] for name in ("boxes", "masks", "ids")}
-        categories = [row["categories"] for row in usable]
         return Regions.from_prompts(
             **columns,
             scores=[row["scores"] for row in usable] if scored else None,
@@ -257,16 +264,6 @@ def _id(value: Any) -> str:
 def _check_score(score: Any) -> None:
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
         raise InputError(f"score {score!r} is not a number from 0 to 1")
-
-
-def _category(value: Any) -> int:
-    """A category id as it is, or -1: `3`, `3.0` and `"3"` are 3."""
-    try:
-        number = int(value)
-        same = number == value or str(number) == value
-    except (TypeError, ValueError, OverflowError):
-        return -1
-    return number if same and 0 <= number < 2**63 else -1
 
 
 def _mask(segmentation: Any, size: tuple[int, int] | None) -> RLE:

@@ -1,4 +1,4 @@
-"""`anyregion evaluate discovery`."""
+"""`anyregion evaluate discovery`: a backbone's features clustered, compared with masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anyregion evaluate knn`."""
+"""`anyregion evaluate knn`: images classified by their nearest neighbours in a backbone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anyregion evaluate linear`."""
+"""`anyregion evaluate linear`: a linear classifier on a backbone's frozen features."""
 
 from __future__ import annotations
 
