@@ -239,7 +239,7 @@ class _Reader:
                 self.skipped.append(SetAside(f"{image}, region {row['id']}", _reason(error)))
             else:
                 # `3`, `3.0` and `"3"` are 3; what is no whole number, or missing, is -1
-                category = row.get("category_id")
+                category: Any = row.get("category_id")
                 try:
                     number = int(category)
                     whole = (number == category or str(number) == category) and number < 2**63

@@ -61,28 +61,45 @@ def load_vocabulary(
         InputError: `spec` ends like a file but there is none; the file is malformed (with its name
             and the line); no usable name.
     """
-    if isinstance(spec, str):
-        # built-in names come first: a file that is called as one is `./coco`, or a Path
-        name = spec.strip().casefold()
-        if name in BUILT_IN_NAMES:
-            return _from_json(_built_in(name)).build(synonyms, cleaning)
-        is_file = False
-        # names need not be possible file names: too long, or with a zero byte
-        with suppress(OSError, ValueError, RuntimeError):
-            is_file = Path(spec).expanduser().is_file()
-        if not is_file:
-            # what looks like a path is a mistyped one more often than a name
-            if spec.casefold().endswith(_FILE_SUFFIXES) or _ANY_SUFFIX.search(spec):
-                raise InputError(f"{spec}: there is no such file")
-            return _from_entries("name", re.split(r"[,\n]", spec)).build(synonyms, cleaning)
-    path = Path(spec).expanduser()
-    if path.suffix.casefold() == ".safetensors":
+    path: Path | None = None
+    # built-in names come first: a file that is called as one is `./coco`, or a Path
+    built_in = isinstance(spec, str) and spec.strip().casefold() in BUILT_IN_NAMES
+    # names need not be possible file names: too long, or with a zero byte
+    with suppress(OSError, ValueError, RuntimeError):
+        file = Path(spec).expanduser()
+        path = file if not built_in and (isinstance(spec, Path) or file.is_file()) else None
+    if path is not None and path.suffix.casefold() == ".safetensors":
         return EncodedVocabulary.load(path)
     try:
-        return _read(path).build(synonyms, cleaning)
+        draft = _from_json(_built_in(str(spec))) if built_in else _read(str(spec), path)
+        cleaning = cleaning or draft.cleaning or "plain"
+        first: dict[int, str] = {}
+        others: list[list[str]] = []
+        for position, name, words, number in draft.rows:
+            place = f"{draft.unit} {position}"
+            # what a binary file would give, if it decodes at all
+            if "\0" in name:
+                raise InputError(f"{place}: a zero byte; this is not a list of names")
+            others.append([w for w in words if w and name_key(w) != name_key(name)])
+            other = name if number is None else first.setdefault(number, name)
+            # the same name again is set aside as a duplicate, id and all
+            if name_key(other, cleaning) != name_key(name, cleaning):
+                raise InputError(f"{place}: {other!r} and {name!r} share id {number}")
+        ids = [number for *_, number in draft.rows if number is not None]
+        if ids and len(ids) != len(draft.rows):
+            raise InputError("some names have an id and some have none")
+        return Vocabulary.from_names(
+            [name for _, name, _, _ in draft.rows],
+            synonyms=others if synonyms and any(others) else None,
+            templates=draft.templates,
+            ids=ids or None,
+            cleaning=cleaning,
+            places=[f"{draft.unit} {position}" for position, *_ in draft.rows],
+        )
     except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+        if path is None or str(error).startswith(str(path)):
+            raise
+        raise InputError(f"{path}: {error}") from None
 
 
 @dataclass
@@ -100,61 +117,34 @@ class _Draft:
     templates: tuple[str, ...] | None = None
     cleaning: Cleaning | None = None
 
-    def build(self, synonyms: bool, cleaning: Cleaning | None) -> Vocabulary:
-        cleaning = cleaning or self.cleaning or "plain"
-        first: dict[int, str] = {}
-        others: list[list[str]] = []
-        for position, name, words, number in self.rows:
-            # what a binary file would give, if it decodes at all
-            if "\0" in name:
-                raise InputError(
-                    f"{self.unit} {position}: a zero byte; this is not a list of names"
-                )
-            others.append([w for w in words if w and name_key(w) != name_key(name)])
-            other = name if number is None else first.setdefault(number, name)
-            # the same name again is set aside as a duplicate, id and all
-            if name_key(other, cleaning) != name_key(name, cleaning):
-                raise InputError(
-                    f"{self.unit} {position}: {other!r} and {name!r} share id {number}"
-                )
-        ids = [number for *_, number in self.rows if number is not None]
-        if ids and len(ids) != len(self.rows):
-            raise InputError("some names have an id and some have none")
-        return Vocabulary.from_names(
-            [name for _, name, _, _ in self.rows],
-            synonyms=others if synonyms and any(others) else None,
-            templates=self.templates,
-            ids=ids or None,
-            cleaning=cleaning,
-            places=[f"{self.unit} {position}" for position, *_ in self.rows],
-        )
 
-
-def _read(path: Path) -> _Draft:
-    suffix = path.suffix.casefold()
-    if suffix == ".json":
-        return _from_json(read_json(path))
-    if suffix == ".csv":
-        return _from_csv(read_text(path))
-    if suffix in ("", ".txt"):
-        return _from_entries("line", read_text(path).split("\n"))
-    raise InputError(f"a vocabulary is one of {', '.join(_FILE_SUFFIXES)}")
+def _read(spec: str, path: Path | None) -> _Draft:
+    """The names of a file, or, where there is none, those that `spec` itself lists."""
+    if path is None:
+        # what looks like a path is a mistyped one more often than a name
+        if spec.casefold().endswith(_FILE_SUFFIXES) or _ANY_SUFFIX.search(spec):
+            raise InputError(f"{spec}: there is no such file")
+        draft, entries = _Draft("name"), re.split(r"[,\n]", spec)
+    else:
+        suffix = path.suffix.casefold()
+        if suffix == ".json":
+            return _from_json(read_json(path))
+        if suffix == ".csv":
+            return _from_csv(read_text(path))
+        if suffix not in ("", ".txt"):
+            raise InputError(f"a vocabulary is one of {', '.join(_FILE_SUFFIXES)}")
+        draft, entries = _Draft("line"), read_text(path).split("\n")
+    for position, entry in enumerate(entries, start=1):
+        # in a file, empty lines and comments stand between names
+        if path is None or (entry.strip() and not entry.startswith("#")):
+            name, *synonyms = (word.strip() for word in entry.split("|"))
+            draft.rows.append((position, name, synonyms, None))
+    return draft
 
 
 def _built_in(name: str) -> Any:
+    name = name.strip().casefold()
     return json.loads((_BUILT_IN / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _from_entries(unit: str, entries: list[str]) -> _Draft:
-    """Of `name | synonym | synonym` each, counted from 1."""
-    draft = _Draft(unit)
-    for position, entry in enumerate(entries, start=1):
-        # in a file, empty lines and comments stand between names
-        if unit == "line" and (not entry.strip() or entry.startswith("#")):
-            continue
-        name, *synonyms = (word.strip() for word in entry.split("|"))
-        draft.rows.append((position, name, synonyms, None))
-    return draft
 
 
 def _from_json(content: Any) -> _Draft:
