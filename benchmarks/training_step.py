@@ -32,9 +32,10 @@ from anyregion.images import read_image
 from anyregion.localizers.sam import SamBackend
 from anyregion.localizers.segmenter import PromptableSegmenter
 from anyregion.regions import Regions
-from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
+from anyregion.regionspot.adapter import Adapter, AdapterConfig
 from anyregion.regionspot.extractor import RegionSpotExtractor
 from anyregion.regionspot.losses import focal_losses, region_logits
+from anyregion.training.optimizers import count_trainable
 from anyregion.vlms.clip import ClipTower
 from anyregion.vlms.preprocess import squash
 from token_store import small_store
@@ -115,7 +116,7 @@ def measure(store: Store, images: int, regions: int, *, with_sam: bool) -> None:
     step(*batch)  # AdamW makes its buffers
     reading, learning = cpu_seconds(read, 15), cpu_seconds(lambda: step(*batch), 5)
     from_store = reading + learning
-    millions = count_parameters(step.adapter) / 1e6
+    millions = count_trainable(step.adapter) / 1e6
     print(f"{images} images x {regions} regions, {millions:.1f} M parameters learn; CPU seconds")
     print(f"  reading the store             {reading:8.3f}  {100 * reading / learning:.1f} % more")
     print(f"  the step itself               {learning:8.3f}")

@@ -20,7 +20,7 @@ from anyregion.scoring import Score
 from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from anyregion.data.features import DescribedExtractor
+    from anyregion.data.features import FeatureExtractor
     from anyregion.localizers.protocol import Localizer
 
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
@@ -214,7 +214,7 @@ def load_extractor(
     image_size: int | None = None,
     antialias: bool | None = None,
     device: str = "cpu",
-) -> DescribedExtractor:
+) -> FeatureExtractor:
     """Build an extractor of frozen features, for the store and for training on the fly.
 
     Args:

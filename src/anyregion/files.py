@@ -89,16 +89,29 @@ def to_line(value: Any) -> bytes:
         return (json.dumps(value, allow_nan=False) + "\n").encode()
 
 
-def read_text(path: Path) -> str:
-    """Read UTF-8 text (a byte-order mark is dropped); `InputError` names the file."""
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what reading `path` in the block may raise into an `InputError` that names the file."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        yield
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text (a byte-order mark is dropped); `InputError` names the file."""
+    with reading(path):
+        return path.read_text(encoding="utf-8-sig")
 
 
 def read_json(path: Path) -> Any:

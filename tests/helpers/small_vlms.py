@@ -12,7 +12,7 @@ import torch
 from anyregion.vlms.loading import load_vlm
 from anyregion.vlms.model import FrozenVLM
 from anyregion.vlms.open_clip import wrap_open_clip
-from anyregion.vlms.openai_clip import build_openai_clip
+from anyregion.vlms.openai_clip import clip_from_openai_state_dict
 from anyregion.vlms.protocol import VlmOptions
 
 TEXTS = ["a photo of a cat.", "dog", "a black and white photo of the traffic light.", "dog", "été"]
@@ -41,7 +41,7 @@ RESNET = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 8, "head_width": 64
 
 def openai_clip(**options: Any) -> FrozenVLM:
     weights = small_open_clip("vit", **VIT).state_dict()
-    return build_openai_clip(weights, "vit", VlmOptions(**options))
+    return clip_from_openai_state_dict(weights, "vit", VlmOptions(**options))
 
 
 def open_clip_vit(**options: Any) -> FrozenVLM:
@@ -51,7 +51,7 @@ def open_clip_vit(**options: Any) -> FrozenVLM:
 
 def openai_resnet(**options: Any) -> FrozenVLM:
     weights = small_open_clip("rn", **RESNET).state_dict()
-    return build_openai_clip(weights, "rn", VlmOptions(**options))
+    return clip_from_openai_state_dict(weights, "rn", VlmOptions(**options))
 
 
 def write_tokenizer(folder: Path, *, clip: bool) -> None:

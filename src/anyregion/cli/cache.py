@@ -10,7 +10,7 @@ from anyregion.cli.arguments import positive
 from anyregion.cli.exit_codes import FAILED, FINE, SET_ASIDE
 
 if TYPE_CHECKING:
-    from anyregion.data.features import DescribedExtractor
+    from anyregion.data.features import FeatureExtractor
     from anyregion.data.store.store import Store
     from anyregion.data.store.verify import Problem
 
@@ -110,7 +110,7 @@ def _images(args: argparse.Namespace, store: Store | None) -> Path:
     return Path(folder)
 
 
-def _extractor(args: argparse.Namespace, store: Store | None) -> DescribedExtractor:
+def _extractor(args: argparse.Namespace, store: Store | None) -> FeatureExtractor:
     """The models that the command names, or, where it names none, those that the store notes."""
     from anyregion.factory import load_extractor
 
@@ -125,7 +125,7 @@ def _extractor(args: argparse.Namespace, store: Store | None) -> DescribedExtrac
     return load_extractor(options.pop("model"), **options)
 
 
-def _create(args: argparse.Namespace, extractor: DescribedExtractor) -> Store:
+def _create(args: argparse.Namespace, extractor: FeatureExtractor) -> Store:
     from anyregion.cli import terminal
     from anyregion.data.annotations.reading import read_annotations
     from anyregion.data.store.store import create_store
@@ -144,9 +144,7 @@ def _create(args: argparse.Namespace, extractor: DescribedExtractor) -> Store:
             "annotations": str(args.annotations.resolve()),
             "images": str(args.images.resolve()) if args.images else None,
             "models": {
-                "model": _resolve(args.model),
-                "localizer": _resolve(args.localizer),
-                "vlm": _resolve(args.vlm),
+                **{key: _resolve(getattr(args, key)) for key in MODEL_KEYS[:3]},
                 "features": args.features,
                 "image_size": args.image_size,
                 "antialias": False if args.no_antialias else None,
@@ -180,9 +178,7 @@ def _verify(store: Store, images: Path) -> list[Problem]:
     return problems
 
 
-def _fill(
-    args: argparse.Namespace, store: Store, extractor: DescribedExtractor, images: Path
-) -> int:
+def _fill(args: argparse.Namespace, store: Store, extractor: FeatureExtractor, images: Path) -> int:
     from anyregion.cli import terminal
     from anyregion.data.store.build_store import fill_store
 

@@ -45,17 +45,14 @@ def parse_settings(
     *options: tuple[str, dict[str, Any]],
     config: str | None = None,
 ) -> list[str] | None:
-    """Parse what follows the first word: the command's arguments, or settings that only the task's
-    dataclass knows. Recipes and the settings' help are printed here.
+    """The settings among `words`, which follow the first word; None where all was printed here.
+
+    Only the task's dataclass knows its settings; recipes and the settings' help are printed.
 
     Args:
         args: gets the command's arguments that are among `words`.
-        words: of the command line.
         options: further ones of the command, as `add_argument` takes them.
         config: where none is named.
-
-    Returns:
-        The settings; None where something was to be printed, and nothing else.
 
     Raises:
         InputError: no configuration, or no folder for the run.

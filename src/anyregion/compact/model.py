@@ -266,7 +266,7 @@ class CompactExtractor:
         return f"compact-eyes-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
 
     def describe(self) -> Mapping[str, str]:
-        """See `DescribedExtractor`. The key is that of stores made before."""
+        """See `FeatureExtractor`. The key is that of stores made before."""
         digest = read_manifest()[IMAGE_ENCODER]["sha256"]
         return {"eyes": f"compact ({digest[:12]}), long side {LONG_SIDE}"}
 

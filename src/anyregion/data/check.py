@@ -276,7 +276,7 @@ class ClassCount:
 def check_regions(annotations: Annotations, sizes: NDArray[np.int64], findings: Findings) -> None:
     """Report odd boxes, and images without any; `sizes` `(I, 2)`, -1 where nobody states them."""
     counts = np.diff(annotations.starts)
-    image = np.repeat(np.arange(len(annotations)), counts)
+    image = annotations.image_of
     boxes, labels = annotations.boxes, annotations.labels
     names = annotations.categories.names
 
@@ -331,7 +331,7 @@ def count_classes(annotations: Annotations, findings: Findings) -> tuple[ClassCo
     count = len(categories)
     usable = ~annotations.crowd
     labels = annotations.labels[usable]
-    image = np.repeat(np.arange(len(annotations)), np.diff(annotations.starts))[usable]
+    image = annotations.image_of[usable]
     regions = np.bincount(labels, minlength=count)
     # (P,) one number for each image and class in it; numpy's unique is ten times slower here
     pairs = np.sort(image * max(count, 1) + labels)

@@ -28,19 +28,15 @@ class FeatureExtractor(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever a number would: models, weights, sizes."""
 
+    def describe(self) -> Mapping[str, str]:
+        """The parts behind the fingerprint, in words: `{"vlm": "NAME (hash)", ...}`."""
+
     def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
         """The features of each image with its regions; an image may have none.
 
         Raises:
             InputError: a number beyond half precision's range.
         """
-
-
-class DescribedExtractor(FeatureExtractor, Protocol):
-    """An extractor that can say what it is made of; a store needs to know, to name what differs."""
-
-    def describe(self) -> Mapping[str, str]:
-        """The parts behind the fingerprint, in words: `{"vlm": "NAME (hash)", ...}`."""
 
 
 class FeatureReader(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ from typing import TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from anyregion.errors import InputError
+from anyregion.files import reading
 
 # EXIF's tag; its values 5 to 8 exchange height and width
 _ORIENTATION = 0x0112
@@ -70,13 +72,11 @@ def image_path(folder: Path, name: str) -> Path:
 
 def read_file(path: Path) -> bytes:
     """The bytes of a file; `InputError` names it."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, ValueError):
-        # `ValueError`: a name that no file can have, as with a zero byte
-        raise InputError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    with reading(path):
+        try:
+            return path.read_bytes()
+        except ValueError:  # a name that no file can have, as with a zero byte
+            raise FileNotFoundError from None
 
 
 def _is_file(path: Path) -> bool:
@@ -110,12 +110,22 @@ def read_size(path: Path) -> ImageSize:
     return ImageSize(stored, (width, height) if is_turned else stored)
 
 
-def in_threads(work: Callable[[T], R], items: Iterable[T], *, threads: int = 8) -> Iterator[R]:
-    """`map(work, items)` by several threads, in order, a few hundred items ahead at most."""
-    upcoming = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
-        while part := list(islice(upcoming, _AHEAD)):
-            yield from pool.map(work, part)
+def in_threads(
+    work: Callable[[T], R], items: Iterable[T], *, threads: int = 8, ahead: int = _AHEAD
+) -> Generator[R, None, None]:
+    """`map(work, items)` by several threads, in order, `ahead` items ahead at most."""
+    remaining, queue = iter(items), deque[Future[R]]()
+    with ThreadPoolExecutor(threads, thread_name_prefix="anyregion-read") as pool:
+        try:
+            while True:
+                queue.extend(pool.submit(work, i) for i in islice(remaining, ahead - len(queue)))
+                if not queue:
+                    return
+                yield queue.popleft().result()
+        finally:
+            # the caller stopped, or an error: what nobody waits for need not be done
+            for future in queue:
+                future.cancel()
 
 
 def _is_turned(image: Image.Image) -> bool:

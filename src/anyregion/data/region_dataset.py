@@ -137,8 +137,7 @@ def region_dataset(
     label_of_category[np.isin(annotations.categories.ids, list(excluded))] = -1
     # a crowd's box is around many things: it shows none of them
     labels = np.where(annotations.crowd, -1, label_of_category[annotations.labels])  # (R,)
-    image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.starts))  # (R,)
-    usable = np.unique(image_of[labels >= 0])
+    usable = np.unique(annotations.image_of[labels >= 0])
     if images is not None:
         usable = np.intersect1d(usable, images)
     if not len(usable):

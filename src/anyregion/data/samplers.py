@@ -18,8 +18,7 @@ def repeat_factors(annotations: Annotations, threshold: float) -> NDArray[np.flo
     `max over the image's classes of max(1, sqrt(threshold / share of images with the class))`;
     regions of crowds do not count. A threshold of 0 gives ones.
     """
-    counts = (annotations.starts[1:] - annotations.starts[:-1]).astype(np.int64)  # (I,)
-    images = np.repeat(np.arange(len(annotations)), counts)[~annotations.crowd]  # (R,)
+    images = annotations.image_of[~annotations.crowd]  # (R,)
     labels = annotations.labels[~annotations.crowd]
     pairs = np.unique(np.stack([images, labels], axis=1), axis=0)  # (P, 2) each image's classes
     share = np.bincount(pairs[:, 1], minlength=len(annotations.categories)) / len(annotations)

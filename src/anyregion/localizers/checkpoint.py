@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from anyregion.errors import CheckpointError
-from anyregion.localizers.sam import SamBackend
-from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.torch_utils.weights import compare_shapes
 
 _PATCH_EMBED = "image_encoder.patch_embed.proj.weight"
@@ -42,25 +40,6 @@ _PREFIXES = {
 }
 # segment-anything numbers the layers of its small MLPs; transformers names the first and the last
 _MLP_LAYER = re.compile(r"^(mask_decoder\..*)\.layers\.(\d+)\.(weight|bias)$")
-
-
-def sam_from_state(
-    state: Mapping[str, Tensor], *, name: str = "state dict", device: str | torch.device = "cpu"
-) -> PromptableSegmenter:
-    """A localizer from tensors in segment-anything's names, with the usual options.
-
-    Args:
-        state: as for `sam_model_from_state`.
-        name: what the localizer and error messages call it.
-        device: where it runs.
-
-    Raises:
-        InputError: a device that is not here.
-        CheckpointError: missing, unexpected or misshapen tensors.
-    """
-    options = LocalizerOptions(device=device)
-    model = sam_model_from_state(state, name=name)
-    return PromptableSegmenter(SamBackend, model, name=name, options=options)
 
 
 def sam_model_from_state(state: Mapping[str, Tensor], *, name: str = "state dict") -> Any:

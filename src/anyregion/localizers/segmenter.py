@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -205,14 +205,11 @@ class PromptableSegmenter:
         """
         multimask = multimask and source == "decoder"
         count, candidates, side = len(regions.boxes), 3 if multimask else 1, self.low_side
+        new = partial(torch.empty, device=self.device)
         result = RegionTokens(
-            tokens=torch.empty((count, candidates, self.token_width), device=self.device),
-            mask_scores=torch.empty((count, candidates), device=self.device)
-            if masks or multimask
-            else None,
-            mask_logits=torch.empty((count, candidates, side, side), device=self.device)
-            if masks
-            else None,
+            tokens=new((count, candidates, self.token_width)),
+            mask_scores=new((count, candidates)) if masks or multimask else None,
+            mask_logits=new((count, candidates, side, side)) if masks else None,
         )
         features = self.backend.mask_features(encoded) if masks and count else ()
         shared: ImageTokens | None = None

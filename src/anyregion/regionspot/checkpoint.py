@@ -8,13 +8,15 @@ from pathlib import Path
 from torch import Tensor
 
 from anyregion.errors import CheckpointError, InputError
-from anyregion.localizers.checkpoint import sam_from_state
+from anyregion.localizers.checkpoint import sam_model_from_state
+from anyregion.localizers.sam import SamBackend
+from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.regionspot.adapter import AdapterConfig
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.regionspot.pretrained import Pretrained, adapter_from_state, write_folder
-from anyregion.torch_utils.devices import check_device
 from anyregion.torch_utils.weights import read_state_dict, write_tensors
 from anyregion.vlms.openai_clip import clip_from_openai_state_dict
+from anyregion.vlms.protocol import VlmOptions
 
 # of the published weights, and so of every folder converted from them
 PUBLISHED_LICENCE = "CC-BY-NC-4.0"
@@ -83,11 +85,7 @@ def read_checkpoint(path: str | Path) -> RegionSpotCheckpoint:
 
 
 def load_published(
-    path: str | Path,
-    *,
-    device: str = "cpu",
-    image_size: int | None = None,
-    antialias: bool = True,
+    path: str | Path, *, device: str = "cpu", image_size: int | None = None, antialias: bool = True
 ) -> RegionSpotEncoder:
     """A full published checkpoint as an encoder, with the SAM and the CLIP that it carries.
 
@@ -96,16 +94,16 @@ def load_published(
             name them there).
         InputError: a device that is not here.
     """
-    check_device(device)
-    parts = read_checkpoint(path)
+    sam_options = LocalizerOptions(device=device)
+    vlm_options = VlmOptions(device=device, image_size=image_size)
+    parts, name = read_checkpoint(path), str(path)
     if parts.sam is None or parts.clip is None:
         raise CheckpointError(f"{path}: holds the adapter only; use `anyregion convert` first")
+    sam = sam_model_from_state(parts.sam, name=name)
     return RegionSpotEncoder(
-        sam_from_state(parts.sam, name=str(path), device=device),
-        clip_from_openai_state_dict(
-            parts.clip, name=str(path), device=device, image_size=image_size
-        ),
-        adapter_from_state(parts.adapter, parts.adapter_config(), str(path)).to(device),
+        PromptableSegmenter(SamBackend, sam, name=name, options=sam_options),
+        clip_from_openai_state_dict(parts.clip, name, vlm_options),
+        adapter_from_state(parts.adapter, parts.adapter_config(), name).to(device),
         antialias=antialias,
     )
 

@@ -62,7 +62,7 @@ class RegionSpotExtractor:
         return f"regionspot-{fingerprint((), localizer, vlm)}"
 
     def describe(self) -> Mapping[str, str]:
-        """See `DescribedExtractor`."""
+        """See `FeatureExtractor`."""
         parts: dict[str, str] = {}
         if self.localizer is not None:
             parts["localizer"] = f"{self.localizer.name} ({self.localizer.fingerprint[:12]})"

@@ -19,7 +19,7 @@ from anyregion.errors import CheckpointError, InputError
 from anyregion.files import atomic_path, read_json, write_json, writing
 from anyregion.localizers.protocol import TokenSource
 from anyregion.model_card import ModelCard, read_card, write_card
-from anyregion.regionspot.adapter import Adapter, AdapterConfig, count_parameters
+from anyregion.regionspot.adapter import Adapter, AdapterConfig
 from anyregion.torch_utils.hub import WEIGHT_SUFFIXES, is_hub_name
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
 from anyregion.vlms.loading import OPEN_CLIP, split_open_clip
@@ -254,7 +254,7 @@ def _split_name(name: str) -> tuple[str, str]:
 
 def _readme(config: Pretrained) -> str:
     with torch.device("meta"):
-        learned = count_parameters(Adapter(config.adapter))
+        learned = sum(p.numel() for p in Adapter(config.adapter).parameters())
     c = config.adapter
     token = "mask decoder's output" if config.source == "decoder" else "prompt encoder's, averaged"
     size = "its own" if config.vlm_image_size is None else f"{config.vlm_image_size} px"

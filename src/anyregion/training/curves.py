@@ -96,10 +96,7 @@ def write_curves(
 
 
 def read_panels(
-    lines: Sequence[Mapping[str, Any]],
-    *,
-    best: str | None = None,
-    best_is: Direction | None = None,
+    lines: Sequence[Mapping[str, Any]], *, best: str | None = None, best_is: Direction | None = None
 ) -> list[Panel]:
     """Losses first, then the learning rate, then the metrics, from the lines of a log."""
     train = [line for line in lines if "loss" in line]

@@ -33,11 +33,8 @@ def start(config: LoopConfig) -> tuple[Fabric, torch.amp.GradScaler | None]:
         devices = local
     # fp16 alone needs a scaler: bf16 has the exponents of fp32
     scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
-    plugins: list[Any] = []
-    if config.precision == "fp16":
-        plugins = [MixedPrecision("16-mixed", device.type, scaler)]
-    elif config.precision == "bf16":
-        plugins = [MixedPrecision("bf16-mixed", device.type)]
+    mixed: Any = {"fp16": "16-mixed", "bf16": "bf16-mixed"}.get(config.precision)
+    plugins: list[Any] = [MixedPrecision(mixed, device.type, scaler)] if mixed else []
     with warnings.catch_warnings():
         # Lightning advises to use more of the machine than the settings do
         warnings.simplefilter("ignore")

@@ -8,8 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from anyregion.errors import InputError
-from anyregion.files import atomic_path, writing
+from anyregion.files import read_text, write_text, writing
 from anyregion.images import Pixels
 
 LOG = "log.jsonl"
@@ -71,11 +70,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: there is none.
     """
-    path = folder / LOG
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
     lines = []
-    for raw in path.read_text(encoding="utf-8").splitlines():
+    for raw in read_text(folder / LOG).splitlines():
         try:
             lines.append(json.loads(raw))
         except json.JSONDecodeError:  # the last line of a killed run
@@ -87,5 +83,4 @@ def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = [line for line in read_log(path.parent) if line["step"] <= step]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(x) + "\n" for x in lines), encoding="utf-8")
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -155,11 +155,8 @@ def fit(
         config: how.
         out: the run's folder (see `run_folder`).
         settings: what else makes the run what it is, plain values; goes into `config.yaml`. A run
-            goes on only with the same.
-        overwrite: begin anew where a run lies.
-        may_change: those of `settings` that change nothing that is learned, as `task.name`: a run
-            goes on with others.
-        upgrade: brings the settings of a run of an older version to today's names.
+            goes on only with the same, but for those that `may_change`.
+        overwrite, may_change, upgrade: see `RunFolder`.
         callbacks: called while it goes.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anyregion.errors import SetAside
-from anyregion.files import atomic_path, writing
+from anyregion.files import write_text, writing
 
 CARD = "README.md"
 
@@ -87,8 +87,8 @@ def write_run_card(
     )
     # also after an interruption: whoever finds the folder should know what it is
     path = Path(report.folder) / CARD
-    with writing(path), atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with writing(path):
+        write_text(path, text)
 
 
 def _table(title: str, rows: Mapping[str, str]) -> list[str]:

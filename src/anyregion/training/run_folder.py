@@ -33,7 +33,7 @@ import yaml
 
 import anyregion
 from anyregion.errors import AnyRegionError, InputError
-from anyregion.files import atomic_path, write_json, writing
+from anyregion.files import write_json, write_text, writing
 from anyregion.training.config import MAY_CHANGE, LoopConfig
 
 CONFIG = "config.yaml"
@@ -89,9 +89,8 @@ class RunFolder:
                 _clear(path)
             for partial in (path / "checkpoints").glob(".last-*"):
                 partial.unlink()  # a process was killed while it wrote
-            with atomic_path(path / CONFIG) as temporary:
-                text = yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
-                temporary.write_text(text, encoding="utf-8")
+            text = yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
+            write_text(path / CONFIG, text)
             write_json(path / ENVIRONMENT, _environment(), indent=2)
             if commits := _commits():
                 write_json(path / "git.json", commits, indent=2)
@@ -179,11 +178,7 @@ def _without_positions(key: str) -> str:
 
 
 def _earlier_settings(path: Path, overwrite: bool) -> Settings | None:
-    """The settings of the run that is to go on there; None where one begins.
-
-    Raises:
-        InputError: something else lies there.
-    """
+    """The settings of the run that is to go on there; None where one begins."""
     if not path.exists():
         return None
     if not path.is_dir():

@@ -84,7 +84,13 @@ class Stepper:
         )
         for group in self.optimizer.optimizer.param_groups:
             group["lr"] = lr
-        grad_norm = self._clip_grad()
+        norm = self.fabric.clip_gradients(  # the gradient's before it is clipped
+            self.module,
+            self.optimizer,
+            max_norm=config.grad_norm or float("inf"),
+            error_if_nonfinite=False,
+        )
+        grad_norm = float("nan") if norm is None else float(norm)
         overflow = not grad_norm < float("inf")
         # fp16: a scale below 1 means that it is not the scale that makes the gradient overflow
         if overflow and (self.scaler is None or self.scaler.get_scale() < 1):
@@ -100,11 +106,7 @@ class Stepper:
 
     def _backward(self, batch: StepExamples, stop: bool) -> tuple[list[str], Tensor, bool]:
         """Gradients of the whole step: names of the losses, `(items, names)` of all processes, and
-        whether any process is to stop.
-
-        Raises:
-            InputError: the task returned something else than one value an example.
-        """
+        whether any process is to stop."""
         fabric = self.fabric
         self.optimizer.zero_grad(set_to_none=True)
         # DDP averages the processes' gradients, and they need not have equally many images
@@ -142,16 +144,6 @@ class Stepper:
             table = torch.as_tensor(fabric.all_reduce(table, reduce_op="sum"))
         table = table.cpu()
         return names, table[:-1], bool(table[-1, 0] > 0)
-
-    def _clip_grad(self) -> float:
-        """Clip the gradient to `grad_norm`; its norm before."""
-        norm = self.fabric.clip_gradients(
-            self.module,
-            self.optimizer,
-            max_norm=self.config.grad_norm or float("inf"),
-            error_if_nonfinite=False,
-        )
-        return float("nan") if norm is None else float(norm)
 
     def _nonfinite(self, batch: StepExamples) -> list[int]:
         """Positions of the items whose own gradient is not finite; none where only the sum is."""

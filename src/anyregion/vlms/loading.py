@@ -14,7 +14,7 @@ from anyregion.vlms.clip import wrap_clip
 from anyregion.vlms.dense import Dense
 from anyregion.vlms.model import FrozenVLM
 from anyregion.vlms.open_clip import load_open_clip
-from anyregion.vlms.openai_clip import build_openai_clip
+from anyregion.vlms.openai_clip import clip_from_openai_state_dict
 from anyregion.vlms.protocol import VlmOptions
 from anyregion.vlms.siglip import wrap_siglip
 
@@ -68,7 +68,7 @@ def load_vlm(
         return load_open_clip(*split_open_clip(name), options)
     path = Path(name).expanduser()
     if path.is_file():
-        return build_openai_clip(read_state_dict(path), str(path), options)
+        return clip_from_openai_state_dict(read_state_dict(path), str(path), options)
     from transformers import AutoModel
 
     source = str(path) if path.is_dir() else name

@@ -126,14 +126,9 @@ class FrozenVLM:
         )
 
     def feature_map(self, images: Sequence[Pixels], *, antialias: bool = True) -> FeatureMap:
-        """The last layer's output before the final norm and projection (RegionSpot, section 3.2).
+        """See `VisionLanguageModel`: `(B, T, D)` float32 on the model's device, without gradient.
 
-        `(B, T, D)` float32 on the model's device, without gradient, class token first where the
-        model has one. ResNets: the last stage's grid row by row, before attention pooling.
-
-        Args:
-            images: of any sizes; each is squashed, not cropped.
-            antialias: False is the published interactive predictor's resize.
+        ResNets: the last stage's grid row by row, before attention pooling.
         """
         parts = self._run(images, self.vision.tokens, antialias)
         return FeatureMap(torch.cat(parts), self.vision.grid)

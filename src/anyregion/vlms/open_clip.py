@@ -14,12 +14,7 @@ from torch import Tensor
 from anyregion.errors import CheckpointError, InputError
 from anyregion.torch_utils.weights import read_state_dict
 from anyregion.vlms.model import FrozenVLM, VisionTower
-from anyregion.vlms.open_clip_towers import (
-    ResNetTower,
-    TimmTower,
-    VitTower,
-    describe_layers,
-)
+from anyregion.vlms.open_clip_towers import ResNetTower, TimmTower, VitTower, describe_layers
 from anyregion.vlms.protocol import VlmOptions
 from anyregion.vlms.text import (
     CLIP_TEMPLATES,
@@ -62,12 +57,7 @@ def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> Fr
     full_name = f"open_clip:{name}" + ("" if pretrained is None else f"/{pretrained}")
     is_file = pretrained is not None and Path(pretrained).is_file()
     try:
-        model = open_clip.create_model(
-            name,
-            pretrained,
-            require_pretrained=True,
-            weights_only=True,
-        )
+        model = open_clip.create_model(name, pretrained, require_pretrained=True, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
     # unknown names, failed downloads and weights that do not fit come as these, without order
     except _OPEN_CLIP_ERRORS as error:

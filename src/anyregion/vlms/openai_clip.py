@@ -50,18 +50,7 @@ _TRANSPOSED = {
 
 
 def clip_from_openai_state_dict(
-    state_dict: Mapping[str, Tensor],
-    *,
-    name: str = "CLIP",
-    device: str | torch.device = "cpu",
-    image_size: int | None = None,
-) -> FrozenVLM:
-    """`build_openai_clip`, which see, with the usual options but for device and image size."""
-    return build_openai_clip(state_dict, name, VlmOptions(device=device, image_size=image_size))
-
-
-def build_openai_clip(
-    state_dict: Mapping[str, Tensor], name: str, options: VlmOptions
+    state_dict: Mapping[str, Tensor], name: str = "CLIP", options: VlmOptions | None = None
 ) -> FrozenVLM:
     """CLIP from weights under OpenAI's names (`visual.*`, `transformer.*`, `text_projection`, ...).
 
@@ -74,14 +63,14 @@ def build_openai_clip(
         state_dict: a ViT or a ResNet (RN50, ...), in any precision; it is not changed. The names
             may have a common prefix (a RegionSpot checkpoint holds a CLIP); the rest is left alone.
         name: what to call the model.
-        options: how it runs.
+        options: how it runs; the defaults unless given.
 
     Raises:
         CheckpointError: tensors are missing, unknown or of sizes that do not fit together.
         MissingExtraError: a package is missing.
     """
     require("torch", "torch", "transformers", "open_clip")
-    state_dict = _without_prefix(state_dict)
+    state_dict, options = _without_prefix(state_dict), options or VlmOptions()
     if "visual.attnpool.positional_embedding" in state_dict:
         return _build_resnet(state_dict, name, options)
     if "visual.proj" not in state_dict or "visual.class_embedding" not in state_dict:

@@ -16,11 +16,11 @@ from anyregion.factory import load_extractor
 from tests.helpers.feature_store import annotations, new_store, same, write_images
 
 if TYPE_CHECKING:
-    from anyregion.data.features import DescribedExtractor
+    from anyregion.data.features import FeatureExtractor
     from anyregion.data.store.store import Store
 
 
-def regionspot(**options: object) -> DescribedExtractor:
+def regionspot(**options: object) -> FeatureExtractor:
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     pytest.importorskip("open_clip")
@@ -32,13 +32,13 @@ def regionspot(**options: object) -> DescribedExtractor:
     return RegionSpotExtractor(build("sam"), openai_clip(), **options)  # type: ignore[arg-type]
 
 
-def compact() -> DescribedExtractor:
+def compact() -> FeatureExtractor:
     from anyregion.compact.model import CompactExtractor, CompactModel
 
     return CompactExtractor(CompactModel(threads=1))
 
 
-def filled(tmp_path: Path, extractor: DescribedExtractor) -> Store:
+def filled(tmp_path: Path, extractor: FeatureExtractor) -> Store:
     store = new_store(tmp_path, annotations([3, 0, 2]), extractor=extractor)
     assert not fill_store(store, extractor, tmp_path / "images", batch_size=2).set_aside
     return store

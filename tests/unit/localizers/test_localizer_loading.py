@@ -15,10 +15,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from anyregion.errors import CheckpointError, InputError, MissingExtraError  # noqa: E402
-from anyregion.localizers.checkpoint import sam_from_state  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam2 import Sam2Backend  # noqa: E402
-from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
+from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter  # noqa: E402
 from tests.helpers.sam_reference import LANDSCAPE, close, photo, regions_of  # noqa: E402
 from tests.helpers.small_localizers import FAMILIES, build  # noqa: E402
 
@@ -86,7 +85,7 @@ def test_a_device_that_is_not_here(device: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         load_localizer(tmp_path / "nothing.pth", device=device)
     with pytest.raises(InputError, match=message):
-        sam_from_state({}, device=device)
+        LocalizerOptions(device=device)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

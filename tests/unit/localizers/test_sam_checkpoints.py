@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from anyregion.errors import CheckpointError  # noqa: E402
-from anyregion.localizers.checkpoint import sam_from_state, sam_model_from_state  # noqa: E402
+from anyregion.localizers.checkpoint import sam_model_from_state  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.sam import SamBackend  # noqa: E402
 from anyregion.localizers.segmenter import PromptableSegmenter  # noqa: E402
@@ -109,7 +109,8 @@ def test_a_checkpoint_gives_the_model_it_was_made_from(
 
 
 def test_half_precision_weights_become_float32(sam_state: dict[str, Any]) -> None:
-    localizer = sam_from_state({k: t.half() for k, t in sam_state.items()}, name="half")
+    model = sam_model_from_state({k: t.half() for k, t in sam_state.items()}, name="half")
+    localizer = PromptableSegmenter(SamBackend, model, name="half")
     assert localizer.name == "half"
     assert {p.dtype for p in localizer.backend.model.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in localizer.backend.model.parameters())

@@ -18,6 +18,7 @@ from anyregion.errors import CheckpointError, InputError  # noqa: E402
 from anyregion.torch_utils.devices import check_device  # noqa: E402
 from anyregion.vlms.loading import load_vlm, split_open_clip  # noqa: E402
 from anyregion.vlms.openai_clip import clip_from_openai_state_dict  # noqa: E402
+from anyregion.vlms.protocol import VlmOptions  # noqa: E402
 from tests.helpers.small_vlms import (  # noqa: E402
     RESNET,
     TEXTS,
@@ -33,7 +34,7 @@ from tests.helpers.small_vlms import (  # noqa: E402
 def test_a_device_that_is_not_here(device: str, folders: dict[str, Path]) -> None:
     for load_it in (
         lambda: load_vlm(folders["clip"], device=device),
-        lambda: clip_from_openai_state_dict({}, device=device),
+        lambda: clip_from_openai_state_dict({}, options=VlmOptions(device=device)),
     ):
         with pytest.raises(InputError, match=f"device '{device}' cannot be used: torch offers cpu"):
             load_it()

@@ -14,7 +14,7 @@ open_clip = pytest.importorskip("open_clip")
 from anyregion.errors import InputError  # noqa: E402
 from anyregion.vlms.loading import load_vlm  # noqa: E402
 from anyregion.vlms.open_clip import wrap_open_clip  # noqa: E402
-from anyregion.vlms.openai_clip import build_openai_clip  # noqa: E402
+from anyregion.vlms.openai_clip import clip_from_openai_state_dict  # noqa: E402
 from anyregion.vlms.protocol import VisionLanguageModel, VlmOptions  # noqa: E402
 from tests.helpers.small_vlms import (  # noqa: E402
     MODELS,
@@ -158,7 +158,7 @@ def test_openai_state_dict_gives_the_same_model() -> None:
     # open_clip's code on the same weights is the independent reference
     model = small_open_clip("vit", **VIT)
     options = VlmOptions(dense="maskclip")
-    converted = build_openai_clip(model.state_dict(), "x", options)
+    converted = clip_from_openai_state_dict(model.state_dict(), "x", options)
     wrapped = wrap_open_clip(model, open_clip.SimpleTokenizer(), "x", options)
     images = photos()
     a, b = converted.feature_map(images).tokens, wrapped.feature_map(images).tokens

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyregion.cli import arguments as shared
+from anyregion.cli.exit_codes import FINE, SET_ASIDE
+from anyregion.errors import SetAside
 
 if TYPE_CHECKING:
     from anyregion.evaluation.regions.calibration import SplitCalibration
@@ -116,11 +118,30 @@ def naming_options(args: argparse.Namespace, track: Track) -> EvaluationOptions:
     )
 
 
-def print_json(args: argparse.Namespace, report: Any, **details: object) -> None:
-    """One JSON object: the model, details, and the figures of the report's `to_dict`."""
-    # the method stands under the name that its flag had first: scripts read it
-    head = {"model": args.model, "recognizer": args.method}
-    print(json.dumps(head | details | report.to_dict()))
+def finish(
+    args: argparse.Namespace,
+    report: Any,
+    print_report: Callable[[], None],
+    set_aside: Sequence[SetAside] | None = None,
+    **details: object,
+) -> int:
+    """Print a report, as one JSON object or by `print_report`; the exit code.
+
+    Args:
+        set_aside: what could not be used, if not the report's alone.
+        details: further keys of the JSON, after the model.
+    """
+    from anyregion.cli import terminal
+
+    set_aside = report.set_aside if set_aside is None else set_aside
+    terminal.warn_list("set aside", set_aside)
+    if args.json:
+        # the method stands under the name that its flag had first: scripts read it
+        head = {"model": args.model, "recognizer": args.method}
+        print(json.dumps(head | details | report.to_dict()))
+    else:
+        print_report()
+    return SET_ASIDE if set_aside else FINE
 
 
 def percent(value: float | None) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
-from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 if TYPE_CHECKING:
     from anyregion.evaluation.regions.calibration import CalibrationReport
@@ -68,12 +67,7 @@ def run(args: argparse.Namespace) -> int:
             distractors=distractors,
             threshold=args.threshold,
         )
-    terminal.warn_list("set aside", report.set_aside)
-    if args.json:
-        evaluation.print_json(args, report)
-    else:
-        _print(report)
-    return SET_ASIDE if report.set_aside else FINE
+    return evaluation.finish(args, report, lambda: _print(report))
 
 
 def _print(report: CalibrationReport) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
-from anyregion.cli.exit_codes import FINE, SET_ASIDE
+
+if TYPE_CHECKING:
+    from anyregion.evaluation.regions.classification import ClassificationReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
     from anyregion.cli import terminal
-    from anyregion.evaluation.regions.classification import Accuracy, evaluate_classification
+    from anyregion.evaluation.regions.classification import evaluate_classification
 
     with terminal.progress() as track:
         report = evaluate_classification(
@@ -35,36 +38,38 @@ def run(args: argparse.Namespace) -> int:
         )
     if report.names == 1:
         shared.warn_one_name(args)
-    terminal.warn_list("set aside", report.set_aside)
-    if args.json:
-        evaluation.print_json(args, report)
-    else:
-        spec = args.vocabulary or (args.exemplars and str(args.exemplars))
-        vocabulary = shared.count_names(report.names, spec)
-        if spec is None:
-            vocabulary += " (the annotations' categories)"
-        groups = {"all": Accuracy(report.regions, report.top1, report.top5)}
-        split = report.split
-        if split is not None:
-            # a side without regions has no accuracy
-            sides = {"seen classes": split.seen, "unseen classes": split.unseen}
-            groups |= {name: side for name, side in sides.items() if side is not None}
-        groups |= report.by_size | (report.by_class if args.per_class else {})
-        terminal.table(
-            ("", "regions", "top-1", "top-5"),
-            ((name, a.regions, f"{a.top1:.1%}", f"{a.top5:.1%}") for name, a in groups.items()),
-            numbers=(1, 2, 3),
-        )
-        print()
-        terminal.fields(
-            [
-                ("class-averaged", f"{report.mean_class_accuracy:.1%} ({len(report.by_class)})"),
-                *([] if split is None else evaluation.split_lines(split)),
-                ("mean score", f"{report.mean_score:.3f}"),
-                ("vocabulary", vocabulary),
-                ("images", report.images),
-                ("outside vocabulary", report.outside_vocabulary),
-                ("seconds", f"{report.seconds:.1f}"),
-            ]
-        )
-    return SET_ASIDE if report.set_aside else FINE
+    return evaluation.finish(args, report, lambda: _print(args, report))
+
+
+def _print(args: argparse.Namespace, report: ClassificationReport) -> None:
+    from anyregion.cli import terminal
+    from anyregion.evaluation.regions.classification import Accuracy
+
+    spec = args.vocabulary or (args.exemplars and str(args.exemplars))
+    vocabulary = shared.count_names(report.names, spec)
+    if spec is None:
+        vocabulary += " (the annotations' categories)"
+    groups = {"all": Accuracy(report.regions, report.top1, report.top5)}
+    split = report.split
+    if split is not None:
+        # a side without regions has no accuracy
+        sides = {"seen classes": split.seen, "unseen classes": split.unseen}
+        groups |= {name: side for name, side in sides.items() if side is not None}
+    groups |= report.by_size | (report.by_class if args.per_class else {})
+    terminal.table(
+        ("", "regions", "top-1", "top-5"),
+        ((name, a.regions, f"{a.top1:.1%}", f"{a.top5:.1%}") for name, a in groups.items()),
+        numbers=(1, 2, 3),
+    )
+    print()
+    terminal.fields(
+        [
+            ("class-averaged", f"{report.mean_class_accuracy:.1%} ({len(report.by_class)})"),
+            *([] if split is None else evaluation.split_lines(split)),
+            ("mean score", f"{report.mean_score:.3f}"),
+            ("vocabulary", vocabulary),
+            ("images", report.images),
+            ("outside vocabulary", report.outside_vocabulary),
+            ("seconds", f"{report.seconds:.1f}"),
+        ]
+    )

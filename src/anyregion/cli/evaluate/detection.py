@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
-from anyregion.cli.exit_codes import FINE, SET_ASIDE
 
 if TYPE_CHECKING:
     from anyregion.evaluation.regions.detection import DetectionReport
@@ -41,21 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
-    from anyregion.cli import terminal
-
     report = _judge_results(args) if args.predictions else _name_regions(args)
     if report.names == 1 and not args.predictions:
         shared.warn_one_name(args)
-    terminal.warn_list("set aside", report.set_aside)
-    if args.json:
-        # finished predictions have no model that is known here
-        if args.predictions:
-            args.model = args.regions = None
-        # `regions` is their number in the report
-        evaluation.print_json(args, report, regions_from=args.regions)
-    else:
-        _print(report, per_class=args.per_class)
-    return SET_ASIDE if report.set_aside else FINE
+    # finished predictions have no model that is known here
+    if args.predictions:
+        args.model = args.regions = None
+    show = partial(_print, report, per_class=args.per_class)
+    # `regions` is their number in the report
+    return evaluation.finish(args, report, show, regions_from=args.regions)
 
 
 def _judge_results(args: argparse.Namespace) -> DetectionReport:

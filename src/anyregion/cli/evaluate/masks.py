@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
-from anyregion.cli.exit_codes import FINE, SET_ASIDE
+
+if TYPE_CHECKING:
+    from anyregion.evaluation.regions.mask_quality import MaskReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +45,12 @@ def run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             track=track,
         )
-    terminal.warn_list("set aside", report.set_aside)
-    if args.json:
-        evaluation.print_json(args, report)
-        return SET_ASIDE if report.set_aside else FINE
+    return evaluation.finish(args, report, lambda: _print(report))
+
+
+def _print(report: MaskReport) -> None:
+    from anyregion.cli import terminal
+
     lines: list[tuple[str, object]] = [
         ("mean IoU", f"{report.mean_iou:.3f}"),
         *((f"  {name}", f"{value:.3f}") for name, value in report.by_size.items()),
@@ -63,4 +68,3 @@ def run(args: argparse.Namespace) -> int:
         ("seconds", f"{report.seconds:.1f}"),
     ]
     terminal.fields(lines)
-    return SET_ASIDE if report.set_aside else FINE

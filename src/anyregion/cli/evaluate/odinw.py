@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
-from anyregion.cli.exit_codes import FINE, SET_ASIDE
+
+if TYPE_CHECKING:
+    from anyregion.evaluation.regions.odinw import SetsReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,32 +50,33 @@ def run(args: argparse.Namespace) -> int:
         )
     # sets that could not be evaluated, and what was set aside within the others
     set_aside = [*report.set_aside, *(a for r in report.sets.values() for a in r.set_aside)]
-    terminal.warn_list("set aside", set_aside)
-    if args.json:
-        evaluation.print_json(args, report)
-    else:
-        points, percent = evaluation.points, evaluation.percent
-        rows = [
-            (
-                name, report.splits[name], r.images, r.regions, r.names, percent(r.top1),
-                points(r.boxes["AP"]), points(r.boxes["AP50"]),
-                points(r.masks["AP"] if r.masks else None),
-            )
-            for name, r in report.sets.items()
-        ]  # fmt: skip
-        average = (
-            "average", "", "", "", "", percent(report.top1),
-            points(report.ap), points(report.ap50), points(report.mask_ap),
-        )  # fmt: skip
-        titles = ("set", "split", "images", "regions", "names", "top-1", "AP", "AP50", "mask AP")
-        terminal.table(titles, [*rows, average], numbers=range(2, 9))
-        if report.harmonic_mean is not None:
-            print()
-            terminal.fields(
-                [
-                    ("AP, seen classes", points(report.seen)),
-                    ("AP, unseen classes", points(report.unseen)),
-                    ("harmonic mean", points(report.harmonic_mean)),
-                ]
-            )
-    return SET_ASIDE if set_aside else FINE
+    return evaluation.finish(args, report, lambda: _print(report), set_aside)
+
+
+def _print(report: SetsReport) -> None:
+    from anyregion.cli import terminal
+
+    points, percent = evaluation.points, evaluation.percent
+    rows = [
+        (
+            name, report.splits[name], r.images, r.regions, r.names, percent(r.top1),
+            points(r.boxes["AP"]), points(r.boxes["AP50"]),
+            points(r.masks["AP"] if r.masks else None),
+        )
+        for name, r in report.sets.items()
+    ]  # fmt: skip
+    average = (
+        "average", "", "", "", "", percent(report.top1),
+        points(report.ap), points(report.ap50), points(report.mask_ap),
+    )  # fmt: skip
+    titles = ("set", "split", "images", "regions", "names", "top-1", "AP", "AP50", "mask AP")
+    terminal.table(titles, [*rows, average], numbers=range(2, 9))
+    if report.harmonic_mean is not None:
+        print()
+        terminal.fields(
+            [
+                ("AP, seen classes", points(report.seen)),
+                ("AP, unseen classes", points(report.unseen)),
+                ("harmonic mean", points(report.harmonic_mean)),
+            ]
+        )

@@ -55,23 +55,14 @@ class Categories:
         """
         if isinstance(which, str):
             raise InputError(f"categories must be a list of ids or names, not the text {which!r}")
-        by_id = {int(value): label for label, value in enumerate(self.ids)}
-        by_name = {name_key(name): label for label, name in enumerate(self.names)}
-        labels: list[int] = []
-        missing: list[str] = []
-        for category in which:
-            if isinstance(category, str):
-                label = by_name.get(name_key(category))
-            else:
-                label = by_id.get(int(category))
-            if label is None:
-                missing.append(str(category))
-            else:
-                labels.append(label)
-        if missing:
+        label_of: dict[int | str, int] = {int(value): i for i, value in enumerate(self.ids)}
+        label_of |= {name_key(name): i for i, name in enumerate(self.names)}
+        categories = list(which)
+        keys = [name_key(c) if isinstance(c, str) else int(c) for c in categories]
+        if missing := [str(c) for c, k in zip(categories, keys, strict=True) if k not in label_of]:
             listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise InputError(f"no such category: {listed}")
-        return np.unique(np.array(labels, dtype=np.int64))
+        return np.unique(np.array([label_of[key] for key in keys], dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +108,11 @@ class Annotations:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def image_of(self) -> NDArray[np.int64]:
+        """`(R,)` the position of each region's image."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     def rows(self, image: int, *, crowd: bool = False) -> NDArray[np.int64]:
         """Rows of the regions of one image; those of crowds only with `crowd`."""

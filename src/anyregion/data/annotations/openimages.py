@@ -21,6 +21,7 @@ from anyregion.data.annotations.builder import (
 from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.image_files import image_path, in_threads, read_size
 from anyregion.errors import InputError
+from anyregion.files import reading
 
 WITHOUT_SIZE = Kind(
     "images whose size is not known", True, "their boxes are fractions of it: is the file there?"
@@ -130,17 +131,12 @@ def _rows(
 
 def _read_csv(path: Path) -> Iterator[list[str]]:
     """Every line's cells; errors name the file and the place."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from (reader := csv.reader(file))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except csv.Error as error:
-        raise InputError(f"{path}: malformed CSV at line {reader.line_num}: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            yield from reader
+        except csv.Error as error:
+            raise InputError(f"{path}: malformed CSV at line {reader.line_num}: {error}") from None
 
 
 def _find_descriptions(path: Path) -> Path:

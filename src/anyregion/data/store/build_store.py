@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from anyregion.data.features import (
-    DescribedExtractor,
-    FeatureExtractor,
-    Features,
-    load_sample,
-    mirror_sample,
-)
-from anyregion.data.image_files import image_path, read_file
+from anyregion.data.features import FeatureExtractor, Features, load_sample, mirror_sample
+from anyregion.data.image_files import image_path, in_threads, read_file
 from anyregion.data.store.fill import fill_shards
 from anyregion.data.store.index import other_models
 from anyregion.data.store.shards import NO_HASH, Record, short_hash
@@ -57,7 +50,7 @@ class _Sample:
 
 def fill_store(
     store: Store,
-    extractor: DescribedExtractor,
+    extractor: FeatureExtractor,
     images_folder: str | Path,
     *,
     batch_size: int = 4,
@@ -92,10 +85,10 @@ def fill_store(
     def compute(number: int) -> Iterator[Record]:
         first = number * store.info.images_per_shard
         images = range(first, min(first + store.info.images_per_shard, len(store)))
-        read = partial(_read, store, folder)
+        read, threads = partial(_read, store, folder), max(1, workers)
         # reading and decoding release the GIL: two threads keep a batch ready while models compute
-        with ThreadPoolExecutor(max(1, workers), thread_name_prefix="anyregion-read") as pool:
-            for batch in _read_ahead(pool, read, images, batch_size):
+        with closing(in_threads(read, images, threads=threads, ahead=batch_size + 1)) as samples:
+            while batch := list(islice(samples, batch_size)):
                 yield from _compute(extractor, batch, store.info.mirrored)
 
     computed, skipped = fill_shards(
@@ -108,25 +101,6 @@ def fill_store(
         set_aside=tuple(SetAside(names[i], skipped[i]) for i in sorted(skipped)),
         bytes=sum(spec.path.stat().st_size for spec in store.shards.specs),
     )
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[int], _Sample], images: Sequence[int], batch_size: int
-) -> Iterator[list[_Sample]]:
-    """The images in batches; the next batch is read while the models work on one."""
-    remaining = iter(images)
-    upcoming: deque[Future[_Sample]] = deque()
-    try:
-        while True:
-            for image in islice(remaining, 2 * batch_size - len(upcoming)):
-                upcoming.append(pool.submit(read, image))
-            if not upcoming:
-                return
-            yield [upcoming.popleft().result() for _ in range(min(batch_size, len(upcoming)))]
-    finally:
-        # the caller stopped, or an error: what nobody waits for need not be read
-        for future in upcoming:
-            future.cancel()
 
 
 def _read(store: Store, folder: Path, image: int) -> _Sample:

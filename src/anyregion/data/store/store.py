@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.features import DescribedExtractor, Features
+from anyregion.data.features import FeatureExtractor, Features
 from anyregion.data.store.index import (
     INFO,
     StoreInfo,
@@ -115,7 +115,7 @@ class Store:
 def create_store(
     folder: str | Path,
     annotations: Annotations,
-    extractor: DescribedExtractor,
+    extractor: FeatureExtractor,
     *,
     mirrored: bool = True,
     images_per_shard: int = 64,

@@ -1,8 +1,7 @@
 """Average precision (AP) by COCO's and LVIS's rules, computed class by class by pycocotools.
 
-Why pycocotools: it is COCO's own evaluator, it is alive, and the core has it already, so no extra
-is needed. LVIS's own package is not kept (it fails with numpy 1.24 and later), but its rules can be
-said in pycocotools' terms without changing a line of it (Gupta et al., LVIS, section 3; checked
+pycocotools is COCO's own evaluator. LVIS's own package is not kept (it fails with numpy 1.24 and
+later), but its rules can be said in pycocotools' terms (Gupta et al., LVIS, section 3; checked
 against the `lvis` package to 1e-6):
 
 - Federated: a prediction counts only in images that have the class or in which it was looked for
@@ -12,8 +11,8 @@ against the `lvis` package to 1e-6):
   at, so these get an area outside every range.
 - 300 predictions an image, over all classes; crowd is not known.
 
-Classes do not touch each other, so each is evaluated alone, on the images where it occurs: memory
-is that of one class, where evaluating at once takes a table of all images times all classes.
+Each class is evaluated alone, on the images where it occurs: all at once take a table of all images
+times all classes.
 """
 
 from __future__ import annotations
@@ -28,12 +27,7 @@ from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.errors import InputError
-from anyregion.evaluation.metrics.coco_eval import (
-    OUTSIDE_ALL,
-    Detections,
-    Kind,
-    evaluate_class,
-)
+from anyregion.evaluation.metrics.coco_eval import OUTSIDE_ALL, Detections, Kind, evaluate_class
 from anyregion.masks import RLE, mask_area, segmentation_to_rle
 from anyregion.vocabulary import Progress
 
@@ -115,7 +109,7 @@ def true_masks(annotations: Annotations) -> tuple[RLE, ...]:
         )
     sizes = annotations.sizes.tolist()
     masks: list[RLE] = []
-    for row, (image, mask) in enumerate(zip(_image_of(annotations), segmentations, strict=True)):
+    for row, (image, mask) in enumerate(zip(annotations.image_of, segmentations, strict=True)):
         try:
             masks.append(segmentation_to_rle(mask, *sizes[image]))
         except InputError as error:
@@ -199,7 +193,7 @@ def average_precision(
 def _truth(annotations: Annotations, style: Style, kind: Kind) -> Detections:
     boxes = annotations.boxes
     return Detections(
-        _image_of(annotations),
+        annotations.image_of,
         annotations.labels,
         np.ones(len(boxes)),
         # (R, 4) xyxy to xywh
@@ -208,11 +202,6 @@ def _truth(annotations: Annotations, style: Style, kind: Kind) -> Detections:
         annotations.areas,
         annotations.crowd if style == "coco" else None,
     )
-
-
-def _image_of(annotations: Annotations) -> NDArray[np.int64]:
-    """`(R,)` the position of each region's image."""
-    return np.repeat(np.arange(len(annotations)), np.diff(annotations.starts))
 
 
 def _federated(annotations: Annotations, truth: Detections, answers: Detections) -> Detections:

@@ -286,21 +286,14 @@ def _refusal(label: str, answers: list[_Answers], threshold: float) -> Refusal:
 def _split(
     full: _Answers, truth: NDArray[np.int64], unseen: set[int], names: Sequence[str]
 ) -> SplitCalibration:
-    is_unseen = np.isin(truth, sorted(unseen))
-    errors: list[float | None] = []
-    tops: list[float | None] = []
-    for rows in (~is_unseen, is_unseen):
-        correct = full.correct[rows]
-        errors.append(ece(full.scores[rows], correct) if rows.any() else None)
-        tops.append(float(correct.mean()) if rows.any() else None)
-    return SplitCalibration(
-        unseen_classes=tuple(names[i] for i in sorted(unseen)),
-        seen_ece=errors[0],
-        unseen_ece=errors[1],
-        seen_top1=tops[0],
-        unseen_top1=tops[1],
-        harmonic_mean=harmonic_mean(tops[0], tops[1]),
-    )
+    is_unseen = np.isin(truth, sorted(unseen))  # (N,)
+    sides = [(full.scores[rows], full.correct[rows]) for rows in (~is_unseen, is_unseen)]
+    errors = [ece(scores, correct) if len(correct) else None for scores, correct in sides]
+    tops = [float(correct.mean()) if len(correct) else None for _, correct in sides]
+    (seen_ece, unseen_ece), (seen_top1, unseen_top1) = errors, tops
+    classes = tuple(names[i] for i in sorted(unseen))
+    mean = harmonic_mean(seen_top1, unseen_top1)
+    return SplitCalibration(classes, seen_ece, unseen_ece, seen_top1, unseen_top1, mean)
 
 
 def _positions(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.coco import id_text
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.metrics.coco_eval import Detections
 from anyregion.files import read_json
@@ -104,7 +105,7 @@ def read_results(
     sizes = annotations.sizes.tolist()
     for position, row in enumerate(content):
         try:
-            image, label = _id(row["image_id"]), _id(row["category_id"])
+            image, label = id_text(row["image_id"]), id_text(row["category_id"])
             if image not in image_of:
                 unknown[f"image {image}"] += 1
                 continue
@@ -183,10 +184,10 @@ def _positions(content: Any, annotations: Annotations) -> tuple[dict[str, int], 
             name = str(row.get("file_name"))
             position = files.get(name, files.get(PurePath(name).name))
             if position is not None:
-                image_of[_id(row["id"])] = position
+                image_of[id_text(row["id"])] = position
     if listed := _listed(content.get("categories")):
         names = {name_key(name): i for i, name in enumerate(annotations.categories.names)}
-        keys = {_id(row["id"]): name_key(str(row.get("name"))) for row in listed}
+        keys = {id_text(row["id"]): name_key(str(row.get("name"))) for row in listed}
         label_of = {id_: names[key] for id_, key in keys.items() if key in names}
     return image_of, label_of
 
@@ -196,10 +197,6 @@ def _listed(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list):
         return []
     return [row for row in rows if isinstance(row, dict) and "id" in row]
-
-
-def _id(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _xywh(bbox: Any, mask: RLE | None) -> list[float]:

@@ -333,9 +333,8 @@ def _judge(
 def _by_class(
     truth: Annotations, images: NDArray[np.int64], tables: Mapping[Kind, PrecisionTable]
 ) -> dict[str, ClassPrecision]:
-    image_of = np.repeat(np.arange(len(truth)), np.diff(truth.starts))  # (R,)
     # a crowd is no region of its class: it is many, uncounted
-    counted = np.isin(image_of, images) & ~truth.crowd
+    counted = np.isin(truth.image_of, images) & ~truth.crowd  # (R,)
     counts = np.bincount(truth.labels[counted], minlength=len(truth.categories))
     missing = np.full(len(truth.categories), np.nan)
     columns = {kind: table.by_class() for kind, table in tables.items()}

@@ -108,7 +108,7 @@ class TeacherExtractor:
         return f"teacher {self._encoder.fingerprint}"
 
     def describe(self) -> Mapping[str, str]:
-        """See `DescribedExtractor`."""
+        """See `FeatureExtractor`."""
         return {"teacher": self._encoder.name}
 
     def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
