@@ -74,8 +74,7 @@ class ImageEncoder:
 
         Args:
             pixels: `(height, width, 3)` RGB uint8, as `read_image` gives it.
-            outputs: which maps to return.
-            long_side: pixels of the longer side of the frame.
+            outputs, long_side: the maps to return; pixels of the frame's longer side.
         """
         frame, span = letterbox(pixels, long_side=long_side)
         # one by one: images differ in size, and a batch gains nothing on a processor

@@ -78,26 +78,26 @@ class CompactModel:
         self, folder: Path | None = None, *, threads: int | None = None, device: str = "cpu"
     ) -> None:
         self.folder, self.threads, self.device = folder, threads, device
-        self._session = partial(start_session, threads=threads, device=device)
+        self._start_session = partial(start_session, threads=threads, device=device)
         # at once, since every face needs it: a device that cannot be used is an error here
-        self.image_encoder = ImageEncoder(self._session(read_asset(IMAGE_ENCODER)))
+        self.image_encoder = ImageEncoder(self._start_session(read_asset(IMAGE_ENCODER)))
 
     @cached_property
     def region_head(self) -> RegionHead:
         """From region features to embeddings."""
         graph, numbers = (read_asset(name, self.folder) for name in (REGION_HEAD, CALIBRATION))
         digest = hashlib.sha256(graph + numbers).hexdigest()
-        return RegionHead(self._session(graph), Calibration.from_bytes(numbers), digest)
+        return RegionHead(self._start_session(graph), Calibration.from_bytes(numbers), digest)
 
     @cached_property
     def proposal_head(self) -> ProposalHead:
         """Boxes without a prompt, or at points."""
-        return ProposalHead(self._session(read_asset(PROPOSAL_HEAD)))
+        return ProposalHead(self._start_session(read_asset(PROPOSAL_HEAD)))
 
     @cached_property
     def mask_head(self) -> MaskHead:
         """From boxes to masks."""
-        return MaskHead(self._session(read_asset(MASK_HEAD)))
+        return MaskHead(self._start_session(read_asset(MASK_HEAD)))
 
 
 class CompactEncoder:

@@ -46,13 +46,7 @@ class PhotoStoreConfig(StoreConfig):
 
 
 def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -> FeaturePyramid:
-    """The stored maps of an image or of its mirror image, float32 again, without a frame.
-
-    Args:
-        dataset: its reader gives what `CompactExtractor` extracted.
-        image: position in the annotations.
-        flipped: the mirror image.
-    """
+    """The maps that `CompactExtractor` stored of an image or of its mirror image, float32 again."""
     # the maps of a mirror image are no mirrored maps: the encoder saw the mirrored image
     features = dataset.reader.read(image, flipped=flipped)
     height, width = (float(v) for v in np.asarray(features["span"]).reshape(-1))
@@ -72,8 +66,7 @@ def open_named_dataset(
     Args:
         store: its features, with mirror images where these are to be used.
         text_encoder: for the names.
-        unseen: classes that take no part; see `RegionTaskConfig`.
-        terms: see `StoreConfig`.
+        unseen, terms: see `RegionTaskConfig` and `StoreConfig`.
 
     Raises:
         InputError: images of unknown size, names that repeat, or nothing to learn from.

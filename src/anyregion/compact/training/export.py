@@ -190,13 +190,11 @@ def _export(
     shapes: Shapes,
     path: Path,
 ) -> None:
-    """Write a module whose weights are `rounded` as a graph.
+    """Write a head whose weights are `rounded`; the file is written all or not at all.
 
     Args:
-        graph: called with the tensors of `example`.
         example: arguments to trace with.
         shapes: per argument its run-time dimensions, as `torch.export.Dim`.
-        path: the file, written all or not at all.
     """
     import onnx
 
