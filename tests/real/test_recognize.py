@@ -39,21 +39,21 @@ def test_recognize_writes_what_coco_reads(
     out = tmp_path / "out"
     command = ["recognize", *photos, "--vocabulary", "coco", "--regions", str(ANNOTATIONS)]
     assert main([*command, "--masks", "--out", str(out)]) == 0
-    given, found = COCO(str(ANNOTATIONS)), COCO(str(out / "predictions.json"))
-    assert [Path(i["file_name"]).name for i in found.loadImgs(found.getImgIds())] == sorted(
-        Path(p).name for p in photos
-    )
-    for image_id in found.getImgIds():
-        asked = given.loadAnns(given.getAnnIds(imgIds=[image_id], iscrowd=False))
-        named = found.loadAnns(found.getAnnIds(imgIds=[image_id]))
-        assert [a["region_id"] for a in named] == [a["id"] for a in asked], "ids are the file's"
-        for before, after in zip(asked, named, strict=True):
+    annotations, predictions = COCO(str(ANNOTATIONS)), COCO(str(out / "predictions.json"))
+    assert [
+        Path(i["file_name"]).name for i in predictions.loadImgs(predictions.getImgIds())
+    ] == sorted(Path(p).name for p in photos)
+    for image_id in predictions.getImgIds():
+        regions = annotations.loadAnns(annotations.getAnnIds(imgIds=[image_id], iscrowd=False))
+        named = predictions.loadAnns(predictions.getAnnIds(imgIds=[image_id]))
+        assert [a["region_id"] for a in named] == [a["id"] for a in regions], "ids are the file's"
+        for before, after in zip(regions, named, strict=True):
             assert after["bbox"] == pytest.approx(before["bbox"], abs=0.6)
             assert 0 < after["score"] <= 1
-            assert after["category_id"] in found.cats
+            assert after["category_id"] in predictions.cats
             if after["segmentation"]:
-                size = found.imgs[image_id]
-                assert found.annToMask(after).shape == (size["height"], size["width"])
+                size = predictions.imgs[image_id]
+                assert predictions.annToMask(after).shape == (size["height"], size["width"])
     for photo in photos:
         with Image.open(out / "pictures" / Path(photo).name) as drawn:
             drawn.verify()

@@ -46,9 +46,9 @@ REFUSED_REGIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED_REGIONS)
 def test_regions_refused(case: str) -> None:
-    given, reason = REFUSED_REGIONS[case]
+    prompts, reason = REFUSED_REGIONS[case]
     with pytest.raises(InputError, match=reason):
-        Regions.from_prompts(**given)
+        Regions.from_prompts(**prompts)
 
 
 def test_integer_and_no_boxes() -> None:
@@ -57,7 +57,7 @@ def test_integer_and_no_boxes() -> None:
     assert len(Regions.from_boxes(np.zeros((0, 4)))) == 0
 
 
-def test_fit_clips_and_sets_aside() -> None:
+def test_fit_clips_and_names_what_lies_outside() -> None:
     regions = Regions.from_prompts(
         boxes=[[-5, -5, 30, 8], [40, 2, 60, 9], [2, 2, 6, 6], [np.nan] * 4, [1, 1, 3, 3]],
         points=[None, None, None, [[30, 4]], None],
@@ -65,13 +65,13 @@ def test_fit_clips_and_sets_aside() -> None:
         ids=["over", "outside", "mask", "point", "fine"],
         scores=[0.1, 0.2, 0.3, 0.4, 0.5],
     )
-    fitted, aside = regions.fit(10, 20)
+    fitted, faults = regions.fit(10, 20)
     assert fitted.ids == ("over", "fine")
     assert fitted.boxes.tolist() == [[0, 0, 20, 8], [1, 1, 3, 3]]
     assert fitted.scores is not None
     assert fitted.scores.tolist() == [0.1, 0.5]
-    assert {a.item for a in aside} == {"region outside", "region mask", "region point"}
-    assert "outside the 20 x 10 image" in aside[0].reason
+    assert {a.item for a in faults} == {"region outside", "region mask", "region point"}
+    assert "outside the 20 x 10 image" in faults[0].reason
 
 
 GOOD = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 1, 4, 4]}
@@ -207,14 +207,14 @@ SET_ASIDE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", SET_ASIDE)
-def test_region_file_sets_aside(case: str, tmp_path: Path) -> None:
+def test_region_file_names_faulty_entries(case: str, tmp_path: Path) -> None:
     content, reason = SET_ASIDE[case]
     path = tmp_path / "regions.json"
     path.write_text(json.dumps(content))
-    found = load_regions(path, masks=True)
-    assert len(found.set_aside) == 1
-    assert pytest.importorskip("re").search(reason, str(found.set_aside[0]))
-    assert sum(len(e.regions) for e in found.images.values()) == 1  # the good one stays
+    file = load_regions(path, masks=True)
+    assert len(file.set_aside) == 1
+    assert pytest.importorskip("re").search(reason, str(file.set_aside[0]))
+    assert sum(len(e.regions) for e in file.images.values()) == 1  # the good one stays
 
 
 @pytest.mark.parametrize("counts", ["", "0", "P" * 5, "~~~", "oooo", "`" + "0" * 50, b"\xff", 3])
@@ -240,9 +240,9 @@ def test_a_bad_category_costs_its_own_row_only(tmp_path: Path) -> None:
 def test_ids_left_out_or_written_as_decimals(tmp_path: Path) -> None:
     rows = [{**GOOD, "id": None, "image_id": 1.0}, {**GOOD, "image_id": 1}]
     (tmp_path / "regions.json").write_text(json.dumps(coco(*rows)))
-    found = load_regions(tmp_path / "regions.json")
-    assert found.set_aside == ()
-    assert found.images["1"].regions.ids == ("#0", 1)
+    file = load_regions(tmp_path / "regions.json")
+    assert file.set_aside == ()
+    assert file.images["1"].regions.ids == ("#0", 1)
 
 
 def test_scores_can_be_left_out(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ REFUSED_VOCABULARIES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED_VOCABULARIES)
 def test_vocabulary_refused(case: str) -> None:
-    given, reason = REFUSED_VOCABULARIES[case]
+    arguments, reason = REFUSED_VOCABULARIES[case]
     with pytest.raises(InputError, match=reason):
-        Vocabulary.from_names(**given)
+        Vocabulary.from_names(**arguments)
 
 
 def test_vocabulary_rules() -> None:
@@ -72,10 +72,10 @@ def test_one_word_vocabulary() -> None:
 def test_hundred_thousand_words() -> None:
     matrix = RNG.standard_normal((100_000, 16)).astype(np.float32)
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    wanted = [3, 50_000, 99_999]
+    rows = [3, 50_000, 99_999]
     start = time.perf_counter()
-    indices, scores = top_names(matrix[wanted], matrix, top_k=5, scale=50)
-    assert indices[:, 0].tolist() == wanted
+    indices, scores = top_names(matrix[rows], matrix, top_k=5, scale=50)
+    assert indices[:, 0].tolist() == rows
     assert (np.diff(scores, axis=1) <= 0).all()
     assert time.perf_counter() - start < 20
     names = Vocabulary.from_names([f"thing {i}" for i in range(100_000)])

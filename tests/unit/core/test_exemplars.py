@@ -82,12 +82,12 @@ def test_an_image_is_encoded_once_however_often_it_shows(photo: Path, tmp_path: 
     encoder = ColourEncoder()
     other = picture(tmp_path / "other.png", "lime", "white")
     shown = {"a": [Exemplar(photo, LEFT), Exemplar(other, LEFT)], "b": [Exemplar(str(photo))]}
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     pictured = ExemplarVocabulary.from_exemplars(shown)
     recognizer = Recognizer(encoder, cache=None)
-    first = recognizer.encode_vocabulary(pictured, progress=lambda *n: told.append(n))
+    first = recognizer.encode_vocabulary(pictured, progress=lambda *n: calls.append(n))
     assert encoder.images_encoded == 2
-    assert told == [(2, 2)]
+    assert calls == [(2, 2)]
     assert recognizer.encode_vocabulary(pictured) is first
     assert encoder.images_encoded == 2
 

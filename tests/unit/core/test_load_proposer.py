@@ -13,16 +13,16 @@ from tests.helpers.colours import ColourEncoder
 
 
 @pytest.mark.parametrize(
-    ("asked", "options", "message"),
+    ("name", "options", "message"),
     [
         ("magic", {}, "no proposer 'magic': there are own, compact, sam"),
         ("sam", {}, "needs a localizer"),
         ("compact", {"localizer": "sam"}, "uses no localizer"),
     ],
 )
-def test_what_cannot_be_had(asked: Any, options: Any, message: str) -> None:
+def test_what_cannot_be_had(name: Any, options: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        factory.load_proposer(asked, **options)
+        factory.load_proposer(name, **options)
 
 
 def test_own_is_the_localizer_of_the_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,14 +37,14 @@ def test_own_is_the_localizer_of_the_recogniser(monkeypatch: pytest.MonkeyPatch)
 
     recognizer = Recognizer(Localized(), cache=None)
     for name in ("own", "sam"):
-        found = factory.load_proposer(name, recognizer=recognizer)
-        assert isinstance(found, AutomaticMasks)
-        assert found.localizer is Localized.localizer, "not loaded again"
+        proposer = factory.load_proposer(name, recognizer=recognizer)
+        assert isinstance(proposer, AutomaticMasks)
+        assert proposer.localizer is Localized.localizer, "not loaded again"
     other = build("sam2")
     monkeypatch.setattr(loading, "load_localizer", lambda *_, **__: other)
-    found = factory.load_proposer("sam", localizer="sam2", recognizer=recognizer)
-    assert isinstance(found, AutomaticMasks)
-    assert found.localizer is other
+    proposer = factory.load_proposer("sam", localizer="sam2", recognizer=recognizer)
+    assert isinstance(proposer, AutomaticMasks)
+    assert proposer.localizer is other
 
     class Strange(ColourEncoder):
         localizer = object()

@@ -77,9 +77,9 @@ def test_coco_file(tmp_path: Path) -> None:
     }
     path = tmp_path / "regions.json"
     path.write_text(json.dumps(content))
-    found = load_regions(path, masks=True)
-    assert found.categories == {3: "cup", 5: "pen"}
-    first, second = found.find("photos/a/x.jpg"), found.find(Path("photos/b/x.jpg"))
+    file = load_regions(path, masks=True)
+    assert file.categories == {3: "cup", 5: "pen"}
+    first, second = file.find("photos/a/x.jpg"), file.find(Path("photos/b/x.jpg"))
     assert first is not None
     assert second is not None
     assert first.regions.ids == (1,)  # crowd regions hold many things and are left out
@@ -88,9 +88,9 @@ def test_coco_file(tmp_path: Path) -> None:
     assert second.regions.categories.tolist() == [5]
     assert second.regions.masks[0] == encode_mask(square(3, 1, 9, 4))
     assert second.size == (10, 20)
-    assert found.find("y.jpg") is None
+    assert file.find("y.jpg") is None
     with pytest.raises(ValueError, match=r"a/x\.jpg, b/x\.jpg: another folder"):
-        found.find("photos/c/x.jpg")
+        file.find("photos/c/x.jpg")
 
 
 @pytest.mark.parametrize("name", ["000000000139.jpg", "139.png", "deep/139.jpg"])
@@ -137,19 +137,19 @@ def predictions() -> Predictions:
 
 
 def test_prediction_forms() -> None:
-    found = predictions()
-    assert found.labels == ["pen", "cup"]
-    assert found.above(0.6).labels == ["pen"]
-    assert list(found.top_pairs(3)) == [(0, 1, 0.75), (1, 0, 0.5), (1, 2, 0.25)]
-    first, second = found.to_coco(image_id=4, first_id=10)
+    result = predictions()
+    assert result.labels == ["pen", "cup"]
+    assert result.above(0.6).labels == ["pen"]
+    assert list(result.top_pairs(3)) == [(0, 1, 0.75), (1, 0, 0.5), (1, 2, 0.25)]
+    first, second = result.to_coco(image_id=4, first_id=10)
     assert (first["id"], first["image_id"], first["category_id"]) == (10, 4, 5)
     assert first["bbox"] == [1, 2, 4, 4]
     assert first["area"] == 16
     assert first["region_id"] == "a"
     assert (second["category_id"], second["score"]) == (3, 0.5)
-    lines = found.to_jsonl().splitlines()
-    assert [json.loads(line) for line in lines] == json.loads(json.dumps(found.to_records()))
-    header, row, _ = csv.reader(io.StringIO(found.to_csv("a,b.jpg")))
+    lines = result.to_jsonl().splitlines()
+    assert [json.loads(line) for line in lines] == json.loads(json.dumps(result.to_records()))
+    header, row, _ = csv.reader(io.StringIO(result.to_csv("a,b.jpg")))
     assert dict(zip(header, row, strict=True)) == {
         "image": "a,b.jpg", "id": "a", "x0": "1.0", "y0": "2.0", "x1": "5.0", "y1": "6.0",
         "label": "pen", "score": "0.75",
@@ -244,9 +244,9 @@ def test_find_images(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.PNG", "sub/c.jpeg", "sub/notes.txt", *hidden):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found, aside = find_images([tmp_path, tmp_path / "sub" / "*.jpeg", tmp_path / "none*.jpg"])
-    assert [p.name for p in found] == ["a.jpg", "b.PNG", "c.jpeg"]
-    assert [a.reason for a in aside] == ["no image there"]
+    images, faults = find_images([tmp_path, tmp_path / "sub" / "*.jpeg", tmp_path / "none*.jpg"])
+    assert [p.name for p in images] == ["a.jpg", "b.PNG", "c.jpeg"]
+    assert [a.reason for a in faults] == ["no image there"]
     named, _ = find_images([tmp_path / "sub" / "notes.txt"])
     assert [p.name for p in named] == ["notes.txt"]  # named outright: reading it will tell
 

@@ -121,7 +121,7 @@ def reference_masks(
     ops = pytest.importorskip("torchvision.ops")
     size = image.shape[:2]
     (encoded,) = localizer.encode([image])
-    found = []
+    masks = []
     for x, y in point_grid(options.points_per_side) * [size[1], size[0]]:
         prompt = Regions.from_prompts(points=[[[x, y]]])
         result = localizer.tokens(encoded, prompt, multimask=True, masks=True)
@@ -134,9 +134,9 @@ def reference_masks(
             score = float(result.mask_scores[0, candidate])
             stable = cuts[0].sum() / max(1, cuts[2].sum())
             if score > options.pred_iou_thresh and stable >= options.stability_score_thresh:
-                found.append((encode_mask(cuts[1]), score))
-    boxes = np.array([mask_box(rle) for rle, _ in found])
-    scores = np.array([score for _, score in found])
+                masks.append((encode_mask(cuts[1]), score))
+    boxes = np.array([mask_box(rle) for rle, _ in masks])
+    scores = np.array([score for _, score in masks])
     kept = ops.nms(torch.from_numpy(boxes), torch.from_numpy(scores), options.box_nms_thresh)
     rows = kept.numpy()
     return Regions.from_boxes(boxes[rows], scores=scores[rows].clip(0, 1))
@@ -149,20 +149,20 @@ def test_masks_are_those_of_the_plain_way(
 ) -> None:
     image = photo(PORTRAIT, seed=4)
     options = replace(EASY, box_nms_thresh=nms, pred_iou_thresh=-0.4)
-    found = AutomaticMasks(localizers[family], options).propose(image)
+    regions = AutomaticMasks(localizers[family], options).propose(image)
     expected = reference_masks(localizers[family], image, options)
-    assert len(found) >= (2 if nms == 1 else 1)
-    np.testing.assert_array_equal(found.boxes, expected.boxes)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
-    assert found.ids == tuple(range(len(found)))
-    for rle, box in zip(found.masks, found.boxes, strict=True):
+    assert len(regions) >= (2 if nms == 1 else 1)
+    np.testing.assert_array_equal(regions.boxes, expected.boxes)
+    np.testing.assert_allclose(regions.scores, expected.scores, atol=1e-5)
+    assert regions.ids == tuple(range(len(regions)))
+    for rle, box in zip(regions.masks, regions.boxes, strict=True):
         assert rle is not None
         assert rle["size"] == list(PORTRAIT)
         assert mask_box(rle).tolist() == box.tolist()
 
 
 @pytest.mark.parametrize("family", ["sam", "sam2"])
-def test_neither_batches_nor_chunks_change_what_is_found(
+def test_neither_batches_nor_chunks_change_the_masks(
     localizers: dict[str, PromptableSegmenter], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = photo(LANDSCAPE, seed=2)
@@ -187,12 +187,12 @@ def test_scores_are_sorted_predicted_ious_up_to_one(
         assert scores.max() <= 1
 
 
-def test_an_image_with_nothing_found(localizers: dict[str, PromptableSegmenter]) -> None:
+def test_an_image_without_masks(localizers: dict[str, PromptableSegmenter]) -> None:
     options = replace(EASY, pred_iou_thresh=1e9, crop_n_layers=1, min_mask_region_area=5)
-    found = AutomaticMasks(localizers["sam"], options).propose(photo(PORTRAIT))
-    assert len(found) == 0
-    assert found.scores is not None
-    assert found.fit(*PORTRAIT)[1] == []
+    regions = AutomaticMasks(localizers["sam"], options).propose(photo(PORTRAIT))
+    assert len(regions) == 0
+    assert regions.scores is not None
+    assert regions.fit(*PORTRAIT)[1] == []
 
 
 def test_thresholds_are_the_published_ones_of_the_family(
@@ -217,8 +217,8 @@ def test_what_a_crop_cuts_is_dropped(localizers: dict[str, PromptableSegmenter])
         x0, y0, x1, y1 = crop
         (encoded,) = proposer.localizer.encode([np.ascontiguousarray(image[y0:y1, x0:x1])])
         inside.append(proposer._crop_masks(encoded, size, layer, crop))
-    for (_, crop), found in itertools.islice(zip(crops, inside, strict=True), 1, None):
-        for box in found.boxes:
+    for (_, crop), regions in itertools.islice(zip(crops, inside, strict=True), 1, None):
+        for box in regions.boxes:
             borders = zip(box, crop, (0, 0, size[1], size[0]), strict=True)
             assert all(abs(b - c) > 20 or abs(b - whole) <= 20 for b, c, whole in borders)
     whole = proposer.propose(image)
@@ -242,11 +242,11 @@ def test_a_smaller_crop_wins_and_a_mask_it_cuts_does_not_count() -> None:
 def test_small_parts_are_cleaned_away(localizers: dict[str, PromptableSegmenter]) -> None:
     image = photo(LANDSCAPE, seed=3)
     least = 40
-    found = AutomaticMasks(localizers["sam"], replace(EASY, min_mask_region_area=least)).propose(
+    regions = AutomaticMasks(localizers["sam"], replace(EASY, min_mask_region_area=least)).propose(
         image
     )
-    assert len(found)
-    for rle in found.masks:
+    assert len(regions)
+    for rle in regions.masks:
         assert rle is not None
         mask = decode_mask(rle)
         again = remove_small_regions(mask, least)
@@ -256,8 +256,8 @@ def test_small_parts_are_cleaned_away(localizers: dict[str, PromptableSegmenter]
 
 def test_a_tiny_image(localizers: dict[str, PromptableSegmenter]) -> None:
     options = replace(EASY, crop_n_layers=2)
-    found = AutomaticMasks(localizers["sam2"], options).propose(np.zeros((2, 1, 3), np.uint8))
-    assert found.fit(2, 1)[1] == []
+    regions = AutomaticMasks(localizers["sam2"], options).propose(np.zeros((2, 1, 3), np.uint8))
+    assert regions.fit(2, 1)[1] == []
 
 
 def test_an_image_that_is_encoded_already(localizers: dict[str, PromptableSegmenter]) -> None:
