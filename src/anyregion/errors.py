@@ -33,6 +33,16 @@ class SetAside:
         return f"{self.item}: {self.reason}"
 
 
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    from importlib import metadata  # slow to import, and rarely needed
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def require(extra: str, *modules: str) -> None:
     """Raise `MissingExtraError` naming the extra to install unless every module can be found."""
     missing = [name for name in modules if find_spec(name) is None]

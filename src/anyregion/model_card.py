@@ -8,17 +8,15 @@ a card (made before there were any) is opened without this check.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from anyregion.errors import CheckpointError
-from anyregion.files import atomic_path, read_json, write_json, writing
+from anyregion.errors import CheckpointError, package_version
+from anyregion.files import read_json, write_json, write_text, writing
 from anyregion.vocabulary import Vocabulary
 
 CARD = "card.json"
@@ -104,8 +102,7 @@ def write_card(
             f"Origin: {card.origin}. Licence of the weights: {card.licence}. Terms of the data: "
             f"{card.terms}. Written with {versions}. Fingerprint: `{card.fingerprint}`."
         )
-        with atomic_path(folder / "README.md") as temporary:
-            temporary.write_text(f"{readme}\n{lines}\n", encoding="utf-8")
+        write_text(folder / "README.md", f"{readme}\n{lines}\n")
 
 
 def read_card(folder: Path) -> ModelCard | None:
@@ -156,7 +153,5 @@ def _hash_file(path: Path, size: int, changed: int) -> str:
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+    packages = {name: package_version(name) for name in _PACKAGES}
+    return versions | {name: version for name, version in packages.items() if version}

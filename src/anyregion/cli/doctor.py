@@ -18,7 +18,7 @@ import numpy as np
 import anyregion
 from anyregion.cli import terminal
 from anyregion.cli.exit_codes import FAILED, FINE
-from anyregion.errors import AnyRegionError
+from anyregion.errors import AnyRegionError, package_version
 from anyregion.files import cache_folder
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([\w,-]+)\])?")
@@ -50,7 +50,7 @@ def examine() -> dict[str, Any]:
     """
     core, extras = _requirements()
     listed = dict.fromkeys([*core, *(p for packages in extras.values() for p in packages)])
-    versions = {name: _version(name) for name in listed}
+    versions = {name: package_version(name) for name in listed}
     complete = all(versions[name] for name in core)
     works, model = _try_model() if complete else (False, "not tried: the core is not complete")
     cache = cache_folder()
@@ -114,13 +114,6 @@ def _requirements() -> tuple[list[str], dict[str, list[str]]]:
         nested_packages = (p for other in others for p in direct.get(other, []))
         extras[extra] = [*nested_packages, *direct.get(extra, [])]
     return core, extras
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _try_model() -> tuple[bool, str]:

@@ -73,22 +73,20 @@ def write_run_card(
         **{f"{name} (training)": f"{value:.5g}" for name, value in report.losses.items()},
         **{name: f"{value:.5g}" for name, value in report.validation.items()},
     }
-    text = "\n".join(
-        [
-            "# Training",
-            "",
-            "Settings: `config.yaml`. Where it ran: `environment.json`. Course: `curves.png`, "
-            "`log.jsonl`.",
-            "",
-            *_table("cost", cost),
-            *_table("data and terms", lines or {"data": "not stated"}),
-            *_table("figures", figures),
-        ]
-    )
+    text = [
+        "# Training",
+        "",
+        "Settings: `config.yaml`. Where it ran: `environment.json`. Course: `curves.png`, "
+        "`log.jsonl`.",
+        "",
+        *_table("cost", cost),
+        *_table("data and terms", lines or {"data": "not stated"}),
+        *_table("figures", figures),
+    ]
     # also after an interruption: whoever finds the folder should know what it is
     path = Path(report.folder) / CARD
     with writing(path):
-        write_text(path, text)
+        write_text(path, "\n".join(text))
 
 
 def _table(title: str, rows: Mapping[str, str]) -> list[str]:

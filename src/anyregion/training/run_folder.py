@@ -17,7 +17,6 @@ README.md         the card
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -32,7 +31,7 @@ import torch
 import yaml
 
 import anyregion
-from anyregion.errors import AnyRegionError, InputError
+from anyregion.errors import AnyRegionError, InputError, package_version
 from anyregion.files import write_json, write_text, writing
 from anyregion.training.config import MAY_CHANGE, LoopConfig
 
@@ -234,7 +233,7 @@ def _environment() -> dict[str, Any]:
     return {
         "anyregion": anyregion.__version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: package_version(name) for name in _PACKAGES},
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -243,13 +242,6 @@ def _environment() -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "command": list(sys.argv),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _commits() -> dict[str, Any]:

@@ -39,7 +39,7 @@ from anyregion.backbones.key_maps import (
     resnet_depth,
 )
 from anyregion.errors import CheckpointError, InputError
-from anyregion.files import atomic_path, writing
+from anyregion.files import write_text, writing
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict
 
 NORM_EPS = 1e-5
@@ -91,8 +91,8 @@ def export_detectron2(encoder: Encoder, out: Path) -> Export:
             actual = res5_features(back, settings, image)
         expected = cpu_features(encoder, image)
         difference = compare_features(expected, actual, f"{out}: detectron2's ResNet")
-    with writing(config), atomic_path(config) as temporary:
-        temporary.write_text(settings_yaml(settings), encoding="utf-8")
+    with writing(config):
+        write_text(config, settings_yaml(settings))
     return Export(
         path=out,
         format="detectron2",
