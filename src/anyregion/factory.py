@@ -16,6 +16,7 @@ from anyregion.io.vocabulary import load_vocabulary
 from anyregion.model_card import VOCABULARY, ModelCard, read_card
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
+from anyregion.region_encoder import RegionEncoder
 from anyregion.scoring import Score
 from anyregion.vocabulary import Vocabulary
 
@@ -118,41 +119,36 @@ def load_recognizer(
     kind, use = _resolve(model, method)
     if kind == "compact" and vlm is not None:
         raise InputError("compact has a text encoder of its own: name the vlm as the model instead")
-    if use == "trained" and kind == "compact":
-        if localizer is not None or antialias is not None:
-            raise InputError("compact takes no localizer, and has no choice of antialiasing")
-        return _compact(model, device, cache)
-    if use == "trained":
-        if kind == "vlm":
-            raise InputError(
-                f"{model} is no RegionSpot model: give a folder made by `anyregion train`, "
-                "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
-            )
-        require("torch", "torch", "torchvision", "transformers")
-        path = Path(model)
-        if path.is_dir():
-            from anyregion.regionspot.encoder import RegionSpotEncoder
+    if use == "trained" and kind != "compact":
+        encoder, vocabulary, card = _regionspot(
+            model, kind, localizer=localizer, vlm=vlm, antialias=antialias, device=device
+        )
+        return Recognizer(encoder, vocabulary=vocabulary, card=card, cache=cache)
+    if use != "trained":
+        if antialias is not None:
+            raise InputError(f"the method {use} has no choice of antialiasing")
+        if localizer is not None:
+            raise InputError(f"the method {use} uses no localizer")
+        embedder = _embedder(model, kind, vlm, device)
+        if use == "dense":
+            return Recognizer(DenseEncoder(embedder), cache=cache)
+        return Recognizer(CropEncoder(embedder, masked=use == "masked-crop"), cache=cache)
+    if localizer is not None or antialias is not None:
+        raise InputError("compact takes no localizer, and has no choice of antialiasing")
+    from anyregion.compact.model import CompactEncoder, CompactModel
 
-            encoder = RegionSpotEncoder.from_pretrained(
-                path, localizer=localizer, vlm=vlm, antialias=antialias, device=device
-            )
-            names, card = _vocabulary(path), read_card(path)
-            return Recognizer(encoder, vocabulary=names, card=card, cache=cache)
-        from anyregion.regionspot.checkpoint import load_published
-
-        # one file, which states neither names nor a licence
-        if localizer or vlm:
-            raise InputError(f"{path} carries its own SAM and CLIP; convert it to use others")
-        published = load_published(path, device=device, antialias=antialias is not False)
-        return Recognizer(published, cache=cache)
-    if antialias is not None:
-        raise InputError(f"the method {use} has no choice of antialiasing")
-    if localizer is not None:
-        raise InputError(f"the method {use} uses no localizer")
-    embedder = _embedder(model, kind, vlm, device)
-    if use == "dense":
-        return Recognizer(DenseEncoder(embedder), cache=cache)
-    return Recognizer(CropEncoder(embedder, masked=use == "masked-crop"), cache=cache)
+    folder = None if str(model) == "compact" else Path(model)
+    if folder is None:
+        vocabulary, entry = None, read_manifest()[REGION_HEAD]
+        card = ModelCard(licence=entry["licence"], terms=entry["data"], origin=entry["command"])
+    else:
+        vocabulary = _vocabulary(folder)
+        if card := read_card(folder):
+            for name in card.sha256:
+                card.check(folder, name)
+    compact = CompactEncoder(CompactModel(folder, device=device))
+    vocabulary = vocabulary or Vocabulary.from_names(compact.calibration.names)
+    return Recognizer(compact, vocabulary=vocabulary, card=card, cache=cache)
 
 
 def load_proposer(
@@ -324,22 +320,36 @@ def _resolve(model: str | Path, method: Method | None) -> tuple[Kind, Use]:
     return kind, method or "dense"
 
 
-def _compact(model: str | Path, device: str, cache: Path | Literal["default"] | None) -> Recognizer:
-    from anyregion.compact.model import CompactEncoder, CompactModel
+def _regionspot(
+    model: str | Path,
+    kind: Kind,
+    *,
+    localizer: str | Localizer | None,
+    vlm: str | None,
+    antialias: bool | None,
+    device: str,
+) -> tuple[RegionEncoder, Vocabulary | None, ModelCard | None]:
+    """The encoder, the names and the card of a folder or a published checkpoint."""
+    if kind == "vlm":
+        raise InputError(
+            f"{model} is no RegionSpot model: give a folder made by `anyregion train`, "
+            "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
+        )
+    require("torch", "torch", "torchvision", "transformers")
+    path = Path(model)
+    if path.is_dir():
+        from anyregion.regionspot.encoder import RegionSpotEncoder
 
-    folder = None if str(model) == "compact" else Path(model)
-    card, vocabulary = None, None
-    if folder is None:
-        entry = read_manifest()[REGION_HEAD]
-        card = ModelCard(licence=entry["licence"], terms=entry["data"], origin=entry["command"])
-    else:
-        vocabulary = _vocabulary(folder)
-        if card := read_card(folder):
-            for name in card.sha256:
-                card.check(folder, name)
-    encoder = CompactEncoder(CompactModel(folder, device=device))
-    vocabulary = vocabulary or Vocabulary.from_names(encoder.calibration.names)
-    return Recognizer(encoder, vocabulary=vocabulary, card=card, cache=cache)
+        encoder = RegionSpotEncoder.from_pretrained(
+            path, localizer=localizer, vlm=vlm, antialias=antialias, device=device
+        )
+        return encoder, _vocabulary(path), read_card(path)
+    from anyregion.regionspot.checkpoint import load_published
+
+    # one file, which states neither names nor a licence
+    if localizer or vlm:
+        raise InputError(f"{path} carries its own SAM and CLIP; convert it to use others")
+    return load_published(path, device=device, antialias=antialias is not False), None, None
 
 
 def _vocabulary(folder: Path) -> Vocabulary | None:

@@ -6,9 +6,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from io import FileIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +59,6 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=indent, allow_nan=False)
         file.write("\n")
-
-
-def append_lines(file: FileIO, values: Iterable[Any]) -> int:
-    """Append each value as a line of JSON to an unbuffered file, all of them or none.
-
-    Returns where the first starts.
-    """
-    start = file.seek(0, os.SEEK_END)
-    try:
-        rest = memoryview(b"".join(to_line(value) for value in values))
-        while rest:
-            rest = rest[file.write(rest) :]
-    except BaseException:
-        # a torn line would be cut off when the run is continued, but none is better
-        with suppress(OSError):
-            file.truncate(start)
-        raise
-    return start
 
 
 def to_line(value: Any) -> bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from anyregion.errors import AnyRegionError, InputError, SetAside
-from anyregion.files import append_lines, atomic_path, read_json, to_line, writing
+from anyregion.files import atomic_path, read_json, to_line, writing
 from anyregion.images import Pixels
 from anyregion.predictions import CSV_COLUMNS, Predictions, record_to_coco, record_to_csv
 from anyregion.vocabulary import Vocabulary
@@ -70,9 +72,7 @@ class Journal:
 
     Opening it drops a last line that was cut short.
 
-    Attributes:
-        entries: by the image's name, in the order of the lines.
-        file: open and locked; once it is closed, another run may continue.
+    `file` is open and locked: once it is closed, another run may continue.
 
     Raises:
         InputError: a line before the last is malformed: the file is not a journal, or was edited.
@@ -123,7 +123,16 @@ class Journal:
     def append(self, line: dict[str, Any]) -> None:
         """Add the line of one finished image; after an error the file is as it was before."""
         with writing(self.path):
-            start = append_lines(self.file, [line])
+            start = self.file.seek(0, os.SEEK_END)
+            try:
+                rest = memoryview(to_line(line))
+                while rest:
+                    rest = rest[self.file.write(rest) :]
+            except BaseException:
+                # a torn line would be cut off when the run is continued, but none is better
+                with suppress(OSError):
+                    self.file.truncate(start)
+                raise
         self.entries[line["image"]] = Entry.from_line(line, start)
 
     def without(self, names: Collection[str]) -> Journal:
@@ -221,10 +230,9 @@ class ResultsFolder:
             InputError: other finished images were named with other weights.
         """
         before, entries = self._run["models"], self.journal.entries
+        models = models or before
         changes = [
-            f"{k} was {before[k]}, now {v}"
-            for k, v in (models or {}).items()
-            if before.get(k, v) != v
+            f"{k} was {before[k]}, now {v}" for k, v in models.items() if before.get(k, v) != v
         ]
         if changes and not entries.keys() <= set(stale or ()):
             raise InputError(
@@ -244,7 +252,7 @@ class ResultsFolder:
                         file.unlink(missing_ok=True)
             self._pictures -= pictures
         # only now, when the old answers are gone: a kill in between mixes nothing
-        self._run["models"] = dict(models or before)
+        self._run["models"] = dict(models)
         run = self.path / "run.json"
         with writing(run), atomic_path(run) as temporary:
             # ASCII: a folder's name need not be UTF-8
@@ -260,10 +268,10 @@ class ResultsFolder:
 
     def skip(self, set_aside: Iterable[SetAside], *, image: str | None = None) -> None:
         """Note in `skipped.jsonl` what was left out, and why."""
-        lines = [{"image": image, "item": a.item, "reason": a.reason} for a in set_aside]
+        lines = [to_line({"image": image, "item": a.item, "reason": a.reason}) for a in set_aside]
         if lines:
-            with writing(self._skipped), self._skipped.open("ab", buffering=0) as file:
-                append_lines(file, lines)
+            with writing(self._skipped), self._skipped.open("ab") as file:
+                file.write(b"".join(lines))
 
     def finish(
         self,
