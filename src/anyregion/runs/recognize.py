@@ -163,12 +163,14 @@ def recognize_images(
                 status = path.stat()
                 marks[name] = {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
         # answers of files that have changed since; they go once it is sure that new ones will come
-        stale = [n for n in images if n in finished and finished[n].file != marks.get(n)]
+        stale = [
+            n for n in images if n in finished and finished[n].line.get("file") != marks.get(n)
+        ]
         earlier = (images.keys() & finished.keys()) - set(stale)
         earlier_skips = [
             SetAside(f"{name}, {a['item']}", a["reason"])
             for name in sorted(earlier)
-            for a in finished[name].set_aside
+            for a in finished[name].line.get("set_aside", ())
         ]
         set_aside += source.set_aside
         if isinstance(source, RegionFile):

@@ -32,39 +32,20 @@ _ABSENT = "(not set)"
 
 @dataclass(frozen=True)
 class Entry:
-    """The part of a line that stays in memory.
+    """What of a finished image stays in memory.
 
     Attributes:
-        offset: where the line starts, in bytes.
-        size: `(height, width)` of the image.
-        image_id: the image's id in the region file, or None.
-        picture: path of its picture inside the folder, or None.
+        offset: where its line starts, in bytes.
         regions: how many rows it has.
-        set_aside: regions of the image that could not be used: `[{"item", "reason"}, ...]`.
-        file: size and time of change of the image's file, a cheap sign that it was overwritten;
-            None where it is gone.
+        line: the line without its regions: `image`, `height` and `width`; and, where there are any,
+            `image_id` (of the region file), `picture` (inside the folder), `set_aside` (regions
+            that could not be used: `[{"item", "reason"}, ...]`) and `file` (size and time of
+            change of the image's file, a cheap sign that it was overwritten).
     """
 
     offset: int
-    size: tuple[int, int]
-    image_id: int | None
-    picture: str | None
     regions: int
-    set_aside: list[dict[str, str]]
-    file: dict[str, int] | None
-
-    @classmethod
-    def from_line(cls, line: dict[str, Any], offset: int) -> Entry:
-        """Of the line of a finished image, which starts at `offset`."""
-        return cls(
-            offset=offset,
-            size=(int(line["height"]), int(line["width"])),
-            image_id=line.get("image_id"),
-            picture=line.get("picture"),
-            regions=len(line["regions"]),
-            set_aside=line.get("set_aside", []),
-            file=line.get("file"),
-        )
+    line: dict[str, Any]
 
 
 class Journal:
@@ -104,7 +85,9 @@ class Journal:
                         if not raw.endswith(b"\n"):
                             raise ValueError("cut short")
                         line = json.loads(raw)
-                        self.entries[line["image"]] = Entry.from_line(line, end)
+                        # each has to be there
+                        name, _, _ = line["image"], int(line["height"]), int(line["width"])
+                        self.entries[name] = Entry(end, len(line.pop("regions")), line)
                     except (ValueError, KeyError, TypeError):
                         # only the last line can be torn; any other was edited
                         if file.read(1):
@@ -133,7 +116,7 @@ class Journal:
                 with suppress(OSError):
                     self.file.truncate(start)
                 raise
-        self.entries[line["image"]] = Entry.from_line(line, start)
+        self.entries[line["image"]] = Entry(start, len(line.pop("regions")), line)
 
     def without(self, names: Collection[str]) -> Journal:
         """Take out the lines of some images; the others keep their bytes. This one is closed."""
@@ -198,7 +181,7 @@ class ResultsFolder:
                 lines.unlink()
             self.journal = Journal(lines)
         self._skipped = path / "skipped.jsonl"
-        self._pictures = {e.picture for e in self.journal.entries.values() if e.picture}
+        self._pictures = {p for e in self.journal.entries.values() if (p := e.line.get("picture"))}
         self._run = {
             "anyregion": version,
             "root": str(root),
@@ -242,7 +225,7 @@ class ResultsFolder:
         for name in EXPORTS if stale is not None else ():
             (self.path / name).unlink(missing_ok=True)
         if stale:
-            pictures = {p for name in stale if (p := entries[name].picture)}
+            pictures = {p for name in stale if (p := entries[name].line.get("picture"))}
             self.journal = self.journal.without(stale)
             for picture in pictures:
                 file = (self.path / picture).resolve()
@@ -261,7 +244,7 @@ class ResultsFolder:
         lines = [
             to_line({"image": name, **item})
             for name, entry in sorted(self.journal.entries.items())
-            for item in entry.set_aside
+            for item in entry.line.get("set_aside", ())
         ]
         with writing(self._skipped), atomic_path(self._skipped) as temporary:
             temporary.write_bytes(b"".join(lines))
@@ -325,17 +308,23 @@ class ResultsFolder:
         entries = self.journal.entries
         names = sorted(entries)
         ids = {name: i for i, name in enumerate(names, start=1)}
-        stated = {name: i for name in names if (i := entries[name].image_id) is not None}
+        stated = {
+            name: i for name in names if (i := entries[name].line.get("image_id")) is not None
+        }
         if len(set(stated.values())) == len(names):
             ids = stated
         category_ids = dict(zip(vocabulary.names, vocabulary.ids, strict=True))
-        sizes = {name: entries[name].size for name in names}
         # generators: the regions of a large run would not fit into memory together
         records = ((line["image"], r) for line in self.journal.lines() for r in line["regions"])
         sections: dict[str, Iterable[dict[str, Any]]] = {
             "images": (
-                {"id": ids[name], "file_name": name, "height": height, "width": width}
-                for name, (height, width) in sizes.items()
+                {
+                    "id": ids[name],
+                    "file_name": name,
+                    "height": int(entries[name].line["height"]),
+                    "width": int(entries[name].line["width"]),
+                }
+                for name in names
             ),
             "categories": (
                 {"id": i, "name": name, "supercategory": ""} for name, i in category_ids.items()
