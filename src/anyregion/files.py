@@ -97,8 +97,10 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """Read JSON; `InputError` names the file and the line that is malformed."""
+    with reading(path):
+        text = path.read_text(encoding="utf-8-sig")
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: malformed JSON at line {error.lineno}: {error.msg}") from None
     except ValueError as error:  # a number of thousands of digits

@@ -196,13 +196,16 @@ class Vocabulary:
         write_json(Path(path), content, indent=2)
 
     def prompts(self, templates: Sequence[str]) -> list[list[str]]:
-        """Per name every text whose embeddings are averaged: each template of each word."""
-        return [_fill(templates, words) for words in self.words()]
+        """Per name every text whose embeddings are averaged: each template of each word.
 
-    def words(self) -> list[list[str]]:
-        """Per name the words that enter a prompt: the name and its synonyms, cleaned."""
+        The words are the name and its synonyms, cleaned.
+        """
         return [
-            [clean_name(word, self.cleaning) for word in (name, *others)]
+            [
+                template.replace("{}", clean_name(word, self.cleaning))
+                for word in (name, *others)
+                for template in templates
+            ]
             for name, others in zip(self.names, self.synonyms, strict=True)
         ]
 
@@ -313,11 +316,13 @@ def encode_vocabulary(
         InputError: a name whose embedding is not finite or zero.
     """
     templates = vocabulary.templates or encoder.templates
+    # per name its words, cleaned: what a prompt of nothing else has
+    words = vocabulary.prompts(["{}"])
     folder = cache_folder() / "vocabularies" if cache == "default" else cache
     cached = None
     if folder is not None:
         # the names as they are, too: `unreadable` repeats their spelling
-        content = [encoder.fingerprint, templates, vocabulary.words(), vocabulary.names]
+        content = [encoder.fingerprint, templates, words, vocabulary.names]
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         cached = folder / f"{digest[:32]}.safetensors"
         if cached.is_file():
@@ -325,11 +330,10 @@ def encode_vocabulary(
             with suppress(InputError):
                 entry = EncodedVocabulary.load(cached)
                 return EncodedVocabulary(vocabulary, entry.matrix, entry.model, entry.unreadable)
-    words = [clean_name(name, vocabulary.cleaning) for name in vocabulary.names]
-    unreadable = encoder.unreadable(words)
+    unreadable = encoder.unreadable([name for name, *_ in words])
     encoded = EncodedVocabulary(
         vocabulary,
-        _encode_names(vocabulary, templates, encoder, progress),
+        _encode_names(vocabulary, words, templates, encoder, progress),
         encoder.fingerprint,
         tuple(n for n, bad in zip(vocabulary.names, unreadable, strict=True) if bad),
     )
@@ -340,18 +344,14 @@ def encode_vocabulary(
     return encoded
 
 
-def _fill(templates: Sequence[str], words: Sequence[str]) -> list[str]:
-    return [template.replace("{}", word) for word in words for template in templates]
-
-
 def _encode_names(
     vocabulary: Vocabulary,
+    words: Sequence[Sequence[str]],
     templates: Sequence[str],
     encoder: TextEncoder,
     progress: Progress | None,
 ) -> Floats:
     """The matrix `(C, E)`: per name the mean of its prompts' embeddings, brought to length 1."""
-    words = vocabulary.words()
     rows: list[Floats] = []
     start = 0
     while start < len(words):
@@ -362,7 +362,10 @@ def _encode_names(
             if stop > start and texts > _TEXTS_AT_ONCE:
                 break
             stop += 1
-        prompts = [_fill(templates, group) for group in words[start:stop]]
+        prompts = [
+            [template.replace("{}", word) for word in group for template in templates]
+            for group in words[start:stop]
+        ]
         # all prompts of these names at once, (T, E); a mean over each name's own
         embedded = encoder.encode_text([text for group in prompts for text in group])
         ends = np.cumsum([0] + [len(group) for group in prompts])
