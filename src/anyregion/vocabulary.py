@@ -267,8 +267,9 @@ class EncodedVocabulary:
                 ids=tuple(metadata["ids"]),
                 cleaning=metadata["cleaning"],
             )
-            if matrix.ndim != 2 or len(matrix) != len(vocabulary) or matrix.dtype != np.float32:
-                raise InputError(f"{path}: matrix {matrix.shape} for {len(vocabulary)} names")
+            count = len(vocabulary.names)
+            if matrix.ndim != 2 or len(matrix) != count or matrix.dtype != np.float32:
+                raise InputError(f"{path}: matrix {matrix.shape} for {count} names")
             # a damaged row would win or lose against every region without a word
             if not np.isfinite(matrix).all():
                 raise InputError(f"{path}: the matrix holds numbers that are not finite")

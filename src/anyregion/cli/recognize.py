@@ -138,15 +138,16 @@ def run(args: argparse.Namespace) -> int:
     if args.regions == "auto" or args.proposer:
         source = shared.proposed_regions(args, scores=scores)
     vocabulary = shared.read_vocabulary(args, masks=args.use_masks)
-    names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
-    terminal.warn_list("names left out of the vocabulary", names.set_aside)
+    listed = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
+    count = len(listed.names)
+    terminal.warn_list("names left out of the vocabulary", listed.set_aside)
     if isinstance(vocabulary, ExemplarVocabulary):
         terminal.warn_list("exemplars left out", vocabulary.set_aside)
     if typed:
         source = SameRegions(prompts(args.box, args.point))
     elif source is None:
         source = load_regions(args.regions, masks=args.use_masks, scores=scores)
-    if len(names) == 1:
+    if count == 1:
         shared.warn_one_name(args)
     settings = {
         "model": args.model,
@@ -205,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
             # without --vocabulary the names are those of the exemplars
-            ("vocabulary", shared.count_names(len(names), args.vocabulary or "")),
+            ("vocabulary", shared.count_names(count, args.vocabulary or "")),
             ("set aside", len(report.set_aside)),
             ("seconds", f"{report.seconds:.1f}"),
             ("results", args.out),
