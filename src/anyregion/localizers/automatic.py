@@ -105,8 +105,6 @@ class AutomaticMasks:
     Scores are the predicted IoUs, not above 1. What is proposed depends on image and options alone.
 
     Args:
-        localizer: a loaded segmenter.
-        options: which masks are kept.
         encoder: the encoder of the recogniser that names the regions, where its `localizer` is this
             one, so that an image is encoded once for both (see `EncodedProposer`). Of no use with
             crops, which have to be encoded by themselves.

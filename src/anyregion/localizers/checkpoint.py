@@ -45,9 +45,7 @@ _MLP_LAYER = re.compile(r"^(mask_decoder\..*)\.layers\.(\d+)\.(weight|bias)$")
 def sam_model_from_state(state: Mapping[str, Tensor], *, name: str = "state dict") -> Any:
     """A `transformers.SamModel` (float32, CPU, evaluation mode) from segment-anything's names.
 
-    Args:
-        state: the tensors. The names may have a common prefix; tensors without it are left alone.
-        name: what error messages call it.
+    The names may have a common prefix; tensors without it are left alone.
 
     Raises:
         CheckpointError: missing, unexpected or misshapen tensors.

@@ -59,9 +59,7 @@ def resize_to_frame(image: Pixels, frame: Frame) -> Pixels:
 def to_frame(coordinates: NDArray[np.float64], frame: Frame) -> NDArray[np.float32]:
     """Scale coordinates of the image to the square, x and y each by its own side's factor.
 
-    Args:
-        coordinates: x and y in turn along the last axis: points `(..., 2)`, boxes `(..., 4)`.
-        frame: of the image.
+    Along the last axis x and y take turns: points `(..., 2)`, boxes `(..., 4)`.
     """
     factors = [frame.inside[1] / frame.size[1], frame.inside[0] / frame.size[0]]
     scaled: NDArray[np.float32] = (
@@ -71,13 +69,10 @@ def to_frame(coordinates: NDArray[np.float64], frame: Frame) -> NDArray[np.float
 
 
 def mask_to_logits(mask: NDArray[np.bool_], frame: Frame, low_side: int) -> Tensor:
-    """A binary mask `(height, width)` of the image to low-resolution logits of the square.
+    """A binary mask `(height, width)` of the image to `(low_side, low_side)` logits of the square.
 
     Inside becomes `+MASK_LOGIT`, outside and padding `-MASK_LOGIT`, a cell on the border what the
     share of its area says.
-
-    Returns:
-        `(low_side, low_side)` float32.
     """
     # antialiased both times, so that a cell becomes the share of its area that is inside
     share = torch.from_numpy(mask.astype(np.float32))[None, None]

@@ -43,16 +43,9 @@ def prompt_batches(
     tokens of the others. A region whose only prompt is a mask gets the mask's tight box too: SAM
     was trained with masks beside other prompts, never alone. `mask_logits` go before `masks`.
 
-    Args:
-        regions: prompts in pixels of the image.
-        frame: of the image.
-        chunk: most prompts of a batch.
-        low_side: side of the mask logits that the model takes.
-        device: where the tensors go.
-
     Raises:
         InputError: a mask that is not of the image's size, or `mask_logits` that are not
-            `(low_side, low_side)`, naming the region.
+            `(low_side, low_side)`, the model's size, naming the region.
     """
     boxes = regions.boxes.copy()
     groups: dict[tuple[int, bool, bool], list[int]] = {}

@@ -126,7 +126,6 @@ def upscale(
     """Image maps `(P, C, h, w)` to `(P, C / 8, 4 h, 4 w)`, the end of every SAM's mask decoder.
 
     Args:
-        decoder: the mask decoder.
         image: the image tokens after the two-way transformer.
         half, quarter: SAM 2's features of the image at 2 and 4 times the size, which are added.
     """

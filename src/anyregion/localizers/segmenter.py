@@ -127,7 +127,6 @@ class PromptableSegmenter:
         backend: `SamBackend`, `SamHQBackend`, `Sam2Backend` or `Sam3Backend`.
         model: of `transformers`, float32; it is moved to its device and frozen.
         name: hub name or path that the weights came from.
-        options: how it runs.
     """
 
     def __init__(
@@ -197,8 +196,6 @@ class PromptableSegmenter:
         source: TokenSource = "decoder",
     ) -> RegionTokens:
         """Tokens of the regions of one image, in their order. See `Localizer.tokens`.
-
-        With `source="prompt"` there is one token a region, and `multimask` has no effect.
 
         Raises:
             InputError: `mask_logits` or a mask of another size than the model or image has.

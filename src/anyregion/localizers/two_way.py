@@ -54,7 +54,6 @@ def image_tokens(transformer: Any, image: Tensor, positions: Tensor) -> ImageTok
     """Flatten feature maps `(1 or P, C, h, w)` and project what prompts can share.
 
     Args:
-        transformer: the `transformer` of a mask decoder.
         image: image embedding plus dense prompt embedding; one where no mask prompt differs.
         positions: `(1, C, h, w)`.
     """
@@ -84,7 +83,6 @@ def two_way(
     """Run the transformer for a batch of prompts.
 
     Args:
-        transformer: the `transformer` of a mask decoder.
         prompts: `(P, T, C)`, output tokens followed by the prompt encoder's tokens.
         image: what `image_tokens` returned, shared or one a prompt.
         rows: which of the `T` tokens are returned.

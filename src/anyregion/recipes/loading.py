@@ -87,24 +87,14 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Training:
-    """A configuration, read and checked.
-
-    Attributes:
-        task: a name of `TASKS`.
-        loop: the settings of every training.
-        settings: the task's own.
-    """
+    """A configuration, read and checked: the task's name, the loop's settings, the task's own."""
 
     task: str
     loop: LoopConfig
     settings: Any
 
     def build(self, *, progress: Progress | None = None) -> Task:
-        """Make the task: opens the data, loads the models.
-
-        Args:
-            progress: told `(done, total)` of what is computed, if anything is.
-        """
+        """Make the task: opens the data, loads the models; `progress` follows what is computed."""
         options = {"progress": progress} if TASKS[self.task].prepares else {}
         task: Task = _import(TASKS[self.task].build)(self.settings, loop=self.loop, **options)
         return task
@@ -129,7 +119,6 @@ def read_training(
     """Read a YAML file, a packaged recipe by its name, or settings as they are.
 
     Args:
-        config: path, name or settings.
         overrides: as on a command line: `["--optimizer.lr", "1e-4"]`.
         task: the only one that will do; None for any.
 
@@ -259,11 +248,7 @@ def _data_sets(data: Any, source: str) -> list[Any]:
 
 
 def _take_renamed(name: str, values: Settings, words: Sequence[str]) -> list[str]:
-    """Move the words that give data sets, or settings by their earlier names, into `values`.
-
-    Returns:
-        The other words.
-    """
+    """Move words of data sets and of settings by earlier names into `values`; returns the rest."""
     # jsonargparse takes a data set as a whole or not at all, and knows no earlier names
     kind, others, queue, prefix = TASKS[name], [], list(words), f"--{name}."
     if not isinstance(values.get(name) or {}, Mapping):

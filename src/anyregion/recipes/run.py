@@ -36,7 +36,6 @@ def train(
         settings: in place of the configuration's: `{"optimizer.lr": 1e-4, "compact.batch": 16}`, or
             as words of a command line.
         overwrite: begin anew where a run lies.
-        callbacks: called while it goes.
 
     Raises:
         InputError: settings or data that cannot be used, or other settings than the run had.
@@ -110,11 +109,7 @@ def _run(
     callbacks: Callbacks | None,
     record: Callable[[Task], dict[str, Any]] | None = None,
 ) -> TrainingReport:
-    """Build the task and fit it.
-
-    Args:
-        record: the task's part of `config.yaml`, where building the task decides some of it.
-    """
+    """Build the task and fit it; `record` is the part of `config.yaml` that building decides."""
     from anyregion.recipes.loading import upgrade_settings
     from anyregion.training.distributed import is_first
     from anyregion.training.loop import Callbacks, fit

@@ -29,11 +29,7 @@ def write_checkpoint(
     ema: nn.Module | None,
     record: Mapping[str, Any],
 ) -> None:
-    """Write everything that a run needs to go on.
-
-    Args:
-        ema: the running mean of the weights, or None.
-        record: plain JSON.
+    """Write everything that a run needs to go on; `record` is plain JSON.
 
     Raises:
         AnyRegionError: it cannot be written (a full disk); the old file stays.

@@ -28,10 +28,7 @@ class Lars(torch.optim.Optimizer):
 
     Args:
         params: tensors, or groups of them; a group may have any of the settings below.
-        lr: learning rate.
-        momentum: of the buffer.
-        weight_decay: added to the gradient, times the tensor, before the ratio is taken.
-        eta: trust coefficient.
+        lr, momentum, weight_decay, eta: as in the formulas.
         adapted: False for biases and norms.
 
     Raises:

@@ -152,12 +152,10 @@ def fit(
 
     Args:
         task: what learns, from what. In several processes each builds its own.
-        config: how.
         out: the run's folder (see `run_folder`).
         settings: what else makes the run what it is, plain values; goes into `config.yaml`. A run
             goes on only with the same, but for those that `may_change`.
         overwrite, may_change, upgrade: see `RunFolder`.
-        callbacks: called while it goes.
 
     Raises:
         InputError: settings that cannot be used, or other ones than the run in `out` had.

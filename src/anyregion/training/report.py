@@ -53,10 +53,7 @@ class TrainingReport:
 def write_run_card(
     report: TrainingReport, lines: Mapping[str, str], *, device: str, processes: int
 ) -> None:
-    """Write `README.md` into the run's folder.
-
-    Args:
-        lines: what the task states of its data and their terms.
+    """Write `README.md` into the run's folder; `lines` state the data and their terms.
 
     Raises:
         AnyRegionError: it cannot be written.

@@ -45,8 +45,7 @@ class Stepper:
     """Makes optimiser steps.
 
     Attributes:
-        module: `task.module` as Fabric wrapped it.
-        optimizer: as Fabric wrapped it.
+        module, optimizer: as Fabric wrapped them.
         scaler: of fp16, else None.
         ema: the running mean of the weights, or None.
     """

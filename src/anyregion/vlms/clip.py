@@ -74,14 +74,7 @@ class ClipTower:
 
 
 def wrap_clip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:
-    """CLIP, MetaCLIP or MetaCLIP 2 as `transformers` loaded it; it is taken over and frozen.
-
-    Args:
-        model: float32.
-        tokenizer: the one that belongs to it.
-        name: what to call it.
-        options: how it runs.
-    """
+    """CLIP, MetaCLIP or MetaCLIP 2 of `transformers`, in float32; it is taken over and frozen."""
     text = model.config.text_config
     legacy = model.config.model_type == "clip" and text.eos_token_id == _OLD_END
     return assemble_clip(
@@ -102,12 +95,7 @@ def assemble_clip(
 ) -> FrozenVLM:
     """A `CLIPModel` of `transformers` and any tokenizer; the model is taken over and frozen.
 
-    Args:
-        model: float32, with the weights.
-        tokenizer: of texts.
-        end_of: ids to the position of the end-of-text token that the model reads.
-        name: what to call it.
-        options: how it runs.
+    `end_of` takes ids to the position of the end-of-text token that the model reads.
     """
     vision = ClipTower(model.requires_grad_(False).eval(), options.image_size)
     model.to(options.device)

@@ -74,11 +74,8 @@ class FrozenVLM:
         preprocess: images to the model's input `(B, 3, S, S)`: `squash` with the model's settings.
 
     Args:
-        name: what people call it.
-        vision, text: its two sides.
         logit_scale: the factor itself, not its logarithm.
         logit_bias: added to the scaled cosine; sigmoid models have one.
-        options: how it runs.
     """
 
     def __init__(

@@ -40,7 +40,6 @@ def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> Fr
         name: as `open_clip.list_models()` has it (`ViT-B-16`), or `hf-hub:OWNER/MODEL`, or
             `local-dir:FOLDER`; the last two bring their weights.
         pretrained: a tag (`laion2b_s34b_b88k`) or a local checkpoint.
-        options: how it runs.
 
     Raises:
         InputError: an unknown name or tag, or the hub cannot be reached.
@@ -73,13 +72,7 @@ def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> Fr
 
 
 def wrap_open_clip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:
-    """A model that `open_clip` built; it is taken over and fitted to `image_size`.
-
-    Args:
-        model: an `open_clip` CLIP, custom-text CLIP or CoCa.
-        tokenizer: what `open_clip.get_tokenizer` gives for it.
-        name: what to call the model.
-        options: how it runs.
+    """A CLIP, custom-text CLIP or CoCa of `open_clip`, taken over and fitted to `image_size`.
 
     Raises:
         InputError: an image size or an image tower that cannot be used.

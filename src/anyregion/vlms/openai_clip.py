@@ -62,8 +62,6 @@ def clip_from_openai_state_dict(
     Args:
         state_dict: a ViT or a ResNet (RN50, ...), in any precision; it is not changed. The names
             may have a common prefix (a RegionSpot checkpoint holds a CLIP); the rest is left alone.
-        name: what to call the model.
-        options: how it runs; the defaults unless given.
 
     Raises:
         CheckpointError: tensors are missing, unknown or of sizes that do not fit together.

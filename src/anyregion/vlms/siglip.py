@@ -93,12 +93,6 @@ def wrap_siglip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> F
     squashed to a square in every case; the flexible SigLIP 2 models (`naflex`) take their square
     grid of patches then. SigLIP 1's tokenizer needs the packages sentencepiece and protobuf.
 
-    Args:
-        model: float32.
-        tokenizer: the one that belongs to it.
-        name: what to call it.
-        options: how it runs.
-
     Raises:
         CheckpointError: a model without pooling head.
     """

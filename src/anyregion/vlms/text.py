@@ -82,7 +82,6 @@ class BatchedTextEncoder:
     (SigLIP) were trained on padded texts and get them whole.
 
     Args:
-        tokenizer: of the model.
         forward: ids `(b, l)`, on the device, to embeddings `(b, E)`; `l < L` where texts are cut.
         end_of: ids to the position `(n,)` of the token that is read, for causal models; None for
             models that need every position.
@@ -90,7 +89,6 @@ class BatchedTextEncoder:
         describe: what model and tokenizer compute beside the weights; read only for `fingerprint`.
         templates: the prompt templates the model is used with.
         embed_width: `E`.
-        options: how the model runs.
     """
 
     def __init__(
@@ -169,13 +167,7 @@ def largest(ids: Tensor) -> Tensor:
 
 
 def pad_to_context(tokenizer: Any, context: int, *, lower: bool = False) -> Tokenizer:
-    """A tokenizer of `transformers` that pads and cuts as the models were trained.
-
-    Args:
-        tokenizer: of `transformers`.
-        context: `L` of its ids.
-        lower: make texts lower-case first.
-    """
+    """A tokenizer of `transformers` that pads and cuts to `context` ids, as models were trained."""
 
     def encode(texts: list[str]) -> Tensor:
         if not texts:

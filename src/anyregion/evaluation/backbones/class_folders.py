@@ -94,7 +94,6 @@ class LabelledFeatures:
         truth: `(M,)` int64, the right class of each; -1 where it is not among `classes`.
         groups: `M` names of the right classes.
         missing: those of them that are not among `classes`.
-        set_aside: what could not be used.
     """
 
     classes: tuple[str, ...]
@@ -133,11 +132,8 @@ class LabelledFeatures:
 def find_class_folders(root: str | Path, *, limit: int | None = None) -> ClassFolders:
     """List the images of each class folder of `root` (with the folders below it).
 
-    Files that are no images by their name are passed over, hidden folders too.
-
-    Args:
-        root: the folder of the class folders.
-        limit: no more than the first so many images of each class, in the order of their names.
+    Files that are no images by their name are passed over, hidden folders too; `limit` takes the
+    first so many images of each class, by name.
 
     Raises:
         InputError: no such folder, no image in any class folder, or a limit below 1.
@@ -179,11 +175,9 @@ def read_features(
     """Pooled features of class folders to learn from and of others to judge on.
 
     Args:
-        backbone: see `open_backbone`.
         train: a folder of class folders.
         val: another, whose classes are matched by name; None to judge on `train` itself.
         limit: no more than the first so many images of each class.
-        batch_size: images at once.
         progress: called with (done, total) images, for each folder.
 
     Raises:

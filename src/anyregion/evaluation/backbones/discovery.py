@@ -93,7 +93,6 @@ class DiscoveryReport:
             `foreground_iou`, `background_iou` (means over images) and `mean_iou`, their mean.
         baselines: the same of partitions that need no image: `grid`, as many equal rectangles, and
             `whole`, the image as one; or `box`, a centred box of half the area, and `whole`.
-        backbone: which one it was.
         layout: of the annotations.
         options: `k` is None where it was each image's own number of segments.
         mean_k: clusters of an image, on average.
@@ -138,13 +137,7 @@ def evaluate_discovery(
     Each pixel of the image takes the cluster at its place. k-means starts once (greedy k-means++),
     from random numbers that follow from the seed and the image's name alone.
 
-    Args:
-        backbone: see `open_backbone`.
-        data: images with people's segments: see `open_segmentation_dataset`.
-        options: how; without, as their defaults say.
-        limit: no more than the first so many images.
-        batch_size: images at once.
-        progress: called with (done, total) images.
+    The first `limit` images are judged; `progress` is called with (done, total) images.
 
     Raises:
         InputError: nothing to judge, or a limit or batch below 1.

@@ -79,7 +79,6 @@ def open_backbone(
         source: `torchvision/resnet18`, `timm/vit_small_patch16_224`, or a saved backbone's folder.
         weights: `random`, `pretrained` or a file; without, a folder's own, else random ones.
         size: side of the square images it will be shown; without, what a folder states, else 224.
-        device: where it runs.
         seed: torch's, when random weights are drawn. The caller's generators are left as they are.
 
     Raises:

@@ -99,9 +99,7 @@ def nearest_classes(
         bank: `(N, D)` features, of any length.
         labels: `(N,)` int64, their classes.
         queries: `(M, D)`; without them each of `bank` is a query among the others.
-        classes: how many there are.
-        k: neighbours, at most as many as there are.
-        temperature: a vote is `exp(similarity / temperature)`.
+        k, temperature: as in `evaluate_knn`.
 
     Returns:
         `(M, min(5, classes))` int64, best first, -1 where no neighbour voted for a class any more;

@@ -89,7 +89,6 @@ def evaluate_linear(
 
     Args:
         backbone, train, val, limit, batch_size, progress: see `read_features`.
-        seed: of the held-out images.
 
     Raises:
         InputError: folders that cannot be used, fewer than two classes, or no class of two images.
@@ -125,7 +124,6 @@ def fit_with_best_strength(
     Args:
         features: `(N, D)`.
         labels: `(N,)` int64, 0 to C - 1, each at least once.
-        seed: of the held-out rows.
 
     Returns:
         The classifier, the strength, and the top-1 of each that was tried.
@@ -171,8 +169,6 @@ def fit(
         features: `(N, D)`.
         labels: `(N,)` int64, 0 to `classes` - 1.
         classes: how many there are; one without rows is fitted never to be chosen.
-        strength: of the penalty.
-        start: where to begin.
     """
     x = features.double()
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0)  # (D,)

@@ -54,7 +54,6 @@ class SegmentationDataset:
         layout: `coco`, `label maps` or `cub`.
         images: those that have segments.
         skipped: images that are not judged because they have no masks.
-        set_aside: what cannot be used.
     """
 
     layout: str
@@ -130,11 +129,7 @@ def _open_coco(path: Path, folder: Path) -> SegmentationDataset:
 
 
 def _read_coco(annotations: Annotations, image: int, size: tuple[int, int]) -> SegmentMap:
-    """Where masks overlap, the smaller lies on top; of equal ones the later in the file.
-
-    Raises:
-        InputError: a mask is malformed, or the image is of another size than annotated.
-    """
+    """Where masks overlap, the smaller lies on top; of equal ones the later in the file."""
     stated = tuple(annotations.sizes[image].tolist())
     if min(stated) >= 0 and stated != size:
         raise InputError(
@@ -217,11 +212,8 @@ def _read_label_map(
 def _open_cub(root: Path, images: str | Path | None, *, split: Split) -> SegmentationDataset:
     """The birds of one split of CUB-200-2011 (Wah et al., 2011), one an image.
 
-    Args:
-        root: the folder with `images.txt`, `train_test_split.txt` (1 is training) and `images/`.
-            `segmentations/`, an archive of its own, is looked for there and beside it.
-        images: the folder of the images, where it is another.
-        split: which images.
+    `root` holds `images.txt`, `train_test_split.txt` (1 is training) and `images/`;
+    `segmentations/`, an archive of its own, is looked for there and beside it.
     """
     folder = root / "images" if images is None else Path(images).expanduser()
     candidates = (root / "segmentations", root.parent / "segmentations")

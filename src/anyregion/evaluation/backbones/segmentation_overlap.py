@@ -16,15 +16,10 @@ Partition: TypeAlias = NDArray[np.int64]
 
 
 def segment_ious(truth: SegmentMap, parts: Partition, *, background: bool) -> NDArray[np.float64]:
-    """Intersection over union of every segment with every part, over the pixels that are not void.
+    """Intersections over union, `(segments, parts)`, over the pixels that are not void.
 
-    Args:
-        truth: the segments.
-        parts: of the same size.
-        background: whether the background is a segment too (the first row, where there is any).
-
-    Returns:
-        `(segments, parts)`; a part that lies in void alone has 0 everywhere.
+    With `background` the background is a segment too: the first row, where there is any. A part
+    that lies in void alone has 0 everywhere.
     """
     judged = truth >= (BACKGROUND if background else BACKGROUND + 1)
     numbers = np.unique(truth[judged])
@@ -44,7 +39,6 @@ def match_segments(iou: NDArray[np.float64], match: Match) -> NDArray[np.float64
     """`(segments,)` the overlap of each segment with the part that it is matched with.
 
     Args:
-        iou: `(segments, parts)`.
         match: `hungarian`: one segment a part, the largest sum (Kuhn, 1955); a segment without a
             part has 0. `best`: each segment takes its best part, which others may take too.
     """

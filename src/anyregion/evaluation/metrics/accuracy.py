@@ -18,14 +18,9 @@ UNLISTED = 2**62
 
 
 def ranks_of(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Ranks:
-    """The rank of each region's right name among the names listed for it.
+    """The rank of each region's right name, `(N,)`, among the `(N, K)` names listed, best first.
 
-    Args:
-        indices: `(N, K)` names, best first.
-        labels: `(N,)` the right names.
-
-    Returns:
-        `(N,)`; `UNLISTED` where the right name is not among them.
+    `UNLISTED` where it is not among them.
     """
     # (N, K): a name is listed once, so at most one of a row is true
     hits = indices == labels[:, None]

@@ -136,10 +136,6 @@ def average_precision(
     detections by their box, or in mask AP by their mask.
 
     Args:
-        annotations: with segmentations, for mask AP.
-        detections: with masks, for mask AP.
-        style: whose rules.
-        kind: `box` or `mask`.
         images: positions of the images that count; all unless given.
         limit: detections an image, over all classes; in LVIS 300, in COCO all, unless given.
         progress: called with (done, total) classes.

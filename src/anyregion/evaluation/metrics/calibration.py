@@ -27,15 +27,10 @@ class ScoreBin:
 
 
 def ece(scores: NDArray[Any], correct: NDArray[np.bool_], *, bins: int = BINS) -> float:
-    """The expected calibration error.
+    """The expected calibration error of `(N,)` scores from 0 to 1, at least one.
 
     Mean over equally wide bins of |mean score - accuracy|, weighted by the answers in each (Guo et
     al., On Calibration of Modern Neural Networks, section 2).
-
-    Args:
-        scores: `(N,)`, 0 to 1; at least one.
-        correct: `(N,)` bool: whether each answer is right.
-        bins: how many.
     """
     error = 0.0
     for part in score_bins(scores, correct, bins=bins):

@@ -93,7 +93,6 @@ def evaluate_class(
     Args:
         truth, detections: rows of this class alone.
         sizes: `(I, 2)` height and width of every image.
-        kind: compare boxes or masks.
         max_detections: the `M` numbers of detections an image that recall is computed for.
     """
     label = int(truth.labels[0])

@@ -68,9 +68,7 @@ class ClassificationReport:
         top5: fraction whose right name is among the five best (or all, of a smaller vocabulary).
         mean_class_accuracy: `top1` of each class that occurs, averaged over those classes.
         mean_score: mean score of the best names: against `top1`, how sure the model is of itself.
-        regions: how many regions were named.
-        images: how many images they are in.
-        names: size of the vocabulary.
+        regions, images, names: how many regions, in how many images; size of the vocabulary.
         by_size: accuracy of `small`, `medium` and `large` boxes; a size without regions is absent.
         by_class: accuracy of each class that occurs, in the vocabulary's order.
         outside_vocabulary: regions left out because their class is not in the vocabulary.

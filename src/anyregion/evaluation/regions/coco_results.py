@@ -37,7 +37,6 @@ def from_predictions(
         predictions: with at least `min(pairs, C)` names a region.
         labels_of: per name of the vocabulary the categories that it stands for; often one. Names
             that stand for none take their place among the pairs, and then go.
-        masks: also keep each region's mask.
 
     Raises:
         InputError: masks are needed, and neither the method nor the regions have any.
@@ -81,8 +80,6 @@ def read_results(
     Args:
         path: the JSON file. One that lists its own images and categories, as the
             `predictions.json` of `anyregion recognize` does, is matched by their names, not by ids.
-        annotations: whose images and categories the ids mean.
-        masks: also read masks.
         set_aside: grows by what cannot be used.
 
     Raises:

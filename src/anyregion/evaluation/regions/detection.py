@@ -127,10 +127,8 @@ def evaluate_detection(
     take their place among the pairs, and count for nothing.
 
     Args:
-        recognizer: the recogniser, or what loads it once the files are known to be usable.
+        recognizer, images: as for `evaluate_classification`.
         annotations: as `read_annotations` reads them: COCO, LVIS, Objects365, VOC, ...
-        images: the folder that file names start from (or that holds the bare file).
-        options: how regions are named.
         regions: see `RegionChoice`.
         masks: mask AP too: masks by the recogniser, or else those that the regions bring.
         style: by whose rules; `auto` is LVIS's for annotations that are federated, else COCO's.
@@ -299,10 +297,7 @@ def _judge(
     unseen: frozenset[int] | None,
     progress: Progress | None,
 ) -> DetectionReport:
-    """Compare detections with the annotations, over the positions `images`.
-
-    Figures of the naming are still missing. The rest is as for `evaluate_detection`.
-    """
+    """Compare detections with the annotations at `images`; the naming's figures are missing."""
     started = time.perf_counter()
     rules = style_of(truth) if style == "auto" else style
     kinds: tuple[Kind, ...] = ("box", "mask") if masks else ("box",)

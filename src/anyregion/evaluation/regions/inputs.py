@@ -81,11 +81,6 @@ def category_names(
 
     Names are matched with categories whatever their case and underscores.
 
-    Args:
-        categories: `{id: name}`.
-        options: for the vocabulary, its templates and its cleaning.
-        source: the annotations, for errors.
-
     Raises:
         InputError: no categories, or none of them is in the vocabulary; templates or cleaning
             together with a vocabulary.
@@ -133,11 +128,8 @@ def annotated_samples(
     """The first `limit` entries, each with its image file; one that has none is set aside.
 
     Args:
-        entries: as the annotations list them.
         folder: `file_name` starts from it; or it holds the bare file.
-        limit: no more than so many entries.
         without_regions: also take entries that have no regions.
-        set_aside: grows by what cannot be used.
 
     Raises:
         InputError: a limit below 1.
@@ -176,7 +168,6 @@ def detected_samples(
 
     Args:
         path, masks: as `load_regions` reads it, and whether with its masks.
-        samples: the images that count.
         ids: the ids of all images of the annotations.
 
     Raises:

@@ -90,14 +90,9 @@ def evaluate_masks(
     and so are regions without a mask. What is compared is the best candidate, at the image's size.
 
     Args:
-        recognizer: the recogniser, or what loads it once the files are known to be usable.
+        recognizer, images: as for `evaluate_classification`.
         annotations: COCO annotations with masks.
-        images: the folder that `file_name` starts from.
-        prompt: what is given of each region.
-        seed: of the points.
-        limit: no more than the first so many images that have regions.
-        batch_size: images at once.
-        track: shows how far the work is.
+        limit, batch_size, track: see `EvaluationOptions`.
 
     Raises:
         InputError: files that cannot be used, no region with a mask, or a method without masks.

@@ -75,8 +75,8 @@ def evaluate_sets(
         options: how regions are named. Of names in `unseen` a set may lack some; a set that they do
             not split is evaluated without. `track` is called with the sets' names.
         split: which split of each set; unless given `test`, else `valid` or `val`, else its first.
-        regions: as for `evaluate_detection`; a folder of detections has `<set>.json` for each set.
-        masks, pairs: as for `evaluate_detection`.
+        regions, masks, pairs: as for `evaluate_detection`; a folder of detections has `<set>.json`
+            for each set.
 
     Raises:
         InputError: no set in the folder, none that could be evaluated, or one file of detections

@@ -27,7 +27,6 @@ def unseen_categories(
         spec: `every:4:1` for positions 1, 5, 9, ... (from 0) of the categories in the order of
             their ids; or names, parted by commas or in a file, as `load_vocabulary` reads them; or
             the ids.
-        categories: `{id: name}`.
         all_known: False lets names pass that are no category.
 
     Raises:

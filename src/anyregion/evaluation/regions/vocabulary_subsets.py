@@ -47,9 +47,7 @@ def vocabulary_subsets(
     that stay. A larger one is `half` and distractors, evenly from their list.
 
     Args:
-        whole: the names, with templates and cleaning.
         left_out: positions of the names that all but the first lack.
-        sizes: of the further vocabularies.
         distractors: names to fill up with; the built-in lists unless given. Those that share a
             word with a name of `whole`, or one of whose synonyms does, are not used: they might
             mean a class that was left out. (A distractor may mean one in other words yet.)
