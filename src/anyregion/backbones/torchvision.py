@@ -24,9 +24,7 @@ def names() -> list[str]:
 def build(name: str, size: int) -> Encoder:
     """An encoder with random weights, drawn from torch's global seed.
 
-    Args:
-        name: torchvision's own.
-        size: side of its images; a ViT's position embeddings are made for it.
+    A ViT's position embeddings are made for `size`, the side of its images.
 
     Raises:
         InputError: a size that is no multiple of a ViT's patch, or a family that cannot be read at

@@ -54,7 +54,6 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     Mean and deviation become those that a folder states; a file states none.
 
     Args:
-        encoder: gets the weights.
         path: a file of tensors; or a folder with `backbone.json`, a run that holds one as
             `model/`, or a Hugging Face folder with `model.safetensors`.
 
@@ -86,12 +85,7 @@ def load_weights(encoder: Encoder, path: Path) -> None:
 
 
 def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors under any known keys.
-
-    Args:
-        encoder: gets them.
-        state: the tensors.
-        source: where they are from, for messages.
+    """Load tensors under any known keys; messages say that they are from `source`.
 
     Raises:
         CheckpointError: as `load_weights`.

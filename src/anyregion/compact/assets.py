@@ -85,7 +85,6 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
     """An `onnxruntime.InferenceSession` of a graph.
 
     Args:
-        graph: content of its file.
         threads: for one operator; None leaves it to ONNX Runtime (all cores).
         device: `cpu`, or what the installed ONNX Runtime was built for (`cuda`, `cuda:1`, `mps`).
 

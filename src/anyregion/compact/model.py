@@ -66,8 +66,7 @@ class CompactModel:
 
     Args:
         folder: of a region head that training made, in place of the built-in one.
-        threads: of ONNX Runtime, for one operator; None leaves it to it (all cores).
-        device: `cpu`, or what the installed ONNX Runtime was built for (`cuda`, `cuda:1`, `mps`).
+        threads, device: see `start_session`.
 
     Raises:
         InputError: ONNX Runtime cannot use the device.

@@ -110,11 +110,7 @@ def best_proposals(
 ) -> tuple[Boxes, NDArray[np.float64]]:
     """The best boxes that overlap little, best first: `(n, 4)` and their scores `(n,)`.
 
-    Args:
-        grid: every cell's box.
-        limit: at most so many.
-        min_score: none below.
-        nms_iou: of two boxes with a higher intersection over union the worse one is dropped.
+    Of two boxes with an intersection over union above `nms_iou` the worse one is dropped.
     """
     sides = grid.boxes[:, 2:] - grid.boxes[:, :2]
     # a box of less than a pixel shows nothing
@@ -135,7 +131,6 @@ def box_of_points(
     the foreground points.
 
     Args:
-        grid: every cell's box.
         points: `(P, 2)` x and y in pixels of the image, at least one of them foreground.
         labels: `(P,)`, 1 for foreground and 0 for background.
     """

@@ -95,7 +95,6 @@ def extract_region_features(
     Args:
         pyramid: all four maps of the image (see `CHANNELS`).
         boxes: `(N, 4)` xyxy in pixels of the image.
-        conse: for the training-free answer.
         masks: of the regions; None where none has any.
     """
     height, width = pyramid.size

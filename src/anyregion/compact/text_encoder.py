@@ -41,8 +41,7 @@ class CompactTextEncoder:
 
     Args:
         calibration: of a region head, to embed what new names gain too; None for texts alone.
-        threads: for one operator; None leaves it to ONNX Runtime (all cores).
-        device: see `start_session`.
+        threads, device: see `start_session`.
 
     Raises:
         CheckpointError: an asset is missing or altered; for graph and tokeniser at first use.

@@ -80,8 +80,6 @@ class R2O(nn.Module):
     and leaves no trace in them.
 
     Args:
-        networks: online, target, predictor.
-        config: how.
         synchronised: whether the BatchNorms count over all processes.
     """
 

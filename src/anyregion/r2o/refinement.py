@@ -126,9 +126,8 @@ def refine(
             is None.
         labels: `(B, H, W)` ids of superpixels.
         clusters: how many regions; None for the superpixels themselves.
-        generators: see `cluster_segments`.
+        generators, scope: see `cluster_segments`.
         size: rows and columns of the masks.
-        scope: see `cluster_segments`.
         published: zero rows take part, maps are mixed and truncated, segments stay soft.
     """
     if clusters is None:

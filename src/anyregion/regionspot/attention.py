@@ -21,10 +21,7 @@ def attention_maps(
 
     What goes to the class token is left out, so a map adds up to at most 1.
 
-    Args:
-        encoded: one entry of what `encode_images` returned.
-        regions: regions that fit the image (`Regions.fit`).
-        layer: which decoder layer; the last by default.
+    `regions` fit the image (`Regions.fit`); `layer` is one of the decoder's, by default the last.
 
     Raises:
         InputError: the adapter does without features, or has no such layer.

@@ -121,7 +121,6 @@ class RegionSpotEncoder:
                 models kept elsewhere; other widths are refused). A localizer may also be an object
                 of your own, see `anyregion.localizers`.
             antialias: see the class; None for what the folder states.
-            device: where everything runs.
 
         Raises:
             CheckpointError: files missing, damaged, or not fitting the configuration.

@@ -25,8 +25,7 @@ class RegionSpotExtractor:
 
     Args:
         localizer, vlm: frozen; one of them may be None.
-        source: which of the localizer's tokens (the paper's ablation).
-        antialias: how images are squashed for the VLM; see `RegionSpotEncoder`.
+        source, antialias: see `RegionSpotEncoder`.
         images_at_once: images that go through the models together. 1 gives the same numbers
             whatever the batch, which a CPU has for nothing; more are quicker on a GPU, and then a
             number may differ by one unit of half precision now and then.

@@ -70,8 +70,6 @@ def write_folder(
 
     Args:
         folder: made if it is missing.
-        config: what `config.json` is to state.
-        weights: of the adapter.
         terms: of the data that it was trained on.
         vocabulary: the names that it was trained on.
 
@@ -191,16 +189,13 @@ def _portable_name(folder: Path, name: str) -> str:
 
 
 def copy_part(folder: Path, part: str, name: str) -> str:
-    """Copy a localizer or VLM into a folder.
+    """Copy a localizer or VLM into a folder, and return the name of the copy.
 
     Args:
         folder: made if it is missing.
         part: `localizer` or `vlm`: what the copy is called.
         name: as `load_localizer` and `load_vlm` take it. Models of the hub are copied from its
             cache on this machine.
-
-    Returns:
-        The name of the copy.
 
     Raises:
         InputError: a model whose files are not known, as the weights that open_clip downloads.

@@ -30,7 +30,6 @@ def load_config(name: str, *, role: str, kinds: Collection[str]) -> Any:
     """The `transformers` configuration of a local folder or, by its name, of a model on the hub.
 
     Args:
-        name: the folder, or OWNER/MODEL.
         role: what the model is loaded as, for the errors.
         kinds: the model types that can be that.
 
@@ -61,12 +60,7 @@ def load_config(name: str, *, role: str, kinds: Collection[str]) -> Any:
 
 
 def load_model(model_class: Any, name: str, **options: Any) -> Any:
-    """A model in float32, every weight accounted for.
-
-    Args:
-        model_class: of `transformers`, with `from_pretrained`.
-        name: a folder or a hub name, which `load_config` accepted.
-        options: for `from_pretrained`.
+    """A model of `transformers` in float32, every weight accounted for; `options` are its loader's.
 
     Raises:
         InputError: there are no weights.

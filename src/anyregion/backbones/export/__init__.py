@@ -36,9 +36,6 @@ def export_encoder(encoder: Encoder, out: str | Path, *, to: str) -> Export:
             when it is whole and checked.
         to: `torchvision`, `timm`, `huggingface` or `detectron2`.
 
-    Returns:
-        where it is, how it is opened, and the largest difference of the features.
-
     Raises:
         InputError: an unknown format; a backbone that it does not have (says which it has); a
             suffix that is not one of those, or something else in the way.

@@ -65,7 +65,6 @@ def open_named_dataset(
 
     Args:
         store: its features, with mirror images where these are to be used.
-        text_encoder: for the names.
         unseen, terms: see `RegionTaskConfig` and `StoreConfig`.
 
     Raises:
@@ -93,10 +92,7 @@ def open_unnamed_datasets(
 ) -> tuple[list[RegionDataset], RegionDataset | None]:
     """What a mask head or a proposal head is trained and validated on: regions without names.
 
-    Args:
-        task: what messages call the settings.
-        data: stores with mirror images.
-        validation: of the same encoder.
+    `task` is what messages call the settings; the stores of `data` have mirror images.
 
     Raises:
         InputError: stores that cannot be had, or were made by another encoder.

@@ -190,12 +190,7 @@ def _export(
     shapes: Shapes,
     path: Path,
 ) -> None:
-    """Write a head whose weights are `rounded`; the file is written all or not at all.
-
-    Args:
-        example: arguments to trace with.
-        shapes: per argument its run-time dimensions, as `torch.export.Dim`.
-    """
+    """Write a head whose weights are `rounded`; the file is written all or not at all."""
     import onnx
 
     logger = logging.getLogger("torch.onnx")

@@ -145,8 +145,7 @@ def proposal_losses(
 
     Args:
         answer: what `ProposalHeadModule` returned for the image.
-        objects: boxes `(n, 4)`, xyxy in pixels of the network's input.
-        rows, columns: of the map at stride 32.
+        objects, rows, columns: see `assign`.
     """
     boxes, score_logits, point_logits = (part.float() for part in answer)
     owner, share = assign(objects, rows, columns)

@@ -264,7 +264,6 @@ def jitter_sides(
 
     Args:
         boxes: `(N, 4)`.
-        random: where the numbers come from.
         spread: deviation of a side, as a share of the box's width or height; at most four of them.
         share: of the boxes that are moved.
     """

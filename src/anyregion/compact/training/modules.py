@@ -294,12 +294,7 @@ def _compare(guess: Tensor, features: Tensor) -> Tensor:
     The last channel of `guess` is a first guess of the mask. Inside and outside are the means of
     the features in it and around it: objects are often of one colour and texture.
 
-    Args:
-        guess: `(N, width + 1, h, w)`.
-        features: `(N, other, h, w)`.
-
-    Returns:
-        `(N, width + other + 3, h, w)`.
+    Shapes: `(N, width + 1, h, w)` and `(N, other, h, w)` to `(N, width + other + 3, h, w)`.
     """
     coarser, inside = guess[:, :-1], guess[:, -1:].sigmoid()
     comparisons = [inside]
@@ -330,10 +325,7 @@ def as_tensors(maps: Mapping[Any, Any]) -> dict[str, Tensor]:
 def standardised(head: M, images: Sequence[tuple[RegionDataset, int]]) -> M:
     """A fresh head whose projections know the channels of the data it will learn from.
 
-    Args:
-        head: with its first weights.
-        images: data set and position of those that are learned from; means and deviations are
-            taken over some of them.
+    Means and deviations are taken over some of `images`, each a data set and a position.
     """
     measured = images[:: -(-len(images) // MEASURED_IMAGES)]
     statistics = channel_statistics(measured)

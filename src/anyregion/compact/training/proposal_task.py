@@ -89,8 +89,7 @@ class ProposalTask(LocalizingTask):
 
     Args:
         datasets: images without a region are left out; pixels are not read.
-        validation: what `validate` measures on, or None.
-        seed: of everything random, the head's first weights among it.
+        validation, seed: see `MaskTask`.
 
     Raises:
         InputError: no image has a region.

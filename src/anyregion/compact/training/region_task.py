@@ -331,7 +331,6 @@ def sample_boxes(
     Args:
         boxes: `(n, 4)` xyxy in pixels.
         size: height and width of the image.
-        random: where the numbers come from.
         jitter: each side moves by up to this share of the box; a box left too thin stays.
         anywhere: how many random boxes: between two random points, at least 16 pixels a side.
 

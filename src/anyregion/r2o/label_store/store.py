@@ -103,7 +103,6 @@ class LabelStore:
 
         Args:
             cache: a folder, made where it is missing.
-            images, size, prior: see the class; `list_images` lists the images.
             workers: threads that compute; None for one a core.
             progress: called with the images that are finished, and all; not where nothing is to do.
 
@@ -222,13 +221,10 @@ def _check_info(path: Path, size: int, prior: PriorConfig) -> None:
 
 
 class LabelMapCodec:
-    """A `Codec`: records of one part, the label map of an image, compressed by `pack`.
+    """A `Codec`: records of one part, an image's label map `(size, size)`, compressed by `pack`.
 
     Keys say which state of which image a map belongs to (`image_keys`). Columns: `keys` uint64,
     `ends` int64 (where each record ends in the array `maps`), `checks` uint32 (`checksum`).
-
-    Args:
-        size: side of the maps.
     """
 
     format = "anyregion.label-maps/1"
@@ -261,11 +257,7 @@ class LabelMapCodec:
 
 
 class LabelMapRecords:
-    """The label maps in an open shard.
-
-    Attributes:
-        keys, skipped, parts: see `OpenRecords`.
-    """
+    """The label maps in an open shard, as `OpenRecords`."""
 
     parts = 1
 

@@ -31,8 +31,6 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     checked without them is checked before.
 
     Args:
-        settings: images, backbone, method.
-        loop: the loop's settings, for what has to fit both.
         progress: called with `(images done, images in all)` while label maps are computed.
 
     Raises:

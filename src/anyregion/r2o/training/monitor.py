@@ -64,13 +64,7 @@ class _Outputs:
 
 
 class Monitor:
-    """Measures and draws a few images of the training, always the same.
-
-    Args:
-        store: images and label maps.
-        config: see there.
-        seed: draws the images, and starts k-means.
-    """
+    """Measures and draws a few images of the training, always the same: `seed` draws them."""
 
     def __init__(self, store: LabelStore, config: R2OConfig, *, seed: int) -> None:
         order = generator(seed, "looks").permutation(len(store.usable))[:MONITORED_IMAGES]

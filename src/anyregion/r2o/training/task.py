@@ -56,11 +56,7 @@ class R2OExample:
 class R2OTask(Task):
     """Pretrains an encoder. See `training.task.Task`.
 
-    Args:
-        module: networks and method.
-        store: the images and their label maps.
-        config: see there.
-        loop: the loop's settings, as they were given; `on_fit_start` completes them.
+    `loop` are the loop's settings as they were given; `on_fit_start` completes them.
     """
 
     metrics = METRICS

@@ -92,11 +92,9 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
 class TeacherExtractor:
     """A `FeatureExtractor` of one array: `teacher`, `(N, E)` float16, rows of length 1.
 
-    The VLM's dense features, averaged in each region's box, in the space of the text embeddings:
-    what a region is named without any training, and the teacher of the distillation term.
-
-    Args:
-        embedder: the VLM whose text embeddings the adapter learns.
+    The dense features of `embedder`, the VLM whose text embeddings the adapter learns, averaged in
+    each region's box, in the space of the text embeddings: what a region is named without any
+    training, and the teacher of the distillation term.
     """
 
     def __init__(self, embedder: ImageEmbedder) -> None:

@@ -145,9 +145,6 @@ class RegionSpotTask(Task):
         datasets: a step's images are of one of them.
         scale: of the cosine, as the adapter will be used with.
         pretrained: what `save` states of it.
-        objective: the loss.
-        step: what a step reads.
-        seed: of what is drawn.
         validation: what `validate` measures on, or None.
 
     Raises:
