@@ -17,13 +17,19 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; move it over `path` when the block ends well.
 
     After an error (a full disk, Ctrl-C) the old file is untouched and the sibling is removed.
     The parent folder is made if it is missing. The sibling keeps the suffix of `path`.
+
+    Args:
+        path: the file.
+        private: whether only its owner may read it, and enter a folder that is made for it.
     """
     # beside the file, for a move from another disk would be a copy, which is not atomic
+    if private and not path.parent.exists():
+        private_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)  # whoever writes opens it by its name
@@ -31,12 +37,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp makes private files; the result gets the permissions any new file would have
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if private:
+            temporary.chmod(0o600)
+        else:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only its owner may enter, whatever the umask; so are missing ones above.
+
+    A folder that is there already is closed to others, too.
+    """
+    for folder in reversed([p for p in path.parents if not p.exists()]):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+    path.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(0o700)
 
 
 @contextmanager
@@ -54,26 +75,39 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Write `value` as JSON, atomically."""
+    """Write `value` as JSON, atomically; what is no UTF-8 (file names may be) is escaped."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_line(value, indent=indent))
+
+
+def to_line(value: Any, *, indent: int | None = None) -> bytes:
+    """One line of JSON; file names that are not UTF-8 are escaped, everything else is readable.
+
+    With `indent` it is as many lines as there are values.
+    """
     # NaN is no JSON, though Python would write it
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=indent, allow_nan=False)
-        file.write("\n")
-
-
-def to_line(value: Any) -> bytes:
-    """One line of JSON; file names that are not UTF-8 are escaped, everything else is readable."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
     try:
         return (text + "\n").encode()
     except UnicodeEncodeError:
-        return (json.dumps(value, allow_nan=False) + "\n").encode()
+        return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
+    """Write UTF-8 text, atomically; of file names, bytes that are none are spelt out."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def valid_text(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair that stands alone: JSON can write it.
+
+    Halves that belong together become the character that they are.
+    """
+    # UTF-16 is what the halves come from
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @contextmanager
@@ -97,8 +131,7 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """Read JSON; `InputError` names the file and the line that is malformed."""
-    with reading(path):
-        text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

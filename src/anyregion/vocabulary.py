@@ -6,11 +6,12 @@ import hashlib
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from anyregion.errors import InputError, SetAside
-from anyregion.files import atomic_path, cache_folder, write_json
+from anyregion.files import atomic_path, cache_folder, private_folder, valid_text, write_json
 
 Floats: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -27,6 +28,14 @@ Progress: TypeAlias = Callable[[int, int], None]
 Cleaning: TypeAlias = Literal["plain", "published"]
 
 _ENDING = re.compile(r"(-(other|merged|stuff))+$")  # COCO has `wall-other-merged`
+# what no one sees: control characters that are no space, and what Unicode calls ignorable
+# (zero-width characters, soft hyphens, marks of direction and variation)
+_CONTROL = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
+_CONTROLS = re.compile(f"[{_CONTROL}]")
+_UNSEEN = re.compile(
+    f"[{_CONTROL}\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
 # prompts that go to the text encoder together: 12 MB of embeddings, and progress every few seconds
 _TEXTS_AT_ONCE = 8192
 
@@ -62,8 +71,8 @@ class TextEncoder(Protocol):
 class Vocabulary:
     """Names, in order, each with synonyms; `matrix` rows follow the same order once encoded.
 
-    Duplicate names (whatever their case and, if `plain`, their spelling) and empty ones are left
-    out and listed in `set_aside`.
+    Duplicate names (whatever their case, their Unicode form and, if `plain`, their spelling) and
+    empty ones are left out and listed in `set_aside`. Halves of surrogate pairs become U+FFFD.
 
     Attributes:
         names: what is reported for a region.
@@ -73,6 +82,7 @@ class Vocabulary:
         cleaning: `plain` turns underscores into spaces and drops the endings `-other`, `-merged`
             and `-stuff`; `published` drops the endings only, as RegionSpot's code does.
         set_aside: duplicates and empty names, by `from_names`.
+        notes: how a file was read where that may surprise, and which names are not as they stood.
     """
 
     names: tuple[str, ...]
@@ -81,6 +91,7 @@ class Vocabulary:
     ids: tuple[int, ...] = ()
     cleaning: Cleaning = "plain"
     set_aside: tuple[SetAside, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -89,6 +100,10 @@ class Vocabulary:
         # frozen, so the usual values are put in past the dataclass
         if not self.synonyms:
             object.__setattr__(self, "synonyms", ((),) * count)
+        # neither a tokenizer nor a file takes half a character
+        object.__setattr__(self, "names", tuple(map(valid_text, self.names)))
+        synonyms = tuple(tuple(map(valid_text, words)) for words in self.synonyms)
+        object.__setattr__(self, "synonyms", synonyms)
         if len(set(self.names)) != count or not all(name.strip() for name in self.names):
             raise InputError("names repeat or are empty: Vocabulary.from_names sets those aside")
         if not self.ids:
@@ -103,6 +118,7 @@ class Vocabulary:
             for template in self.templates:
                 if template.count("{}") != 1:
                     raise InputError(f"template {template!r} must hold one {{}}")
+            object.__setattr__(self, "templates", tuple(map(valid_text, self.templates)))
         if self.cleaning not in ("plain", "published"):
             raise InputError(f"cleaning must be plain or published, not {self.cleaning!r}")
 
@@ -141,11 +157,15 @@ class Vocabulary:
                 raise InputError(f"{len(names)} names but {len(values)} {column}")
         first_with_key: dict[str, int] = {}
         skipped: list[SetAside] = []
+        notes: list[str] = []
         for position, name in enumerate(names):
             if not isinstance(name, str):
                 raise InputError(f"name {position} is {type(name).__name__}, not text")
-            key = name_key(name, cleaning)
             place = f"name {position}" if places is None else places[position]
+            words = (name, *(() if synonyms is None else synonyms[position]))
+            if any(valid_text(word) != word for word in words):
+                notes.append(f"{place}: halves of characters (lone surrogates) became \ufffd")
+            key = name_key(name, cleaning)
             if not key or not clean_name(name, cleaning):
                 skipped.append(SetAside(place, "empty"))
             elif key in first_with_key:
@@ -155,12 +175,13 @@ class Vocabulary:
                 first_with_key[key] = position
         positions = list(first_with_key.values())
         return cls(
-            names=tuple(" ".join(names[i].split()) for i in positions),
+            names=tuple(" ".join(_CONTROLS.sub("", names[i]).split()) for i in positions),
             synonyms=() if synonyms is None else tuple(tuple(synonyms[i]) for i in positions),
             templates=None if templates is None else tuple(templates),
             ids=() if ids is None else tuple(int(ids[i]) for i in positions),
             cleaning=cleaning,
             set_aside=tuple(skipped),
+            notes=tuple(notes),
         )
 
     @classmethod
@@ -178,7 +199,7 @@ class Vocabulary:
             names, synonyms=synonyms, templates=first.templates, cleaning=first.cleaning
         )
         # that data sets share names is no fault
-        return replace(joined, set_aside=())
+        return replace(joined, set_aside=(), notes=())
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file that `load_vocabulary` reads: COCO's `categories`, and how they prompt.
@@ -228,8 +249,13 @@ class EncodedVocabulary:
     unreadable: tuple[str, ...] = ()
     regions: str | None = None
 
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file: the matrix, and the names in its metadata."""
+    def save(self, path: str | Path, *, private: bool = False) -> None:
+        """Write one safetensors file: the matrix, and in its metadata the names and a hash of all.
+
+        Args:
+            path: the file; missing folders are made.
+            private: whether only its owner may read it.
+        """
         vocabulary = self.vocabulary
         metadata = {
             "names": vocabulary.names,
@@ -241,16 +267,19 @@ class EncodedVocabulary:
             "model": self.model,
             "regions": self.regions,
         }
-        with atomic_path(Path(path)) as temporary:
-            save_file(
-                {"matrix": np.ascontiguousarray(self.matrix)},
-                temporary,
-                metadata={"anyregion_vocabulary": json.dumps(metadata)},
-            )
+        matrix = np.ascontiguousarray(self.matrix)
+        text = json.dumps(metadata | {"sha256": _content_hash(metadata, matrix)})
+        with atomic_path(Path(path), private=private) as temporary:
+            save_file({"matrix": matrix}, temporary, metadata={"anyregion_vocabulary": text})
 
     @classmethod
-    def load(cls, path: str | Path) -> EncodedVocabulary:
+    def load(cls, path: str | Path, *, hash_required: bool = False) -> EncodedVocabulary:
         """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            hash_required: refuse a file without a hash of its content, as the first version wrote
+                it. One with another hash than its content's is refused in any case.
 
         Raises:
             InputError: no such file, not a vocabulary, or one that contradicts itself.
@@ -259,6 +288,11 @@ class EncodedVocabulary:
             with safe_open(path, framework="numpy") as file:
                 metadata = json.loads((file.metadata() or {})["anyregion_vocabulary"])
                 matrix = file.get_tensor("matrix")
+            stored = metadata.pop("sha256", None)
+            if stored is None and hash_required:
+                raise InputError(f"{path}: without a hash of its content")
+            if stored is not None and stored != _content_hash(metadata, matrix):
+                raise InputError(f"{path}: damaged or changed: its content has another hash")
             templates = metadata["templates"]
             vocabulary = Vocabulary(
                 names=tuple(metadata["names"]),
@@ -280,8 +314,21 @@ class EncodedVocabulary:
             return cls(vocabulary, matrix, str(metadata["model"]), unreadable, regions)
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file") from None
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
+        except InputError as error:
+            text = str(error)
+            raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+        # whatever a foreign file's values raise where they are used
+        except (SafetensorError, LookupError, TypeError, AttributeError, ValueError,
+                RecursionError, OSError) as error:  # fmt: skip
             raise InputError(f"{path}: not an encoded vocabulary ({error})") from None
+
+
+def _content_hash(metadata: dict[str, Any], matrix: NDArray[Any]) -> str:
+    """SHA-256 of the names, how they prompt, the model, and the matrix `(C, E)`."""
+    kind = [metadata, matrix.dtype.str, matrix.shape]
+    digest = hashlib.sha256(json.dumps(kind, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(matrix).data)
+    return digest.hexdigest()
 
 
 def clean_name(name: str, cleaning: Cleaning = "plain") -> str:
@@ -292,12 +339,16 @@ def clean_name(name: str, cleaning: Cleaning = "plain") -> str:
 
 
 def name_key(name: str, cleaning: Cleaning = "plain") -> str:
-    """The form in which names are compared: the prompt, whatever the case.
+    """The form in which names are compared: the prompt, whatever the case and the Unicode form.
 
-    As published, names that come to the same prompt stay apart.
+    Names that look alike have one key: composed or not, full-width, with zero-width characters or
+    other spaces in them. As published, names that come to the same prompt stay apart.
     """
+    # most names are plain, and there may be a hundred thousand
+    if not (name.isascii() and name.isprintable()):
+        name = unicodedata.normalize("NFKC", _UNSEEN.sub("", valid_text(name)))
     word = name if cleaning == "published" else clean_name(name)
-    return " ".join(word.split()).casefold()
+    return unicodedata.normalize("NFKC", " ".join(word.split()).casefold())
 
 
 def encode_vocabulary(
@@ -310,8 +361,10 @@ def encode_vocabulary(
     """Encode every name once: mean of the un-normalised embeddings of its prompts, then length 1.
 
     Texts go to the encoder some 8,000 at a time, so memory stays bounded. The result is kept on
-    disk under a hash of the names, the templates and the model; `cache=None` neither reads nor
-    writes. A cache that cannot be written is no error.
+    disk under a hash of the names, the templates and the model, where only the user may read it;
+    what lies there is believed if the hash of its content is right and it is of these names and
+    this model, else encoded anew and written over. `cache=None` neither reads nor writes. A cache
+    that cannot be written is no error.
 
     Raises:
         InputError: a name whose embedding is not finite or zero.
@@ -323,14 +376,18 @@ def encode_vocabulary(
     cached = None
     if folder is not None:
         # the names as they are, too: `unreadable` repeats their spelling
-        content = [encoder.fingerprint, templates, words, vocabulary.names]
+        content = (encoder.fingerprint, tuple(templates), words, vocabulary.names)
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         cached = folder / f"{digest[:32]}.safetensors"
         if cached.is_file():
-            # one that was cut short by a crash of the disk is encoded again, and written over
+            # cut short by a crash of the disk, of the first version, or not of ours
             with suppress(InputError):
-                entry = EncodedVocabulary.load(cached)
-                return EncodedVocabulary(vocabulary, entry.matrix, entry.model, entry.unreadable)
+                entry = EncodedVocabulary.load(cached, hash_required=True)
+                stored = entry.vocabulary
+                if content == (
+                    entry.model, stored.templates, stored.prompts(["{}"]), stored.names,
+                ):  # fmt: skip
+                    return replace(entry, vocabulary=vocabulary)
     unreadable = encoder.unreadable([name for name, *_ in words])
     encoded = EncodedVocabulary(
         vocabulary,
@@ -341,7 +398,11 @@ def encode_vocabulary(
     if cached is not None:
         # a read-only or full cache costs time, not correctness
         with suppress(OSError):
-            encoded.save(cached)
+            # the user's own folder keeps its permissions
+            if cache == "default":
+                private_folder(cached.parent)
+            entry = replace(encoded, vocabulary=replace(vocabulary, templates=tuple(templates)))
+            entry.save(cached, private=True)
     return encoded
 
 

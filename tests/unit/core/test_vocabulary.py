@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from anyregion.errors import InputError
@@ -55,6 +59,58 @@ def test_duplicates_and_empty_names_are_set_aside() -> None:
         "name 4: empty",
         "name 5: 'Red car ' repeats 'red  car'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("dog", "\uff44\uff4f\uff47"),
+        ("dog", "d\u200bog"),
+        ("dog", "do\u00adg"),
+        ("dog", "\ufeffdog"),
+        ("dog", "\u202edog\u202c"),
+        ("red car", "red\u00a0car"),
+        ("red car", "red\u3000\u2009car"),
+        ("red car", "red\uff3fcar"),
+        ("Stra\u00dfe", "STRASSE"),
+        ("\u2764", "\u2764\ufe0f"),
+        ("\u01c5", "\u01c6"),
+        ("dog", "do\x07g"),
+        ("wall", "wall\uff0dstuff"),
+    ],
+)
+def test_names_that_look_alike_are_one(first: str, second: str) -> None:
+    for names in ([first, second], [second, first]):
+        words = Vocabulary.from_names(names)
+        assert len(words) == 1
+        assert words.set_aside[0].reason == f"{names[1]!r} repeats {names[0]!r}"
+
+
+def test_a_name_stays_as_it_is_written_but_for_control_characters() -> None:
+    words = Vocabulary.from_names(
+        ["caf\u0065\u0301", "\x1b[31mred\x07 \x85car", "\u200b", "\uff41"]
+    )
+    assert words.names == ("caf\u0065\u0301", "[31mred car", "\uff41")
+    assert [str(a) for a in words.set_aside] == ["name 2: empty"]
+    # what means a thing apart stays apart
+    assert len(Vocabulary.from_names(["resume", "r\u00e9sum\u00e9", "\u0430", "a"])) == 4
+
+
+def test_halves_of_characters_become_the_replacement_character() -> None:
+    words = Vocabulary.from_names(
+        ["cat \ud83d", "dog", "\ud83d\ude00 face", "cat \ud83e"],
+        synonyms=[[], ["\ude00"], [], []],
+        templates=["a {} \udcff"],
+    )
+    assert words.names == ("cat \ufffd", "dog", "\U0001f600 face")
+    assert words.synonyms == ((), ("\ufffd",), ())
+    assert words.templates == ("a {} \ufffd",)
+    assert [note.partition(":")[0] for note in words.notes] == [
+        "name 0", "name 1", "name 2", "name 3",
+    ]  # fmt: skip
+    assert [a.item for a in words.set_aside] == ["name 3"]
+    assert Vocabulary(("\ud83d",)).names == ("\ufffd",)
 
 
 def test_ids_count_from_one_unless_given() -> None:
@@ -188,6 +244,123 @@ def test_a_broken_cache_is_made_again(tmp_path: Path) -> None:
         again = encode_vocabulary(words, Letters(), cache=tmp_path)
         assert (again.matrix == right.matrix).all()
         assert kept.read_bytes() == whole
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], NDArray[np.float32]], None]) -> None:
+    """Change what a file of an encoded vocabulary holds, as another program would."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = json.loads(file.metadata()["anyregion_vocabulary"])
+        matrix = file.get_tensor("matrix").copy()
+    change(metadata, matrix)
+    save_file({"matrix": matrix}, path, {"anyregion_vocabulary": json.dumps(metadata)})
+
+
+def swap_rows(_: dict[str, Any], matrix: NDArray[np.float32]) -> None:
+    matrix[:] = matrix[::-1].copy()
+
+
+def put_nan(_: dict[str, Any], matrix: NDArray[np.float32]) -> None:
+    matrix[0, 0] = np.nan
+
+
+CHANGES: dict[str, Callable[[dict[str, Any], NDArray[np.float32]], None]] = {
+    "rows swapped": swap_rows,
+    "rows swapped, no hash": lambda m, x: (m.pop("sha256"), swap_rows(m, x))[1],
+    "not a number": put_nan,
+    "names swapped": lambda m, _: m.update(names=m["names"][::-1]),
+    "other names": lambda m, _: m.update(names=["bird", "fish"]),
+    "names of no text": lambda m, _: m.update(names=[1, 2]),
+    "another model": lambda m, _: m.update(model="other"),
+    "other templates": lambda m, _: m.update(templates=["not {}"]),
+    "unreadable": lambda m, _: m.update(unreadable=["dog"]),
+    "as the first version wrote it": lambda m, _: m.pop("sha256"),
+    "a hash of no text": lambda m, _: m.update(sha256=3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_cache_is_not_believed(tmp_path: Path, change: str) -> None:
+    words = Vocabulary.from_names(["dog", "cat"])
+    right = encode_vocabulary(words, Letters(), cache=tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    rewrite(path, CHANGES[change])
+    encoder = Letters()
+    again = encode_vocabulary(words, encoder, cache=tmp_path)
+    assert encoder.calls
+    assert (again.matrix == right.matrix).all()
+    assert again.unreadable == ()
+    assert path.read_bytes() == whole
+    encoder = Letters()
+    encode_vocabulary(words, encoder, cache=tmp_path)
+    assert not encoder.calls
+
+
+@pytest.mark.parametrize(
+    ("other", "encoder"),
+    [
+        (Vocabulary.from_names(["cat", "dog"]), Letters()),
+        (Vocabulary.from_names(["dog", "cat"], synonyms=[["hound"], []]), Letters()),
+        (Vocabulary.from_names(["dog", "cat"], templates=["a {}"]), Letters()),
+        (Vocabulary.from_names(["dog", "cat"]), Letters("another model")),
+        (Vocabulary.from_names(["dog", "cat"]), Letters(templates=("the {}",))),
+    ],
+)
+def test_a_whole_entry_in_anothers_place_is_not_believed(
+    tmp_path: Path, other: Vocabulary, encoder: Letters
+) -> None:
+    words = Vocabulary.from_names(["dog", "cat"])
+    right = encode_vocabulary(words, Letters(), cache=tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    encode_vocabulary(other, encoder, cache=tmp_path / "other")
+    (foreign,) = (tmp_path / "other").glob("*.safetensors")
+    path.write_bytes(foreign.read_bytes())
+    assert (encode_vocabulary(words, Letters(), cache=tmp_path).matrix == right.matrix).all()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of Unix")
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_a_cache_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        encode_vocabulary(Vocabulary.from_names(["dog"]), Letters())
+    finally:
+        os.umask(before)
+    folders = [tmp_path / "cache", tmp_path / "cache" / "vocabularies"]
+    (file,) = folders[1].iterdir()
+    assert [p.stat().st_mode & 0o777 for p in (*folders, file)] == [0o700, 0o700, 0o600]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of Unix")
+def test_an_open_cache_is_closed_but_not_a_folder_of_the_user(tmp_path: Path) -> None:
+    older, own = tmp_path / "cache" / "vocabularies", tmp_path / "own"
+    older.mkdir(parents=True)
+    own.mkdir()
+    for folder in (older, own):
+        folder.chmod(0o755)
+    words = Vocabulary.from_names(["dog"])
+    encode_vocabulary(words, Letters())
+    encode_vocabulary(words, Letters(), cache=own)
+    assert [p.stat().st_mode & 0o777 for p in (older, own)] == [0o700, 0o755]
+    assert {p.stat().st_mode & 0o777 for f in (older, own) for p in f.iterdir()} == {0o600}
+
+
+def test_an_own_file_loads_without_a_hash_and_not_with_a_wrong_one(tmp_path: Path) -> None:
+    path = tmp_path / "words.safetensors"
+    saved = encode_vocabulary(Vocabulary.from_names(["dog", "cat"]), Letters(), cache=None)
+    saved.save(path)
+    rewrite(path, lambda m, _: m.pop("sha256"))
+    loaded = EncodedVocabulary.load(path)
+    assert (loaded.matrix == saved.matrix).all()
+    assert loaded.vocabulary == saved.vocabulary
+    with pytest.raises(InputError, match="without a hash"):
+        EncodedVocabulary.load(path, hash_required=True)
+    saved.save(path)
+    rewrite(path, swap_rows)
+    with pytest.raises(InputError, match=r"words\.safetensors: damaged or changed"):
+        EncodedVocabulary.load(path)
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
