@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import glob
 import io
-import struct
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,26 +35,65 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# what Pillow's decoders raise for broken data; each says that this one file cannot be used
-_BROKEN = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, MemoryError,
-    OverflowError, struct.error, zlib.error,
-)  # fmt: skip
 MAX_PIXELS = 178_956_970  # Pillow's own threshold for a decompression bomb: 0.5 GB of RGB
+BATCH_BYTES = 512 * 2**20  # of decoded RGB, as much as one image of MAX_PIXELS has
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+# the formats that are read, by Pillow's names for them, and the endings of their files
+_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+# pictures that are never read: passed over in folders, but not without a word
+_OTHER_SUFFIXES = {
+    ".3fr", ".arw", ".cr2", ".cr3", ".cur", ".dcm", ".dcx", ".dds", ".dib", ".dng", ".eps", ".erf",
+    ".exr", ".fits", ".hdr", ".icns", ".ico", ".iiq", ".jng", ".jxl", ".jxr", ".mef", ".mos",
+    ".mrw", ".nef", ".nrw", ".orf", ".pcx", ".pef", ".pfm", ".psb", ".psd", ".qoi", ".raf", ".rw2",
+    ".rwl", ".sgi", ".sr2", ".srf", ".srw", ".svg", ".svgz", ".tga", ".x3f", ".xbm", ".xcf", ".xpm",
+}  # fmt: skip
+# Pillow is built with or without these
+_CODECS = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+SUFFIXES = frozenset(_OTHER_SUFFIXES).union(*_FORMATS.values())
+"""Endings of files that are pictures by their name, whether they can be read or not."""
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """Heights and widths of one image file.
+
+    Attributes:
+        stored: of the pixels as they are in the file.
+        upright: after EXIF's rotation, as `read_image` returns them and boxes should count.
+        turned: whether EXIF turns or mirrors the image at all; by 180 degrees, or a square one,
+            it keeps its size.
+    """
+
+    stored: tuple[int, int]
+    upright: tuple[int, int]
+    turned: bool = False
 
 
 def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Read a path, the bytes of a file, a PIL image or an array as `(height, width, 3)` RGB uint8.
 
     Rules: EXIF rotation is applied, so boxes refer to the upright image (unreadable EXIF turns
-    nothing); transparency is laid on white; palette, grey and CMYK become RGB; 16-bit grey keeps
-    its high byte; of an animation the first frame is read. Arrays must be uint8, `(H, W)` or
-    `(H, W, 3)` in RGB order.
+    nothing); transparency is laid on white; palette, grey and CMYK become RGB; of an animation the
+    first frame is read. Of 16-bit grey the highest 8 bits in use are kept: the range is the
+    smallest of 8, 10, 12, 14 and 16 bits that holds the image's maximum, as a camera's 12 bits are
+    stored in 16. Arrays must be uint8, `(H, W)` or `(H, W, 3)` in RGB order.
+
+    A file is of one of `readable_formats`, by its content, whatever it is called.
 
     Raises:
-        InputError: broken, truncated or empty data, more than `max_pixels` pixels, a wrong array.
+        InputError: another format, broken, truncated or empty data, more than `max_pixels` pixels,
+            a wrong array.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
@@ -62,23 +102,23 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     name = str(image) if isinstance(image, (str, Path)) else f"<{type(image).__name__}>"
     with _open(image, name, max_pixels) as opened:
         mode = opened.mode
-        sixteen_bits = mode.startswith("I;16") or (mode == "I" and opened.format == "PNG")
+        sixteen_bits = mode.startswith("I;16") or (mode == "I" and opened.format in ("PNG", "PPM"))
         if mode == "F" or (mode == "I" and not sixteen_bits):
             raise InputError(
                 f"{name}: 32-bit pixels have no stated range; convert it to 8 or 16 bits"
             )
         opened.load()
         # by hand: Pillow's exif_transpose writes all tags anew, and fails where any of them is odd
-        orientation: object = None
-        with suppress(*_BROKEN), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged tags: the pixels are whole all the same
-            orientation = opened.getexif().get(_ORIENTATION)
-        if isinstance(orientation, int) and orientation in _TRANSPOSE:
+        if (orientation := _orientation(opened)) in _TRANSPOSE:
             opened = opened.transpose(_TRANSPOSE[orientation])
         if sixteen_bits:
             # Pillow's own convert would clip 16 bits to white
-            grey = np.asarray(opened).astype(np.int64).clip(0, 65535) >> 8  # (H, W)
-            return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+            values = np.asarray(opened)  # (H, W)
+            if values.dtype != np.uint16:
+                values = values.clip(0, 65535).astype(np.uint16)
+            bits = max(8, (int(values.max()).bit_length() + 1) // 2 * 2)
+            grey = (values >> (bits - 8)).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
         if mode in ("RGBa", "La"):
             opened = opened.convert(mode.upper())  # alpha not multiplied in any more
         if "A" in opened.getbands() or "transparency" in opened.info:
@@ -87,28 +127,54 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         return np.array(opened.convert("RGB"))
 
 
+def read_size(path: Path) -> ImageSize:
+    """The size of an image file, from its header; `InputError` where none can be read."""
+    # a header may promise any size: nothing is decoded
+    with _open(path, str(path), None) as image:
+        (width, height), orientation = image.size, _orientation(image)
+    stored = (height, width)
+    upright = (width, height) if orientation >= 5 else stored
+    return ImageSize(stored, upright, orientation in _TRANSPOSE)
+
+
 def read_batches(
-    images: Sequence[ImageLike], *, batch_size: int
+    images: Sequence[ImageLike], *, batch_size: int, batch_bytes: int = BATCH_BYTES
 ) -> Iterator[list[Pixels | InputError]]:
     """Yield batches of images in order; in the place of one that cannot be read stands its error.
 
     One batch is read in a thread while the caller works on the one before it: at most two are in
-    memory.
+    memory. A batch has `batch_size` images, or fewer where they would take more than `batch_bytes`
+    once decoded, but always one.
     """
+    end: Any = object()
     # one thread reads: Pillow decodes without Python's lock, and more would hold more in memory
-    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-read") as reader:
+        current: list[Future[Pixels]] = []
         upcoming: list[Future[Pixels]] = []
-        for batch in [*batches, []]:
-            current, upcoming = upcoming, [reader.submit(read_image, image) for image in batch]
-            results: list[Pixels | InputError] = []
-            for future in current:
-                try:
-                    results.append(future.result())
-                except InputError as error:
-                    results.append(error)
-            if results:
-                yield results
+        total = 0  # bytes of those in `upcoming`, once decoded
+        # the first end completes the last batch, and the second one hands it out
+        for image in (*images, end, end):
+            decoded = 0  # what cannot be opened takes nothing
+            if isinstance(image, np.ndarray):
+                decoded = image.nbytes
+            elif isinstance(image, (str, Path, bytes, Image.Image)):
+                with suppress(InputError), _open(image, "", MAX_PIXELS) as opened:
+                    decoded = 3 * opened.width * opened.height
+            is_full = len(upcoming) == batch_size or total + decoded > batch_bytes
+            if image is end or (upcoming and is_full):
+                results: list[Pixels | InputError] = []
+                for future in current:
+                    try:
+                        results.append(future.result())
+                    except InputError as error:
+                        results.append(error)
+                current, upcoming, total = upcoming, [], 0
+                if results:
+                    yield results
+                    del results, future  # the caller is done with them
+            if image is not end:
+                upcoming.append(reader.submit(read_image, image))
+                total += decoded
 
 
 def read_single_channel(path: Path, *, first_channel: bool = False) -> NDArray[np.int64]:
@@ -133,30 +199,67 @@ def read_single_channel(path: Path, *, first_channel: bool = False) -> NDArray[n
 
 @contextmanager
 def _open(
-    source: str | Path | bytes | Image.Image, name: str, max_pixels: int
+    source: str | Path | bytes | Image.Image, name: str, max_pixels: int | None
 ) -> Iterator[Image.Image]:
     """Open an image of at most `max_pixels`; what Pillow raises within the block names the file."""
     try:
         with warnings.catch_warnings(), ExitStack() as stack:
-            # the size is checked below, with an error that names the file
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # of large images: the size is checked below, with an error that names the file; and of
+            # damaged tags: the pixels are whole all the same
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             if not isinstance(source, Image.Image):
                 file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
-                source = stack.enter_context(Image.open(file))
+                # any other of Pillow's readers may start a program, as that of PostScript does
+                source = stack.enter_context(Image.open(file, formats=readable_formats()))
             width, height = source.size
-            if width * height > max_pixels:
+            if max_pixels is not None and width * height > max_pixels:
                 raise InputError(f"{name}: {width} x {height} is more than {max_pixels:,} pixels")
             yield source
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file") from None
     except UnidentifiedImageError:
-        raise InputError(f"{name}: not an image that Pillow can read") from None
+        raise InputError(
+            f"{name}: not an image, or not one of the formats that are read: "
+            f"{', '.join(readable_formats())}"
+        ) from None
     except Image.DecompressionBombError:
-        raise InputError(f"{name}: more than {max_pixels:,} pixels") from None
+        raise InputError(f"{name}: more than {MAX_PIXELS:,} pixels") from None
     except InputError:
         raise
-    except _BROKEN as error:
-        raise InputError(f"{name}: broken or truncated image ({error})") from None
+    except Exception as error:  # its readers raise anything for broken data
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{name}: broken or truncated image ({reason})") from None
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read in this installation."""
+    # each of these modules adds its format to Pillow's table
+    from PIL import (  # noqa: F401
+        AvifImagePlugin,
+        Jpeg2KImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+        features,
+    )
+
+    Image.preinit()
+    if find_spec("pillow_heif") is not None:
+        with suppress(Exception):  # built for another Pillow: HEIC stays unread
+            import pillow_heif  # type: ignore[import-not-found]
+
+            pillow_heif.register_heif_opener()
+    missing = {name for name, codec in _CODECS.items() if not features.check(codec)}
+    return tuple(name for name in _FORMATS if name in Image.OPEN and name not in missing)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number of how the image is turned; 1, upright, where it cannot be read."""
+    with suppress(Exception):
+        orientation = image.getexif().get(_ORIENTATION)
+        if isinstance(orientation, int) and orientation in _TRANSPOSE:
+            return orientation
+    return 1
 
 
 def size_of(pixels: Pixels) -> tuple[int, int]:
@@ -179,17 +282,19 @@ def _from_array(array: NDArray[np.generic]) -> Pixels:
 def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]]:
     """Expand files, folders (recursively) and globs into a list of files, in order, each once.
 
-    A file named outright is taken whatever its suffix; folders and globs yield the files of
-    `SUFFIXES`, without those that are hidden or lie in hidden folders. A path that leads to
-    nothing is set aside.
+    A file named outright is taken whatever its suffix; folders and globs yield the files whose
+    suffix is of a format that is read, without those that are hidden or lie in hidden folders.
+    Pictures of other formats, and a path that leads to nothing, are set aside.
     """
     images: dict[Path, None] = {}
-    skipped: list[SetAside] = []
+    skipped: dict[str, SetAside] = {}
+    readable = {suffix for name in readable_formats() for suffix in _FORMATS[name]}
     for argument in paths:
         path = Path(argument).expanduser()
         if path.is_file():
-            matches = [path]
-        elif path.is_dir():
+            images[path] = None
+            continue
+        if path.is_dir():
             # folders that are hidden hold thumbnails, or a notebook's copies
             matches = sorted(
                 p
@@ -202,11 +307,19 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
             names = glob.glob(str(path), recursive=True)  # noqa: PTH207
             matches = sorted(p for p in map(Path, names) if is_image_file(p))
         if not matches:
-            skipped.append(SetAside(str(argument), "no image there"))
-        images.update(dict.fromkeys(matches))
-    return list(images), skipped
+            skipped[str(argument)] = SetAside(str(argument), "no image there")
+        for match in matches:
+            suffix = match.suffix.lower()
+            if suffix in readable:
+                images[match] = None
+            else:
+                reason = f"passed over: {suffix} is not one of the formats that are read"
+                if suffix in _FORMATS["HEIF"]:
+                    reason += " (it is with pillow-heif installed)"
+                skipped[str(match)] = SetAside(str(match), reason)
+    return list(images), [a for a in skipped.values() if Path(a.item) not in images]
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file is an image by its name, and not hidden."""
+    """Whether a file is a picture by its name, be it of a format that is read, and not hidden."""
     return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")

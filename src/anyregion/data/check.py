@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.builder import OUTSIDE, clip_boxes, without_area
 from anyregion.data.annotations.report import Finding, Findings, Kind
-from anyregion.data.image_files import ImageSize, find_image, in_threads, read_size
+from anyregion.data.image_files import find_image, in_threads
 from anyregion.errors import InputError
-from anyregion.images import read_image, size_of
+from anyregion.images import ImageSize, read_image, read_size, size_of
 from anyregion.masks import segmentation_to_rle
 from anyregion.vocabulary import Progress
 
@@ -211,7 +211,7 @@ def _inspect(folder: Path, decode: bool, name: str) -> _ImageFile:
         length = path.stat().st_size
         size = read_size(path)  # of the header, where a rotation by EXIF stands
         if decode:
-            size = ImageSize(size.stored, size_of(read_image(path)))
+            size = replace(size, upright=size_of(read_image(path)))
     except InputError as error:
         return _ImageFile(path, length=length, error=str(error).removeprefix(f"{path}: "))
     except OSError as error:

@@ -1,49 +1,21 @@
-"""Image files of a data set: found by name, read, and measured by their header."""
+"""Image files of a data set: found by name, and read."""
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image, UnidentifiedImageError
-
-from anyregion.errors import InputError
 from anyregion.files import reading
 
-# EXIF's tag; its values 5 to 8 exchange height and width
-_ORIENTATION = 0x0112
-# what Pillow may raise for the header of a damaged file
-_BROKEN = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
-    struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
 # items submitted at once: plenty for every thread, and few results wait in memory
 _AHEAD = 512
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class ImageSize:
-    """Heights and widths of one image file.
-
-    Attributes:
-        stored: of the pixels as they are in the file.
-        upright: after EXIF's rotation, as `read_image` returns them and boxes should count.
-    """
-
-    stored: tuple[int, int]
-    upright: tuple[int, int]
 
 
 def find_image(folder: Path, name: str) -> Path | None:
@@ -92,24 +64,6 @@ def _parts(name: str) -> list[str]:
     return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
-def read_size(path: Path) -> ImageSize:
-    """The size of an image, from its header; `InputError` where there is none that can be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and damaged tags; none is decoded
-            with Image.open(path) as image:
-                width, height = image.size
-                is_turned = _is_turned(image)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image that Pillow can read") from None
-    except _BROKEN as error:
-        raise InputError(f"{path}: broken image ({error})") from None
-    stored = (height, width)
-    return ImageSize(stored, (width, height) if is_turned else stored)
-
-
 def in_threads(
     work: Callable[[T], R], items: Iterable[T], *, threads: int = 8, ahead: int = _AHEAD
 ) -> Generator[R, None, None]:
@@ -126,10 +80,3 @@ def in_threads(
             # the caller stopped, or an error: what nobody waits for need not be done
             for future in queue:
                 future.cancel()
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether EXIF's rotation exchanges height and width; what cannot be read turns nothing."""
-    with suppress(*_BROKEN):
-        return image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
-    return False

@@ -139,7 +139,8 @@ def recognize_images(
         root=None if output.overwrite else earlier_root(out),
     )
     if not images:
-        raise InputError("; ".join(map(str, set_aside)) or "no images given")
+        more = f"; and {len(set_aside) - 5} more" if len(set_aside) > 5 else ""
+        raise InputError("; ".join(map(str, set_aside[:5])) + more or "no images given")
     # whatever changes an answer or a picture: a run with other values may not continue this one
     fixed = {
         **(settings or {}),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from anyregion import InputError, read_image
+from anyregion.images import ImageSize, read_batches, read_single_channel, read_size
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -63,6 +69,9 @@ def sixteen_bit() -> bytes:
     return coded(Image.fromarray((np.arange(240).reshape(12, 20) * 256).astype(np.uint16)))
 
 
+TWELVE_BITS = np.linspace(0, 4095, 240).astype(np.uint16).reshape(12, 20)
+
+
 JPEG = coded(Image.fromarray(RGB), "JPEG")
 
 REFUSED_IMAGES: dict[str, tuple[Any, str]] = {
@@ -74,6 +83,12 @@ REFUSED_IMAGES: dict[str, tuple[Any, str]] = {
     "decompression bomb": (bomb(), "pixels"),
     "float TIFF": (coded(Image.new("F", (20, 12), 0.5), "TIFF"), "no stated range"),
     "int32 TIFF": (coded(Image.new("I", (20, 12), 200), "TIFF"), "no stated range"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n", "not one of the"),
+    "PDF": (b"%PDF-1.4\n", "not one of the formats that are read: JPEG, PNG, "),
+    "icon": (coded(Image.new("RGB", (16, 16)), "ICO"), "not one of the formats"),
+    "DDS": (coded(Image.new("RGB", (16, 16)), "DDS"), "not one of the formats"),
+    "PCX": (coded(Image.new("RGB", (16, 16)), "PCX"), "not one of the formats"),
+    "TGA": (coded(Image.new("RGB", (16, 16)), "TGA"), "not one of the formats"),
     "an open file": (io.BytesIO(JPEG), "cannot read a BytesIO"),
     "nothing": (None, "cannot read a NoneType"),
     "float array": (RGB / 255, "uint8"),
@@ -95,10 +110,40 @@ def grey(value: int) -> Callable[[np.ndarray], bool]:
 
 
 READ_IMAGES: dict[str, tuple[Any, tuple[int, int], Callable[[Any], bool]]] = {
-    "16-bit grey keeps its high byte": (
+    "16-bit grey of the whole range keeps its high byte": (
         sixteen_bit(),
         (12, 20),
         lambda p: (p[..., 0].ravel() == np.arange(240)).all() and (p[..., 0] == p[..., 2]).all(),
+    ),
+    "twelve bits in sixteen": (
+        coded(Image.fromarray(TWELVE_BITS)),
+        (12, 20),
+        lambda p: (p[..., 0] == TWELVE_BITS >> 4).all() and p.max() == 255,
+    ),
+    "twelve bits in sixteen, TIFF": (
+        coded(Image.fromarray(TWELVE_BITS), "TIFF"),
+        (12, 20),
+        lambda p: (p[..., 1] == TWELVE_BITS >> 4).all(),
+    ),
+    "twelve bits in sixteen, PGM": (
+        b"P5 20 12 65535\n" + TWELVE_BITS.astype(">u2").tobytes(),
+        (12, 20),
+        lambda p: (p[..., 2] == TWELVE_BITS >> 4).all(),
+    ),
+    "ten bits in sixteen": (
+        coded(Image.fromarray(TWELVE_BITS >> 2)),
+        (12, 20),
+        lambda p: (p[..., 0] == TWELVE_BITS >> 4).all(),
+    ),
+    "fifteen bits are a dark picture of sixteen": (
+        coded(Image.fromarray(TWELVE_BITS * 7)),
+        (12, 20),
+        lambda p: (p[..., 0] == TWELVE_BITS * 7 >> 8).all(),
+    ),
+    "eight bits in sixteen": (
+        coded(Image.fromarray(TWELVE_BITS >> 5)),
+        (12, 20),
+        lambda p: (p[..., 0] == TWELVE_BITS >> 5).all(),
     ),
     "CMYK becomes RGB": (
         coded(Image.new("CMYK", (20, 12), (0, 255, 255, 0)), "JPEG"),
@@ -165,6 +210,112 @@ def test_image_rule(case: str) -> None:
     assert pixels.dtype == np.uint8
     assert pixels.shape == (*size, 3)
     assert holds(pixels)
+
+
+FORMATS = {
+    "JPEG": ".jfif", "MPO": ".mpo", "PNG": ".apng", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif",
+    "GIF": ".gif", "PPM": ".pnm", "AVIF": ".avif", "JPEG2000": ".jp2",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_documented_format_is_read_whatever_its_name(kind: str, tmp_path: Path) -> None:
+    content = coded(Image.new("RGB", (20, 12), (200, 30, 30)), kind)
+    for name in ("x.jpg", f"x{FORMATS[kind]}"):
+        (tmp_path / name).write_bytes(content)
+        pixels = read_image(tmp_path / name)
+        assert pixels.shape == (12, 20, 3)
+        assert np.abs(pixels.astype(int) - [200, 30, 30]).max() < 12
+        assert read_size(tmp_path / name) == ImageSize((12, 20), (12, 20))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_whatever_a_reader_raises_is_the_images_reason(kind: str, tmp_path: Path) -> None:
+    content = coded(Image.fromarray(RGB), kind)
+    rng = np.random.default_rng(3)
+    path = tmp_path / "x.jpg"
+    for _ in range(60):
+        spoiled = bytearray(content)
+        for at in rng.integers(0, len(content), 3):
+            spoiled[at] = rng.integers(256)
+        path.write_bytes(bytes(spoiled)[: rng.integers(1, len(content) + 60)])
+        for read in (read_image, read_size, read_single_channel):
+            with suppress(InputError):
+                read(path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, ZeroDivisionError])
+def test_no_error_of_a_reader_escapes(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(image: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr(PngImageFile, "load", load)
+    with pytest.raises(InputError, match=rf"broken or truncated image \({error.__name__}"):
+        read_image(coded(Image.fromarray(RGB)))
+
+
+def test_postscript_starts_no_program(tmp_path: Path) -> None:
+    (tmp_path / "gs").write_text("#!/bin/sh\ntouch started")
+    (tmp_path / "gs").chmod(0o755)
+    (tmp_path / "x.jpg").write_bytes(REFUSED_IMAGES["PostScript"][0])
+    code = """
+import sys
+sys.addaudithook(lambda name, args: name == "subprocess.Popen" and sys.exit("started a program"))
+from pathlib import Path
+from anyregion import InputError, images
+for read in (images.read_image, images.read_size, images.read_single_channel):
+    try:
+        read(Path("x.jpg"))
+    except InputError as error:
+        assert "not one of the formats" in str(error), error
+    else:
+        sys.exit("was read")
+"""
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_batch_holds_no_more_than_its_bytes(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(7)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (40 if i == 3 else 10, 10), (i, 0, 0)).save(path)
+    paths.insert(2, tmp_path / "none.png")
+    content = paths[0].read_bytes()
+    images = [*paths, content, np.zeros((10, 10, 3), np.uint8)]
+    # 300 bytes each, 1200 the large one: alone, though it is more than a batch may hold
+    batches = list(read_batches(images, batch_size=4, batch_bytes=700))
+    assert [len(batch) for batch in batches] == [3, 1, 1, 2, 2, 1]
+    whole = [image for batch in read_batches(images, batch_size=99) for image in batch]
+    parts = [image for batch in batches for image in batch]
+    for one, other in zip(parts, whole, strict=True):
+        same = str(one) == str(other) if isinstance(one, InputError) else (one == other).all()
+        assert same
+    assert [len(b) for b in read_batches(images, batch_size=4)] == [4, 4, 2]
+    assert list(read_batches([], batch_size=4)) == []
+
+
+def test_two_batches_are_in_memory_at_most(tmp_path: Path) -> None:
+    for i in range(8):
+        Image.new("L", (4000, 4000), i).save(tmp_path / f"{i}.png")
+    code = """
+import resource, sys
+from pathlib import Path
+from anyregion.images import read_batches, read_image
+paths = sorted(Path(".").glob("*.png"))
+read_image(paths[0])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for batch in read_batches(paths, batch_size=8, batch_bytes=50_000_000):
+    assert len(batch) == 1
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    # an image is 48 MB: all eight would be 384 MB
+    assert int(done.stdout) < 150_000
 
 
 def test_a_frame_that_is_written_over_stays_as_it_was() -> None:

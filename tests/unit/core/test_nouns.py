@@ -251,6 +251,21 @@ def test_find_images(tmp_path: Path) -> None:
     assert [p.name for p in named] == ["notes.txt"]  # named outright: reading it will tell
 
 
+def test_pictures_that_are_passed_over_are_listed(tmp_path: Path) -> None:
+    read = ["a.jfif", "b.JPE", "c.avif", "d.jp2", "e.pgm", "f.pbm", "g.pnm", "h.apng", "i.mpo"]
+    for name in (*read, "x.heic", "y.DNG", "sub/z.tga", ".hidden.psd", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    images, aside = find_images([tmp_path])
+    assert [p.name for p in images] == read
+    assert [Path(a.item).name for a in aside] == ["z.tga", "x.heic", "y.DNG"]
+    assert "passed over: .heic is not one of the formats that are read" in aside[1].reason
+    # a glob too; what is named outright is tried
+    images, aside = find_images([tmp_path / "*.heic", tmp_path / "h*", tmp_path / "y.DNG"])
+    assert [p.name for p in images] == ["h.apng", "y.DNG"]
+    assert [Path(a.item).name for a in aside] == ["x.heic"]
+
+
 def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()

@@ -19,9 +19,10 @@ from anyregion.data.annotations.builder import (
     build_annotations,
 )
 from anyregion.data.annotations.report import Findings, Kind
-from anyregion.data.image_files import image_path, in_threads, read_size
+from anyregion.data.image_files import image_path, in_threads
 from anyregion.errors import InputError
 from anyregion.files import reading
+from anyregion.images import read_size
 
 WITHOUT_SIZE = Kind(
     "images whose size is not known", True, "their boxes are fractions of it: is the file there?"
