@@ -9,6 +9,14 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from anyregion.errors import InputError
+from anyregion.images import MAX_PIXELS
+
+# pycocotools walks along a polygon's edges in fifths of a pixel, some 120 bytes a pixel: a million
+# pixels of edges take 0.3 GB and about a second. No outline that means anything is longer than
+# twice the image's pixels, but for the border of a small one
+MAX_EDGE_LENGTH = 1_000_000
+# each is merged into all before it
+MAX_POLYGONS = 10_000
 
 
 class RLE(TypedDict):
@@ -61,7 +69,9 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> RLE:
     """COCO `segmentation` (polygons, uncompressed or compressed RLE) to a compressed RLE.
 
     Raises:
-        InputError: malformed polygons or codes, or a code of another image size.
+        InputError: malformed polygons or codes, a code of another image size, an image of more
+            than `images.MAX_PIXELS`, over `MAX_POLYGONS` polygons, or outlines that are longer
+            in all than `MAX_EDGE_LENGTH` pixels, or than the image could hold.
     """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
@@ -80,18 +90,22 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> RLE:
         raise InputError("RLE without counts")
     if isinstance(segmentation, list) and segmentation:
         _check_size(height, width)
+        if len(segmentation) > MAX_POLYGONS:
+            raise InputError(f"more than {MAX_POLYGONS:,} polygons for one region")
         polygons = [_check_polygon(points, height, width) for points in segmentation]
+        _check_edges(polygons, height, width)
         rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         return RLE(size=[height, width], counts=rle["counts"].decode("ascii"))
     raise InputError("segmentation is neither polygons nor RLE")
 
 
 def _check_size(height: Any, width: Any) -> None:
-    # pycocotools counts pixels in 32 bits, and overflows without a word
-    if not (isinstance(height, int) and isinstance(width, int)) or not (
-        0 < height < 2**16 and 0 < width < 2**16 and height * width < 2**31
-    ):
-        raise InputError(f"a mask of {height} x {width} pixels is beyond what COCO's code holds")
+    # decoded, a mask takes a byte a pixel, as an image takes three
+    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+        raise InputError(f"a mask of {height} x {width} pixels")
+    # pycocotools' own codes end at 2 ** 16 a side
+    if height * width > MAX_PIXELS or max(height, width) >= 2**16:
+        raise InputError(f"a mask of {height} x {width} is more than {MAX_PIXELS:,} pixels")
 
 
 def _check_polygon(points: Any, height: int, width: int) -> list[float]:
@@ -106,6 +120,18 @@ def _check_polygon(points: Any, height: int, width: int) -> list[float]:
     if not all(-far <= v <= 2 * far for v in values):
         raise InputError("a polygon reaches farther outside the image than the image is large")
     return values
+
+
+def _check_edges(polygons: list[list[float]], height: int, width: int) -> None:
+    """Refuse outlines whose drawing would take gigabytes or minutes, few as their points are."""
+    limit = min(MAX_EDGE_LENGTH, 2 * height * width + 100 * (height + width))
+    length = 0.0
+    for values in polygons:
+        points = np.array(values).reshape(-1, 2)  # (N, 2) x, y
+        # pixels walked along each edge: of its longer side
+        length += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+    if length > limit:
+        raise InputError(f"outlines of {length:,.0f} pixels in all; {limit:,} are drawn at most")
 
 
 def _check_runs(counts: list[Any], pixels: int) -> list[int]:

@@ -16,7 +16,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from anyregion.errors import InputError
@@ -25,6 +24,7 @@ from anyregion.training.config import LoopConfig
 from anyregion.training.run_folder import Settings, flat, plain
 from anyregion.training.task import Task
 from anyregion.vocabulary import Progress
+from anyregion.yaml_text import parse_yaml
 
 # settings whose words are taken as they are, and those that may also be lists or mappings
 _TEXTS = {"annotations", "store", "terms", "validation_images", "vocabulary"}
@@ -266,9 +266,10 @@ def _take_renamed(name: str, values: Settings, words: Sequence[str]) -> list[str
         if not has_value:
             text = queue.pop(0) if queue else ""
         try:
-            value = None if text == "null" else text if path[-1] in _TEXTS else yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"{option}: not a value that YAML can read: {text!r}") from None
+            is_text = path[-1] in _TEXTS and text != "null"
+            value = text if is_text else parse_yaml(text, option)
+        except InputError:
+            raise InputError(f"{option}: not a value that YAML can read: {text!r:.80}") from None
         if path[-1] in _SOURCES and path[0] != "task" and isinstance(value, int | float):
             value = text  # a folder may be called 2017 or yes
         place = settings
@@ -285,12 +286,7 @@ def _read(config: str | Path | Mapping[str, Any]) -> tuple[Settings, str]:
         values, where = plain(config), "the settings"
     else:
         text, where = _text(config)
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = "" if mark is None else f" at line {mark.line + 1}"
-            raise InputError(f"{where}: malformed YAML{line}") from None
+        values = parse_yaml(text, where)
     if not isinstance(values, dict):
         raise InputError(f"{where}: not a list of settings")
     name = values.get("task")

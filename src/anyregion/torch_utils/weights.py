@@ -22,7 +22,7 @@ from anyregion.files import atomic_path, writing
 # what `torch.load` raises for cut or foreign files depends on where they break
 _BROKEN = (
     RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
-    struct.error, zipfile.BadZipFile,
+    struct.error, zipfile.BadZipFile, NotImplementedError, MemoryError,
 )  # fmt: skip
 _WRAPPERS = ("model", "state_dict")
 # what a configuration says of its file and the library; names with an underscore do so too
@@ -157,7 +157,21 @@ def _torch_file(path: Path) -> Any:
 
 
 def _is_torchscript(path: Path) -> bool:
+    """Whether a ZIP archive holds code; one that unpacks to much more than it is, is refused.
+
+    `torch.save` compresses nothing, so a file is about as large as its tensors.
+    """
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, *_BROKEN) as error:
+        raise CheckpointError(f"{path}: a broken ZIP archive ({error})") from None
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > 2 * path.stat().st_size + 2**20:
+        raise CheckpointError(
+            f"{path}: {path.stat().st_size:,} bytes that unpack to {unpacked:,}, as torch.save "
+            "writes none. It was not loaded; save the state dict anew"
+        )
+    return any(entry.filename.endswith("/constants.pkl") for entry in entries)

@@ -32,8 +32,9 @@ import yaml
 
 import anyregion
 from anyregion.errors import AnyRegionError, InputError, package_version
-from anyregion.files import write_json, write_text, writing
+from anyregion.files import read_text, write_json, write_text, writing
 from anyregion.training.config import MAY_CHANGE, LoopConfig
+from anyregion.yaml_text import parse_yaml
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -110,8 +111,8 @@ def read_settings(path: Path) -> Settings | None:
     if not (path / CONFIG).is_file():
         return None
     try:
-        settings = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        settings = parse_yaml(read_text(path / CONFIG), str(path / CONFIG))
+    except InputError:
         return None
     return settings if isinstance(settings, dict) else None
 

@@ -162,7 +162,7 @@ SET_ASIDE: dict[str, tuple[Any, str]] = {
                 "segmentation": {"size": [10**9, 10**9], "counts": "0"},
             },
         ],
-        "beyond what COCO",
+        "more than 178,956,970 pixels",
     ),
     "null box": (coco(GOOD, {**GOOD, "id": 2, "bbox": [None] * 4}), "not four numbers"),
     "RLE of another size": (

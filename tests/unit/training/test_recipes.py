@@ -202,7 +202,7 @@ GOOD = "task: regionspot\nregionspot: {data: [{store: here}]}\n"
         ("task: regionspot\nregionspot: {data: [{store: a, size: 2}]}\n", "size"),
         ("task: horoscope\n", "task must be one of regionspot, r2o, compact"),
         ("steps: 3\n", "task must be one of"),
-        ("task: [\n", "malformed YAML at line 2"),
+        ("task: [\n", r"line 2, column 1: expected the node content"),
         ("- 3\n", "not a list of settings"),
     ],
 )
