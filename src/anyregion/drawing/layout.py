@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -61,6 +62,13 @@ class LabelLayout:
     anchors: Mapping[int, Anchor]
     labels: Boxes = field(default_factory=lambda: np.zeros((0, 4)))
 
+    @cached_property
+    def areas(self) -> NDArray[np.float64]:
+        """`(R,)` of the regions, at least 1."""
+        sides = self.regions[:, 2:] - self.regions[:, :2]
+        areas: NDArray[np.float64] = np.maximum(1.0, np.prod(sides, axis=1))
+        return areas
+
     def place(
         self, region: int, width: int, height: int, *, limit: float, reach: float = 0.0
     ) -> Placement | None:
@@ -90,7 +98,7 @@ class LabelLayout:
         candidates, costs = candidates[free], costs[free]
         if not len(candidates):
             return None
-        areas = np.maximum(1.0, np.prod(self.regions[:, 2:] - self.regions[:, :2], axis=1))
+        areas = self.areas
         hidden = _intersections(candidates, self.regions) / areas  # (S, R)
         if anchor is not None:
             hidden[:, region] *= areas[region] / max(1.0, anchor.area)

@@ -14,6 +14,8 @@ The rules, for regions of any number on images of any size:
   each name have none.
 - Where the labels together would cover more than 30 % of the picture, all are in small letters;
   where those too would cover more than 40 %, all are numbers.
+- A picture holds only so many labels: where there are more regions than numbers would cover 40 % of
+  it, those of the best scores are labelled, and the legend says how many others each name has.
 - Names are cut at a width that the picture can hold. Letters that Pillow's own font lacks come from
   a system font, where there is one.
 """
@@ -43,6 +45,8 @@ _SHORT_SIDE = 480
 _LEAST_SHOWN = 5.0
 _FILL = 0.32
 _SHADOW = (0, 0, 0, 110)
+# share of the picture that labels may cover: 258 numbers of 640 x 480; 2,000 took 11 s to place
+_MOST_NUMBERED = 0.4
 
 # vivid colours, each the farthest from those before it in OKLab
 _PALETTE = (
@@ -126,9 +130,31 @@ def draw(
     if show_scores:
         values = [record["score"] for record in records]
         scores = [" <0.01" if 0 < value < 0.005 else f" {value:.2f}" for value in values]
-    layout = LabelLayout(boxes, size, anchors)
-    numbered = _draw_labels(picture, layout, names, scores, large_first[::-1])
+    labelled = _best_scored(records, size)
+    order = [i for i in large_first[::-1] if i in labelled]
+    # labels keep off the regions that have one: of thousands, none could keep off all
+    rows = {i: row for row, i in enumerate(order)}
+    layout = LabelLayout(boxes[order], size, {rows[i]: anchors[i] for i in order if i in anchors})
+    numbered = dict.fromkeys(set(range(len(records))) - labelled, False)
+    numbered |= _draw_labels(picture, layout, names, scores, order)
     return _with_legend(picture, names, scores, numbered) if numbered else picture
+
+
+def _best_scored(records: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> set[int]:
+    """The regions whose labels a picture has room for: all, unless there are hundreds."""
+    number = _measure(str(len(records)), _letters(size)[1])
+    room = int(_MOST_NUMBERED * size[0] * size[1] / (number.width * number.height))
+    if len(records) <= room:
+        return set(range(len(records)))
+    scores = np.array([record["score"] for record in records], dtype=np.float64)
+    return set(np.argsort(-scores, kind="stable")[:room].tolist())
+
+
+def _letters(size: tuple[int, int]) -> tuple[int, int]:
+    """Usual and small letters of a picture, in pixels."""
+    # 13 pixels up to 520 x 520, 28 from 1,120 x 1,120; below 10, Pillow's letters run together
+    base = int(np.clip(round(float(np.sqrt(size[0] * size[1])) / 40), 13, 28))
+    return base, max(10, round(0.8 * base))
 
 
 @lru_cache(maxsize=4096)
@@ -246,19 +272,20 @@ def _draw_labels(
         by region: True where its number is in the picture, False where not even that found room.
     """
     width, height = picture.size
-    # 13 pixels up to 520 x 520, 28 from 1,120 x 1,120; below 10, Pillow's letters run together
-    base = int(np.clip(round(float(np.sqrt(width * height)) / 40), 13, 28))
-    small = max(10, round(0.8 * base))
-    texts = [_shorten(n, s, small, 0.45 * width) for n, s in zip(names, scores, strict=True)]
-    labels = {letters: [_measure(text, letters) for text in texts] for letters in (base, small)}
+    base, small = _letters(picture.size)
+    texts = {i: _shorten(names[i], scores[i], small, 0.45 * width) for i in order}
+    labels = {
+        letters: {i: _measure(text, letters) for i, text in texts.items()}
+        for letters in (base, small)
+    }
     share = {
-        letters: sum(label.width * label.height for label in row) / (width * height)
+        letters: sum(label.width * label.height for label in row.values()) / (width * height)
         for letters, row in labels.items()
     }
     first = 3 if share[small] > 0.4 else 1 if share[base] > 0.3 else 0
     placed: list[tuple[int, _Label, Placement]] = []
     numbered: dict[int, bool] = {}
-    for i in order:
+    for row, i in enumerate(order):
         number = _measure(str(i + 1), small)
         ladder = [  # label, how far from its region it may stand, highest cost of its spot
             (labels[base][i], 0.0, 0.3),
@@ -269,7 +296,7 @@ def _draw_labels(
             (_measure(str(i + 1), 10), 20.0 * small, 4.0),
         ]
         for label, reach, limit in ladder[first:]:
-            placement = layout.place(i, label.width, label.height, limit=limit, reach=reach)
+            placement = layout.place(row, label.width, label.height, limit=limit, reach=reach)
             if placement is not None:
                 placed.append((i, label, placement))
                 break
