@@ -133,9 +133,9 @@ def _try_model() -> tuple[bool, str]:
 def _providers() -> list[str]:
     if find_spec("onnxruntime") is None:
         return []
-    import onnxruntime
+    from anyregion.compact.assets import import_onnxruntime
 
-    return [str(name) for name in onnxruntime.get_available_providers()]
+    return [str(name) for name in import_onnxruntime().get_available_providers()]
 
 
 def _torch_devices() -> list[str]:

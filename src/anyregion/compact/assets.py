@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -81,6 +82,22 @@ def read_asset(name: str, folder: Path | None = None) -> bytes:
     return content
 
 
+def import_onnxruntime() -> Any:
+    """The module `onnxruntime`, which sends nothing: the only place of the package that imports it.
+
+    From 1.29 its wheels look up a vendor's event host and write a device id under `~/.cache`,
+    unless `ORT_DISABLE_TELEMETRY` is 1 when it is loaded. A user's own value of it stays.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # here and not above: importing it takes 45 ms, and not every command needs it
+    import onnxruntime
+
+    if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
+        # where the caller's program had imported it before, the variable came too late
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
     """An `onnxruntime.InferenceSession` of a graph.
 
@@ -92,8 +109,7 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
         InputError: this ONNX Runtime cannot use the device.
         CheckpointError: no graph that ONNX Runtime can run.
     """
-    # here and not above: importing it takes 45 ms, and not every command needs it
-    import onnxruntime as ort
+    ort = import_onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
     kind, _, number = device.partition(":")
