@@ -131,15 +131,19 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """Read JSON; `InputError` names the file and the line that is malformed."""
-    text = read_text(path)
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The value of JSON text; `InputError` names the line, and `name` as what it is of."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: malformed JSON at line {error.lineno}: {error.msg}") from None
+        raise InputError(f"{name}: malformed JSON at line {error.lineno}: {error.msg}") from None
     except ValueError as error:  # a number of thousands of digits
-        raise InputError(f"{path}: JSON that cannot be read ({error})") from None
+        raise InputError(f"{name}: JSON that cannot be read ({error})") from None
     except RecursionError:
-        raise InputError(f"{path}: JSON nested too deeply") from None
+        raise InputError(f"{name}: JSON nested too deeply") from None
 
 
 def cache_folder() -> Path:

@@ -28,8 +28,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 Cleaning: TypeAlias = Literal["plain", "published"]
 
 _ENDING = re.compile(r"(-(other|merged|stuff))+$")  # COCO has `wall-other-merged`
-# what no one sees: control characters that are no space, and what Unicode calls ignorable
-# (zero-width characters, soft hyphens, marks of direction and variation)
+# what no one sees: control characters, and what Unicode calls ignorable (zero-width, directions)
 _CONTROL = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
 _CONTROLS = re.compile(f"[{_CONTROL}]")
 _UNSEEN = re.compile(
@@ -162,8 +161,8 @@ class Vocabulary:
             if not isinstance(name, str):
                 raise InputError(f"name {position} is {type(name).__name__}, not text")
             place = f"name {position}" if places is None else places[position]
-            words = (name, *(() if synonyms is None else synonyms[position]))
-            if any(valid_text(word) != word for word in words):
+            words = [name] if synonyms is None else [name, *synonyms[position]]
+            if not all(word.isascii() or valid_text(word) == word for word in words):
                 notes.append(f"{place}: halves of characters (lone surrogates) became \ufffd")
             key = name_key(name, cleaning)
             if not key or not clean_name(name, cleaning):
@@ -252,9 +251,7 @@ class EncodedVocabulary:
     def save(self, path: str | Path, *, private: bool = False) -> None:
         """Write one safetensors file: the matrix, and in its metadata the names and a hash of all.
 
-        Args:
-            path: the file; missing folders are made.
-            private: whether only its owner may read it.
+        If `private`, only its owner may read it.
         """
         vocabulary = self.vocabulary
         metadata = {
@@ -274,12 +271,7 @@ class EncodedVocabulary:
 
     @classmethod
     def load(cls, path: str | Path, *, hash_required: bool = False) -> EncodedVocabulary:
-        """Read what `save` wrote.
-
-        Args:
-            path: the file.
-            hash_required: refuse a file without a hash of its content, as the first version wrote
-                it. One with another hash than its content's is refused in any case.
+        """Read what `save` wrote; the first version wrote no hash, which `hash_required` refuses.
 
         Raises:
             InputError: no such file, not a vocabulary, or one that contradicts itself.
@@ -344,11 +336,10 @@ def name_key(name: str, cleaning: Cleaning = "plain") -> str:
     Names that look alike have one key: composed or not, full-width, with zero-width characters or
     other spaces in them. As published, names that come to the same prompt stay apart.
     """
-    # most names are plain, and there may be a hundred thousand
     if not (name.isascii() and name.isprintable()):
         name = unicodedata.normalize("NFKC", _UNSEEN.sub("", valid_text(name)))
-    word = name if cleaning == "published" else clean_name(name)
-    return unicodedata.normalize("NFKC", " ".join(word.split()).casefold())
+    word = " ".join(name.split()) if cleaning == "published" else clean_name(name)
+    return unicodedata.normalize("NFKC", word.strip().casefold())
 
 
 def encode_vocabulary(

@@ -172,6 +172,7 @@ def read_vocabulary(
     Args:
         masks: also use the masks of exemplars, as those of the regions to name.
     """
+    from anyregion.cli import terminal
     from anyregion.io.vocabulary import load_vocabulary
     from anyregion.vocabulary import Vocabulary
 
@@ -185,6 +186,8 @@ def read_vocabulary(
         words = load_vocabulary(
             args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning
         )
+        listed = words if isinstance(words, Vocabulary) else words.vocabulary
+        terminal.warn_list("read from the vocabulary", listed.notes)
         templates = parse_templates(args.templates) if args.templates else None
         if isinstance(words, Vocabulary):
             words = replace(words, templates=templates)
@@ -228,6 +231,8 @@ def count_names(count: int, spec: str | None = None) -> str:
 
     if (name := spec.strip().casefold()) in BUILT_IN_NAMES:
         return f"{text} (built-in {name})"
+    if spec == "-":
+        return f"{text} (standard input)"
     # names need not be possible file names
     with suppress(OSError, ValueError, RuntimeError):
         if Path(spec).expanduser().is_file():

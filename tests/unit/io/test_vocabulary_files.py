@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -97,19 +100,45 @@ def test_names_typed() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["dog", "cabinet/shelf", "St. Bernard", "cutting/chopping board, No. 5", "x" * 5000]
-)
+    "spec",
+    [
+        "dog", "St. Bernard", "cutting/chopping board, No. 5", "x" * 5000, "cutting/chopping board",
+        "t.v.", "St.Bernard", "cabinet/shelf, cat", "and/or, t.v., St. Bernard", "vitamin B.12",
+        "node.js, vue.js", "w/o\\with, dog", "U.S.A.", "3.5 mm jack", "a.m.",
+    ],
+)  # fmt: skip
 def test_names_that_could_be_taken_for_files(spec: str) -> None:
     assert words(spec).names == tuple(n.strip() for n in spec.split(","))
 
 
 @pytest.mark.parametrize(
     "spec",
-    ["names.txt", "a/names.JSON", "vocab.csv", "my words.safetensors", "lists/names.yaml"],
-)
+    [
+        "names.txt", "a/names.JSON", "vocab.csv", "my words.safetensors", "lists/names.yaml",
+        "vocab.yaml", "names.yml", "labels.tsv", "my/labels", "labels.v2", "VOCAB.TXT", "data.xlsx",
+        "./labels", "../labels", "~/my labels", "/srv/my labels", r"C:\data\labels", "a/b/c",
+        "https://example.org/names.txt", "cat, dog, names.txt", "names.txt,cat",
+    ],
+)  # fmt: skip
 def test_a_file_that_is_missing(spec: str) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         load_vocabulary(spec)
+
+
+def test_a_path_to_a_folder_and_a_name_like_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat" / "old names").mkdir(parents=True)
+    assert words("cat").names == ("cat",)  # as folders of classes are called
+    assert words("and/or,").names == ("and/or",)
+    assert words("and/or,").set_aside == ()
+    with pytest.raises(InputError, match="is a folder"):
+        load_vocabulary("./cat")
+    with pytest.raises(InputError, match="is a folder"):
+        load_vocabulary("cat/old names")
+    with pytest.raises(InputError, match="there is no such file"):
+        load_vocabulary("cat/new names")
 
 
 @pytest.mark.parametrize("spec", ["", " , ,", "\n"])
@@ -166,7 +195,24 @@ def test_lines(tmp_path: Path) -> None:
             ((),),
             (1,),
         ),
-        ({"categories": ["kinds"]}, ("categories",), (("kinds",),), (1,)),
+        (["caf\u00e9", "cafe\u0301"], ("caf\u00e9",), ((),), (1,)),
+        ({"names": ["cat", "dog"]}, ("cat", "dog"), ((), ()), (1, 2)),
+        ({"classes": ["cat", "dog"], "nc": 2}, ("cat", "dog"), ((), ()), (1, 2)),
+        ({"categories": ["cat", "dog"], "images": []}, ("cat", "dog"), ((), ()), (1, 2)),
+        ({"labels": ["cat"]}, ("cat",), ((),), (1,)),
+        ({"names": {"0": "cat", "2": "dog"}}, ("cat", "dog"), ((), ()), (0, 2)),
+        ({"categories": {"1": "cat"}}, ("cat",), ((),), (1,)),
+        ({"0": "cat", "10": "dog"}, ("cat", "dog"), ((), ()), (0, 10)),
+        ({"cat": 0, "dog": 1}, ("cat", "dog"), ((), ()), (0, 1)),
+        (
+            {"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0}},
+            ("cat", "dog"),
+            ((), ()),
+            (0, 1),
+        ),
+        ([{"id": 4, "name": "cat"}], ("cat",), ((),), (4,)),
+        # several names with synonyms, of which one is called as a key is
+        ({"dog": ["hound"], "cat": None}, ("dog", "cat"), (("hound",), ()), (1, 2)),
     ],
 )
 def test_json(
@@ -199,9 +245,23 @@ def test_csv(tmp_path: Path) -> None:
         ("a.json", '["dog",\n', "line 2"),
         ("a.json", "{}", "empty"),
         ("a.json", "[]", "empty"),
-        ("a.json", "3", "neither a list"),
+        ("a.json", "3", "3 is no list of names. Read are: a text file"),
+        ("a.json", '"cat"', "no list of names. Read are:"),
+        ("a.json", '{"names": ["a"], "classes": ["b"]}', "only one of names and classes"),
+        ("a.json", '{"labels": ["tag"], "bottle": ["flask"]}', "'labels' may be a list of names"),
+        ("a.json", '{"0": ["n01440764", "tench"]}', "is not a name. Read are:"),
+        ("a.json", '[["cat", "kitten"], ["dog"]]', "entry 1: ['cat', 'kitten'] is not a name"),
+        ("a.json", '{"names": ["a", "b"], "nc": 3}', "nc is 3, but there are 2 names"),
+        ("a.json", '{"names": "cat, dog"}', "entry 1: synonyms must be a list of names"),
+        ("a.json", '{"images": [], "annotations": []}', "annotations without `categories`"),
+        ("a.json", '{"version": "5", "flags": {}, "shapes": []}', "Read are: a text file"),
+        ("a.yaml", "names: [cat, no]", "entry 2: False is not a name. In quotes it is one"),
+        ("a.yaml", "names: [cat", "line 1"),
+        ("a.yaml", "names:\n  0: cat\n 1: dog\n", "line 3"),
+        ("a.yml", "nc: 3\nnames: cat\n", "Read are: a text file"),
+        ("a.txt", "1: cat\n1: dog\n", "line 2: 'cat' and 'dog' share id 1"),
+        ("a.tsv", "cat\tdog", "a vocabulary is one of: a text file"),
         ("a.json", '["dog", 3]', "entry 2: 3 is not a name"),
-        ("a.json", '{"0": "dog"}', "entry 1: synonyms must be a list"),
         ("a.json", '{"dog": [1]}', "entry 1: synonyms must be a list"),
         ("a.json", '{"categories": [{"name": "dog"}]}', "category 1: its id None"),
         ("a.json", '{"categories": [{"id": true, "name": "dog"}]}', "category 1: its id True"),
@@ -228,9 +288,143 @@ def test_malformed_files_are_named_with_the_line(
     path = write(tmp_path, name, text)
     with pytest.raises(InputError) as caught:
         load_vocabulary(str(path))
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith((f"{path}: ", f"{path}, line"))
     assert message in str(caught.value)
     assert str(caught.value).count(str(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "ids"),
+    [
+        ("cat, dog, bicycle", "cat dog bicycle", (1, 2, 3)),
+        ("# my words\ncat,dog,bicycle,\n\n", "cat dog bicycle", (1, 2, 3)),
+        ("cat; dog; bicycle", "cat dog bicycle", (1, 2, 3)),
+        ("cat\tdog\tbicycle\n", "cat dog bicycle", (1, 2, 3)),
+        ('"cat", "dog"', "cat dog", (1, 2)),
+        ("cat,\ndog,\nbicycle\n", "cat dog bicycle", (1, 2, 3)),
+        ("cat\rdog\rbicycle", "cat dog bicycle", (1, 2, 3)),
+        ("'cat'\n'dog'\n", "cat dog", (1, 2)),
+        ("- cat\n- dog\n", "cat dog", (1, 2)),
+        ("0 cat\n1 dog\n2 bicycle\n", "cat dog bicycle", (0, 1, 2)),
+        ("1 person\n2 bicycle\n13 sign\n", "person bicycle sign", (1, 2, 13)),
+        ("1: cat\n2: dog\n", "cat dog", (1, 2)),
+        ("0:cat\n", "cat", (0,)),
+        ("7\tcat\n3\tdog\n", "cat dog", (7, 3)),
+        ("1. cat\n2. dog", "cat dog", (1, 2)),
+        ("1) cat\n2) dog", "cat dog", (1, 2)),
+        ("0,cat\n1,dog\n", "cat dog", (0, 1)),
+        ("cat: 0\ndog: 1\n", "cat dog", (0, 1)),
+        ("0: cat, 1: dog", "cat dog", (0, 1)),
+        ('["cat", "dog"]', "cat dog", (1, 2)),
+        ("['cat', dog]\n", "cat dog", (1, 2)),
+        ('{"names": {"0": "cat"}}', "cat", (0,)),
+        ("nc: 2\nnames:\n  0: cat\n  1: dog\n", "cat dog", (0, 1)),
+    ],
+)
+@pytest.mark.parametrize("place", ["names.txt", "coco.names", "labels", "standard input"])
+def test_layouts_of_text(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    names: str,
+    ids: tuple[int, ...],
+    place: str,
+) -> None:
+    if place == "standard input":
+        stream = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + text.encode()), encoding="ascii")
+        monkeypatch.setattr("sys.stdin", stream)
+        loaded = words("-")
+    else:
+        loaded = words(write(tmp_path, place, text))
+    assert loaded.names == tuple(names.split())
+    assert loaded.ids == ids
+    assert loaded.set_aside == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("10 euro note\n20 euro note\n", ("10 euro note", "20 euro note")),
+        ("3.5 mm jack\n6.3 mm jack", ("3.5 mm jack", "6.3 mm jack")),
+        ("tench, Tinca tinca\ncock\n", ("tench, Tinca tinca", "cock")),
+        ("1 euro coin\n", ("1 euro coin",)),
+        ("2 wheeler\ndog\n", ("2 wheeler", "dog")),
+        ("0\n1\n2\n", ("0", "1", "2")),
+    ],
+)
+def test_lines_that_are_names_as_they_stand(
+    tmp_path: Path, text: str, names: tuple[str, ...]
+) -> None:
+    assert words(write(tmp_path, "names.txt", text)).names == names
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("cat, dog", "one line, read as 2 names with ',' between"),
+        ("0 cat\n1 dog", "the number of each line is the id of its name"),
+        ("0 cat\n1 dog\nbird", "2 names begin with a number, which is part of the name"),
+        ("cat, tabby\ndog", "1 lines hold commas: each line is one name"),
+    ],
+)
+def test_a_word_about_what_may_surprise(tmp_path: Path, text: str, note: str) -> None:
+    assert words(write(tmp_path, "names.txt", text)).notes == (note,)
+    assert words(write(tmp_path, "names.txt", "cat\ndog")).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "ids"),
+    [
+        ("path: ../d\ntrain: [a, b]\nnc: 2\nnames: ['cat', 'dog']\n", "cat dog", (1, 2)),
+        ("names:\n  0: cat\n  1: dog\n", "cat dog", (0, 1)),
+        ("- cat\n- dog\n", "cat dog", (1, 2)),
+        ("0: cat\n1: dog\n", "cat dog", (0, 1)),
+        ("cat: [kitten]\ndog:\n", "cat dog", (1, 2)),
+    ],
+)
+def test_yaml(tmp_path: Path, text: str, names: str, ids: tuple[int, ...]) -> None:
+    for name in ("data.yaml", "data.YML"):
+        loaded = words(write(tmp_path, name, text))
+        assert loaded.names == tuple(names.split())
+        assert loaded.ids == ids
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"caf\xe9", "not UTF-8 text"), (b"a\nb\0\n", "line 2: a zero byte")],
+)
+def test_standard_input_that_is_no_vocabulary(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with pytest.raises(InputError, match=f"^standard input: .*{message}"):
+        load_vocabulary("-")
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="standard input: closed"):
+        load_vocabulary("-")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+def test_a_pipe_is_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("cat\ndog\n",))
+    writer.start()
+    assert words(str(pipe)).names == ("cat", "dog")
+    writer.join()
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("vocabulary_one_line.txt", ("cat", "dog", "bicycle")),
+        ("vocabulary_names_key.json", ("cat", "dog", "bicycle")),
+        ("vocabulary_id2label.json", ("cat", "dog", "bicycle")),
+    ],
+)
+def test_files_that_were_misread(name: str, names: tuple[str, ...]) -> None:
+    assert words(SHARED / "cases" / name).names == names
 
 
 def test_text_of_another_encoding(tmp_path: Path) -> None:
