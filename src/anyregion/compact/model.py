@@ -142,7 +142,7 @@ class CompactEncoder:
         write_card(folder, card, weights=weights, vocabulary=vocabulary, readme=README)
 
     def encode_images(self, images: Sequence[Pixels]) -> list[FeaturePyramid]:
-        """All maps of each image, in one pass of the image encoder."""
+        """All maps of each image, one image after the other: a batch gains nothing."""
         return [self.model.image_encoder.encode(pixels) for pixels in images]
 
     def embed_regions(

@@ -107,8 +107,8 @@ def extract_region_features(
         for name in QUARTERED
     ]
     means.append(pool(DenseMap(pyramid.maps["last"], pyramid.span), boxes, masks))  # (N, 1280)
-    answer = conse.project(means[-1])  # (N, 384)
-    lengths = np.linalg.norm(answer, axis=1, keepdims=True) + np.float32(1e-7)
+    projected = conse.project(means[-1])  # (N, 384)
+    lengths = np.linalg.norm(projected, axis=1, keepdims=True) + np.float32(1e-7)
     last, stride32 = pyramid.maps["last"], pyramid.maps["stride32"]
     rows, columns = last.shape[:2]
     # centres of the cells; those of the padding lie beyond 1
@@ -117,7 +117,7 @@ def extract_region_features(
     sides = np.array([width, height, width, height], dtype=np.float64)
     return RegionFeatures(
         pooled=np.concatenate(means, axis=1),  # (N, 3168)
-        conse=answer / lengths,
+        conse=projected / lengths,
         boxes=(np.clip(boxes, 0, sides) / sides).astype(np.float32),
         memory=np.concatenate([stride32, last], axis=2).reshape(rows * columns, MEMORY),
         cells=np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32),

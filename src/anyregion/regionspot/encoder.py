@@ -220,19 +220,19 @@ class RegionSpotEncoder:
         for start in range(0, len(encoded), self.images_at_once):
             batch = encoded[start : start + self.images_at_once]
             prompts = regions[start : start + self.images_at_once]
-            localized = [
+            region_tokens = [
                 self.localizer.tokens(
                     image.localized, r, multimask=multimask, masks=masks, source=self.source
                 )
                 for image, r in zip(batch, prompts, strict=True)
             ]
             # one batch for the adapter, whatever the numbers of regions
-            embeddings = self.embed_tokens(batch, [result.tokens for result in localized])
-            for image, r, result, e in zip(batch, prompts, localized, embeddings, strict=True):
-                codes = None
+            embeddings = self.embed_tokens(batch, [result.tokens for result in region_tokens])
+            for image, r, result, e in zip(batch, prompts, region_tokens, embeddings, strict=True):
+                rles = None
                 if masks and result.mask_logits is not None:
-                    codes = self.localizer.masks(image.localized, result.mask_logits)
-                results.append(_rank_candidates(image, r, result, e, codes))
+                    rles = self.localizer.masks(image.localized, result.mask_logits)
+                results.append(_rank_candidates(image, r, result, e, rles))
         return results
 
     @torch.no_grad()
@@ -261,7 +261,7 @@ def _rank_candidates(
     regions: Regions,
     result: RegionTokens,
     embeddings: Tensor,
-    codes: list[list[RLE]] | None,
+    rles: list[list[RLE]] | None,
 ) -> RegionEmbeddings:
     """Embeddings `(N, M, E)` of one image and what goes with them as rows, best candidate first."""
     count, candidates = embeddings.shape[:2]
@@ -272,8 +272,8 @@ def _rank_candidates(
     rows = np.repeat(np.arange(count), candidates)
     boxes = regions.extents(image.size)[rows]
     masks: tuple[RLE, ...] | None = None
-    if codes is not None:
-        masks = tuple(codes[i][j] for i, ranked in enumerate(order.tolist()) for j in ranked)
+    if rles is not None:
+        masks = tuple(rles[i][j] for i, ranked in enumerate(order.tolist()) for j in ranked)
         # a region that was prompted without a box gets the box of its mask
         for i in np.flatnonzero(np.isnan(regions.boxes[rows, 0])).tolist():
             box = mask_box(masks[i])

@@ -126,7 +126,7 @@ class ProposedRegions:
 
 RegionSource: TypeAlias = SameRegions | RegionFile | ProposedRegions
 """Each has a `digest` that changes whenever the regions do, and `set_aside`, those that cannot be
-used."""
+used. Images become samples by its `samples`; those of a file by `file_samples`."""
 
 
 def file_samples(file: RegionFile, images: Mapping[str, Path]) -> dict[str, Sample | str]:
@@ -322,12 +322,13 @@ def run_pipeline(
                 if sample.size is not None and sample.size != (height, width):
                     stated = f"{sample.size[1]} x {sample.size[0]}"
                     raise InputError(sample.mismatch.format(f"{width} x {height}", stated))
-                regions, maps = sample.regions, None
+                regions, encoded_image = sample.regions, None
                 if regions is None:
-                    regions, maps = _propose(pixels, encoder, proposer)
+                    regions, encoded_image = _propose(pixels, encoder, proposer)
                 # the one place where regions meet their image: all that follows trusts them
                 regions, outside = regions.fit(height, width)
-                read.append(ReadSample(sample, pixels, (height, width), regions, outside, maps))
+                size = (height, width)
+                read.append(ReadSample(sample, pixels, size, regions, outside, encoded_image))
             except InputError as error:
                 skipped.append((sample, str(error)))
         results: list[tuple[ReadSample, Answer]] = []
