@@ -102,8 +102,9 @@ def load_recognizer(
             `save_pretrained` made; a full published RegionSpot checkpoint (`.pth`); or a
             vision-language model, by hub name, folder, file of OpenAI's layout, or
             `open_clip:ARCHITECTURE/TAG`.
-        method: `regionspot`, a trained module, for `compact` and for RegionSpot's folders and
-            checkpoints; for all else `dense` (pooled features), unless another is chosen.
+        method: `regionspot` is whatever was trained to name regions: RegionSpot's adapter, and also
+            `compact`'s own region head, which is no RegionSpot. Unless one is chosen it is that
+            where there is one, else `dense` (pooled features).
         localizer, vlm: for RegionSpot, where these two are taken from, if not as it states. A
             localizer may also be an object of your own, see `anyregion.localizers`.
         antialias: for RegionSpot, whether images are squashed for the VLM with antialiasing; None

@@ -1,4 +1,4 @@
-"""Annotated images as columns, and what is computed of them once: readers, checks, token store."""
+"""Annotated images as columns, and what is computed of them once: readers, checks, a store."""
 
 from typing import TYPE_CHECKING
 

@@ -1,1 +1,1 @@
-"""Settings of published trainings, one YAML file each: `anyregion train --print-recipe NAME`."""
+"""Recipes: settings of trainings, one YAML file each, and what reads and runs them."""

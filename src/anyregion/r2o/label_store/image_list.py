@@ -1,4 +1,4 @@
-"""The images of a pretraining: every image file in some folders, and which state of it is meant.
+"""The images of a pretraining: every image file in some folders, and keys of their state.
 
 Light at millions of images: names are one run of bytes, and no file is opened.
 """

@@ -93,7 +93,7 @@ class Monitor:
         return {**metrics, "clusters": clusters, "cluster_entropy": cluster_entropy(ids, clusters)}
 
     def advise(self, metrics: Mapping[str, float]) -> Sequence[str]:
-        """Warnings of a collapse; see `collapse.advice`."""
+        """Warnings of a collapse; see `advice`."""
         return advice(metrics, rows=len(self.images)) if metrics else []
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""RegionSpot's task from its settings: stores, and of the frozen models what the stores lack."""
+"""Building RegionSpot's task: data sets, and the frozen models for what the stores do not hold."""
 
 from __future__ import annotations
 
