@@ -39,9 +39,9 @@ class ModelCard:
         fingerprint: a hash of all those.
     """
 
-    licence: str = "unstated"
-    terms: str = "unstated"
-    origin: str = "unstated"
+    licence: str = "not stated"
+    terms: str = "not stated"
+    origin: str = "not stated"
     versions: Mapping[str, str] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""

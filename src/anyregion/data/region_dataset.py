@@ -49,7 +49,7 @@ class RegionDataset:
     folder: Path | None = None
     ratio: int = 1
     repeat_threshold: float = 0.0
-    terms: str = "unstated"
+    terms: str = "not stated"
 
     @property
     def annotations(self) -> Annotations:
@@ -116,7 +116,7 @@ def region_dataset(
     folder: Path | None = None,
     ratio: int = 1,
     repeat_threshold: float = 0.0,
-    terms: str = "unstated",
+    terms: str = "not stated",
 ) -> RegionDataset:
     """Put a reader and a vocabulary together.
 

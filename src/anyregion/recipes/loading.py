@@ -102,7 +102,7 @@ class Training:
     @property
     def may_change(self) -> frozenset[str]:
         """For `training.loop.fit`."""
-        names = (*TASKS[self.task].may_change, "data.terms", "validation.terms")
+        names = (*TASKS[self.task].may_change, "data.terms", "validation.terms", "licence")
         return frozenset(f"{self.task}.{name}" for name in names)
 
     def task_settings(self) -> Settings:

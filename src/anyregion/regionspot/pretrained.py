@@ -20,7 +20,7 @@ from anyregion.files import atomic_path, read_json, write_json, writing
 from anyregion.localizers.protocol import TokenSource
 from anyregion.model_card import ModelCard, read_card, write_card
 from anyregion.regionspot.adapter import Adapter, AdapterConfig
-from anyregion.torch_utils.hub import WEIGHT_SUFFIXES, is_hub_name
+from anyregion.torch_utils.hub import WEIGHT_SUFFIXES, is_hub_name, warn_of_fetch
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
 from anyregion.vlms.loading import OPEN_CLIP, split_open_clip
 from anyregion.vocabulary import Vocabulary
@@ -51,8 +51,8 @@ class Pretrained:
     vlm_image_size: int | None = None
     source: TokenSource = "decoder"
     antialias: bool = True
-    licence: str = "unstated"
-    origin: str = "unstated"
+    licence: str = "not stated"
+    origin: str = "not stated"
 
 
 def write_folder(
@@ -60,7 +60,7 @@ def write_folder(
     config: Pretrained,
     weights: Mapping[str, torch.Tensor],
     *,
-    terms: str = "unstated",
+    terms: str = "not stated",
     vocabulary: Vocabulary | None = None,
 ) -> None:
     """Write weights, configuration, names and card, each atomically; the weights come first.
@@ -125,8 +125,12 @@ def resolve_part(folder: Path, name: str) -> str:
             if (parent / path).exists():
                 return prefix + str(parent / path)
         known = card is not None or name.split("/")[0] in _HUB_OWNERS
-        if not prefix and is_hub_name(name) and (known or _cached_on_hub(name)):
-            return name
+        if not prefix and is_hub_name(name):
+            if _cached_on_hub(name):
+                return name
+            if known:
+                warn_of_fetch(folder / CONFIG, name)
+                return name
     raise InputError(
         f"{folder / CONFIG} names {name}, and there is no such file or folder in {folder}, in "
         f"{Path.cwd()} or above the former; nothing was fetched: give the path of this model, or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ _HELP = (
 def is_hub_name(name: str) -> bool:
     """Whether `name` is OWNER/MODEL and no file of weights: all else is a path, and stays here."""
     return bool(_HUB_NAME.fullmatch(name)) and not name.endswith(WEIGHT_SUFFIXES)
+
+
+def warn_of_fetch(source: str | Path, name: str) -> None:
+    """Say which model a file asks for, before it is fetched: the user named the file alone."""
+    text = f"{source} names {name}, which is not on this machine: it is fetched from the hub"
+    warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def load_config(name: str, *, role: str, kinds: Collection[str]) -> Any:

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from anyregion.errors import CheckpointError, InputError
+from anyregion.files import read_json
+from anyregion.torch_utils.hub import warn_of_fetch
 from anyregion.torch_utils.weights import read_state_dict
 from anyregion.vlms.model import FrozenVLM, VisionTower
 from anyregion.vlms.open_clip_towers import ResNetTower, TimmTower, VitTower, describe_layers
@@ -56,6 +58,7 @@ def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> Fr
     full_name = f"open_clip:{name}" + ("" if pretrained is None else f"/{pretrained}")
     is_file = pretrained is not None and Path(pretrained).is_file()
     try:
+        _warn_of_text_model(name)
         model = open_clip.create_model(name, pretrained, require_pretrained=True, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
     # unknown names, failed downloads and weights that do not fit come as these, without order
@@ -69,6 +72,21 @@ def load_open_clip(name: str, pretrained: str | None, options: VlmOptions) -> Fr
             f"{full_name}: {reason}. Check name, tag and connection, or give a local checkpoint"
         ) from None
     return wrap_open_clip(model, tokenizer, full_name, options)
+
+
+def _warn_of_text_model(name: str) -> None:
+    """Say which other models the configuration of a folder or a hub's model would fetch."""
+    source, _, place = name.partition(":")
+    path = Path(place, "open_clip_config.json")
+    if source == "hf-hub":
+        from open_clip.pretrained import download_pretrained_from_hf
+
+        path = Path(download_pretrained_from_hf(place, filename=path.name))
+    elif source != "local-dir":
+        return
+    text = read_json(path).get("model_cfg", {}).get("text_cfg", {})
+    for other in sorted({text.get("hf_model_name"), text.get("hf_tokenizer_name")} - {None, place}):
+        warn_of_fetch(path, str(other))
 
 
 def wrap_open_clip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:

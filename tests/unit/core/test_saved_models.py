@@ -136,4 +136,4 @@ def test_hashes_of_folders(tmp_path: Path) -> None:
     (tmp_path / "b" / "deep" / "x").rename(tmp_path / "b" / "deep" / "y")
     assert hash_path(tmp_path / "b") != first
     assert read_card(tmp_path) is None
-    assert ModelCard().licence == "unstated"
+    assert ModelCard().licence == "not stated"

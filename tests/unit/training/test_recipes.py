@@ -56,7 +56,7 @@ def test_the_recipe_of_the_built_in_model() -> None:
     own = training.settings
     assert (own.module.layers, own.module.dropout, own.module.width) == (2, 0.15, 192)
     assert (own.objective.class_power, own.objective.distillation) == (0.3, 1.0)
-    assert (own.novelty, own.unseen, own.licence) == (0.24, "every:4:1", "Apache-2.0")
+    assert (own.novelty, own.unseen, own.licence) == (0.24, "every:4:1", "not stated")
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -226,3 +226,11 @@ def test_settings_explain_themselves() -> None:
     text = explain("regionspot_b16_stage1")
     for words in ("--optimizer.weight_decay", "decoupled", "--regionspot.fill", "share of images"):
         assert words in text
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_no_recipe_states_terms_or_a_licence(name: str) -> None:
+    # whose data they are, only the user knows
+    settings = read_training(name).settings
+    assert {data.terms for data in settings.data} <= {"not stated"}
+    assert getattr(settings, "licence", "not stated") == "not stated"

@@ -186,7 +186,7 @@ def test_learns_to_name_and_is_saved_ready_for_use(tmp_path: Path, attention: An
     assert torch.equal(saved.projector.weight, one.module.projector.weight)  # type: ignore[union-attr]
     card = (tmp_path / "README.md").read_text()
     assert "12 images, 4 names" in card
-    assert "terms: unstated" in card
+    assert "terms: not stated" in card
 
 
 def test_a_module_that_says_nothing_is_never_right() -> None:

@@ -199,3 +199,14 @@ def test_open_clip_from_a_folder_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(pickle.dumps({"model": _Payload()}))
     with pytest.raises(CheckpointError, match="could run code"):
         load_vlm(f"open_clip:RN50/{tmp_path}/bad.pt")
+
+
+def test_a_model_that_a_configuration_names_is_shown_before_it_is_fetched(tmp_path: Path) -> None:
+    text = {"hf_model_name": "owner/roberta", "hf_tokenizer_name": "owner/roberta"}
+    config = {"model_cfg": {"embed_dim": 48, "vision_cfg": VIT, "text_cfg": text}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with (
+        pytest.warns(UserWarning, match=r"open_clip_config\.json names owner/roberta.*fetched"),
+        pytest.raises(InputError),
+    ):
+        load_vlm(f"open_clip:local-dir:{tmp_path}")

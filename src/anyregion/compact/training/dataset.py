@@ -31,7 +31,7 @@ class StoreConfig:
     """
 
     store: str
-    terms: str = "unstated"
+    terms: str = "not stated"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def open_named_dataset(
     text_encoder: CompactTextEncoder,
     *,
     unseen: str = "",
-    terms: str = "unstated",
+    terms: str = "not stated",
 ) -> RegionDataset:
     """A store as a data set with all its class names as the vocabulary.
 

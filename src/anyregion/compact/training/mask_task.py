@@ -69,7 +69,7 @@ class MaskTaskConfig:
     jittered: float = 0.5
     brightness: float = 0.3
     tint: float = 0.2
-    licence: str = "unstated"
+    licence: str = "not stated"
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.taught_images < 0 or self.max_regions < 1:

@@ -57,7 +57,7 @@ class ProposalTaskConfig:
     validation: StoreConfig | None = None
     head: ProposalHeadConfig = field(default_factory=ProposalHeadConfig)
     batch: int = 6
-    licence: str = "unstated"
+    licence: str = "not stated"
 
     def __post_init__(self) -> None:
         if self.batch < 1:

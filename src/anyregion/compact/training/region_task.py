@@ -98,7 +98,7 @@ class RegionTaskConfig:
     novelty: float = 0.24
     module: RegionHeadConfig = field(default_factory=RegionHeadConfig)
     objective: RegionObjective = field(default_factory=RegionObjective)
-    licence: str = "unstated"
+    licence: str = "not stated"
 
     def __post_init__(self) -> None:
         if not self.data:

@@ -34,7 +34,7 @@ class ImagesConfig:
     """
 
     images: str
-    terms: str = "unstated"
+    terms: str = "not stated"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class DataConfig:
     vocabulary: str | None = None
     ratio: int = 1
     repeat_threshold: float = 0.0
-    terms: str = "unstated"
+    terms: str = "not stated"
 
     def __post_init__(self) -> None:
         if self.store is None and (self.annotations is None or self.images is None):
@@ -131,7 +131,7 @@ class RegionSpotConfig:
     fill: Literal["pad", "repeat"] = "pad"
     templates: tuple[str, ...] | None = None
     cleaning: Literal["plain", "published"] = "plain"
-    licence: str = "unstated"
+    licence: str = "not stated"
 
     def __post_init__(self) -> None:
         if not self.data:
