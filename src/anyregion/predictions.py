@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from anyregion.files import to_line
 from anyregion.masks import RLE, decode_mask, mask_area
 from anyregion.regions import Boxes, Regions, selected_rows
 from anyregion.vocabulary import Vocabulary
@@ -183,8 +183,7 @@ class Predictions:
 
     def to_jsonl(self) -> str:
         """The records of `to_records`, one line of JSON each."""
-        lines = (json.dumps(r, ensure_ascii=False, allow_nan=False) for r in self.to_records())
-        return "".join(f"{line}\n" for line in lines)
+        return b"".join(map(to_line, self.to_records())).decode()
 
     def to_csv(self, image: str = "") -> str:
         """One line a row under a header (`CSV_COLUMNS`); boxes are xyxy in pixels."""
@@ -192,7 +191,8 @@ class Predictions:
         writer = csv.writer(text)
         writer.writerow(CSV_COLUMNS)
         writer.writerows(record_to_csv(record, image) for record in self.to_records())
-        return text.getvalue()
+        # names of files and ids need not be Unicode, and a file of CSV has to be
+        return text.getvalue().encode(errors="backslashreplace").decode()
 
     def to_supervision(self) -> supervision.Detections:
         """`supervision.Detections`; the names are in its `data["class_name"]` (needs the extra)."""

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             progress=track("reading images", "images"),
         )
     if args.json:
-        print(json.dumps(report.to_dict(), ensure_ascii=False))
+        print(json.dumps(report.to_dict()))
     else:
         _print(report, args.examples, args.per_class)
     return SET_ASIDE if report.wrong else FINE

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from anyregion import __version__
 from anyregion.cli.exit_codes import EPILOG, FAILED, INTERRUPTED
@@ -41,7 +43,8 @@ COMMANDS = {
 
 # errors of the machine, not bugs: the reader (`| head`) has gone, a full disk, no permission
 _MACHINE_ERRORS = (
-    errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
+    errno.EPIPE, errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.EIO,
 )  # fmt: skip
 
 # a box that argparse would take for an option: -3,0,5,5
@@ -50,6 +53,7 @@ _NEGATIVE = re.compile(r"-\.?\d[^=]*,")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `exit_codes`)."""
+    _open_streams()
     words: list[str] = []
     for word in sys.argv[1:] if argv is None else argv:
         # `--box -3,0,5,5` is `--box=-3,0,5,5`
@@ -57,27 +61,46 @@ def main(argv: Sequence[str] | None = None) -> int:
             words[-1] += f"={word}"
         else:
             words.append(word)
-    arguments = _parser(words).parse_args(words)
-    command = importlib.import_module(arguments.module)
     try:
-        code: int = command.run(arguments)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print("anyregion: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except AnyRegionError as error:
-        print("anyregion: error:", " ".join(str(error).split("\n")), file=sys.stderr)
-        return FAILED
+        try:
+            arguments = _parser(words).parse_args(words)
+            command = importlib.import_module(arguments.module)
+            code: int = command.run(arguments)
+            return code
+        except KeyboardInterrupt:
+            print("anyregion: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except AnyRegionError as error:
+            print("anyregion: error:", " ".join(str(error).split("\n")), file=sys.stderr)
+            return FAILED
+        finally:
+            sys.stdout.flush()
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
             raise  # a bug
         # Python's own flush at the end is to find no broken pipe and no full disk either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr) if error.errno == errno.EPIPE else (sys.stdout,):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             prefix = f"{error.filename}: " if error.filename else ""
             print(f"anyregion: error: {prefix}{error.strerror}", file=sys.stderr)
         return FAILED
+
+
+def _open_streams() -> None:
+    """Let stdout and stderr take any text in any locale, and be there where they were closed."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        # or the next file that is opened gets the number of the missing one, and what is printed
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(number)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

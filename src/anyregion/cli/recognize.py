@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PointGroup = tuple[list[list[float]], list[int]]
 
+# rows of the table that is printed for one image
+SHOWN = 100
 WRITES = """\
 what is written to DIR:
   predictions.json   COCO: images, annotations (score; RLE with --masks), categories
@@ -194,14 +196,17 @@ def run(args: argparse.Namespace) -> int:
     terminal.warn_list("names that the text model has no words for", report.unreadable)
     terminal.warn_list("set aside", report.set_aside, more=f": {args.out / 'skipped.jsonl'}")
     if report.only is not None:
+        records = report.only["regions"]
         terminal.table(
             ("region", "name", "score", "box"),
             (
                 (r["id"], r["label"], f"{r['score']:.3f}", ", ".join(f"{v:g}" for v in r["box"]))
-                for r in report.only["regions"]
+                for r in records[:SHOWN]
             ),
             numbers=(2,),
         )
+        if len(records) > SHOWN:
+            print(f"... and {len(records) - SHOWN:,} more in {args.out / 'predictions.jsonl'}")
         print()
     earlier = f" and {report.earlier} from an earlier run" if report.earlier else ""
     terminal.fields(

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from anyregion.drawing.layout import Anchor, LabelLayout, Placement
+from anyregion.files import valid_text
 from anyregion.images import Pixels
 from anyregion.masks import RLE, decode_mask
 from anyregion.predictions import Predictions
@@ -108,7 +109,7 @@ def draw(
     half = np.maximum(half, _LEAST_SHOWN / 2)
     boxes = np.concatenate([centre - half, centre + half], axis=1).clip(0, np.tile(size, 2))
 
-    names = [" ".join(str(record["label"]).split()) for record in records]
+    names = [valid_text(" ".join(str(record["label"]).split())) for record in records]
     colours = [name_colour(name) for name in names]
     # 2 pixels below 800 x 800, 5 from 1,440 x 1,440
     line = int(np.clip(round(float(np.sqrt(size[0] * size[1])) / 320), 2, 5))

@@ -351,7 +351,7 @@ class ResultsFolder:
         with (
             writing(path),
             atomic_path(path) as temporary,
-            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             writer = csv.writer(file)
             writer.writerow(CSV_COLUMNS)

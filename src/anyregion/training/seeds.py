@@ -14,7 +14,10 @@ import torch
 def generator(seed: int, *keys: int | str) -> np.random.Generator:
     """A generator of its own for what `keys` name: `generator(seed, "flip", step, position)`."""
     # crc32, not hash(): the same in every process
-    words = [zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys]
+    words = [
+        zlib.crc32(key.encode(errors="surrogatepass")) if isinstance(key, str) else key
+        for key in keys
+    ]
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 
 

@@ -71,6 +71,33 @@ def test_a_reader_that_leaves_is_no_bug() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-", "1</dev/null", "2>&1 | true"])
+def test_a_closed_stream_is_no_bug(closed: str, tmp_path: Path) -> None:
+    # `models` prints, and what it opens must not get the number of the stream that is missing
+    done = subprocess.run(
+        f"{{ {sys.executable} -m anyregion models {closed}; }} 2>{tmp_path / 'errors'}",
+        shell=True,
+        check=False,
+    )
+    assert done.returncode == (1 if closed == "1</dev/null" else 0)
+    assert "Traceback" not in (tmp_path / "errors").read_text()
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_any_text_is_printed_in_any_locale(locale: str, tmp_path: Path) -> None:
+    words = ["recognize", os.fsencode("caf\u00e9") + b"\xff.png", "--box", "1,1,2,2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "anyregion", *words, "--vocabulary", "\u732b"],
+        env=os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"xff.png" in done.stderr or b"dcff.png" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 SLOW = """
 import sys, time
 from anyregion import factory

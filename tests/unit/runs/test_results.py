@@ -131,5 +131,6 @@ def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert run(tmp_path / "photos", tmp_path / "out").earlier == 1
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert content["images"][0]["file_name"] == name
-    assert b"caf\xe9.png,0," in (tmp_path / "out" / "predictions.csv").read_bytes()
+    # a table that is not UTF-8 throughout is one that no reader takes
+    assert "caf\\udce9.png,0," in (tmp_path / "out" / "predictions.csv").read_text("utf-8")
     assert (tmp_path / "out" / "pictures" / name).is_file()

@@ -199,6 +199,8 @@ class _MaskPrompts:
         """One pixel of a region's mask, x and y."""
         inside = np.zeros((0, 2)) if mask is None else np.argwhere(decode_mask(mask))
         # by the region's id, so that neither the limit nor other regions change it
-        draw = np.random.default_rng([self.seed, zlib.crc32(str(name).encode())])
+        draw = np.random.default_rng(
+            [self.seed, zlib.crc32(str(name).encode(errors="surrogatepass"))]
+        )
         row, column = inside[draw.integers(len(inside))]
         return [[float(column), float(row)]]
