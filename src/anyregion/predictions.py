@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from anyregion.files import to_line
 from anyregion.masks import RLE, decode_mask, mask_area
-from anyregion.regions import Boxes, Regions, selected_rows
+from anyregion.regions import Boxes, Regions, select_rows, selected_rows
 from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -195,13 +195,18 @@ class Predictions:
         return text.getvalue().encode(errors="backslashreplace").decode()
 
     def to_supervision(self) -> supervision.Detections:
-        """`supervision.Detections`; the names are in its `data["class_name"]` (needs the extra)."""
+        """`supervision.Detections`; the names are in its `data["class_name"]` (needs the extra).
+
+        Of regions that came from supervision it has the tracker's ids and `data`, too; names of
+        classes in that give way to the regions' new ones.
+        """
         from anyregion.errors import require
 
         # an optional package that takes a second to import
         require("supervision", "supervision")
         import supervision
 
+        trackers = self.regions.tracker_ids
         return supervision.Detections(
             xyxy=self.boxes.astype(np.float32),
             # whole images of booleans, as supervision holds them: the one place where masks are big
@@ -212,7 +217,11 @@ class Predictions:
             ),
             confidence=self.scores[:, 0],
             class_id=self.indices[:, 0],
-            data={"class_name": np.array(self.labels, dtype=str)},
+            tracker_id=None if trackers is None else trackers[self.rows],
+            data={
+                **select_rows(self.regions.data, self.rows.tolist()),
+                "class_name": np.array(self.labels, dtype=str),
+            },
         )
 
 

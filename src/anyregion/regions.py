@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
@@ -62,6 +62,8 @@ class Regions:
         ids: per region the caller's id; the position where none was given.
         scores: `(N,)` float64, how sure the detector was, or None.
         categories: `(N,)` int64, the category id that the source states, or None.
+        tracker_ids: `(N,)` int64, supervision's number of each object in a video, or None.
+        data: by name a column of `N` values that pass through to `Predictions.to_supervision`.
     """
 
     boxes: Boxes
@@ -72,6 +74,8 @@ class Regions:
     ids: tuple[int | str, ...]
     scores: NDArray[np.float64] | None = None
     categories: NDArray[np.int64] | None = None
+    tracker_ids: NDArray[np.int64] | None = None
+    data: Mapping[str, NDArray[Any] | list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # whole columns at once: a detector's thousand boxes are checked several times on their way
@@ -141,6 +145,8 @@ class Regions:
             ids=tuple(self.ids[i] for i in rows),
             scores=None if self.scores is None else self.scores[rows],
             categories=None if self.categories is None else self.categories[rows],
+            tracker_ids=None if self.tracker_ids is None else self.tracker_ids[rows],
+            data=select_rows(self.data, rows),
         )
 
     @classmethod
@@ -235,13 +241,25 @@ class Regions:
 
     @classmethod
     def from_supervision(cls, detections: supervision.Detections) -> Regions:
-        """Regions from `supervision.Detections`: boxes, masks, confidences and class ids."""
-        masks = detections.mask
-        return cls.from_prompts(
+        """Regions from `supervision.Detections`: boxes, masks, confidences and class ids.
+
+        A row with a box and an empty mask is its box: segmenters give one where they see no mask.
+        The tracker's ids and `data` come back by `Predictions.to_supervision`.
+        """
+        masks = None if detections.mask is None else map(np.asarray, detections.mask)
+        regions = cls.from_prompts(
             boxes=detections.xyxy,
-            masks=None if masks is None else [np.asarray(m) for m in masks],
+            masks=None if masks is None else [mask if mask.any() else None for mask in masks],
             scores=detections.confidence,
             categories=detections.class_id,
+        )
+        tracker_ids = detections.tracker_id
+        return replace(
+            regions,
+            tracker_ids=None
+            if tracker_ids is None
+            else _as_array("tracker ids", tracker_ids, dtype=np.int64),
+            data=dict(detections.data),
         )
 
     def mask(self, row: int) -> NDArray[np.bool_] | None:
@@ -313,6 +331,16 @@ def selected_rows(index: Any, count: int) -> NDArray[np.int64]:
             index = index.astype(np.int64)
     rows: NDArray[np.int64] = np.arange(count)[index]
     return rows
+
+
+def select_rows(
+    data: Mapping[str, NDArray[Any] | list[Any]], rows: Sequence[int]
+) -> dict[str, NDArray[Any] | list[Any]]:
+    """The rows of each column, which stays an array or a list as it is."""
+    return {
+        name: column[rows] if isinstance(column, np.ndarray) else [column[i] for i in rows]
+        for name, column in data.items()
+    }
 
 
 def _as_array(

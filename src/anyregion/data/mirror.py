@@ -47,6 +47,8 @@ def mirror_regions(regions: Regions, width: int) -> Regions:
         ids=regions.ids,
         scores=regions.scores,
         categories=regions.categories,
+        tracker_ids=regions.tracker_ids,
+        data=regions.data,
     )
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,33 @@ def test_supervision_both_ways() -> None:
     assert back.data["class_name"].tolist() == ["pen", "cup"]
     assert back.xyxy.tolist() == [[1, 2, 5, 6], [2, 2, 8, 9]]
     assert (back.mask[0] == square(1, 2, 5, 6)).all()
+
+
+def test_supervision_keeps_boxes_of_empty_masks_tracks_and_data() -> None:
+    supervision = pytest.importorskip("supervision")
+    detections = supervision.Detections(
+        xyxy=np.array([[1, 2, 5, 6], [2, 2, 8, 9], [40, 40, 50, 50], [0, 0, 3, 3]], np.float32),
+        mask=np.stack([np.zeros((10, 20), bool), square(2, 2, 8, 9)] * 2),
+        confidence=np.array([0.25, 0.5, 0.5, 0.5]),
+        class_id=np.array([1, 0, 1, 1]),
+        tracker_id=np.array([7, 9, 3, 2]),
+        data={"class_name": np.array(list("abcd")), "frame": [10, 11, 12, 13]},
+    )
+    regions = Regions.from_supervision(detections)
+    whole = encode_mask(square(2, 2, 8, 9))
+    assert regions.masks == (None, whole, None, whole)
+    assert regions.boxes[0].tolist() == [1, 2, 5, 6]
+    inside, set_aside = regions.fit(10, 20)
+    assert len(set_aside) == 1
+    assert inside[::-1].tracker_ids.tolist() == [2, 9, 7]  # type: ignore[union-attr]
+    back = replace(
+        predictions(), regions=inside, rows=np.array([2, 0]), boxes=inside.boxes[[2, 0]]
+    ).to_supervision()
+    assert back.tracker_id.tolist() == [2, 7]
+    assert back.data["frame"] == [13, 10]
+    assert back.data["class_name"].tolist() == ["pen", "cup"]  # the new names
+    assert len(back[0:1]) == 1
+    assert len(Regions.from_supervision(supervision.Detections.empty())) == 0
 
 
 def predictions() -> Predictions:
