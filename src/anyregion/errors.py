@@ -22,6 +22,10 @@ class MissingExtraError(AnyRegionError, ImportError):
     """A command or class needs packages that the core does not install."""
 
 
+class InputWarning(UserWarning):
+    """The input leaves something open: the text says what was assumed."""
+
+
 @dataclass(frozen=True)
 class SetAside:
     """One item of a batch that was left out, and why; the rest went on."""

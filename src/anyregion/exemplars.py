@@ -15,7 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from anyregion.errors import InputError, SetAside
-from anyregion.images import ImageLike, Pixels, read_batches, read_image
+from anyregion.images import (
+    AS_STORED,
+    DecodedImage,
+    ImageLike,
+    Pixels,
+    read_batches,
+    read_image,
+)
 from anyregion.regions import Regions
 from anyregion.vocabulary import EncodedVocabulary, Floats, Progress, Vocabulary, name_key
 
@@ -30,10 +37,12 @@ class Exemplar:
     Attributes:
         image: see `read_image`; a path is read when it is needed.
         regions: regions of that image; None is the whole image as one region.
+        size: `(height, width)` of the image that they were drawn on, where that is stated.
     """
 
     image: ImageLike
     regions: Regions | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def source(self) -> str:
@@ -154,24 +163,32 @@ class ExemplarVocabulary:
         return {position: self._mean(position, rows) for position, rows in embeddings.items()}
 
     def _prepare(
-        self, pixels: Pixels | InputError, group: Sequence[tuple[int, int, Exemplar]]
+        self, image: DecodedImage | InputError, group: Sequence[tuple[int, int, Exemplar]]
     ) -> tuple[Pixels, Regions, list[tuple[int, int]]]:
         """An image, all its exemplars' regions, and the name and exemplar of each region."""
-        if isinstance(pixels, InputError):
-            raise InputError(f"{self._title(*group[0])}: {pixels}")
-        height, width = pixels.shape[:2]
+        if isinstance(image, InputError):
+            raise InputError(f"{self._title(*group[0])}: {image}")
+        height, width = image.size.upright
         parts: list[Regions] = []
         owners: list[tuple[int, int]] = []
         for position, number, exemplar in group:
             regions = exemplar.regions
+            stated = exemplar.size
             if regions is None:
                 regions = Regions.from_boxes([[0, 0, width, height]])
+            elif stated is not None and stated != (height, width):
+                raise InputError(
+                    f"{self._title(position, number, exemplar)}: {width} x {height}, but its "
+                    f"regions were drawn on {stated[1]} x {stated[0]}"
+                    + AS_STORED
+                    * (stated == image.size.stored)
+                )
             fitted, outside = regions.fit(height, width)
             if outside:
                 raise InputError(f"{self._title(position, number, exemplar)}: {outside[0]}")
             parts.append(fitted)
             owners += [(position, number)] * len(fitted)
-        return pixels, _concatenate(parts), owners
+        return image.pixels, _concatenate(parts), owners
 
     def _mean(self, position: int, rows: list[tuple[int, Floats]]) -> Floats:
         # in the order of the exemplars: sums of floats depend on it

@@ -60,6 +60,15 @@ _OTHER_SUFFIXES = {
 }  # fmt: skip
 # Pillow is built with or without these
 _CODECS = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+# what a message adds where the stated size is the stored one
+AS_STORED = (
+    ": so it is stored, before EXIF turns it. Boxes have to refer to the upright image; or write "
+    "the image anew without EXIF's rotation"
+)
+UNSURE_TURN = (
+    "and no size says whether their boxes were drawn before or after that. They were taken to "
+    "refer to the upright images"
+)
 SUFFIXES = frozenset(_OTHER_SUFFIXES).union(*_FORMATS.values())
 """Endings of files that are pictures by their name, whether they can be read or not."""
 
@@ -71,13 +80,26 @@ class ImageSize:
     Attributes:
         stored: of the pixels as they are in the file.
         upright: after EXIF's rotation, as `read_image` returns them and boxes should count.
-        turned: whether EXIF turns or mirrors the image at all; by 180 degrees, or a square one,
-            it keeps its size.
+        turn: what EXIF makes of the pixels, or None; an image that is turned by 180 degrees or
+            mirrored, or is square, keeps its size.
     """
 
     stored: tuple[int, int]
     upright: tuple[int, int]
-    turned: bool = False
+    turn: Image.Transpose | None = None
+
+    def hides_turn(self, stated: tuple[int, int] | None) -> bool:
+        """Whether EXIF turns the image and the size that somebody states does not tell which way up
+        they saw it."""
+        return self.turn is not None and (stated is None or self.stored == self.upright)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """The pixels of an image, and the size of its file."""
+
+    pixels: Pixels
+    size: ImageSize
 
 
 def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -95,8 +117,14 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         InputError: another format, broken, truncated or empty data, more than `max_pixels` pixels,
             a wrong array.
     """
+    return decode(image, max_pixels=max_pixels).pixels
+
+
+def decode(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """What `read_image` reads, and whether EXIF turned it."""
     if isinstance(image, np.ndarray):
-        return _from_array(image)
+        pixels = _from_array(image)
+        return DecodedImage(pixels, ImageSize(size_of(pixels), size_of(pixels)))
     if not isinstance(image, (str, Path, bytes, Image.Image)):
         raise InputError(f"cannot read a {type(image).__name__} as an image: see read_image")
     name = str(image) if isinstance(image, (str, Path)) else f"<{type(image).__name__}>"
@@ -108,9 +136,10 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
                 f"{name}: 32-bit pixels have no stated range; convert it to 8 or 16 bits"
             )
         opened.load()
+        size = _size(opened)
         # by hand: Pillow's exif_transpose writes all tags anew, and fails where any of them is odd
-        if (orientation := _orientation(opened)) in _TRANSPOSE:
-            opened = opened.transpose(_TRANSPOSE[orientation])
+        if size.turn is not None:
+            opened = opened.transpose(size.turn)
         if sixteen_bits:
             # Pillow's own convert would clip 16 bits to white
             values = np.asarray(opened)  # (H, W)
@@ -118,28 +147,25 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
                 values = values.clip(0, 65535).astype(np.uint16)
             bits = max(8, (int(values.max()).bit_length() + 1) // 2 * 2)
             grey = (values >> (bits - 8)).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
+            return DecodedImage(np.repeat(grey[:, :, None], 3, axis=2), size)
         if mode in ("RGBa", "La"):
             opened = opened.convert(mode.upper())  # alpha not multiplied in any more
         if "A" in opened.getbands() or "transparency" in opened.info:
             rgba = opened.convert("RGBA")
             opened = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return np.array(opened.convert("RGB"))
+        return DecodedImage(np.array(opened.convert("RGB")), size)
 
 
 def read_size(path: Path) -> ImageSize:
     """The size of an image file, from its header; `InputError` where none can be read."""
     # a header may promise any size: nothing is decoded
     with _open(path, str(path), None) as image:
-        (width, height), orientation = image.size, _orientation(image)
-    stored = (height, width)
-    upright = (width, height) if orientation >= 5 else stored
-    return ImageSize(stored, upright, orientation in _TRANSPOSE)
+        return _size(image)
 
 
 def read_batches(
     images: Sequence[ImageLike], *, batch_size: int, batch_bytes: int = BATCH_BYTES
-) -> Iterator[list[Pixels | InputError]]:
+) -> Iterator[list[DecodedImage | InputError]]:
     """Yield batches of images in order; in the place of one that cannot be read stands its error.
 
     One batch is read in a thread while the caller works on the one before it: at most two are in
@@ -149,8 +175,8 @@ def read_batches(
     end: Any = object()
     # one thread reads: Pillow decodes without Python's lock, and more would hold more in memory
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-read") as reader:
-        current: list[Future[Pixels]] = []
-        upcoming: list[Future[Pixels]] = []
+        current: list[Future[DecodedImage]] = []
+        upcoming: list[Future[DecodedImage]] = []
         total = 0  # bytes of those in `upcoming`, once decoded
         # the first end completes the last batch, and the second one hands it out
         for image in (*images, end, end):
@@ -162,7 +188,7 @@ def read_batches(
                     decoded = 3 * opened.width * opened.height
             is_full = len(upcoming) == batch_size or total + decoded > batch_bytes
             if image is end or (upcoming and is_full):
-                results: list[Pixels | InputError] = []
+                results: list[DecodedImage | InputError] = []
                 for future in current:
                     try:
                         results.append(future.result())
@@ -173,7 +199,7 @@ def read_batches(
                     yield results
                     del results, future  # the caller is done with them
             if image is not end:
-                upcoming.append(reader.submit(read_image, image))
+                upcoming.append(reader.submit(decode, image))
                 total += decoded
 
 
@@ -253,13 +279,15 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN and name not in missing)
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF's number of how the image is turned; 1, upright, where it cannot be read."""
+def _size(image: Image.Image) -> ImageSize:
+    """Its size, and how EXIF turns it; where that cannot be read, it is upright."""
+    orientation: object = None
     with suppress(Exception):
         orientation = image.getexif().get(_ORIENTATION)
-        if isinstance(orientation, int) and orientation in _TRANSPOSE:
-            return orientation
-    return 1
+    turn = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    width, height = image.size
+    exchanged = turn is not None and orientation in (5, 6, 7, 8)
+    return ImageSize((height, width), (width, height) if exchanged else (height, width), turn)
 
 
 def size_of(pixels: Pixels) -> tuple[int, int]:

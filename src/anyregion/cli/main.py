@@ -9,12 +9,14 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO
 
 from anyregion import __version__
 from anyregion.cli.exit_codes import EPILOG, FAILED, INTERRUPTED
-from anyregion.errors import AnyRegionError
+from anyregion.errors import AnyRegionError, InputWarning
 
 GROUPS = {
     "data": "annotated images",
@@ -65,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             arguments = _parser(words).parse_args(words)
             command = importlib.import_module(arguments.module)
-            code: int = command.run(arguments)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                code: int = command.run(arguments)
             return code
         except KeyboardInterrupt:
             print("anyregion: interrupted", file=sys.stderr)
@@ -101,6 +105,20 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours as the command line says things, any other as Python does."""
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    own = f"anyregion: warning: {message}\n"
+    (file or sys.stderr).write(own if issubclass(category, InputWarning) else text)
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

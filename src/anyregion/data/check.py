@@ -38,6 +38,12 @@ TURNED = Kind(
     "images are turned upright when read, and these boxes are not: write the images anew without "
     "EXIF's rotation (the pixels as they are stored)",
 )
+UNSURE = Kind(
+    "images that EXIF turns, annotated before or after that: no size tells",
+    False,
+    "boxes count on the upright image: look at a few; where they do not fit, write the images anew "
+    "without EXIF's rotation (the pixels as they are stored)",
+)
 SAME_FILE = Kind(
     "image entries that lead to a file of another entry",
     True,
@@ -170,11 +176,14 @@ def _check_files(
         if file.size is None:
             if file.path is not None:
                 findings.add(BROKEN, name, file.error)
-        elif (sizes[image] < 0).any():
-            sizes[image] = file.size.upright
         else:
-            stated, (height, width) = tuple(sizes[image].tolist()), file.size.upright
-            if stated != (height, width):
+            height, width = file.size.upright
+            stated = None if (sizes[image] < 0).any() else tuple(sizes[image].tolist())
+            if stated is None:
+                sizes[image] = height, width
+            if len(annotations.rows(image)) and file.size.hides_turn(stated):
+                findings.add(UNSURE, name, f"turned by EXIF, {width} x {height} upright")
+            if stated is not None and stated != (height, width):
                 kind = TURNED if stated == file.size.stored else OTHER_SIZE
                 text = f"{width} x {height}, but stated as {stated[1]} x {stated[0]}"
                 findings.add(kind, name, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -12,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.image_files import image_path, read_file
 from anyregion.data.mirror import mirror_pixels, mirror_regions
-from anyregion.errors import InputError
-from anyregion.images import Pixels, read_image, size_of
+from anyregion.errors import InputError, InputWarning
+from anyregion.images import AS_STORED, UNSURE_TURN, Pixels, decode
 from anyregion.regions import Regions
 
 # named arrays of one image, float16 (but for single figures such as `compact`'s `span`, float32);
@@ -130,15 +131,21 @@ def load_sample(
             does not lie in it: tokens of other places than annotated would be learned from.
     """
     try:
-        pixels = read_image(content)
+        decoded = decode(content)
     except InputError as error:
         raise InputError(str(error).replace("<bytes>", str(path), 1)) from None
-    height, width = size_of(pixels)
+    size = decoded.size
+    height, width = size.upright
     stated = tuple(annotations.sizes[image].tolist())
     if min(stated) >= 0 and stated != (height, width):
         raise InputError(
             f"{path}: {width} x {height}, but the annotations say {stated[1]} x {stated[0]}"
+            + AS_STORED * (stated == size.stored)
         )
+    if size.hides_turn(None if min(stated) < 0 else stated):
+        # one text for a folder: Python warns once of it, in whatever thread
+        text = f"EXIF turns images in {path.parent}, {UNSURE_TURN} (`anyregion data check`: which)"
+        warnings.warn(text, InputWarning, stacklevel=2)
     try:
         regions, outside = annotations.regions(image).fit(height, width)
     except InputError as error:
@@ -146,7 +153,7 @@ def load_sample(
     # one region outside spoils the image: rows of tokens are rows of the annotations
     if outside:
         raise InputError(f"{path}: {outside[0]}")
-    return pixels, regions
+    return decoded.pixels, regions
 
 
 def mirror_sample(pixels: Pixels, regions: Regions) -> tuple[Pixels, Regions]:

@@ -58,7 +58,7 @@ def load_exemplars(
     if path.is_dir():
         if images is not None:
             raise InputError(f"{path} holds its images itself: leave the images' folder out")
-        classes = _from_folders(path)
+        classes, skipped = _from_folders(path)
     elif path.is_file():
         folder = path.parent if images is None else Path(images).expanduser()
         classes, ids, skipped = _from_coco(path, folder, masks)
@@ -87,11 +87,18 @@ def load_exemplars(
     return replace(vocabulary, set_aside=tuple(skipped))
 
 
-def _from_folders(path: Path) -> Classes:
+def _from_folders(path: Path) -> tuple[Classes, list[SetAside]]:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise InputError(f"{path}: no folder in it: each class needs a folder of images")
-    return {f.name: [Exemplar(image) for image in find_images([f])[0]] for f in folders}
+    classes: Classes = {}
+    skipped: list[SetAside] = []
+    for folder in folders:
+        images, passed_over = find_images([folder])
+        classes[folder.name] = [Exemplar(image) for image in images]
+        # a folder without any is set aside as a class without an example
+        skipped += [a for a in passed_over if a.item != str(folder)]
+    return classes, skipped
 
 
 def _from_coco(
@@ -109,7 +116,7 @@ def _from_coco(
         if not image.is_file() and (folder / Path(entry.file_name).name).is_file():
             image = folder / Path(entry.file_name).name
         for row, category in enumerate(entry.regions.categories.tolist()):
-            by_category[category].append(Exemplar(image, entry.regions[[row]]))
+            by_category[category].append(Exemplar(image, entry.regions[[row]], entry.size))
     classes: Classes = {name: [] for name in file.categories.values()}
     for category, name in file.categories.items():
         classes[name] += by_category[category]

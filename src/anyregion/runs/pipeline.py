@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ from pathlib import Path, PurePath
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from anyregion import factory
-from anyregion.errors import InputError, SetAside
-from anyregion.images import ImageLike, Pixels, read_batches
+from anyregion.errors import InputError, InputWarning, SetAside
+from anyregion.images import AS_STORED, UNSURE_TURN, ImageLike, Pixels, read_batches
 from anyregion.io.regions import RegionFile
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
@@ -294,7 +295,9 @@ def run_pipeline(
     """Ask about the regions of many images, batch by batch, while the next batch is read.
 
     An image that cannot be read, has another size than its regions were drawn on, or is refused by
-    the model or the proposer, is skipped with the reason, and the rest goes on.
+    the model or the proposer, is skipped with the reason, and the rest goes on. Where EXIF turns
+    images, and no size tells whether the boxes of a file were drawn before that, an `InputWarning`
+    at the end names them.
 
     Args:
         samples: the images, in the order they are to be asked about.
@@ -307,6 +310,7 @@ def run_pipeline(
         progress: called with (done, total) images, each time the caller is done with a batch.
     """
     start = 0
+    unsure: list[str] = []
     if progress is not None:
         # loading the model took its own time: what remains is counted from here
         progress(0, len(samples))
@@ -314,14 +318,15 @@ def run_pipeline(
         part = samples[start : start + len(images)]
         read: list[ReadSample] = []
         skipped: list[tuple[Sample, str]] = []
-        for sample, pixels in zip(part, images, strict=True):
+        for sample, image in zip(part, images, strict=True):
             try:
-                if isinstance(pixels, InputError):
-                    raise pixels
-                height, width = pixels.shape[:2]
+                if isinstance(image, InputError):
+                    raise image
+                pixels, (height, width) = image.pixels, image.size.upright
                 if sample.size is not None and sample.size != (height, width):
                     stated = f"{sample.size[1]} x {sample.size[0]}"
-                    raise InputError(sample.mismatch.format(f"{width} x {height}", stated))
+                    reason = sample.mismatch.format(f"{width} x {height}", stated)
+                    raise InputError(reason + AS_STORED * (sample.size == image.size.stored))
                 regions, encoded_image = sample.regions, None
                 if regions is None:
                     regions, encoded_image = _propose(pixels, encoder, proposer)
@@ -329,6 +334,8 @@ def run_pipeline(
                 regions, outside = regions.fit(height, width)
                 size = (height, width)
                 read.append(ReadSample(sample, pixels, size, regions, outside, encoded_image))
+                if sample.key is not None and image.size.hides_turn(sample.size):
+                    unsure.append(sample.name)
             except InputError as error:
                 skipped.append((sample, str(error)))
         results: list[tuple[ReadSample, Answer]] = []
@@ -360,6 +367,10 @@ def run_pipeline(
         start += len(images)
         if progress is not None:
             progress(start, len(samples))
+    if unsure:
+        names = ", ".join(unsure[:3]) + (", ..." if len(unsure) > 3 else "")
+        text = f"EXIF turns {len(unsure)} images ({names}), {UNSURE_TURN}"
+        warnings.warn(text, InputWarning, stacklevel=2)
 
 
 def _propose(

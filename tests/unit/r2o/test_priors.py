@@ -198,6 +198,12 @@ def test_images_are_listed_by_name_and_others_counted(tmp_path: Path) -> None:
     assert names == ["a-1/x.webp", "a/z.PNG", "b/2.jpg"]
     assert images.path(1) == tmp_path.resolve() / "a" / "z.PNG"
     assert images.ignored == 3
+    assert images.passed_over == ()
+    touch(tmp_path, "a/y.heic", "a/w.jfif")
+    images = list_images(tmp_path)
+    assert [images.name(i) for i in range(len(images))][1] == "a/w.jfif"
+    assert [Path(a.item).name for a in images.passed_over] == ["y.heic"]
+    assert images.ignored == 4
 
 
 def test_several_folders_follow_each_other_and_no_file_comes_twice(tmp_path: Path) -> None:

@@ -175,10 +175,10 @@ def _open_label_maps(
         for path in find_images([maps])[0]
         if path.suffix.lower() == ".png"
     }
-    faults: list[SetAside] = []
+    paths, faults = find_images([images])
     matched: dict[Path, SegmentedImage] = {}
     skipped = 0
-    for path in find_images([images])[0]:
+    for path in paths:
         name = path.relative_to(images).with_suffix("")
         if name in matched:
             faults.append(SetAside(str(path), f"{matched[name].path.name} has the same map"))

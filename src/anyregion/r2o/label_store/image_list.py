@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.image_files import in_threads
-from anyregion.errors import InputError
-from anyregion.images import SUFFIXES, find_images
+from anyregion.errors import InputError, SetAside
+from anyregion.images import find_images, readable_formats
 from anyregion.r2o.superpixels import PriorConfig, map_paths
 
 # the key of a file that is not there, or that nothing can be learned of
@@ -36,6 +36,7 @@ class ImageList:
         name_bytes: all names, one after the other, as the file system has them.
         name_ends: `(N,)` int64, where each ends in `name_bytes`.
         folder_of: `(N,)` int64, which of `folders` an image lies in.
+        passed_over: those of the ignored files that are pictures of formats that are not read.
     """
 
     folders: tuple[Path, ...]
@@ -43,6 +44,7 @@ class ImageList:
     name_bytes: bytes
     name_ends: NDArray[np.int64]
     folder_of: NDArray[np.int64]
+    passed_over: tuple[SetAside, ...] = ()
 
     def __len__(self) -> int:
         return len(self.name_ends)
@@ -74,6 +76,7 @@ def list_images(folders: str | Path | Iterable[str | Path]) -> ImageList:
     names: list[bytes] = []
     folder_of: list[int] = []
     listed: set[Path] = set()
+    passed_over: dict[str, SetAside] = {}
     files = 0
     for number, root in enumerate(roots):
         if not root.is_dir():
@@ -82,7 +85,8 @@ def list_images(folders: str | Path | Iterable[str | Path]) -> ImageList:
         # files below two of the folders are counted once
         inside = any(other != root and root.is_relative_to(other) for other in roots)
         files += 0 if inside else sum(len(file_names) for _, _, file_names in os.walk(root))
-        images = find_images([root])[0]
+        images, others = find_images([root])
+        passed_over.update((a.item, a) for a in others if a.item != str(root))
         if len(roots) > 1:
             images = [path for path in images if path not in listed]
             listed.update(images)
@@ -93,8 +97,7 @@ def list_images(folders: str | Path | Iterable[str | Path]) -> ImageList:
     if not names:
         where = ", ".join(str(root) for root in roots)
         raise InputError(
-            f"{where}: no image there (files that end in {', '.join(sorted(SUFFIXES))}); "
-            f"{files} other files"
+            f"{where}: no image there ({', '.join(readable_formats())}); {files} other files"
         )
     return ImageList(
         folders=tuple(roots),
@@ -102,6 +105,7 @@ def list_images(folders: str | Path | Iterable[str | Path]) -> ImageList:
         name_bytes=b"".join(names),
         name_ends=np.fromiter(accumulate(map(len, names)), dtype=np.int64, count=len(names)),
         folder_of=np.array(folder_of, dtype=np.int64),
+        passed_over=tuple(passed_over.values()),
     )
 
 

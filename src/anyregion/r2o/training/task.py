@@ -73,7 +73,7 @@ class R2OTask(Task):
         self.steps = self.on_fit_start(loop).steps
         self._step = self._part = 0
         self.monitor = Monitor(store, config, seed=loop.seed)
-        self.set_aside = store.set_aside
+        self.set_aside = (*store.set_aside, *store.images.passed_over)
 
     def notes(self, *, trained: bool = False) -> Sequence[str]:
         """See `Task`."""
@@ -85,9 +85,9 @@ class R2OTask(Task):
             )
             return [warning] if store.recomputed else []
         if self.set_aside:
+            total = len(store) + len(store.images.passed_over)
             notes.append(
-                f"{len(self.set_aside):,} of {len(store):,} images are set aside: "
-                f"{self.set_aside[0]}"
+                f"{len(self.set_aside):,} of {total:,} images are set aside: {self.set_aside[0]}"
             )
         if self.epoch_images != len(self.usable):
             notes.append(
