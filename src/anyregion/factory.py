@@ -315,6 +315,14 @@ def _resolve(model: str | Path, method: Method | None) -> tuple[Kind, Use]:
         kind = "compact"
     elif (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth"):
         kind = "regionspot"
+    elif "regionspot" in str(model).casefold() and not path.exists():
+        # no hub has it under any name: to ask one takes half a minute
+        raise InputError(
+            f"{model}: there is no such file or folder. RegionSpot's published weights (CC BY-NC "
+            "4.0) do not come with this package: download a checkpoint as the authors' repository "
+            "says (github.com/Surrey-UP-Lab/RegionSpot), run "
+            "`anyregion convert CHECKPOINT.pth FOLDER`, and give FOLDER as the model"
+        )
     # what was trained is used as trained, unless a training-free method is named
     if method == "regionspot" or (method is None and kind != "vlm"):
         return kind, "trained"

@@ -5,15 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from anyregion.errors import AnyRegionError, InputError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# COCO's names of 2014: the folders of 2017 have the images without what stands before the number
+_COCO_2014 = re.compile(r"COCO_[A-Za-z]+\d{4}_(?=\d{12}\.)")
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @contextmanager
@@ -129,21 +135,55 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; `InputError` names the file and the line that is malformed."""
-    return parse_json(read_text(path), str(path))
+def read_json(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read JSON; `InputError` names the file and the line that is malformed.
+
+    `object_hook` is called with every object, and what it returns stands in its place.
+    """
+    return parse_json(read_text(path), str(path), object_hook=object_hook)
 
 
-def parse_json(text: str, name: str) -> Any:
+def parse_json(
+    text: str, name: str, *, object_hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
     """The value of JSON text; `InputError` names the line, and `name` as what it is of."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except json.JSONDecodeError as error:
         raise InputError(f"{name}: malformed JSON at line {error.lineno}: {error.msg}") from None
     except ValueError as error:  # a number of thousands of digits
         raise InputError(f"{name}: JSON that cannot be read ({error})") from None
     except RecursionError:
         raise InputError(f"{name}: JSON nested too deeply") from None
+
+
+def name_parts(name: str, *, alike: bool = False) -> tuple[str, ...]:
+    """The folders of a file's name and its last part, whichever system or web address it is from.
+
+    Empty parts, `.`, `..` and a drive (`C:`) are left out, so no name leads out of a folder. Of an
+    address the host is left out.
+
+    Args:
+        name: of the file, as somebody stated it.
+        alike: reduce each part to what all spellings of it have in common: percent-encoding is
+            undone, Unicode forms are one, the suffix is in small letters, and COCO's prefix of 2014
+            (`COCO_val2014_`) is left out.
+    """
+    if "://" in name or name.startswith("/data/local-files/?"):
+        try:
+            address = urlsplit(name)
+            # Label Studio serves files of its own disk under ?d=
+            name = parse_qs(address.query).get("d", [address.path])[0]
+        except ValueError:
+            pass  # no address after all
+    parts = [p for p in name.replace("\\", "/").split("/") if p not in ("", ".", "..")]
+    if parts and _DRIVE.fullmatch(parts[0]):
+        del parts[0]
+    if alike and parts:
+        parts = [unicodedata.normalize("NFC", unquote(part)) for part in parts]
+        stem, dot, suffix = _COCO_2014.sub("", parts[-1]).rpartition(".")
+        parts[-1] = f"{stem}{dot}{suffix.lower() if dot else suffix}"
+    return tuple(parts)
 
 
 def cache_folder() -> Path:

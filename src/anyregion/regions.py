@@ -60,7 +60,7 @@ class Regions:
         mask_logits: per region the low-resolution mask logits `(h, w)` float32 that a localizer
             gave before, to refine them, or None.
         ids: per region the caller's id; the position where none was given.
-        scores: `(N,)` float64, how sure the detector was, or None.
+        scores: `(N,)` float64, how sure the detector was, from 0 to 1, or None.
         categories: `(N,)` int64, the category id that the source states, or None.
         tracker_ids: `(N,)` int64, supervision's number of each object in a video, or None.
         data: by name a column of `N` values that pass through to `Predictions.to_supervision`.
@@ -105,8 +105,10 @@ class Regions:
             elif no_box[i] and rle is None and not (labels == 1).any():
                 problems[i] = "neither a box, nor a mask, nor a foreground point"
         if self.scores is not None:
-            for i in np.flatnonzero(~np.isfinite(self.scores)).tolist():
-                problems.setdefault(i, f"score {self.scores[i]} is not finite")
+            # not a number is neither above 0 nor below
+            for i in np.flatnonzero(~((self.scores >= 0) & (self.scores <= 1))).tolist():
+                fault = "from 0 to 1" if np.isfinite(self.scores[i]) else "finite"
+                problems.setdefault(i, f"score {self.scores[i]} is not {fault}")
         if problems:
             raise InputError("; ".join(f"region {self.ids[i]}: {p}" for i, p in problems.items()))
 
@@ -297,17 +299,24 @@ class Regions:
         """Clip boxes to an image; set aside what cannot belong to it.
 
         A box that reaches over the border is clipped. Set aside are boxes of which no more than a
-        sliver (`MIN_SIDE`) is left, points outside the image, and masks of another size.
+        sliver (`MIN_SIDE`) is left, or that reach farther outside than twice the image's size
+        (they were drawn on another one), points outside the image, and masks of another size.
         """
         clipped: Boxes = np.clip(self.boxes, 0, [width, height, width, height])  # (N, 4)
         # (N,); False where there is no box: comparisons with NaN are
         outside = np.any(clipped[:, 2:] - clipped[:, :2] < MIN_SIDE, axis=1)
+        far = np.any(np.abs(clipped - self.boxes) > 2 * np.tile([width, height], 2), axis=1)
         inside: list[int] = []
         set_aside: list[SetAside] = []
         for i, (points, rle) in enumerate(zip(self.points, self.masks, strict=True)):
             reason = None
             if outside[i]:
                 reason = f"box {self.boxes[i].tolist()} lies outside the {width} x {height} image"
+            elif far[i]:
+                reason = (
+                    f"box {self.boxes[i].tolist()} reaches farther outside the {width} x {height} "
+                    "image than twice its size: was it drawn on another size of it?"
+                )
             elif len(points) and ((points < 0).any() or (points >= [width, height]).any()):
                 reason = f"a point lies outside the {width} x {height} image"
             elif rle is not None and rle["size"] != [height, width]:

@@ -23,7 +23,9 @@ FILES = ["run.json", "predictions.json", "predictions.jsonl", "skipped.jsonl", "
 
 def run(paths: Path | list[Path], out: Path, **options: Any) -> RunReport:
     words, source = options.pop("words", WORDS), options.pop("source", LEFT_RIGHT)
-    output = {k: options.pop(k) for k in ("pictures", "csv", "overwrite") if k in options}
+    output = {
+        k: options.pop(k) for k in ("pictures", "csv", "overwrite", "keep_refused") if k in options
+    }
     return recognize_images(
         paths,
         words,

@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     extractor = _extractor(args, store)
     if store is None:
         store = _create(args, extractor)
+    # a store notes what its annotations lacked: going on counts it too
     return _fill(args, store, extractor, images)
 
 
@@ -128,10 +129,23 @@ def _extractor(args: argparse.Namespace, store: Store | None) -> FeatureExtracto
 def _create(args: argparse.Namespace, extractor: FeatureExtractor) -> Store:
     from anyregion.cli import terminal
     from anyregion.data.annotations.reading import read_annotations
+    from anyregion.data.annotations.report import Findings, skipped_items
+    from anyregion.data.check import BAD_MASK, check_masks
     from anyregion.data.store.store import create_store
+    from anyregion.errors import InputError
 
     annotations = read_annotations(args.annotations, masks=args.masks, images=args.images)
-    terminal.warn_list("of the annotations set aside", annotations.set_aside)
+    findings = Findings(annotations.findings)
+    if args.masks:
+        check_masks(annotations, annotations.sizes, findings)
+    wrong = [finding for finding in findings.list() if finding.wrong]
+    terminal.warn_list("of the annotations set aside", skipped_items(wrong))
+    for finding in wrong:
+        if finding.what == BAD_MASK.what:
+            terminal.note(f"warning: {finding.count:,} {finding.what}: {finding.advice}")
+    if annotations.crowd.all():
+        last = f" ({annotations.set_aside[-1]})" if annotations.set_aside else ""
+        raise InputError(f"{args.annotations}: no region that can be used, so no features{last}")
     # in memory until it is written: maps are 0.3 to 3 MB an image, tokens 0.5 kB a region
     maps = args.features or args.localizer is None
     return create_store(
@@ -143,6 +157,7 @@ def _create(args: argparse.Namespace, extractor: FeatureExtractor) -> Store:
         notes={
             "annotations": str(args.annotations.resolve()),
             "images": str(args.images.resolve()) if args.images else None,
+            "annotations_set_aside": sum(finding.count for finding in wrong),
             "models": {
                 **{key: _resolve(getattr(args, key)) for key in MODEL_KEYS[:3]},
                 "features": args.features,
@@ -192,6 +207,10 @@ def _fill(args: argparse.Namespace, store: Store, extractor: FeatureExtractor, i
             progress=track("computing features", "images"),
         )
     terminal.warn_list("set aside", report.set_aside)
+    noted = store.info.notes.get("annotations_set_aside")
+    of_annotations = noted if isinstance(noted, int) else 0
+    set_aside = of_annotations + len(report.set_aside)
+    detail = f" ({of_annotations:,} of the annotations)" if of_annotations else ""
     regions = store.info.regions
     rate = report.computed / report.seconds if report.computed else 0
     terminal.fields(
@@ -204,7 +223,7 @@ def _fill(args: argparse.Namespace, store: Store, extractor: FeatureExtractor, i
             ("size", f"{report.bytes / 1e6:.1f} MB in {len(store.shards)} shards"),
             ("bytes a region", f"{report.bytes / regions:.0f}" if regions else "no regions"),
             ("images a second", f"{rate:.2f}" if report.computed else "none computed"),
-            ("set aside", len(report.set_aside)),
+            ("set aside", f"{set_aside}{detail}"),
         ]
     )
-    return SET_ASIDE if report.set_aside else FINE
+    return SET_ASIDE if set_aside else FINE

@@ -50,10 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("regions (pixels of the upright image; one kind is needed)")
     where.add_argument(
         "--regions",
-        metavar="FILE.json|auto",
-        help="COCO annotations or results, or a detector's {image: {boxes, scores, labels}}; "
-        "scores in it are multiplied with the names' scores. auto: regions are found, and their "
-        "objectness counts as their score",
+        metavar="FILE|auto",
+        help="COCO annotations (also LVIS) or results, a detector's {image: {boxes, scores, "
+        "labels}}, a Pascal VOC folder or list, or OpenImages' CSV; scores in it are multiplied "
+        "with the names' scores. auto: regions are found, and their objectness counts as score",
+    )
+    where.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE.json",
+        help="where --regions are COCO results, the COCO file that lists their images",
     )
     where.add_argument("--proposer", **shared.PROPOSER)
     where.add_argument(
@@ -95,7 +101,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="S",
-        help="leave out regions whose best name scores less (default: 0)",
+        help="refuse regions whose best name scores less (default: 0): they are marked in "
+        "predictions.jsonl and .csv, and left out of the pictures and of predictions.json",
+    )
+    parser.add_argument(
+        "--keep-refused",
+        action="store_true",
+        help='regions under --min-score are in predictions.json too, with "refused": true',
     )
     parser.add_argument("--masks", action="store_true", help="also find each region's mask")
     parser.add_argument(
@@ -138,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--use-masks needs --regions: boxes and points have no masks")
     if args.ignore_scores and typed:
         raise InputError("--ignore-scores needs --regions: boxes and points have no scores")
+    if args.annotations and (typed or args.regions == "auto"):
+        raise InputError("--annotations needs COCO results as --regions: it names their images")
     load, scores = shared.recognizer_loader(args), not args.ignore_scores
     source: RegionSource | None = None
     if args.regions == "auto" or args.proposer:
@@ -151,7 +165,14 @@ def run(args: argparse.Namespace) -> int:
     if typed:
         source = SameRegions(prompts(args.box, args.point))
     elif source is None:
-        source = load_regions(args.regions, masks=args.use_masks, scores=scores)
+        first = Path(args.paths[0])
+        source = load_regions(
+            args.regions,
+            masks=args.use_masks,
+            scores=scores,
+            annotations=args.annotations,
+            images=first if first.is_dir() else first.parent,
+        )
     if count == 1:
         shared.warn_one_name(args)
     settings = {
@@ -181,7 +202,10 @@ def run(args: argparse.Namespace) -> int:
                     batch_size=args.batch_size,
                 ),
                 output=OutputOptions(
-                    pictures=not args.no_pictures, csv=args.csv, overwrite=args.overwrite
+                    pictures=not args.no_pictures,
+                    csv=args.csv,
+                    overwrite=args.overwrite,
+                    keep_refused=args.keep_refused,
                 ),
                 settings=settings,
                 track=track,
@@ -200,7 +224,12 @@ def run(args: argparse.Namespace) -> int:
         terminal.table(
             ("region", "name", "score", "box"),
             (
-                (r["id"], r["label"], f"{r['score']:.3f}", ", ".join(f"{v:g}" for v in r["box"]))
+                (
+                    r["id"],
+                    f"{r['label']} (refused)" if r.get("refused") else r["label"],
+                    f"{r['score']:.3f}",
+                    ", ".join(f"{v:g}" for v in r["box"]),
+                )
                 for r in records[:SHOWN]
             ),
             numbers=(2,),
@@ -213,6 +242,7 @@ def run(args: argparse.Namespace) -> int:
         [
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
+            *([("refused", report.refused)] if args.min_score else []),
             # without --vocabulary the names are those of the exemplars
             ("vocabulary", shared.count_names(count, args.vocabulary or "")),
             ("set aside", len(report.set_aside)),

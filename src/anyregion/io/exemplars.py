@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anyregion.data.image_files import image_path
 from anyregion.errors import InputError, SetAside
 from anyregion.exemplars import Exemplar, ExemplarVocabulary
 from anyregion.images import find_images
@@ -111,10 +112,7 @@ def _from_coco(
     for entry in file.images.values():
         if entry.regions.categories is None or entry.file_name is None:
             continue
-        # as the file states it, or, where all images were put into one folder, by its name alone
-        image = folder / entry.file_name
-        if not image.is_file() and (folder / Path(entry.file_name).name).is_file():
-            image = folder / Path(entry.file_name).name
+        image = image_path(folder, entry.file_name)
         for row, category in enumerate(entry.regions.categories.tolist()):
             by_category[category].append(Exemplar(image, entry.regions[[row]], entry.size))
     classes: Classes = {name: [] for name in file.categories.values()}

@@ -1,17 +1,31 @@
-"""Reads files of regions: COCO annotations, COCO results, and a detector's `{image: boxes}`."""
+"""Reads files of regions to name: annotations in any layout, COCO results, a detector's boxes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.data.annotations.builder import (
+    IMAGE_ID_TWICE,
+    IMAGE_WITHOUT_NAME,
+    MALFORMED_ROWS,
+    UNKNOWN_IMAGE,
+    RegionColumns,
+)
+from anyregion.data.annotations.coco import read_coco, whole_number
+from anyregion.data.annotations.reading import is_json, read_records
+from anyregion.data.annotations.report import Findings, skipped_items
 from anyregion.errors import InputError, SetAside
-from anyregion.files import read_json
-from anyregion.images import SUFFIXES
+from anyregion.files import name_parts
 from anyregion.masks import RLE, segmentation_to_rle
 from anyregion.regions import Regions
 
@@ -40,7 +54,8 @@ class RegionFile:
     Attributes:
         images: by image id, as text.
         categories: `{category id: name}`; empty where the file names none.
-        set_aside: regions and images that cannot be used, and why.
+        set_aside: regions and images that cannot be used, and why; of very many of a kind the first
+            100, and how many others.
         digest: a hash of the file, and not of what was read of it: ids and names count too.
     """
 
@@ -48,44 +63,72 @@ class RegionFile:
     categories: dict[int, str] = field(default_factory=dict)
     set_aside: tuple[SetAside, ...] = ()
     digest: str = ""
-    # by the last part of their file names, all parts of an entry's file name, and its key
+    # by the last part of their file names (what all spellings have in common), all parts of an
+    # entry's file name, and its key
     _by_name: dict[str, list[tuple[tuple[str, ...], str]]] = field(default_factory=dict, repr=False)
 
-    def find(self, path: str | Path) -> ImageEntry | None:
+    def find(self, path: str | Path, *, root: str | Path | None = None) -> ImageEntry | None:
         """The entry of an image file, or None.
 
-        By its name; a folder that the file states has to be the image's folder too, so
-        `cam1/0001.jpg` is not `cam2/0001.jpg`. Where the file states no names, by its id:
-        `000000000139.jpg` is `139`.
+        By its name, however it is spelled (see `name_parts`); a folder that the file states has to
+        be the image's folder too, so `cam1/0001.jpg` is not `cam2/0001.jpg`. Where the file states
+        no names, by its id: `000000000139.jpg` is `139`.
+
+        Args:
+            path: the image.
+            root: the folder that holds the images: folders that the file states above it are those
+                of another machine, and may be called otherwise. But a file that is at the stated
+                place beside `root` is the one that is meant.
 
         Raises:
             InputError: only images of that name in other folders are listed, or several that fit.
         """
-        full = PurePath(os.path.abspath(path))  # noqa: PTH100 (a link keeps its name)
-        if same_name := self._by_name.get(full.name, []):
-            matches = [(len(p), key) for p, key in same_name if full.parts[-len(p) :] == p]
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100 (a link keeps its name)
+        full = name_parts(str(absolute), alike=True)
+        if same_name := self._by_name.get(full[-1], []):
+            below = 0 if root is None else len(full) - len(name_parts(os.path.abspath(root)))  # noqa: PTH100
+            # of each that fits: how many parts agree, whether the spelling does, and its key
+            matches: list[tuple[int, bool, str]] = []
+            for parts, key in same_name:
+                pairs = zip(parts[::-1], full[::-1], strict=False)
+                agree = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+                stated = name_parts(str(self.images[key].file_name))
+                beside = absolute.parents[below].joinpath(*stated[-below - 1 :])
+                if agree == len(parts) or (0 < below <= agree and not beside.is_file()):
+                    matches.append((agree, stated[-1] == absolute.name, key))
             if not matches:
                 names = ", ".join(sorted(str(self.images[k].file_name) for _, k in same_name)[:3])
                 raise InputError(f"{path}: the region file lists {names}: another folder's image")
             # `cam1/a.jpg` before `a.jpg`: the entry that states most of the path
-            longest = max(count for count, _ in matches)
-            best = [self.images[key] for count, key in matches if count == longest]
+            best = [key for *rank, key in matches if rank == list(max(matches)[:2])]
             if len(best) > 1:
-                raise InputError(f"{path}: the region file lists {best[0].file_name} twice")
-            return best[0]
-        for key in (full.name, full.stem, full.stem.lstrip("0") or "0"):
+                names = " and ".join(sorted({str(self.images[k].file_name) for k in best})[:3])
+                times = "twice" if " and " not in names else "and each could be it"
+                raise InputError(f"{path}: the region file lists {names} {times}")
+            return self.images[best[0]]
+        stem = full[-1].rpartition(".")[0] or full[-1]
+        for key in (absolute.name, absolute.stem, stem, stem.lstrip("0") or "0"):
             if key in self.images and self.images[key].file_name is None:
                 return self.images[key]
         return None
 
 
-def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) -> RegionFile:
+def load_regions(
+    path: str | Path,
+    *,
+    masks: bool = False,
+    scores: bool = True,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+) -> RegionFile:
     """Read a file of regions; malformed ones are set aside one by one, and the rest is used.
 
-    Its layout is one of three, recognised by the content:
+    What `read_annotations` reads is read by the same rules; crowd regions are left out, for they
+    hold many things. Of JSON, the layout is recognised by the content:
         COCO annotations: `{"images": [...], "annotations": [...], "categories": [...]}`, boxes
-            xywh; crowd regions are left out, for they hold many things.
-        COCO results: `[{"image_id", "bbox" (xywh), "score", "category_id"}, ...]`.
+            xywh; also LVIS and the others.
+        COCO results: `[{"image_id", "bbox" (xywh), "score", "category_id"}, ...]`; of masks alone
+            (`segmentation`, no `bbox`) the box is the mask's.
         A detector's: `{image id or file name: {"boxes" (xyxy), "scores", "labels"}}`.
 
     A region without an id is called `#` and its position. Categories that are no whole number
@@ -93,177 +136,126 @@ def load_regions(path: str | Path, *, masks: bool = False, scores: bool = True) 
     a score outside 0 to 1.
 
     Args:
-        path: the JSON file.
+        path: the file, or a Pascal VOC folder.
         masks: also read `segmentation` (RLE and polygons) as mask prompts, where there are any.
         scores: also read scores, by which answers are multiplied.
+        annotations: of COCO results, the COCO file that lists their images: names and sizes.
+        images: of OpenImages' CSV, the folder of the images, to read their sizes.
 
     Raises:
-        InputError: not JSON, or none of these layouts.
+        InputError: none of these layouts, or boxes that are fractions of the image.
     """
     path = Path(path)
-    content = read_json(path)
-    if not isinstance(content, (dict, list)) or content == {}:
-        raise InputError(
-            f"{path}: neither COCO annotations, nor COCO results, nor {{image: {{boxes: ...}}}}"
-        )
-    reader = _Reader(masks, scores)
-    try:
-        if isinstance(content, list):
-            reader.group(content)
-        elif isinstance(content.get("annotations"), list):
-            reader.read_coco(content)
-        else:
-            reader.read_detector(content)
-        entries = [
-            ImageEntry(key, reader.regions(rows, size, name or f"image {key}"), name, size)
-            for key, (name, size, rows) in reader.images.items()
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: malformed ({type(error).__name__}: {error})") from None
+    if is_json(path):
+        listed = None if annotations is None else Path(annotations)
+        records = read_coco(path, masks=masks, prompts=True, images=listed)
+    else:
+        records = read_records(path, masks=masks, images=images)
+    regions, findings = records.regions, records.findings
+    position = {key: i for i, key in enumerate(regions.image_keys)}
+    # (R,) in the file's order within each image
+    rows = np.flatnonzero(~regions.crowd)
+    rows = rows[np.argsort(regions.images[rows], kind="stable")]
+    starts = np.searchsorted(regions.images[rows], np.arange(len(position) + 1))
+    ids = {record.key: record.id for record in records.categories}
+    numbers = [ids.get(key, whole_number(key)) for key in regions.category_keys]
+    category_of = np.array([-1 if n is None or n < 0 else n for n in numbers], dtype=np.int64)
+    entries: dict[str, ImageEntry] = {}
     by_name: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
-    for entry in entries:
-        if entry.file_name is not None:
-            parts = PurePath(entry.file_name).parts
-            by_name[PurePath(entry.file_name).name].append((parts, entry.key))
+    for record in records.images:
+        key, name = record.key, record.file_name
+        if key in entries:
+            # a second entry of an id could be another image: the first one stands
+            findings.add(IMAGE_ID_TWICE, f"image {key}", "its id is listed twice")
+            continue
+        parts = name_parts(name or "", alike=True)
+        # None where the layout has no names of images, and an empty one where it lacks
+        if name is not None and not parts:
+            findings.add(IMAGE_WITHOUT_NAME, f"image {key}", "no file name")
+            continue
+        size = record.size if min(record.size) > 0 else None
+        i = position.pop(key, None)
+        of_image = rows[:0] if i is None else rows[starts[i] : starts[i + 1]]
+        prompts = _prompts(
+            regions, of_image, category_of, size, findings,
+            image=name or f"image {key}", masks=masks, scores=scores,
+        )  # fmt: skip
+        entries[key] = ImageEntry(key, prompts, name, size)
+        if parts:
+            by_name[parts[-1]].append((parts, key))
+    for key, i in position.items():
+        for row in rows[starts[i] : starts[i + 1]]:
+            findings.add(UNKNOWN_IMAGE, f"region {_id(regions, row)}", f"unknown image id {key}")
     return RegionFile(
-        {entry.key: entry for entry in entries},
-        reader.categories,
-        tuple(reader.skipped),
-        f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}",
+        entries,
+        {record.id: record.name for record in records.categories},
+        skipped_items(findings.list()),
+        _digest(path, annotations),
         dict(by_name),
     )
 
 
-@dataclass
-class _Reader:
-    """Reads the rows of one file; those that cannot be used go to `skipped`.
+def _digest(path: Path, annotations: str | Path | None) -> str:
+    """A hash of the file (of a folder, of all its XML), and of the one that lists its images."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.xml"))
+    files += [] if annotations is None else [Path(annotations)]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return f"sha256:{digest.hexdigest()}"
 
-    Attributes:
-        masks, scores: see `load_regions`.
-        images: by key, each image's file name, `(height, width)` and rows, as far as stated.
-    """
 
-    masks: bool
-    scores: bool
-    images: dict[str, tuple[str | None, tuple[int, int] | None, list[dict[str, Any]]]] = field(
-        default_factory=dict
+def _prompts(
+    regions: RegionColumns,
+    rows: NDArray[np.int64],
+    categories: NDArray[np.int64],
+    size: tuple[int, int] | None,
+    findings: Findings,
+    *,
+    image: str,
+    masks: bool,
+    scores: bool,
+) -> Regions:
+    """The usable rows of one image; each other is reported."""
+    stated: Sequence[Any] = regions.scores or ()
+    scored = scores and bool(stated) and any(stated[row] is not None for row in rows)
+    usable: list[int] = []
+    prompts: list[dict[str, Any]] = []
+    for row in rows.tolist():
+        name = _id(regions, row)
+        segmentation = (regions.segmentations or {row: None})[row] if masks else None
+        try:
+            prompt = {
+                "boxes": regions.boxes[row],
+                "masks": _mask(segmentation, size) if segmentation else None,
+                "ids": name,
+            }
+            if scored:
+                score = stated[row]
+                number = not isinstance(score, bool) and isinstance(score, (int, float))
+                if not (number and 0 <= score <= 1):
+                    raise InputError(f"score {score!r} is not a number from 0 to 1")
+            # each region is built alone first, so that only the faulty one is left out
+            Regions.from_prompts(**{key: [value] for key, value in prompt.items()})
+        except (InputError, TypeError, ValueError, OverflowError) as error:
+            known = isinstance(error, InputError)
+            reason = str(error) if known else f"malformed ({type(error).__name__}: {error})"
+            findings.add(MALFORMED_ROWS, f"{image}, region {name}", reason)
+        else:
+            usable.append(row)
+            prompts.append(prompt)
+    numbers = categories[regions.categories[usable]]  # (N,)
+    return Regions.from_prompts(
+        **{key: [prompt[key] for prompt in prompts] for key in ("boxes", "masks", "ids")},
+        scores=[stated[row] for row in usable] if scored else None,
+        # a detector without classes states none, or -1 throughout
+        categories=numbers if (numbers >= 0).any() else None,
     )
-    categories: dict[int, str] = field(default_factory=dict)
-    skipped: list[SetAside] = field(default_factory=list)
-
-    def read_coco(self, content: dict[str, Any]) -> None:
-        for position, image in enumerate(content["images"]):
-            try:
-                key, name, size = _id(image["id"]), image["file_name"], None
-                if image.get("height") and image.get("width"):
-                    size = int(image["height"]), int(image["width"])
-                # a second entry of an id could be another image: the first one stands
-                if not isinstance(name, str) or key in self.images:
-                    listed = key in self.images
-                    raise InputError("its id is listed twice" if listed else "no file name")
-                self.images[key] = name, size, []
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                which = image.get("id", f"#{position}") if isinstance(image, dict) else position
-                self.skipped.append(SetAside(f"image {which}", _reason(error)))
-        self.group(content["annotations"], listed=True)
-        for category in content.get("categories") or []:
-            try:
-                self.categories[int(category["id"])] = str(category["name"])
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                self.skipped.append(SetAside(f"category {str(category)[:40]}", _reason(error)))
-
-    def group(self, rows: list[Any], *, listed: bool = False) -> None:
-        """Give each row to its image, which must be `listed` already, or is listed by it."""
-        for position, row in enumerate(rows):
-            if not isinstance(row, dict):
-                reason = f"not an object: {row!r:.40}"
-                self.skipped.append(SetAside(f"region #{position}", reason))
-                continue
-            number = row.get("id")
-            row = {**row, "id": f"#{position}" if number is None else number}
-            key = _id(row.get("image_id"))
-            if listed and key not in self.images:
-                self.skipped.append(SetAside(f"region {row['id']}", f"unknown image id {key}"))
-            elif not listed and "image_id" not in row:
-                self.skipped.append(SetAside(f"region {row['id']}", "no image_id"))
-            elif not (listed and row.get("iscrowd")):
-                self.images.setdefault(key, (None, None, []))[2].append(row)
-
-    def read_detector(self, content: dict[str, Any]) -> None:
-        for key, detections in content.items():
-            try:
-                boxes = detections["boxes"]
-                scores, labels = (
-                    [None] * len(boxes) if detections.get(name) is None else detections[name]
-                    for name in ("scores", "labels")
-                )
-                if not len(boxes) == len(scores) == len(labels):
-                    raise InputError("boxes, scores and labels differ in number")
-            except (KeyError, TypeError, AttributeError, InputError) as error:
-                self.skipped.append(SetAside(f"image {key}", _reason(error)))
-                continue
-            rows = [
-                {"id": i, "xyxy": box, "score": score, "category_id": label}
-                for i, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True))
-            ]
-            # keys are file names or image ids; ids are told from names by the missing suffix
-            name = key if PurePath(key).suffix.lower() in SUFFIXES else None
-            self.images[key] = name, None, rows
-
-    def regions(
-        self, rows: list[dict[str, Any]], size: tuple[int, int] | None, image: str
-    ) -> Regions:
-        """The usable rows of one image; each other is set aside."""
-        scored = self.scores and any(row.get("score") is not None for row in rows)
-        usable: list[dict[str, Any]] = []
-        categories: list[int] = []
-        for row in rows:
-            try:
-                values: Any = row["xyxy"] if "xyxy" in row else row.get("bbox")
-                try:
-                    x, y, c, d = (float(v) for v in values)
-                except (TypeError, ValueError, OverflowError):
-                    raise InputError(f"box {values!r:.80} is not four numbers") from None
-                prompt = {
-                    "boxes": [x, y, c, d] if "xyxy" in row else [x, y, x + c, y + d],
-                    "masks": _mask(row["segmentation"], size)
-                    if self.masks and row.get("segmentation")
-                    else None,
-                    "ids": row["id"],
-                }
-                if scored:
-                    _check_score(row.get("score"))
-                # each region is built alone first, so that only the faulty one is left out
-                Regions.from_prompts(**{name: [value] for name, value in prompt.items()})
-            except (InputError, TypeError, ValueError, OverflowError) as error:
-                self.skipped.append(SetAside(f"{image}, region {row['id']}", _reason(error)))
-            else:
-                # `3`, `3.0` and `"3"` are 3; what is no whole number, or missing, is -1
-                category: Any = row.get("category_id")
-                try:
-                    number = int(category)
-                    whole = (number == category or str(number) == category) and number < 2**63
-                except (TypeError, ValueError, OverflowError):
-                    number, whole = -1, False
-                categories.append(number if whole and number >= 0 else -1)
-                usable.append({**prompt, "scores": row.get("score")})
-        columns = {name: [row[name] for row in usable] for name in ("boxes", "masks", "ids")}
-        return Regions.from_prompts(
-            **columns,
-            scores=[row["scores"] for row in usable] if scored else None,
-            # a detector without classes states none, or -1 throughout
-            categories=categories if any(c >= 0 for c in categories) else None,
-        )
 
 
-def _id(value: Any) -> str:
-    """An image id as text: 1 and 1.0 are the same."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _check_score(score: Any) -> None:
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
-        raise InputError(f"score {score!r} is not a number from 0 to 1")
+def _id(regions: RegionColumns, row: int) -> Any:
+    """The id of a region as the file states it."""
+    return int(regions.ids[row]) if regions.stated_ids is None else regions.stated_ids[row]
 
 
 def _mask(segmentation: Any, size: tuple[int, int] | None) -> RLE:
@@ -274,9 +266,3 @@ def _mask(segmentation: Any, size: tuple[int, int] | None) -> RLE:
     if size is None:
         raise InputError("polygons need the image's height and width")
     return segmentation_to_rle(segmentation, *size)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, InputError):
-        return str(error)
-    return f"malformed ({type(error).__name__}: {error})"

@@ -13,11 +13,13 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from anyregion import factory
 from anyregion.errors import InputError, InputWarning, SetAside
+from anyregion.files import name_parts
 from anyregion.images import AS_STORED, UNSURE_TURN, ImageLike, Pixels, read_batches
 from anyregion.io.regions import RegionFile
 from anyregion.predictions import Predictions
@@ -130,11 +132,14 @@ RegionSource: TypeAlias = SameRegions | RegionFile | ProposedRegions
 used. Images become samples by its `samples`; those of a file by `file_samples`."""
 
 
-def file_samples(file: RegionFile, images: Mapping[str, Path]) -> dict[str, Sample | str]:
+def file_samples(
+    file: RegionFile, images: Mapping[str, Path], root: Path
+) -> dict[str, Sample | str]:
     """By the images' names: each with its regions of the file, or the reason why it has none.
 
     An entry of the file belongs to one image. Where several images fit it (`a/x.jpg` and
-    `b/x.jpg`), the one whose path agrees best has it; where they agree equally, none has.
+    `b/x.jpg`), the one whose path agrees best has it; where they agree equally, none has. The
+    names of the images start from `root`.
     """
     samples: dict[str, Sample | str] = {}
     # by entry, the images that fit it
@@ -142,7 +147,7 @@ def file_samples(file: RegionFile, images: Mapping[str, Path]) -> dict[str, Samp
     for name, path in images.items():
         samples[name] = "no regions for this image"
         try:
-            entry = file.find(path)
+            entry = file.find(path, root=root)
         except InputError as error:
             samples[name] = str(error)
             continue
@@ -152,18 +157,12 @@ def file_samples(file: RegionFile, images: Mapping[str, Path]) -> dict[str, Samp
         entry = file.images[key]
         if len(names) > 1:
             # how many parts, from the end, an image's path and the entry's file name share
-            stated = PurePath(entry.file_name or "").parts
-            shared = {
-                name: next(
-                    (
-                        n
-                        for n in range(len(stated), 0, -1)
-                        if images[name].parts[-n:] == stated[-n:]
-                    ),
-                    0,
-                )
-                for name in names
-            }
+            stated = name_parts(entry.file_name or "", alike=True)[::-1]
+            shared: dict[str, int] = {}
+            for name in names:
+                parts = name_parts(str(images[name]), alike=True)[::-1]
+                pairs = zip(stated, parts, strict=False)
+                shared[name] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             names = [name for name in names if shared[name] == max(shared.values())]
         if len(names) > 1:
             # a guess would name the regions of another photograph
@@ -220,7 +219,7 @@ class RecognizeOptions:
     Attributes:
         top_k: names kept of each region.
         score: `softmax` or `sigmoid`; None for the model's own (see `Recognizer.predict`).
-        min_score: regions whose best name scores less are left out.
+        min_score: regions whose best name scores less are refused: a run marks them in its journal.
         masks: also find each region's mask.
         multimask: three candidate masks a region, each named, where the method has them.
         batch_size: images at once.
@@ -274,8 +273,6 @@ class RegionNamer:
             top_k=options.top_k, score=options.score,
             masks=options.masks, multimask=options.multimask,
         )  # fmt: skip
-        if options.min_score:
-            answers = [answer.above(options.min_score) for answer in answers]
         if self.use_masks and self.use_scores:
             return answers
         # masks that were no prompts are still there to be judged

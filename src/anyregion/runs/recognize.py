@@ -37,7 +37,8 @@ from anyregion.runs.pipeline import (
     run_pipeline,
     silent,
 )
-from anyregion.runs.results_folder import ResultsFolder, earlier_root, is_results_folder
+from anyregion.runs.results_folder import ResultsFolder
+from anyregion.runs.run_file import earlier_root, is_results_folder
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 
@@ -49,11 +50,14 @@ class OutputOptions:
         pictures: draw a picture of each image.
         csv: also write `predictions.csv`.
         overwrite: start anew where there is a run already, in place of continuing it.
+        keep_refused: `predictions.json` holds regions under `min_score` too, with `"refused": true`
+            (the journal always does).
     """
 
     pictures: bool = True
     csv: bool = False
     overwrite: bool = False
+    keep_refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,12 @@ class RunReport:
         out: its folder.
         images: images named by this run.
         earlier: images that an earlier run had finished.
-        regions: rows in the results, over all images.
+        regions: rows in the results, over all images, without those refused.
         seconds: time spent on the images, without loading the model.
         set_aside: images and regions left out, and why.
         unreadable: names that the text model has no pieces for.
         only: the journal's line where the folder holds one image, else None.
+        refused: rows whose best name scores less than `min_score`.
     """
 
     out: Path
@@ -79,6 +84,7 @@ class RunReport:
     set_aside: tuple[SetAside, ...]
     unreadable: tuple[str, ...]
     only: dict[str, Any] | None
+    refused: int = 0
 
 
 def recognize_images(
@@ -175,7 +181,7 @@ def recognize_images(
         ]
         set_aside += source.set_aside
         if isinstance(source, RegionFile):
-            samples = file_samples(source, images)
+            samples = file_samples(source, images, root)
         else:
             samples = source.samples(images)
         samples = {n: s for n, s in samples.items() if n not in earlier}
@@ -217,19 +223,22 @@ def recognize_images(
                 batch_size=options.batch_size,
                 progress=track("naming regions", "images"),
             )  # fmt: skip
-            set_aside += _write_results(batches, folder, marks, output.pictures)
+            set_aside += _write_results(
+                batches, folder, marks, pictures=output.pictures, min_score=options.min_score
+            )
         seconds = time.perf_counter() - started
         # of the journal, not of this run's answers: earlier ones belong to the results too
         if finished:
             names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
-            folder.write_coco(names)
+            folder.write_coco(names, refused=output.keep_refused)
             if output.csv:
                 folder.write_csv()
         return RunReport(
             out=out,
             images=sum(sample.name in finished for sample in pending),
             earlier=len(earlier),
-            regions=sum(entry.regions for entry in finished.values()),
+            regions=sum(entry.regions - entry.refused for entry in finished.values()),
+            refused=sum(entry.refused for entry in finished.values()),
             seconds=seconds,
             set_aside=(*set_aside, *earlier_skips),
             unreadable=unreadable,
@@ -292,7 +301,9 @@ def _write_results(
     batches: Iterator[Batch[Predictions]],
     folder: ResultsFolder,
     marks: Mapping[str, dict[str, int]],
+    *,
     pictures: bool,
+    min_score: float,
 ) -> list[SetAside]:
     """Write each batch in a thread, while the next is named and the one after it is read."""
     set_aside: list[SetAside] = []
@@ -317,6 +328,7 @@ def _write_results(
                     file=marks.get(item.sample.name),
                     set_aside=item.set_aside,
                     pixels=item.pixels if pictures else None,
+                    min_score=min_score,
                 )
                 writing.append(future)
         for future in writing:

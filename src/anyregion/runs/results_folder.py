@@ -14,9 +14,10 @@ from typing import Any
 from PIL import Image
 
 from anyregion.errors import AnyRegionError, InputError, SetAside
-from anyregion.files import atomic_path, read_json, to_line, writing
+from anyregion.files import atomic_path, to_line, writing
 from anyregion.images import Pixels
 from anyregion.predictions import CSV_COLUMNS, Predictions, record_to_coco, record_to_csv
+from anyregion.runs.run_file import EXPORTS, changes_of, read_run
 from anyregion.vocabulary import Vocabulary
 
 try:
@@ -25,9 +26,7 @@ except ImportError:
     # Windows: two runs into one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
-EXPORTS = ("predictions.json", "predictions.csv")
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_ABSENT = "(not set)"
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,13 @@ class Entry:
             `image_id` (of the region file), `picture` (inside the folder), `set_aside` (regions
             that could not be used: `[{"item", "reason"}, ...]`) and `file` (size and time of
             change of the image's file, a cheap sign that it was overwritten).
+        refused: how many of its rows scored less than the run's `min_score`.
     """
 
     offset: int
     regions: int
     line: dict[str, Any]
+    refused: int = 0
 
 
 class Journal:
@@ -87,8 +88,10 @@ class Journal:
                         line = json.loads(raw)
                         # each has to be there
                         name, _, _ = line["image"], int(line["height"]), int(line["width"])
-                        self.entries[name] = Entry(end, len(line.pop("regions")), line)
-                    except (ValueError, KeyError, TypeError):
+                        rows = line.pop("regions")
+                        refused = sum(row.get("refused", False) for row in rows)
+                        self.entries[name] = Entry(end, len(rows), line, refused)
+                    except (ValueError, KeyError, TypeError, AttributeError):
                         # only the last line can be torn; any other was edited
                         if file.read(1):
                             raise InputError(
@@ -116,7 +119,9 @@ class Journal:
                 with suppress(OSError):
                     self.file.truncate(start)
                 raise
-        self.entries[line["image"]] = Entry(start, len(line.pop("regions")), line)
+        rows = line.pop("regions")
+        refused = sum(row.get("refused", False) for row in rows)
+        self.entries[line["image"]] = Entry(start, len(rows), line, refused)
 
     def without(self, names: Collection[str]) -> Journal:
         """Take out the lines of some images; the others keep their bytes. This one is closed."""
@@ -169,7 +174,7 @@ class ResultsFolder:
         self.path = path
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: not a folder")
-        earlier = {} if overwrite else _read_run(path)
+        earlier = {} if overwrite else read_run(path)
         lines = path / "predictions.jsonl"
         try:
             self.journal = Journal(lines)
@@ -189,7 +194,7 @@ class ResultsFolder:
             "models": earlier.get("models", {}),
         }
         # what finished nothing (a wrong model's name, say) binds nobody
-        if not overwrite and self.journal.entries and (changes := _changes(earlier, self._run)):
+        if not overwrite and self.journal.entries and (changes := changes_of(earlier, self._run)):
             self.journal.file.close()
             raise InputError(
                 f"{path}: holds a run with other settings ({'; '.join(changes)}); "
@@ -265,6 +270,7 @@ class ResultsFolder:
         file: Mapping[str, int] | None = None,
         set_aside: Collection[SetAside] = (),
         pixels: Pixels | None = None,
+        min_score: float = 0.0,
     ) -> None:
         """Write all that belongs to one image; the journal's line comes last and makes it count.
 
@@ -274,6 +280,7 @@ class ResultsFolder:
             file: size and time of change of its file, which tell whether it was overwritten.
             set_aside: regions of the image that cannot be used.
             pixels: the image, to draw a picture; None for no picture.
+            min_score: rows whose best name scores less are marked as refused, and not drawn.
         """
         # the order of the keys is that of the format: files are compared byte by byte
         height, width = predictions.size
@@ -283,12 +290,16 @@ class ResultsFolder:
             "width": int(width),
             "regions": predictions.to_records(),
         }
+        # float32, as `Predictions.above` compares them: what is written is rounded
+        for record, score in zip(line["regions"], predictions.scores[:, 0], strict=True):
+            if score < min_score:
+                record["refused"] = True
         if image_id is not None:
             line["image_id"] = image_id
         if pixels is not None:
             from anyregion.drawing import draw
 
-            picture = draw(pixels, predictions.best_candidates())
+            picture = draw(pixels, predictions.above(min_score).best_candidates())
             line["picture"] = self._write_picture(name, picture)
         if file is not None:
             line["file"] = dict(file)
@@ -297,13 +308,13 @@ class ResultsFolder:
             self.skip(set_aside, image=name)
         self.journal.append(line)
 
-    def write_coco(self, vocabulary: Vocabulary) -> None:
+    def write_coco(self, vocabulary: Vocabulary, *, refused: bool = False) -> None:
         """Write `predictions.json`: info, licenses, images, annotations (with `score`), categories.
 
         It is streamed from the journal. Images and annotations follow the order of the images'
         names, so the file is the same however often the run was interrupted. Ids of images are the
         region file's where it gave every image one, else 1, 2, ...; `region_id` of an annotation is
-        the caller's id of the region.
+        the caller's id of the region. Refused rows are left out, or with `refused` marked.
         """
         entries = self.journal.entries
         names = sorted(entries)
@@ -315,7 +326,12 @@ class ResultsFolder:
             ids = stated
         category_ids = dict(zip(vocabulary.names, vocabulary.ids, strict=True))
         # generators: the regions of a large run would not fit into memory together
-        records = ((line["image"], r) for line in self.journal.lines() for r in line["regions"])
+        records = (
+            (line["image"], record)
+            for line in self.journal.lines()
+            for record in line["regions"]
+            if refused or not record.get("refused")
+        )
         sections: dict[str, Iterable[dict[str, Any]]] = {
             "images": (
                 {
@@ -330,7 +346,10 @@ class ResultsFolder:
                 {"id": i, "name": name, "supercategory": ""} for name, i in category_ids.items()
             ),
             "annotations": (
-                record_to_coco(record, ids[name], number, category_ids[record["label"]])
+                {
+                    **record_to_coco(record, ids[name], number, category_ids[record["label"]]),
+                    **({"refused": True} if record.get("refused") else {}),
+                }
                 for number, (name, record) in enumerate(records, start=1)
             ),
         }
@@ -346,7 +365,11 @@ class ResultsFolder:
             file.write(b"}\n")
 
     def write_csv(self) -> None:
-        """Write `predictions.csv`: one row a region, of `CSV_COLUMNS`; boxes are xyxy in pixels."""
+        """Write `predictions.csv`: one row a region, of `CSV_COLUMNS`; boxes are xyxy in pixels.
+
+        A run with a least score has one more column, `refused`.
+        """
+        with_refused = bool(self._run["settings"].get("min_score"))
         path = self.path / "predictions.csv"
         with (
             writing(path),
@@ -354,9 +377,12 @@ class ResultsFolder:
             temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(CSV_COLUMNS)
+            writer.writerow((*CSV_COLUMNS, "refused") if with_refused else CSV_COLUMNS)
             for line in self.journal.lines():
-                writer.writerows(record_to_csv(record, line["image"]) for record in line["regions"])
+                for record in line["regions"]:
+                    values = record_to_csv(record, line["image"])
+                    refused = "true" if record.get("refused") else "false"
+                    writer.writerow([*values, refused] if with_refused else values)
 
     def _write_picture(self, name: str, picture: Image.Image) -> str:
         """Write below `pictures/`; folders are kept, so equal file names do not collide."""
@@ -372,55 +398,3 @@ class ResultsFolder:
         with writing(target), atomic_path(target) as temporary:
             picture.save(temporary, **options)
         return str(relative)
-
-
-def earlier_root(path: Path) -> Path | None:
-    """The folder that the names of finished images start from, if there are any."""
-    journal = path / "predictions.jsonl"
-    if not (path / "run.json").is_file() or not journal.is_file() or not journal.stat().st_size:
-        return None
-    content = read_json(path / "run.json")
-    root = content.get("root") if isinstance(content, dict) else None
-    return Path(root) if isinstance(root, str) else None
-
-
-def is_results_folder(path: Path) -> bool:
-    """Whether a run wrote `run.json` there."""
-    try:
-        content = read_json(path / "run.json")
-    except InputError:
-        # none, or somebody else's
-        return False
-    return isinstance(content, dict) and {"root", "settings"} <= content.keys()
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    """What `run.json` says; a folder with results but without it is refused."""
-    run = path / "run.json"
-    if not run.exists():
-        # an empty journal is what a run leaves that was killed in its first moments
-        files = [path / name for name in (*EXPORTS, "predictions.jsonl", "skipped.jsonl")]
-        if strange := [file.name for file in files if file.exists() and file.stat().st_size]:
-            raise InputError(
-                f"{path}: {', '.join(strange)} without run.json: not from a run that can be "
-                "continued; use --overwrite or another --out"
-            )
-        return {}
-    content = read_json(run)
-    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-        raise InputError(f"{run}: not written by a run; use --overwrite or another --out")
-    return content
-
-
-def _changes(earlier: dict[str, Any], run: dict[str, Any]) -> list[str]:
-    """How the settings of finished images differ from those of this run."""
-    before, now = earlier.get("settings", {}), run["settings"]
-    changes = []
-    for key in sorted({*before, *now}):
-        old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
-        if old != new:
-            texts = (t if len(t := str(v)) <= 40 else t[:39] + "…" for v in (old, new))
-            changes.append("{} was {}, now {}".format(key, *texts))
-    if earlier.get("root") != run["root"]:
-        changes.append(f"the images' folder was {earlier.get('root')}, now {run['root']}")
-    return changes

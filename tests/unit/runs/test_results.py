@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -101,7 +102,39 @@ def test_low_scores_and_candidates(photos: Path, tmp_path: Path) -> None:
     assert report.images == 5
     named = labels(tmp_path / "out")
     assert named["a/x.jpg"] == ["red"] * 3 + ["blue"] * 3
-    assert named["z.webp.jpg"] == []
+    assert named["z.webp.jpg"] == ["red"] * 6, "refused, and still there"
+    assert (report.regions, report.refused) == (15, 15)
+    assert {r["refused"] for r in records(tmp_path / "out", "z.webp.jpg")} == {True}
+    assert not any("refused" in r for r in records(tmp_path / "out", "a/x.jpg"))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_refused_regions_are_marked(photos: Path, tmp_path: Path, keep: bool) -> None:
+    """In the journal and the CSV always, in COCO's file where they are kept; never drawn."""
+    out = tmp_path / "out"
+    words = Vocabulary.from_names(["red", "blue"])
+    report = run(photos, out, words=words, min_score=0.999, csv=True, keep_refused=keep)
+    assert (report.regions, report.refused) == (5, 5)
+    coco = json.loads((out / "predictions.json").read_text())["annotations"]
+    marks = [annotation.get("refused") for annotation in coco]
+    assert (marks.count(None), marks.count(True)) == (5, 5 if keep else 0)
+    rows = list(csv.DictReader((out / "predictions.csv").open()))
+    assert [row["refused"] for row in rows].count("true") == 5
+    # a later run counts those of the earlier one
+    again = run(photos, out, words=words, min_score=0.999, csv=True, keep_refused=not keep)
+    assert (again.images, again.regions, again.refused) == (0, 5, 5)
+
+
+def test_without_a_least_score_nothing_is_refused(photos: Path, tmp_path: Path) -> None:
+    assert run(photos, tmp_path / "out", csv=True).refused == 0
+    header = (tmp_path / "out" / "predictions.csv").read_text().splitlines()[0]
+    assert header == "image,id,x0,y0,x1,y1,label,score"
+
+
+def records(out: Path, image: str) -> list[dict[str, Any]]:
+    (line,) = [line for line in lines(out / "predictions.jsonl") if line["image"] == image]
+    regions: list[dict[str, Any]] = line["regions"]
+    return regions
 
 
 @pytest.mark.parametrize(

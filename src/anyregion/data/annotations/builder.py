@@ -61,8 +61,18 @@ OUTSIDE = Kind(
     True,
     "was the image cropped or resized after it was annotated?",
 )
+FAR_OUTSIDE = Kind(
+    "boxes that reach farther outside the image than twice its size",
+    True,
+    "were they drawn on another size of the image? Scale them, or state that size",
+)
 OVER_BORDER = Kind(
     "boxes that reach over the border by more than a pixel", False, "nothing: they are clipped"
+)
+OTHER_CONVENTION = Kind(
+    "files whose boxes look like another convention's",
+    True,
+    "COCO boxes are x, y, width, height; a detector's {image: {boxes: ...}} are x0, y0, x1, y1",
 )
 REGION_ID_TWICE = Kind(
     "regions whose id is listed twice", True, "the later ones got new ids; give each its own"
@@ -87,7 +97,8 @@ class CategoryRecord:
 class ImageRecord:
     """An image as a file lists it; `key` is what its regions call it.
 
-    One that is `left_out` was reported by the reader: its regions go with it.
+    `file_name` is None where the layout has no names of images, and empty where one is missing. An
+    image that is `left_out` was reported by the reader: its regions go with it.
     """
 
     key: str
@@ -111,6 +122,10 @@ class RegionColumns:
         ids: `(R,)` int64, where `has_id`.
         has_id: `(R,)` bool.
         segmentations: per region, or None where masks are not read.
+        stated_ids: per region the id as the file states it, or its place (`#3`); None where
+            nobody needs it.
+        scores: per region what the file states, unchecked, or None.
+        corners: the file states x0, y0, x1, y1; else x, y, width, height.
     """
 
     image_keys: Sequence[str]
@@ -123,23 +138,35 @@ class RegionColumns:
     ids: NDArray[np.int64]
     has_id: NDArray[np.bool_]
     segmentations: Sequence[Any] | None = None
+    stated_ids: Sequence[Any] | None = None
+    scores: Sequence[Any] | None = None
+    corners: bool = False
 
 
-def build_annotations(
-    images: Iterable[ImageRecord],
-    categories: Iterable[CategoryRecord],
-    regions: RegionColumns,
-    findings: Findings,
-    *,
-    clip: bool = True,
-) -> Annotations:
+@dataclass(frozen=True, eq=False)
+class AnnotationRecords:
+    """What a file of annotations lists, read and not yet checked as a whole.
+
+    Attributes:
+        images, categories, regions: in the file's order.
+        findings: what the reader could not read.
+    """
+
+    images: Sequence[ImageRecord]
+    categories: Sequence[CategoryRecord]
+    regions: RegionColumns
+    findings: Findings
+
+
+def build_annotations(records: AnnotationRecords, *, clip: bool = True) -> Annotations:
     """Check everything, leave out what cannot be used, and sort the regions by image.
 
-    What is wrong is added to `findings`, which hold what the reader reported. With `clip`, boxes
-    that reach over the border are clipped.
+    What is wrong is added to the records' findings. With `clip`, boxes that reach over the border
+    are clipped, and those that reach too far are left out.
     """
-    merged_categories, label_of = _merge_categories(categories, findings)
-    merged_images, position, left_out = _merge_images(images, findings)
+    regions, findings = records.regions, records.findings
+    merged_categories, label_of = _merge_categories(records.categories, findings)
+    merged_images, position, left_out = _merge_images(records.images, findings)
     names = [record.file_name or "" for record in merged_images]
     sizes = np.array([record.size for record in merged_images], dtype=np.int64).reshape(-1, 2)
 
@@ -166,7 +193,10 @@ def build_annotations(
     # infinite boxes are reported below, not warned of by numpy
     with np.errstate(over="ignore", invalid="ignore"):
         infinite = ~np.isfinite(boxes.sum(axis=1))
-        over = np.abs(clipped - boxes).max(axis=1, initial=0) > 1
+        beyond = np.abs(clipped - boxes)  # (R, 4) pixels outside the image
+        over = beyond.max(axis=1, initial=0) > 1
+        # (R,) by more than twice the image's own side, where that is known
+        far = np.any(beyond > 2 * np.tile(_limits(sizes, image), 2), axis=1)
     # in this order: a region is reported for the first thing that is wrong with it
     faults: list[tuple[Kind, NDArray[np.bool_], str, Callable[[int], str]]] = [
         (LOST_IMAGE, image_left_out[regions.images], "its image {} was left out", image_key),
@@ -175,6 +205,12 @@ def build_annotations(
         (NOT_FINITE, infinite, "box {} (xyxy) is not finite", box),
         (NO_AREA, without_area(boxes), "box {} (xyxy) has no area", box),
         (OUTSIDE, without_area(clipped), "box {} (xyxy) is wholly outside the image", box),
+        (
+            FAR_OUTSIDE,
+            far & clip,
+            "box {} (xyxy) reaches farther outside than twice the image",
+            box,
+        ),
     ]
     usable = np.ones(len(image), dtype=bool)
     for kind, faulty, reason, detail in faults:
@@ -225,13 +261,21 @@ def clip_boxes(
     """Boxes `(R, 4)` xyxy within their images' sizes; untouched where a size is not known (-1)."""
     if not len(boxes) or not len(sizes):
         return boxes
-    limit = sizes[images][:, ::-1].astype(np.float64)  # (R, 2) width, height
-    limit[(limit < 0) | (images < 0)[:, None]] = np.nan
+    limit = _limits(sizes, images)
     has_size = ~np.isnan(limit).any(axis=1)
     clipped = boxes.copy()
     bounds = np.tile(limit[has_size], 2)  # (R', 4) width, height, width, height
     clipped[has_size] = np.minimum(np.maximum(boxes[has_size], 0.0), bounds)
     return clipped
+
+
+def _limits(sizes: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`(R, 2)` width and height of each region's image; NaN where they are not known."""
+    if not len(sizes):
+        return np.full((len(images), 2), np.nan)
+    limit = sizes[images][:, ::-1].astype(np.float64)
+    limit[(limit < 0) | (images < 0)[:, None]] = np.nan
+    return limit
 
 
 def without_area(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.builder import (
     MALFORMED_ROWS,
+    AnnotationRecords,
     CategoryRecord,
     ImageRecord,
     RegionColumns,
-    build_annotations,
 )
 from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.image_files import image_path, in_threads
@@ -40,8 +39,7 @@ def read_openimages(
     images: str | Path | None = None,
     classes: str | Path | None = None,
     sizes: str | Path | None = None,
-    clip: bool = True,
-) -> Annotations:
+) -> AnnotationRecords:
     """Read a CSV of boxes; see `read_annotations`. Category ids count from 1 in the order of the
     class descriptions; a box of a group of things (`IsGroupOf`) is crowd. Region ids are the rows
     of the file, from 1.
@@ -93,7 +91,7 @@ def read_openimages(
     owner = np.array(owners, dtype=np.int64)  # (R,) positions of images
     count = len(owner)
     boxes = np.array(fractions, dtype=np.float64).reshape(-1, 4)  # (R, 4) fractions
-    return build_annotations(
+    return AnnotationRecords(
         records,
         [
             CategoryRecord(key=key, id=i, name=name)
@@ -111,7 +109,6 @@ def read_openimages(
             has_id=np.ones(count, dtype=bool),
         ),
         findings,
-        clip=clip,
     )
 
 

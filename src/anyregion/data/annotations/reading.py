@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from anyregion.data.annotations.annotations import Annotations
+from anyregion.data.annotations.builder import AnnotationRecords, build_annotations
 from anyregion.data.annotations.coco import read_coco
 from anyregion.data.annotations.folders import BESIDE_IMAGES
+from anyregion.data.annotations.layouts import READABLE, describe_file, describe_folder
 from anyregion.data.annotations.openimages import read_openimages
 from anyregion.data.annotations.voc import read_voc
 from anyregion.errors import InputError
@@ -54,6 +57,22 @@ def read_annotations(
     Raises:
         InputError: no such file, or malformed as a whole; names the file and the place.
     """
+    records = read_records(
+        path, layout=layout, masks=masks, images=images, classes=classes, sizes=sizes
+    )
+    return build_annotations(records, clip=clip)
+
+
+def read_records(
+    path: str | Path,
+    *,
+    layout: Layout = "auto",
+    masks: bool = False,
+    images: str | Path | None = None,
+    classes: str | Path | None = None,
+    sizes: str | Path | None = None,
+) -> AnnotationRecords:
+    """The rows of a file of annotations, as `read_annotations` reads it, not yet put together."""
     path = Path(path)
     if layout not in get_args(Layout):
         raise InputError(f"layout must be one of {', '.join(get_args(Layout))}, not {layout!r}")
@@ -62,10 +81,21 @@ def read_annotations(
     if layout == "auto":
         layout = _layout(path)
     if layout == "voc":
-        return read_voc(path, clip=clip)
+        return read_voc(path)
     if layout == "openimages":
-        return read_openimages(path, images=images, classes=classes, sizes=sizes, clip=clip)
-    return read_coco(_beside(path) or path, masks=masks, clip=clip)
+        return read_openimages(path, images=images, classes=classes, sizes=sizes)
+    return read_coco(_beside(path) or path, masks=masks)
+
+
+def is_json(path: Path) -> bool:
+    """Whether a path is no folder, and no CSV, XML or list of images by its name and content."""
+    if path.is_dir():
+        return False
+    if path.suffix.lower() not in (".csv", ".txt", ".xml"):
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(64).lstrip()[:1] in (b"{", b"[")
+    return False
 
 
 def _layout(path: Path) -> Layout:
@@ -77,6 +107,8 @@ def _layout(path: Path) -> Layout:
         return "voc"
     elif _beside(path) is not None:
         return "coco"
+    if known := describe_folder(path) if path.is_dir() else describe_file(path):
+        raise InputError(f"{path}: {known}; {READABLE}")
     raise InputError(
         f"{path}: neither COCO JSON (.json), nor OpenImages' boxes (.csv), nor a Pascal VOC folder "
         "or list of images (.txt), nor a folder with _annotations.coco.json"

@@ -9,14 +9,15 @@ from xml.parsers import expat
 
 import numpy as np
 
-from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.builder import (
     MALFORMED_ROWS,
+    AnnotationRecords,
     CategoryRecord,
     ImageRecord,
     RegionColumns,
-    build_annotations,
 )
+from anyregion.data.annotations.conventions import refuse_fractions
+from anyregion.data.annotations.layouts import READABLE, describe_file, describe_folder
 from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.image_files import read_file
 from anyregion.errors import InputError
@@ -48,7 +49,7 @@ class _File:
     objects: list[dict[str, str]] = field(default_factory=list)
 
 
-def read_voc(path: Path, *, clip: bool = True) -> Annotations:
+def read_voc(path: Path) -> AnnotationRecords:
     """Read a VOC folder, its `Annotations` folder, or a list `ImageSets/Main/<split>.txt`.
 
     Classes are VOC's 20 in their order, if all names are among them; else the names that occur, by
@@ -85,10 +86,15 @@ def read_voc(path: Path, *, clip: bool = True) -> Annotations:
             difficult.append(hard)
         images.append(_image(file, content))
     if not images:
+        known = describe_folder(path) if path.is_dir() and not first_error else None
+        if known is not None:
+            raise InputError(f"{path}: {known}; {READABLE}")
         raise InputError(first_error or f"{path}: no XML files of Pascal VOC here")
+    pixels = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    refuse_fractions(path, pixels + np.array([1, 1, 0, 0]), corners=True)
     order = VOC_NAMES if set(names) <= set(VOC_NAMES) else sorted(names)
     count = len(owners)
-    return build_annotations(
+    return AnnotationRecords(
         images,
         [CategoryRecord(key=name, id=i, name=name) for i, name in enumerate(order, start=1)],
         RegionColumns(
@@ -96,14 +102,14 @@ def read_voc(path: Path, *, clip: bool = True) -> Annotations:
             category_keys=list(names),
             images=np.array(owners, dtype=np.int64),
             categories=np.array(labels, dtype=np.int64),
-            boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+            boxes=pixels,
             crowd=np.array(difficult, dtype=bool),
             areas=np.full(count, np.nan),
             ids=np.arange(1, count + 1),
             has_id=np.ones(count, dtype=bool),
+            corners=True,
         ),
         findings,
-        clip=clip,
     )
 
 
@@ -114,6 +120,8 @@ def _xml_files(path: Path) -> Iterator[Path]:
             (p / "Annotations" for p in path.parents if (p / "Annotations").is_dir()), None
         )
         if folder is None:
+            if known := describe_file(path):
+                raise InputError(f"{path}: {known}; {READABLE}")
             raise InputError(f"{path}: no folder Annotations above this list of images")
         lines = read_text(path).splitlines()
         # an image that is listed twice is one image, whose regions count once
@@ -153,6 +161,10 @@ def _parse(file: Path) -> _File:
         raise InputError(f"{file}: XML with a document type or entities is refused")
 
     def start(tag: str, _: dict[str, str]) -> None:
+        if not tags and tag != "annotation":
+            raise InputError(
+                f"{file}: {describe_file(file) or f'XML of <{tag}>, not of Pascal VOC'}"
+            )
         tags.append(tag)
         text.clear()
         if tags[1:] == ["object"]:

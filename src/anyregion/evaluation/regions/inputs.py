@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
+from anyregion.data.image_files import find_image
 from anyregion.errors import InputError, SetAside
 from anyregion.exemplars import ExemplarVocabulary
+from anyregion.files import name_parts
 from anyregion.io.regions import ImageEntry, RegionFile, load_regions
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
@@ -128,7 +130,7 @@ def annotated_samples(
     """The first `limit` entries, each with its image file; one that has none is set aside.
 
     Args:
-        folder: `file_name` starts from it; or it holds the bare file.
+        folder: `file_name` starts from it; see `find_image`.
         without_regions: also take entries that have no regions.
 
     Raises:
@@ -140,8 +142,7 @@ def annotated_samples(
     listed = [entry for entry in entries if entry.file_name]
     paths: dict[str, Path | None] = {}
     for entry in listed:
-        candidates = (folder / str(entry.file_name), folder / Path(str(entry.file_name)).name)
-        paths[entry.key] = next((path for path in candidates if path.is_file()), None)
+        paths[entry.key] = find_image(folder, str(entry.file_name))
     claims = Counter(paths.values())
     samples: list[Sample] = []
     for entry in [e for e in listed if without_regions or len(e.regions)][:limit]:
@@ -193,7 +194,8 @@ def detected_samples(
 def _detected(file: RegionFile, key: str, path: Path, ids: Collection[str]) -> ImageEntry | None:
     same = file.images.get(key)
     # a file that names its images may have ids of its own: 1 may be another photograph
-    if same is not None and PurePath(same.file_name or path.name).name == path.name:
+    names = [name_parts(n, alike=True)[-1:] for n in ((same and same.file_name) or "", path.name)]
+    if same is not None and names[0] in ((), names[1]):
         return same
     entry = file.find(path)
     # nor does 139.jpg stand for the image 139, if another image of the annotations has that id
