@@ -448,7 +448,8 @@ def test_a_hundred_thousand_lines_load_fast(tmp_path: Path) -> None:
     )
     start = time.process_time()
     assert len(words(path)) == 100_000
-    assert time.process_time() - start < 3
+    # a second or two; a loop over all pairs of names would take hours
+    assert time.process_time() - start < 20
 
 
 def test_published_cleaning_keeps_spellings_apart(tmp_path: Path) -> None:
