@@ -140,21 +140,16 @@ def read_json(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None
 
     `object_hook` is called with every object, and what it returns stands in its place.
     """
-    return parse_json(read_text(path), str(path), object_hook=object_hook)
-
-
-def parse_json(
-    text: str, name: str, *, object_hook: Callable[[dict[str, Any]], Any] | None = None
-) -> Any:
-    """The value of JSON text; `InputError` names the line, and `name` as what it is of."""
+    with reading(path):
+        text = path.read_text(encoding="utf-8-sig")
     try:
         return json.loads(text, object_hook=object_hook)
     except json.JSONDecodeError as error:
-        raise InputError(f"{name}: malformed JSON at line {error.lineno}: {error.msg}") from None
+        raise InputError(f"{path}: malformed JSON at line {error.lineno}: {error.msg}") from None
     except ValueError as error:  # a number of thousands of digits
-        raise InputError(f"{name}: JSON that cannot be read ({error})") from None
+        raise InputError(f"{path}: JSON that cannot be read ({error})") from None
     except RecursionError:
-        raise InputError(f"{name}: JSON nested too deeply") from None
+        raise InputError(f"{path}: JSON nested too deeply") from None
 
 
 def name_parts(name: str, *, alike: bool = False) -> tuple[str, ...]:

@@ -100,7 +100,8 @@ class Vocabulary:
         if not self.synonyms:
             object.__setattr__(self, "synonyms", ((),) * count)
         # neither a tokenizer nor a file takes half a character
-        object.__setattr__(self, "names", tuple(map(valid_text, self.names)))
+        if not all(map(str.isascii, self.names)):
+            object.__setattr__(self, "names", tuple(map(valid_text, self.names)))
         synonyms = tuple(tuple(map(valid_text, words)) for words in self.synonyms)
         object.__setattr__(self, "synonyms", synonyms)
         if len(set(self.names)) != count or not all(name.strip() for name in self.names):

@@ -9,7 +9,6 @@ import json
 import re
 import reprlib
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anyregion.errors import InputError
-from anyregion.files import parse_json, read_json, read_text, reading
+from anyregion.files import read_json, read_text, reading
 from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
 
 _BUILT_IN = files("anyregion") / "vocabularies"
@@ -58,12 +57,13 @@ class _Draft:
     Attributes:
         unit: what is counted where names stand: lines, entries, names.
         rows: of each name its position, itself, its synonyms, and its category id or None.
+            Without a list of synonyms they stand behind the name: `name | synonym`.
         templates, cleaning: as the file states them, or None.
         notes: how the file was read, where that may surprise.
     """
 
     unit: str
-    rows: list[tuple[int, str, list[str], int | None]] = field(default_factory=list)
+    rows: list[tuple[int, str, list[str] | None, int | None]] = field(default_factory=list)
     templates: tuple[str, ...] | None = None
     cleaning: Cleaning | None = None
     notes: list[str] = field(default_factory=list)
@@ -134,9 +134,13 @@ def load_vocabulary(
             draft = _typed(str(spec), is_folder=is_folder) if path is None else _from_file(path)
         cleaning = cleaning or draft.cleaning or "plain"
         first: dict[int, str] = {}
+        names: list[str] = []
         others: list[list[str]] = []
-        for position, name, words, number in draft.rows:
-            place = f"{draft.unit} {position}"
+        places = [f"{draft.unit} {position}" for position, *_ in draft.rows]
+        for place, (_, name, words, number) in zip(places, draft.rows, strict=True):
+            if words is None:
+                name, *words = map(str.strip, name.split("|"))
+            names.append(name)
             # what a binary file would give, if it decodes at all
             if "\0" in name:
                 raise InputError(f"{place}: a zero byte; this is not a list of names")
@@ -152,12 +156,12 @@ def load_vocabulary(
         if ids and len(ids) != len(draft.rows):
             raise InputError("some names have an id and some have none")
         vocabulary = Vocabulary.from_names(
-            [name for _, name, _, _ in draft.rows],
+            names,
             synonyms=others if synonyms and any(others) else None,
             templates=draft.templates,
             ids=ids or None,
             cleaning=cleaning,
-            places=[f"{draft.unit} {position}" for position, *_ in draft.rows],
+            places=places,
         )
         return replace(vocabulary, notes=(*draft.notes, *vocabulary.notes))
     except InputError as error:
@@ -192,15 +196,7 @@ def _typed(spec: str, *, is_folder: bool) -> _Draft:
                 f"{entry.strip()}: there is no such file, or it stands among names: a vocabulary "
                 "is one file, or names with commas between"
             )
-    return _named(_Draft("name"), list(enumerate(entries, start=1)))
-
-
-def _named(draft: _Draft, entries: Sequence[tuple[int, str]], ids: Sequence[int] = ()) -> _Draft:
-    """The draft with each `name | synonym | synonym` at its position."""
-    for row, (position, entry) in enumerate(entries):
-        name, *synonyms = (word.strip() for word in entry.split("|"))
-        draft.rows.append((position, name, synonyms, ids[row] if ids else None))
-    return draft
+    return _Draft("name", [(i, entry, None, None) for i, entry in enumerate(entries, start=1)])
 
 
 def _from_file(path: Path) -> _Draft:
@@ -234,8 +230,8 @@ def _from_text(text: str) -> _Draft:
     body = text.strip()
     if body[:1] + body[-1:] in ("[]", "{}"):
         try:
-            value = parse_json(body, "JSON")
-        except InputError:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
             value = _parse_yaml(body, "a list in brackets")  # ['cat', dog]
         return _from_value(value)
     if _YAML_KEY.search(text):
@@ -273,7 +269,11 @@ def _from_text(text: str) -> _Draft:
         ids = []
     if commas := sum("," in entry for _, entry in entries):
         draft.notes.append(f"{commas} lines hold commas: each line is one name")
-    return _named(draft, entries, ids)
+    draft.rows = [
+        (position, entry, None, ids[row] if ids else None)
+        for row, (position, entry) in enumerate(entries)
+    ]
+    return draft
 
 
 def _from_value(content: Any) -> _Draft:
