@@ -22,6 +22,7 @@ from anyregion.data.annotations.builder import (
     RegionColumns,
 )
 from anyregion.data.annotations.coco import read_coco, whole_number
+from anyregion.data.annotations.openimages import WITHOUT_SIZE
 from anyregion.data.annotations.reading import is_json, read_records
 from anyregion.data.annotations.report import Findings, skipped_items
 from anyregion.errors import InputError, SetAside
@@ -94,7 +95,9 @@ class RegionFile:
                 agree = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
                 stated = name_parts(str(self.images[key].file_name))
                 beside = absolute.parents[below].joinpath(*stated[-below - 1 :])
-                if agree == len(parts) or (0 < below <= agree and not beside.is_file()):
+                if agree == len(parts) or (
+                    0 < below <= agree and (beside == absolute or not beside.is_file())
+                ):
                     matches.append((agree, stated[-1] == absolute.name, key))
             if not matches:
                 names = ", ".join(sorted(str(self.images[k].file_name) for _, k in same_name)[:3])
@@ -152,11 +155,14 @@ def load_regions(
     else:
         records = read_records(path, masks=masks, images=images)
     regions, findings = records.regions, records.findings
-    position = {key: i for i, key in enumerate(regions.image_keys)}
+    position: dict[str, int] = {}
+    # (R,) the place of each region's image in `position`: 7 and "7" are one
+    places = [position.setdefault(key, len(position)) for key in regions.image_keys]
+    image = np.array(places, dtype=np.int64)[regions.images]
     # (R,) in the file's order within each image
     rows = np.flatnonzero(~regions.crowd)
-    rows = rows[np.argsort(regions.images[rows], kind="stable")]
-    starts = np.searchsorted(regions.images[rows], np.arange(len(position) + 1))
+    rows = rows[np.argsort(image[rows], kind="stable")]
+    starts = np.searchsorted(image[rows], np.arange(len(position) + 1))
     ids = {record.key: record.id for record in records.categories}
     numbers = [ids.get(key, whole_number(key)) for key in regions.category_keys]
     category_of = np.array([-1 if n is None or n < 0 else n for n in numbers], dtype=np.int64)
@@ -167,6 +173,9 @@ def load_regions(
         if key in entries:
             # a second entry of an id could be another image: the first one stands
             findings.add(IMAGE_ID_TWICE, f"image {key}", "its id is listed twice")
+            continue
+        if record.left_out:
+            position.pop(key, None)
             continue
         parts = name_parts(name or "", alike=True)
         # None where the layout has no names of images, and an empty one where it lacks
@@ -189,7 +198,8 @@ def load_regions(
     return RegionFile(
         entries,
         {record.id: record.name for record in records.categories},
-        skipped_items(findings.list()),
+        # of OpenImages' millions of images those that are not here are nobody's fault
+        skipped_items([f for f in findings.list() if f.what != WITHOUT_SIZE.what]),
         _digest(path, annotations),
         dict(by_name),
     )

@@ -120,3 +120,44 @@ def test_models_are_loaded_as_noted(data: list[str], monkeypatch: pytest.MonkeyP
     first, second = ({**options, "model": args[0]} for args, options in calls)
     assert first == {**noted, "image_size": 336, "model": None, "device": "cpu"}
     assert second == {**first, "device": "cuda"}
+
+
+def change(**changes: Any) -> None:
+    """Other values in the data set's file."""
+    path = Path("a.json")
+    content = json.loads(path.read_text())
+    content["images"] = content["images"][:2]
+    content["annotations"] = content["annotations"][:2]
+    content["annotations"][0].update(changes)
+    path.write_text(json.dumps(content))
+
+
+def test_what_the_annotations_lack_is_counted(
+    data: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When the store is made, and when it is gone on with."""
+    change(bbox=[2, 3, float("nan"), 12])
+    for words in (data, data, []):
+        assert cache(*words) == 3
+        assert "set aside        1 (1 of the annotations)" in capsys.readouterr().out
+
+
+def test_malformed_masks_are_counted(data: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    change(segmentation={"size": [30, 40], "counts": [7]})
+    assert cache(*data, "--masks") == 3
+    printed = capsys.readouterr()
+    assert "warning: 1 masks that are malformed" in printed.err
+    assert "set aside        1" in printed.out
+
+
+def test_a_store_of_no_regions_is_refused(
+    data: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    change()
+    content = json.loads(Path("a.json").read_text())
+    for region in content["annotations"]:
+        region["iscrowd"] = 1
+    Path("a.json").write_text(json.dumps(content))
+    assert cache(*data) == 1
+    assert "no region that can be used" in capsys.readouterr().err
+    assert not Path("store").exists()
