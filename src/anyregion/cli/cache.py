@@ -136,7 +136,7 @@ def _create(args: argparse.Namespace, extractor: FeatureExtractor) -> Store:
 
     annotations = read_annotations(args.annotations, masks=args.masks, images=args.images)
     findings = Findings(annotations.findings)
-    if args.masks:
+    if annotations.segmentations is not None:
         check_masks(annotations, annotations.sizes, findings)
     wrong = [finding for finding in findings.list() if finding.wrong]
     terminal.warn_list("of the annotations set aside", skipped_items(wrong))

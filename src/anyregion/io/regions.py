@@ -57,7 +57,7 @@ class RegionFile:
         categories: `{category id: name}`; empty where the file names none.
         set_aside: regions and images that cannot be used, and why; of very many of a kind the first
             100, and how many others.
-        digest: a hash of the file, and not of what was read of it: ids and names count too.
+        digest: a hash of the file: ids and names count too.
     """
 
     images: dict[str, ImageEntry]
@@ -152,8 +152,13 @@ def load_regions(
     if is_json(path):
         listed = None if annotations is None else Path(annotations)
         records = read_coco(path, masks=masks, prompts=True, images=listed)
+        digest = hashlib.sha256(path.read_bytes() + (listed.read_bytes() if listed else b""))
     else:
         records = read_records(path, masks=masks, images=images)
+        # of a list of many files, or with sizes from elsewhere, it is what was read that counts
+        digest = hashlib.sha256(repr((records.images, records.categories)).encode(errors="replace"))
+        digest.update(records.regions.boxes.tobytes() + records.regions.images.tobytes())
+        digest.update(records.regions.categories.tobytes())
     regions, findings = records.regions, records.findings
     position: dict[str, int] = {}
     # (R,) the place of each region's image in `position`: 7 and "7" are one
@@ -200,19 +205,9 @@ def load_regions(
         {record.id: record.name for record in records.categories},
         # of OpenImages' millions of images those that are not here are nobody's fault
         skipped_items([f for f in findings.list() if f.what != WITHOUT_SIZE.what]),
-        _digest(path, annotations),
+        f"sha256:{digest.hexdigest()}",
         dict(by_name),
     )
-
-
-def _digest(path: Path, annotations: str | Path | None) -> str:
-    """A hash of the file (of a folder, of all its XML), and of the one that lists its images."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.xml"))
-    files += [] if annotations is None else [Path(annotations)]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _prompts(
@@ -271,8 +266,10 @@ def _id(regions: RegionColumns, row: int) -> Any:
 def _mask(segmentation: Any, size: tuple[int, int] | None) -> RLE:
     # RLE brings the size of its image, polygons do not
     if size is None and isinstance(segmentation, dict):
-        height, width = segmentation["size"]
-        size = (height, width)
+        stated = segmentation.get("size")
+        if not isinstance(stated, list) or len(stated) != 2:
+            raise InputError("RLE without its size")
+        size = (stated[0], stated[1])
     if size is None:
         raise InputError("polygons need the image's height and width")
     return segmentation_to_rle(segmentation, *size)
