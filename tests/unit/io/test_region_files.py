@@ -104,6 +104,8 @@ def test_results_of_unlisted_images_are_set_aside(tmp_path: Path) -> None:
         write(tmp_path / "r.json", rows), annotations=write(tmp_path / "a.json", content())
     )
     assert [str(a) for a in file.set_aside] == ["region #1: unknown image id 8"]
+    with pytest.raises(InputError, match=r"none of its image ids is listed in .*a\.json"):
+        load_regions(write(tmp_path / "r.json", rows[1:]), annotations=tmp_path / "a.json")
 
 
 NAMES = [
@@ -206,6 +208,13 @@ def test_boxes_that_are_fractions_are_refused(tmp_path: Path, layout: str) -> No
     if layout in ("coco", "voc"):
         with pytest.raises(InputError, match="look like fractions"):
             read_annotations(path)
+
+
+def test_some_fractions_are_said(tmp_path: Path) -> None:
+    rows = [region(1, 7, 5, [0.1, 0.2, 0.3, 0.4]), region(2, 7, 5, [10, 10, 20, 20])]
+    path = write(tmp_path / "a.json", content(annotations=rows))
+    for set_aside in (load_regions(path).set_aside, read_annotations(path).set_aside):
+        assert "1 of 2 lie within 0 to 1" in str(set_aside[0])
 
 
 @pytest.mark.parametrize(

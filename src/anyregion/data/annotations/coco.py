@@ -54,7 +54,11 @@ def read_coco(
             listed = [ImageRecord(key, None) for key in regions.image_keys]
             check_boxes(path, regions, listed, findings=findings)
             return AnnotationRecords(listed, [], regions, findings)
-        lists = _lists(images, read_content(images, _Rows(False, True)))
+        lists = _lists(images, read_content(images, _Rows(False, True)), needed=_LISTS[:1])
+        ids = {id_text(e["id"]) for e in lists["images"] if isinstance(e, dict) and "id" in e}
+        if regions.image_keys and not ids & set(regions.image_keys):
+            some = f"{regions.image_keys[0]}, for one; there {min(ids, default='none')}"
+            raise InputError(f"{path}: none of its image ids is listed in {images} ({some})")
     elif prompts and not (isinstance(content, dict) and {"images", "annotations"} & content.keys()):
         detected = _read_detector(path, content)
         check_boxes(path, detected.regions, detected.images, findings=detected.findings)

@@ -40,6 +40,11 @@ def check_boxes(
         stated[:, 2:] -= boxes[:, :2]
     refuse_fractions(path, stated, corners=regions.corners)
     low, high = stated[:, :2], stated[:, 2:]
+    # 0, 0, 1, 1 may be a pixel
+    small = (stated >= 0).all(axis=1) & (stated <= 1).all(axis=1) & (stated % 1 > 0).any(axis=1)
+    if count := int(small.sum()):
+        reason = f"{count} of {len(boxes)} lie within 0 to 1: are they fractions of the image?"
+        findings.add(OTHER_CONVENTION, f"the boxes of {path}", reason)
     if regions.corners:
         # what is inverted, and could well be a place and a size
         inverted = (high <= low).any(axis=1) & (low >= 0).all(axis=1) & (high > 0).all(axis=1)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.coco import id_text
+from anyregion.data.annotations.coco import id_text, read_content
+from anyregion.data.annotations.conventions import refuse_fractions
+from anyregion.data.annotations.layouts import describe_json
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.metrics.coco_eval import Detections
-from anyregion.files import read_json
 from anyregion.masks import RLE, mask_area, mask_box, segmentation_to_rle
 from anyregion.predictions import Predictions
 from anyregion.vocabulary import name_key
@@ -86,12 +87,13 @@ def read_results(
         InputError: not JSON, not results, none of them of these annotations, or masks are needed
             and some rows have none.
     """
-    content = read_json(Path(path))
+    content = read_content(Path(path))
     image_of, label_of = _positions(content, annotations)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]
     if not isinstance(content, list):
-        raise InputError(f"{path}: not COCO results, which are a list of objects")
+        known = describe_json(content) or "not COCO results, which are a list of objects"
+        raise InputError(f"{path}: {known}")
     unknown: Counter[str] = Counter()
     malformed: list[SetAside] = []
     images: list[int] = []
@@ -133,6 +135,9 @@ def read_results(
     ]
     if content and not images:
         raise InputError(f"{path}: no prediction can be judged ({set_aside[-1]})")
+    stated = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    stated[:, 2:] -= stated[:, :2]
+    refuse_fractions(Path(path), stated, corners=False)
     codes = tuple(rle for rle in rles if rle is not None)
     if masks and len(codes) < len(rles):
         raise InputError(f"{path}: mask AP needs the mask of every prediction (`segmentation`)")
