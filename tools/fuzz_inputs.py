@@ -48,7 +48,10 @@ FORMATS = [
     "JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA", "PCX",
     "SGI", "DDS", "EPS", "PDF", "IM", "MSP", "SPIDER", "XBM", "BLP", "ICNS", "QOI", "MPO",
 ]  # fmt: skip
-SUFFIXES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".gif", ".ppm"]
+SUFFIXES = [
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".gif", ".ppm", ".jfif", ".avif", ".jp2",
+    ".pgm", ".apng", ".mpo", ".heic", ".dds", ".eps",
+]  # fmt: skip
 MODES = ["RGB", "L", "P", "RGBA", "CMYK", "1", "I", "I;16", "F", "LA", "YCbCr", "LAB"]
 
 
@@ -246,7 +249,7 @@ def images(rng: Rng, folder: Path, originals: Originals) -> Words:
     """Damaged images of all formats, under names of the documented ones, beside a whole one."""
     photo(7).save(folder / "whole.png")
     for i in range(rng.randint(1, 3)):
-        content = image_bytes(rng, rng.choice(FORMATS if rng.random() < 0.5 else FORMATS[:7]))
+        content = image_bytes(rng, rng.choice(FORMATS if rng.random() < 0.5 else FORMATS[:9]))
         if content is None:
             content = rng.choice(
                 [b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{} loop\n", b"%PDF-1.4"]
