@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import io
+import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +39,13 @@ _TRANSPOSE = {
 }
 MAX_PIXELS = 178_956_970  # Pillow's own threshold for a decompression bomb: 0.5 GB of RGB
 BATCH_BYTES = 512 * 2**20  # of decoded RGB, as much as one image of MAX_PIXELS has
+DECODING_BYTES = 2**30  # of images that are being decoded, in all threads together
+# the bytes of each of them; guarded, and waited for
+_decoding: list[int] = []
+_decoding_changed = threading.Condition()
+if hasattr(os, "register_at_fork"):
+    # the threads that were at them are not in a forked process
+    os.register_at_fork(after_in_child=_decoding.clear)
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 # the formats that are read, by Pillow's names for them, and the endings of their files
 _FORMATS = {
@@ -184,7 +193,7 @@ def read_batches(
             if isinstance(image, np.ndarray):
                 decoded = image.nbytes
             elif isinstance(image, (str, Path, bytes, Image.Image)):
-                with suppress(InputError), _open(image, "", MAX_PIXELS) as opened:
+                with suppress(InputError), _open(image, "", None) as opened:
                     decoded = 3 * opened.width * opened.height
             is_full = len(upcoming) == batch_size or total + decoded > batch_bytes
             if image is end or (upcoming and is_full):
@@ -227,7 +236,11 @@ def read_single_channel(path: Path, *, first_channel: bool = False) -> NDArray[n
 def _open(
     source: str | Path | bytes | Image.Image, name: str, max_pixels: int | None
 ) -> Iterator[Image.Image]:
-    """Open an image of at most `max_pixels`; what Pillow raises within the block names the file."""
+    """Open an image of at most `max_pixels`, or its header only where that is None.
+
+    What Pillow raises within the block names the file. Threads wait for each other where they would
+    hold more than `DECODING_BYTES`.
+    """
     try:
         with warnings.catch_warnings(), ExitStack() as stack:
             # of large images: the size is checked below, with an error that names the file; and of
@@ -240,7 +253,18 @@ def _open(
             width, height = source.size
             if max_pixels is not None and width * height > max_pixels:
                 raise InputError(f"{name}: {width} x {height} is more than {max_pixels:,} pixels")
-            yield source
+            # as Pillow holds it, and as an array; nothing of an image whose header alone is read
+            cost = 0 if max_pixels is None else 7 * width * height
+            with _decoding_changed:
+                while cost and sum(_decoding) and sum(_decoding) + cost > DECODING_BYTES:
+                    _decoding_changed.wait()
+                _decoding.append(cost)
+            try:
+                yield source
+            finally:
+                with _decoding_changed:
+                    _decoding.remove(cost)
+                    _decoding_changed.notify_all()
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file") from None
     except UnidentifiedImageError:

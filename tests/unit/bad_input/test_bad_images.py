@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from anyregion import InputError, read_image
+from anyregion import InputError, images, read_image
+from anyregion.data.image_files import in_threads
 from anyregion.images import ImageSize, read_batches, read_single_channel, read_size
 
 RNG = np.random.default_rng(7)
@@ -284,18 +286,18 @@ def test_a_batch_holds_no_more_than_its_bytes(tmp_path: Path) -> None:
         Image.new("RGB", (40 if i == 3 else 10, 10), (i, 0, 0)).save(path)
     paths.insert(2, tmp_path / "none.png")
     content = paths[0].read_bytes()
-    images = [*paths, content, np.zeros((10, 10, 3), np.uint8)]
+    mixed = [*paths, content, np.zeros((10, 10, 3), np.uint8)]
     # 300 bytes each, 1200 the large one: alone, though it is more than a batch may hold
-    batches = list(read_batches(images, batch_size=4, batch_bytes=700))
+    batches = list(read_batches(mixed, batch_size=4, batch_bytes=700))
     assert [len(batch) for batch in batches] == [3, 1, 1, 2, 2, 1]
-    whole = [image for batch in read_batches(images, batch_size=99) for image in batch]
+    whole = [image for batch in read_batches(mixed, batch_size=99) for image in batch]
     parts = [image for batch in batches for image in batch]
     for one, other in zip(parts, whole, strict=True):
         if isinstance(one, InputError) or isinstance(other, InputError):
             assert str(one) == str(other)
         else:
             assert (one.pixels == other.pixels).all()
-    assert [len(b) for b in read_batches(images, batch_size=4)] == [4, 4, 2]
+    assert [len(b) for b in read_batches(mixed, batch_size=4)] == [4, 4, 2]
     assert list(read_batches([], batch_size=4)) == []
 
 
@@ -318,6 +320,29 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     )
     # an image is 48 MB: all eight would be 384 MB
     assert int(done.stdout) < 150_000
+
+
+def test_threads_wait_where_images_would_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(6)]
+    for path in paths:
+        Image.fromarray(RGB).save(path)
+    running, most, load = [0], [0], PngImageFile.load
+
+    def slow(image: PngImageFile) -> Any:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.03)
+        running[0] -= 1
+        return load(image)
+
+    monkeypatch.setattr(PngImageFile, "load", slow)
+    for limit, threads in ((7 * RGB.size // 3 * 2, 2), (1, 1)):
+        monkeypatch.setattr(images, "DECODING_BYTES", limit)
+        most[0] = 0
+        assert len(list(in_threads(read_image, paths, threads=6))) == 6
+        assert most[0] == threads
 
 
 def test_a_frame_that_is_written_over_stays_as_it_was() -> None:

@@ -17,7 +17,7 @@ from anyregion.data.store.index import other_models
 from anyregion.data.store.shards import NO_HASH, Record, short_hash
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError, SetAside
-from anyregion.images import Pixels
+from anyregion.images import BATCH_BYTES, Pixels
 from anyregion.regions import Regions
 from anyregion.vocabulary import Progress
 
@@ -66,7 +66,8 @@ def fill_store(
         store: from `create_store`.
         extractor: the one that the store is for.
         images_folder: where file names start from; see `find_image`.
-        batch_size: images handed to the extractor at once, each with its mirror image.
+        batch_size: images handed to the extractor at once, each with its mirror image; fewer in a
+            shard with images so large that they would take more than `BATCH_BYTES`.
         workers: threads that read images ahead.
         progress: called with the images that are finished, and all.
 
@@ -86,9 +87,12 @@ def fill_store(
         first = number * store.info.images_per_shard
         images = range(first, min(first + store.info.images_per_shard, len(store)))
         read, threads = partial(_read, store, folder), max(1, workers)
+        # (n,) bytes of the images, by the sizes that the annotations state
+        sizes = 3 * store.annotations.sizes[first : images.stop].prod(axis=1)
+        count = max(1, min(batch_size, BATCH_BYTES // int(sizes.max(initial=1))))
         # reading and decoding release the GIL: two threads keep a batch ready while models compute
-        with closing(in_threads(read, images, threads=threads, ahead=batch_size + 1)) as samples:
-            while batch := list(islice(samples, batch_size)):
+        with closing(in_threads(read, images, threads=threads, ahead=count + 1)) as samples:
+            while batch := list(islice(samples, count)):
                 yield from _compute(extractor, batch, store.info.mirrored)
 
     computed, skipped = fill_shards(
