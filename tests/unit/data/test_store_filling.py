@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from anyregion.data.features import OnTheFly
+from anyregion.data.store import build_store
 from anyregion.data.store import fill as filling
 from anyregion.data.store.build_store import fill_store
 from anyregion.data.store.locks import try_lock
@@ -25,6 +26,8 @@ from anyregion.data.store.store import Store, create_store
 from anyregion.data.store.verify import verify
 from anyregion.errors import InputError
 from tests.helpers.feature_store import (
+    HEIGHT,
+    WIDTH,
     SmallExtractor,
     annotations,
     new_store,
@@ -119,6 +122,24 @@ def test_an_interruption_keeps_what_is_finished(tmp_path: Path) -> None:
     assert_whole(store, expected(tmp_path, store))
     again = SmallExtractor()
     assert fill_store(store, again, tmp_path / "images").computed == again.seen == 0
+
+
+def test_large_images_make_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+
+    class Counting(SmallExtractor):
+        def extract(self, images: Any, regions: Any) -> Any:
+            batches.append(len(images))
+            return super().extract(images, regions)
+
+    one = 3 * WIDTH * HEIGHT
+    for name, limit, most in (("a", 1, 1), ("b", 2 * one, 2), ("c", 99 * one, 4)):
+        monkeypatch.setattr(build_store, "BATCH_BYTES", limit)
+        store = new_store(tmp_path / name, annotations(COUNTS), images_per_shard=99, mirrored=False)
+        batches.clear()
+        fill_store(store, Counting(), tmp_path / name / "images", batch_size=4)
+        assert max(batches) == most
+        assert sum(batches) == len(store)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
