@@ -105,7 +105,7 @@ def _from_folders(path: Path) -> tuple[Classes, list[SetAside]]:
 def _from_coco(
     path: Path, folder: Path, masks: bool
 ) -> tuple[Classes, dict[str, int], list[SetAside]]:
-    file = load_regions(path, masks=masks, scores=False)
+    file = load_regions(path, masks=masks, scores=False, images=folder)
     if not file.categories:
         raise InputError(f"{path}: no categories, so nothing says what its regions show")
     by_category: dict[int, list[Exemplar]] = defaultdict(list)

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from anyregion.data.annotations.builder import (
 )
 from anyregion.data.annotations.coco import read_coco, whole_number
 from anyregion.data.annotations.openimages import WITHOUT_SIZE
-from anyregion.data.annotations.reading import is_json, read_records
+from anyregion.data.annotations.reading import read_records
 from anyregion.data.annotations.report import Findings, skipped_items
 from anyregion.errors import InputError, SetAside
-from anyregion.files import name_parts
+from anyregion.files import name_parts, reading
 from anyregion.masks import RLE, segmentation_to_rle
 from anyregion.regions import Regions
 
@@ -149,7 +149,14 @@ def load_regions(
         InputError: none of these layouts, or boxes that are fractions of the image.
     """
     path = Path(path)
-    if is_json(path):
+    # JSON may be called anything, as long as it is no other layout's name
+    start = b"{"
+    if path.is_dir():
+        start = b""
+    elif path.suffix.lower() in (".csv", ".txt", ".xml"):
+        with reading(path), path.open("rb") as file:
+            start = file.read(64).lstrip()[:1]
+    if start in (b"{", b"["):
         listed = None if annotations is None else Path(annotations)
         records = read_coco(path, masks=masks, prompts=True, images=listed)
         digest = hashlib.sha256(path.read_bytes() + (listed.read_bytes() if listed else b""))
@@ -160,6 +167,9 @@ def load_regions(
         digest.update(records.regions.boxes.tobytes() + records.regions.images.tobytes())
         digest.update(records.regions.categories.tobytes())
     regions, findings = records.regions, records.findings
+    if regions.stated_ids is None:
+        regions = replace(regions, stated_ids=regions.ids.tolist())
+    names = regions.stated_ids or ()
     position: dict[str, int] = {}
     # (R,) the place of each region's image in `position`: 7 and "7" are one
     places = [position.setdefault(key, len(position)) for key in regions.image_keys]
@@ -199,7 +209,7 @@ def load_regions(
             by_name[parts[-1]].append((parts, key))
     for key, i in position.items():
         for row in rows[starts[i] : starts[i + 1]]:
-            findings.add(UNKNOWN_IMAGE, f"region {_id(regions, row)}", f"unknown image id {key}")
+            findings.add(UNKNOWN_IMAGE, f"region {names[row]}", f"unknown image id {key}")
     return RegionFile(
         entries,
         {record.id: record.name for record in records.categories},
@@ -227,7 +237,7 @@ def _prompts(
     usable: list[int] = []
     prompts: list[dict[str, Any]] = []
     for row in rows.tolist():
-        name = _id(regions, row)
+        name = (regions.stated_ids or ())[row]
         segmentation = (regions.segmentations or {row: None})[row] if masks else None
         try:
             prompt = {
@@ -256,11 +266,6 @@ def _prompts(
         # a detector without classes states none, or -1 throughout
         categories=numbers if (numbers >= 0).any() else None,
     )
-
-
-def _id(regions: RegionColumns, row: int) -> Any:
-    """The id of a region as the file states it."""
-    return int(regions.ids[row]) if regions.stated_ids is None else regions.stated_ids[row]
 
 
 def _mask(segmentation: Any, size: tuple[int, int] | None) -> RLE:

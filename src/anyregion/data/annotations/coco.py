@@ -28,6 +28,8 @@ from anyregion.files import name_parts, read_json
 from anyregion.images import SUFFIXES
 from anyregion.masks import mask_area, mask_box, segmentation_to_rle
 
+# OpenImages' mark of a box around many things, as converters spell it
+_GROUP = ("isgroupof", "IsGroupOf", "is_group_of")
 _LISTS = ("images", "annotations", "categories")
 
 
@@ -90,7 +92,8 @@ def read_content(path: Path, rows: _Rows | None = None) -> Any:
 
 def _lists(path: Path, content: Any, *, needed: Iterable[str] = _LISTS) -> dict[str, list[Any]]:
     lists: dict[str, list[Any]] = {name: [] for name in _LISTS}
-    if layout := describe_json(content):
+    complete = isinstance(content, dict) and all(isinstance(content.get(n), list) for n in needed)
+    if not complete and (layout := describe_json(content)):
         raise InputError(f"{path}: {layout}; {READABLE}")
     if not isinstance(content, dict):
         kind = "no COCO file"
@@ -152,7 +155,7 @@ class _Rows:
                 x, y, width, height = map(float, values if isinstance(values, list) else ())
             if not (self.prompts or "category_id" in entry):
                 return entry
-            crowd = bool(int(entry.get("iscrowd") or 0) or _is_group(entry))
+            crowd = bool(int(entry.get("iscrowd") or 0) or any(map(entry.get, _GROUP)))
             image = self.image_codes.setdefault(entry["image_id"], len(self.image_codes))
             code = self.category_codes.setdefault(category, len(self.category_codes))
         except (TypeError, ValueError, OverflowError):
@@ -390,8 +393,3 @@ def _fault(entry: Any) -> str:
         return f"{where}bbox {values!r:.80} is not four numbers"
     keys = ("image_id", "category_id", "iscrowd")
     return where + ", ".join(f"{key} {entry.get(key)!r:.40}" for key in keys)
-
-
-def _is_group(entry: dict[str, Any]) -> Any:
-    """OpenImages' mark of a box around many things, as converters spell it."""
-    return entry.get("isgroupof") or entry.get("IsGroupOf") or entry.get("is_group_of")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -85,17 +84,6 @@ def read_records(
     if layout == "openimages":
         return read_openimages(path, images=images, classes=classes, sizes=sizes)
     return read_coco(_beside(path) or path, masks=masks)
-
-
-def is_json(path: Path) -> bool:
-    """Whether a path is no folder, and no CSV, XML or list of images by its name and content."""
-    if path.is_dir():
-        return False
-    if path.suffix.lower() not in (".csv", ".txt", ".xml"):
-        return True
-    with suppress(OSError), path.open("rb") as file:
-        return file.read(64).lstrip()[:1] in (b"{", b"[")
-    return False
 
 
 def _layout(path: Path) -> Layout:

@@ -155,7 +155,7 @@ def evaluate_calibration(
         raise InputError("calibration makes its vocabularies of the annotations' categories")
     if not 0 <= threshold <= 1:
         raise InputError(f"the threshold must be from 0 to 1; it is {threshold}")
-    file = load_regions(annotations, masks=options.use_masks, scores=False)
+    file = load_regions(annotations, masks=options.use_masks, scores=False, images=images)
     names = category_names(file.categories, options, source=annotations)
     left_out = _positions(absent, file.categories, names.positions)
     unseen = None

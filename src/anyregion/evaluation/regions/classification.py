@@ -119,7 +119,7 @@ def evaluate_classification(
         InputError: files that cannot be used, or no region that could be named.
     """
     options = options or EvaluationOptions()
-    file = load_regions(annotations, masks=options.use_masks, scores=False)
+    file = load_regions(annotations, masks=options.use_masks, scores=False, images=images)
     names = category_names(file.categories, options, source=annotations)
     unseen = None if options.unseen is None else unseen_categories(options.unseen, file.categories)
     set_aside = [*file.set_aside, *names.set_aside]

@@ -142,7 +142,9 @@ def evaluate_detection(
     if pairs < 1:
         raise InputError(f"at least one (region, name) pair an image is needed, not {pairs}")
     own_regions = isinstance(regions, str) and regions == GROUND_TRUTH
-    truth = read_annotations(annotations, masks=masks or (options.use_masks and own_regions))
+    truth = read_annotations(
+        annotations, masks=masks or (options.use_masks and own_regions), images=images
+    )
     if truth.segmentations is not None:
         # a mask that cannot be read is reported before hours of naming, not after
         truth = replace(truth, segmentations=true_masks(truth))

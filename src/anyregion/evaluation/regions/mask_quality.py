@@ -101,7 +101,7 @@ def evaluate_masks(
         raise InputError(f"prompt must be box or point, not {prompt!r}")
     if seed < 0:
         raise InputError(f"the seed must not be negative; it is {seed}")
-    file = load_regions(annotations, masks=True, scores=False)
+    file = load_regions(annotations, masks=True, scores=False, images=images)
     set_aside = list(file.set_aside)
     # regions without a mask have nothing to be compared with
     entries = []
