@@ -264,6 +264,7 @@ def _all_names(
         names=words.names + added.names,
         synonyms=words.synonyms + added.synonyms,
         ids=words.ids + added.ids,
+        notes=words.notes + added.notes,
     )
 
 

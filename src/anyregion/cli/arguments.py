@@ -186,8 +186,6 @@ def read_vocabulary(
         words = load_vocabulary(
             args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning
         )
-        listed = words if isinstance(words, Vocabulary) else words.vocabulary
-        terminal.warn_list("read from the vocabulary", listed.notes)
         templates = parse_templates(args.templates) if args.templates else None
         if isinstance(words, Vocabulary):
             words = replace(words, templates=templates)
@@ -198,10 +196,12 @@ def read_vocabulary(
     if args.exemplars is None:
         if words is None:
             raise InputError("no names: give --vocabulary, --exemplars or both")
+        listed = words if isinstance(words, Vocabulary) else words.vocabulary
+        terminal.warn_list("read from the vocabulary", listed.notes)
         return words
     from anyregion.io.exemplars import load_exemplars
 
-    return load_exemplars(
+    shown = load_exemplars(
         args.exemplars,
         images=args.exemplar_images,
         shots=args.shots,
@@ -210,6 +210,8 @@ def read_vocabulary(
         words=words,
         weight=0.5 if args.exemplar_weight is None else args.exemplar_weight,
     )
+    terminal.warn_list("read from the vocabulary", shown.vocabulary.notes)
+    return shown
 
 
 def parse_templates(texts: Sequence[str]) -> tuple[str, ...]:

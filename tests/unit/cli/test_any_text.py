@@ -69,6 +69,20 @@ def test_halves_and_bytes_in_every_output(
     assert (out / "pictures" / name).is_file()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files that are no UTF-8")
+@pytest.mark.parametrize("words", [[], ["--vocabulary", "cat"]])
+def test_a_name_that_is_a_folder_of_no_utf_8(
+    photos: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, colour in ((os.fsdecode(b"re\xff"), "red"), ("blue", "blue")):
+        picture(Path("shown") / folder / "a.png", colour, colour)
+    rest = ["--exemplars", "shown", "--no-pictures", *words]
+    assert main(["recognize", "photos/one.png", "--box", "0,0,20,30", *rest]) == 0
+    printed = capsys.readouterr()
+    assert "re\ufffd" in printed.out
+    assert "halves of characters" in printed.err
+
+
 def test_forms_of_predictions(tmp_path: Path) -> None:
     photo = picture(tmp_path / "one.png", "red", "blue")
     regions = Regions.from_boxes([[0, 0, 9, 9]], ids=[HALF])
