@@ -12,6 +12,9 @@ from anyregion.errors import InputError
 Score: TypeAlias = Literal["softmax", "sigmoid"]
 Floats: TypeAlias = NDArray[np.float32]
 
+# regions scored together: with a chunk of words some 30 MB. Up to so many keep their bits.
+ROWS_AT_ONCE = 256
+
 
 def logits(embeddings: Floats, matrix: Floats, *, scale: float, bias: float = 0.0) -> Floats:
     """Scaled cosines `scale * region / (norm(region) + 1e-7) . word + bias`, `(M, C)`.
@@ -39,7 +42,8 @@ def top_names(
 ) -> tuple[NDArray[np.int64], Floats]:
     """The `top_k` best words of each region and their scores, both `(M, min(top_k, C))`, sorted.
 
-    Words are visited `chunk` at a time, so a vocabulary of 100,000 words needs no `(M, C)` array.
+    Regions are visited `ROWS_AT_ONCE` and words `chunk` at a time, so 20,000 regions and 100,000
+    words need no `(M, C)` array.
     `softmax` is over all C words (a one-word vocabulary always scores 1, as published); `sigmoid`
     scores each word on its own. Of equal scores the earlier word comes first.
 
@@ -57,6 +61,27 @@ def top_names(
         raise InputError(f"top_k must be a whole number of at least 1; it is {top_k}")
     if score not in ("softmax", "sigmoid"):
         raise InputError(f"score must be softmax or sigmoid, not {score!r}")
+    count = min(top_k, len(matrix))
+    indices = np.empty((len(embeddings), count), dtype=np.int64)
+    scores = np.empty((len(embeddings), count), dtype=np.float32)
+    for start in range(0, len(embeddings), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        indices[rows], scores[rows] = _top_of_block(
+            embeddings[rows], matrix, top_k, score, scale, bias, chunk
+        )
+    return indices, scores
+
+
+def _top_of_block(
+    embeddings: Floats,
+    matrix: Floats,
+    top_k: int,
+    score: Score,
+    scale: float,
+    bias: float,
+    chunk: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """See `top_names`; for so many regions as fit into memory beside a chunk of words."""
     best = np.zeros((len(embeddings), 0), dtype=np.float32)  # logits, (M, up to top_k)
     indices = np.zeros((len(embeddings), 0), dtype=np.int64)
     # the softmax's denominator over the chunks so far, a sum of exp(logit - highest); in float64,
@@ -88,4 +113,4 @@ def top_names(
         scores = np.exp(best - highest) / total
     else:
         scores = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
-    return indices, scores.astype(np.float32)
+    return indices, scores

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.images import Pixels, size_of
 from anyregion.masks import RLE, filled_box
-from anyregion.region_encoder import RegionEmbeddings
+from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 
@@ -57,13 +58,16 @@ class CropEncoder:
         del multimask  # there is one candidate a region
         if not len(regions):
             return []
-        crops = [
+        crops = (
             crop
             for pixels, prompts in zip(encoded, regions, strict=True)
             for crop in cut(pixels, prompts, masked=self.masked)
-        ]
+        )
+        parts = [self.embedder.embed_images(list(islice(crops, REGIONS_AT_ONCE)))]
+        while block := list(islice(crops, REGIONS_AT_ONCE)):
+            parts.append(self.embedder.embed_images(block))
         return split_by_image(
-            self.embedder.embed_images(crops), regions, [size_of(p) for p in encoded], masks=masks
+            np.concatenate(parts), regions, [size_of(p) for p in encoded], masks=masks
         )
 
 
@@ -86,10 +90,9 @@ def split_by_image(
     ]
 
 
-def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
+def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> Iterator[Pixels]:
     """Each region cut out of its image, to whole pixels outwards and at least one each way."""
     height, width = size_of(pixels)
-    crops: list[Pixels] = []
     for i, box in enumerate(regions.extents((height, width))):
         # the upper left pixel lies in the image, and the lower right one beyond it
         x0 = min(max(int(np.floor(box[0])), 0), width - 1)
@@ -101,8 +104,7 @@ def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
         if mask is not None:
             # (h, w, 3), the mask broadcast over the colours
             crop = np.where(mask[y0:y1, x0:x1, None], crop, np.uint8(BACKGROUND))
-        crops.append(crop)
-    return crops
+        yield crop
 
 
 def prompt_masks(regions: Regions, size: tuple[int, int]) -> tuple[RLE, ...]:

@@ -8,9 +8,9 @@ import numpy as np
 
 from anyregion.baselines.crop import split_by_image
 from anyregion.baselines.embedder import DenseMap, ImageEmbedder
-from anyregion.baselines.pooling import pool
+from anyregion.baselines.pooling import DecodedMasks, pool
 from anyregion.images import Pixels, size_of
-from anyregion.region_encoder import RegionEmbeddings
+from anyregion.region_encoder import RegionEmbeddings, row_blocks
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 
@@ -55,10 +55,11 @@ class DenseEncoder:
         del multimask  # there is one candidate a region
         if not len(regions):
             return []
-        # boxes are not clipped: one around a point near the border may reach into the padding
-        pooled = [
-            pool(dense, prompts.extents(), [prompts.mask(i) for i in range(len(prompts))])
-            for (dense, _), prompts in zip(encoded, regions, strict=True)
-        ]
-        embeddings = self.embedder.project(np.concatenate(pooled))  # (sum of N, E)
-        return split_by_image(embeddings, regions, [size for _, size in encoded], masks=masks)
+        embeddings = []
+        for (dense, _), prompts in zip(encoded, regions, strict=True):
+            # boxes are not clipped: one around a point near the border may reach into the padding
+            boxes = prompts.extents()
+            for rows in row_blocks(len(prompts)):
+                pooled = pool(dense, boxes[rows], DecodedMasks(prompts.masks[rows]))
+                embeddings.append(self.embedder.project(pooled))  # (n, E)
+        return split_by_image(np.concatenate(embeddings), regions, [size for _, size in encoded], masks=masks)

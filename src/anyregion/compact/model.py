@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.baselines.embedder import DenseMap
-from anyregion.baselines.pooling import pool
+from anyregion.baselines.pooling import DecodedMasks, pool
 from anyregion.compact.assets import (
     CALIBRATION,
     CONSE,
@@ -45,9 +45,9 @@ from anyregion.data.features import Features, to_half
 from anyregion.errors import InputError
 from anyregion.files import atomic_path, writing
 from anyregion.images import Pixels
-from anyregion.masks import RLE, decode_mask
+from anyregion.masks import RLE
 from anyregion.model_card import ModelCard, write_card
-from anyregion.region_encoder import RegionEmbeddings
+from anyregion.region_encoder import RegionEmbeddings, row_blocks
 from anyregion.regions import Boxes, Regions
 from anyregion.scoring import Score
 from anyregion.vocabulary import Vocabulary
@@ -173,12 +173,14 @@ class CompactEncoder:
                 )
                 # a box that was widened to a point may reach beyond the last pixel
                 boxes[at_points] = np.clip(grown, 0, np.tile(pyramid.size[::-1], 2).astype(float))
-            prompt_masks = [None if rle is None else decode_mask(rle) for rle in prompts.masks]
-            features = extract_region_features(
-                pyramid, boxes, self.conse, prompt_masks if has_mask.any() else None
-            )
-            # (N, 384), and two numbers for what new names gain: (N, 386)
-            embeddings = self.calibration.stack_regions(self.model.region_head.embed(features))
+            parts = []
+            for rows in row_blocks(len(prompts)):
+                prompt_masks = DecodedMasks(prompts.masks[rows]) if has_mask.any() else None
+                features = extract_region_features(pyramid, boxes[rows], self.conse, prompt_masks)
+                # (n, 384), and two numbers for what new names gain: (n, 386)
+                embedded = self.model.region_head.embed(features)
+                parts.append(self.calibration.stack_regions(embedded))
+            embeddings = np.concatenate(parts)  # (N, 386)
             decoded: tuple[RLE, ...] | None = None
             scores: NDArray[np.float32] | None = None
             if masks:

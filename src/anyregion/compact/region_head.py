@@ -27,6 +27,7 @@ from anyregion.compact.assets import CALIBRATION
 from anyregion.compact.conse import Conse
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, MapName
 from anyregion.errors import CheckpointError
+from anyregion.region_encoder import REGIONS_AT_ONCE
 from anyregion.regions import Boxes
 
 Floats = NDArray[np.float32]
@@ -45,9 +46,6 @@ Names regions with anyregion's built-in model, whose frozen parts come with the 
 `anyregion recognize PHOTO --model FOLDER --vocabulary "cat, dog" --regions regions.json`
 """
 INPUTS = ("pooled", "conse", "boxes", "memory", "cells", "shape")
-# regions that attend to the image together: more take more memory, and no less time
-AT_ONCE = 256
-
 # cosine to the nearest trained name: below, a name is new; above, it is a trained one in other
 # words. Of COCO's 80 names the nearest other one is at 0.35 in the median, 0.51 at most of 19 in
 # 20; "sofa" is at 0.78 of "couch", "television" at 0.97 of "tv".
@@ -140,20 +138,40 @@ def quarter(boxes: Boxes, masks: Masks | None = None) -> tuple[Boxes, Masks | No
         ],
         axis=1,
     ).reshape(-1, 4)  # (4 N, 4)
-    if masks is None:
-        return quarters, None
-    # at the image's size again, so that a quarter is pooled as any other mask
-    cut: list[NDArray[np.bool_] | None] = []
-    for i, box in enumerate(quarters):
-        mask = masks[i // 4]
-        if mask is not None:
-            # to the nearest pixel, so that the quarters share none
-            x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
-            inside = np.zeros_like(mask)
-            inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
-            mask = inside if inside.any() else mask
-        cut.append(mask)
-    return quarters, cut
+    return quarters, None if masks is None else _QuarterMasks(quarters, masks)
+
+
+class _QuarterMasks(Sequence[NDArray[np.bool_] | None]):
+    """Masks cut to the quarters of their regions, each when it is read.
+
+    At the image's size again, so that a quarter is pooled as any other mask.
+
+    Args:
+        quarters: `(4 N, 4)`, four of each region.
+        masks: of the `N` regions.
+    """
+
+    def __init__(self, quarters: Boxes, masks: Masks) -> None:
+        self.quarters, self.masks = quarters, masks
+        # the mask that was cut last, and its region: the next quarter is mostly of the same one
+        self._last: tuple[int, NDArray[np.bool_] | None] = (-1, None)
+
+    def __len__(self) -> int:
+        return len(self.quarters)
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < len(self):
+            raise IndexError(row)  # which ends an iteration
+        if self._last[0] != row // 4:
+            self._last = (row // 4, self.masks[row // 4])
+        mask = self._last[1]
+        if mask is None:
+            return None
+        # to the nearest pixel, so that the quarters share none
+        x0, y0, x1, y1 = np.rint(self.quarters[row]).astype(int).tolist()
+        inside = np.zeros_like(mask)
+        inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
+        return inside if inside.any() else mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,8 +267,8 @@ class RegionHead:
         # memory, cells and shape are the image's, the same for every part
         inputs = {name: getattr(features, name) for name in INPUTS}
         parts = [np.zeros((0, features.conse.shape[1]), dtype=np.float32)]
-        for start in range(0, len(features.pooled), AT_ONCE):
-            rows = slice(start, start + AT_ONCE)
+        for start in range(0, len(features.pooled), REGIONS_AT_ONCE):
+            rows = slice(start, start + REGIONS_AT_ONCE)
             by_region = {name: inputs[name][rows] for name in ("pooled", "conse", "boxes")}
             (embeddings,) = self.session.run(["embeddings"], {**inputs, **by_region})
             parts.append(embeddings)
