@@ -183,7 +183,9 @@ def read_batches(
     """
     end: Any = object()
     # one thread reads: Pillow decodes without Python's lock, and more would hold more in memory
-    with ThreadPoolExecutor(1, thread_name_prefix="anyregion-read") as reader:
+    with ThreadPoolExecutor(1, thread_name_prefix="anyregion-read") as reader, ExitStack() as stack:
+        # who is interrupted does not wait for what nobody is to see
+        stack.callback(reader.shutdown, wait=False, cancel_futures=True)
         current: list[Future[DecodedImage]] = []
         upcoming: list[Future[DecodedImage]] = []
         total = 0  # bytes of those in `upcoming`, once decoded

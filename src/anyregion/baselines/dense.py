@@ -62,4 +62,6 @@ class DenseEncoder:
             for rows in row_blocks(len(prompts)):
                 pooled = pool(dense, boxes[rows], DecodedMasks(prompts.masks[rows]))
                 embeddings.append(self.embedder.project(pooled))  # (n, E)
-        return split_by_image(np.concatenate(embeddings), regions, [size for _, size in encoded], masks=masks)
+        return split_by_image(
+            np.concatenate(embeddings), regions, [size for _, size in encoded], masks=masks
+        )

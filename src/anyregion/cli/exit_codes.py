@@ -12,5 +12,5 @@ exit codes:
   1    an error; nothing useful was done
   2    the command line was not understood
   3    done, but something was set aside: an image or a region that cannot be used
-  130  interrupted (Ctrl-C)
+  130  interrupted (Ctrl-C or SIGTERM): what is finished is kept
 """

@@ -16,6 +16,7 @@ from typing import TextIO
 
 from anyregion import __version__
 from anyregion.cli.exit_codes import EPILOG, FAILED, INTERRUPTED
+from anyregion.cli.signals import stop_signals
 from anyregion.errors import AnyRegionError, InputWarning
 
 GROUPS = {
@@ -65,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             words.append(word)
     try:
         try:
-            arguments = _parser(words).parse_args(words)
-            command = importlib.import_module(arguments.module)
-            with warnings.catch_warnings():
+            with stop_signals(program=argv is None), warnings.catch_warnings():
+                arguments = _parser(words).parse_args(words)
+                command = importlib.import_module(arguments.module)
                 warnings.showwarning = _show_warning
                 code: int = command.run(arguments)
             return code

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -40,6 +40,9 @@ from anyregion.runs.pipeline import (
 from anyregion.runs.results_folder import ResultsFolder
 from anyregion.runs.run_file import earlier_root, is_results_folder
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
+
+# how long a run that is interrupted still writes
+_SECONDS_TO_WRITE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,30 +312,36 @@ def _write_results(
     set_aside: list[SetAside] = []
     writing: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-write") as writer:
-        for batch in batches:
-            # no more than one batch waits, so that a slow disk fills no memory
+        try:
+            for batch in batches:
+                # no more than one batch waits, so that a slow disk fills no memory
+                for future in writing:
+                    future.result()
+                for sample, reason in batch.skipped:
+                    folder.skip([SetAside("image", reason)], image=sample.name)
+                set_aside += batch.set_aside
+                writing = []
+                for item, predictions in batch.results:
+                    # a region file's ids are of any kind, if any; COCO's ids of images are numbers
+                    key = item.sample.key or ""
+                    future = writer.submit(
+                        folder.finish,
+                        item.sample.name,
+                        predictions,
+                        image_id=int(key) if key.isascii() and key.isdecimal() else None,
+                        file=marks.get(item.sample.name),
+                        set_aside=item.set_aside,
+                        pixels=item.pixels if pictures else None,
+                        min_score=min_score,
+                    )
+                    writing.append(future)
             for future in writing:
                 future.result()
-            for sample, reason in batch.skipped:
-                folder.skip([SetAside("image", reason)], image=sample.name)
-            set_aside += batch.set_aside
-            writing = []
-            for item, predictions in batch.results:
-                # region files may have ids of any kind, or none; COCO's ids of images are numbers
-                key = item.sample.key or ""
-                future = writer.submit(
-                    folder.finish,
-                    item.sample.name,
-                    predictions,
-                    image_id=int(key) if key.isascii() and key.isdecimal() else None,
-                    file=marks.get(item.sample.name),
-                    set_aside=item.set_aside,
-                    pixels=item.pixels if pictures else None,
-                    min_score=min_score,
-                )
-                writing.append(future)
-        for future in writing:
-            future.result()
+        except KeyboardInterrupt:
+            # what is named is kept, unless it takes long: pictures of thousands of regions
+            wait(writing, timeout=_SECONDS_TO_WRITE)
+            writer.shutdown(wait=False, cancel_futures=True)
+            raise
     return set_aside
 
 
