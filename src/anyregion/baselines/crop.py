@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.images import Pixels, size_of
 from anyregion.masks import RLE, filled_box
-from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings
+from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings, row_blocks
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 
@@ -58,16 +57,18 @@ class CropEncoder:
         del multimask  # there is one candidate a region
         if not len(regions):
             return []
-        crops = (
-            crop
-            for pixels, prompts in zip(encoded, regions, strict=True)
-            for crop in cut(pixels, prompts, masked=self.masked)
-        )
-        parts = [self.embedder.embed_images(list(islice(crops, REGIONS_AT_ONCE)))]
-        while block := list(islice(crops, REGIONS_AT_ONCE)):
-            parts.append(self.embedder.embed_images(block))
+        embeddings: list[NDArray[np.float32]] = []
+        crops: list[Pixels] = []  # that are embedded together
+        for pixels, prompts in zip(encoded, regions, strict=True):
+            for rows in row_blocks(len(prompts)):
+                crops += cut(pixels, prompts[rows], masked=self.masked)
+                if len(prompts) > REGIONS_AT_ONCE:
+                    embeddings.append(self.embedder.embed_images(crops))  # (n, E)
+                    crops = []
+        if crops or not embeddings:
+            embeddings.append(self.embedder.embed_images(crops))
         return split_by_image(
-            np.concatenate(parts), regions, [size_of(p) for p in encoded], masks=masks
+            np.concatenate(embeddings), regions, [size_of(p) for p in encoded], masks=masks
         )
 
 
@@ -90,9 +91,10 @@ def split_by_image(
     ]
 
 
-def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> Iterator[Pixels]:
+def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> list[Pixels]:
     """Each region cut out of its image, to whole pixels outwards and at least one each way."""
     height, width = size_of(pixels)
+    crops: list[Pixels] = []
     for i, box in enumerate(regions.extents((height, width))):
         # the upper left pixel lies in the image, and the lower right one beyond it
         x0 = min(max(int(np.floor(box[0])), 0), width - 1)
@@ -104,7 +106,8 @@ def cut(pixels: Pixels, regions: Regions, *, masked: bool) -> Iterator[Pixels]:
         if mask is not None:
             # (h, w, 3), the mask broadcast over the colours
             crop = np.where(mask[y0:y1, x0:x1, None], crop, np.uint8(BACKGROUND))
-        yield crop
+        crops.append(crop)
+    return crops
 
 
 def prompt_masks(regions: Regions, size: tuple[int, int]) -> tuple[RLE, ...]:

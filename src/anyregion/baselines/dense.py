@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anyregion.baselines.crop import split_by_image
 from anyregion.baselines.embedder import DenseMap, ImageEmbedder
 from anyregion.baselines.pooling import DecodedMasks, pool
 from anyregion.images import Pixels, size_of
-from anyregion.region_encoder import RegionEmbeddings, row_blocks
+from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings, row_blocks
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 
@@ -55,13 +56,18 @@ class DenseEncoder:
         del multimask  # there is one candidate a region
         if not len(regions):
             return []
-        embeddings = []
+        embeddings: list[NDArray[np.float32]] = []
+        waiting: list[NDArray[np.float32]] = []  # means that are projected together
         for (dense, _), prompts in zip(encoded, regions, strict=True):
             # boxes are not clipped: one around a point near the border may reach into the padding
             boxes = prompts.extents()
             for rows in row_blocks(len(prompts)):
-                pooled = pool(dense, boxes[rows], DecodedMasks(prompts.masks[rows]))
-                embeddings.append(self.embedder.project(pooled))  # (n, E)
+                waiting.append(pool(dense, boxes[rows], DecodedMasks(prompts.masks[rows])))
+                if len(prompts) > REGIONS_AT_ONCE:
+                    embeddings.append(self.embedder.project(np.concatenate(waiting)))  # (n, E)
+                    waiting = []
+        if waiting:
+            embeddings.append(self.embedder.project(np.concatenate(waiting)))
         return split_by_image(
             np.concatenate(embeddings), regions, [size for _, size in encoded], masks=masks
         )
