@@ -118,8 +118,8 @@ def _pool_summed(dense: DenseMap, boxes: Boxes) -> NDArray[np.float32]:
     return pooled
 
 
-def _filled(line: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """All positions from the first true one to the last."""
+def _filled(line: Any) -> NDArray[np.int64]:
+    """Of `(n,)` booleans, all positions from the first true one to the last."""
     true = np.flatnonzero(line)
     return np.arange(true[0], true[-1] + 1) if len(true) else true
 
