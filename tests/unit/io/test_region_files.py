@@ -319,8 +319,12 @@ def test_an_archive_is_named(tmp_path: Path, name: str) -> None:
 def test_folders_without_annotations_are_named(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     for read in (load_regions, read_annotations):
-        with pytest.raises(InputError, match="neither COCO JSON"):
+        with pytest.raises(InputError, match="a folder without annotations: neither COCO JSON"):
             read(tmp_path / "labels")
+    write(tmp_path / "coco" / "val.json", content())
+    for read in (load_regions, read_annotations):
+        with pytest.raises(InputError, match=r"val\.json looks like COCO: give that file"):
+            read(tmp_path / "coco")
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
     (tmp_path / "labels" / "classes.txt").write_text("cat\n")
     for read in (load_regions, read_annotations):

@@ -122,7 +122,10 @@ def describe_folder(path: Path) -> str | None:
                 words = describe_file(file)
                 if words is None and pattern == "*.json":
                     with suppress(ValueError, RecursionError, OSError):
-                        words = describe_json(json.loads(file.read_text(encoding="utf-8-sig")))
+                        content = json.loads(file.read_text(encoding="utf-8-sig"))
+                        words = describe_json(content)
+                        if isinstance(content, dict) and {"images", "annotations"} <= {*content}:
+                            words = f"a folder, whose {file.name} looks like COCO: give that file"
                 if words is not None:
                     return words
     return None

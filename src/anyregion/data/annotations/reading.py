@@ -97,9 +97,10 @@ def _layout(path: Path) -> Layout:
         return "coco"
     if known := describe_folder(path) if path.is_dir() else describe_file(path):
         raise InputError(f"{path}: {known}; {READABLE}")
+    what = "a folder without annotations: " if path.is_dir() else ""
     raise InputError(
-        f"{path}: neither COCO JSON (.json), nor OpenImages' boxes (.csv), nor a Pascal VOC folder "
-        "or list of images (.txt), nor a folder with _annotations.coco.json"
+        f"{path}: {what}neither COCO JSON (.json), nor OpenImages' boxes (.csv), nor a Pascal VOC "
+        "folder or list of images (.txt), nor a folder with _annotations.coco.json"
     )
 
 
