@@ -142,7 +142,8 @@ def load_regions(
         path: the file, or a Pascal VOC folder.
         masks: also read `segmentation` (RLE and polygons) as mask prompts, where there are any.
         scores: also read scores, by which answers are multiplied.
-        annotations: of COCO results, the COCO file that lists their images: names and sizes.
+        annotations: of COCO results or a detector's boxes by id, the COCO file that lists their
+            images: names and sizes.
         images: of OpenImages' CSV, the folder of the images, to read their sizes.
 
     Raises:
@@ -161,6 +162,8 @@ def load_regions(
         records = read_coco(path, masks=masks, prompts=True, images=listed)
         digest = hashlib.sha256(path.read_bytes() + (listed.read_bytes() if listed else b""))
     else:
+        if annotations is not None:
+            raise InputError(f"{path} lists its images itself: {annotations} is for COCO results")
         records = read_records(path, masks=masks, images=images)
         # of a list of many files, or with sizes from elsewhere, it is what was read that counts
         digest = hashlib.sha256(repr((records.images, records.categories)).encode(errors="replace"))

@@ -108,6 +108,22 @@ def test_results_of_unlisted_images_are_set_aside(tmp_path: Path) -> None:
         load_regions(write(tmp_path / "r.json", rows[1:]), annotations=tmp_path / "a.json")
 
 
+def test_a_detectors_ids_have_the_names_of_the_annotations(tmp_path: Path) -> None:
+    boxes = write(tmp_path / "d.json", {"7": {"boxes": [[1, 1, 5, 5]], "scores": [0.5]}})
+    listed = write(tmp_path / "a.json", content())
+    file = load_regions(boxes, annotations=listed)
+    assert (file.images["7"].file_name, len(file.images["7"].regions)) == ("one.jpg", 1)
+    for path in (listed, write(tmp_path / "b.txt", content())):
+        with pytest.raises(InputError, match="lists its images itself"):
+            load_regions(path, annotations=listed)
+
+
+def test_an_id_in_two_spellings_is_one_image(tmp_path: Path) -> None:
+    rows = [{"image_id": i, "bbox": [1, 1, 5, 5]} for i in (7, "7", 7.0)]
+    file = load_regions(write(tmp_path / "r.json", rows))
+    assert (len(file.images["7"].regions), file.set_aside) == (3, ())
+
+
 NAMES = [
     "images\\one photo.jpg",
     "..\\..\\label-studio\\media\\upload\\4\\one photo.jpg",

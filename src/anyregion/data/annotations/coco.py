@@ -48,26 +48,31 @@ def read_coco(
     rows = _Rows(masks, prompts)
     content = read_content(path, rows)
     findings = Findings()
+    lists: dict[str, list[Any]] | None = None
     if prompts and isinstance(content, list):
         if content and not any(type(e) is _Row for e in content) and describe_json(content):
             raise InputError(f"{path}: {describe_json(content)}; {READABLE}")
         regions = rows.columns(content, findings)
-        if images is None:
-            listed = [ImageRecord(key, None) for key in regions.image_keys]
-            check_boxes(path, regions, listed, findings=findings)
-            return AnnotationRecords(listed, [], regions, findings)
+        # 7 and "7" are one
+        listed = [ImageRecord(key, None) for key in dict.fromkeys(regions.image_keys)]
+    elif prompts and not (isinstance(content, dict) and {"images", "annotations"} & content.keys()):
+        regions, listed = _read_detector(path, content, findings)
+    elif images is not None:
+        raise InputError(
+            f"{path} lists its images itself: {images} is for COCO results, not for it"
+        )
+    else:
+        lists = _lists(path, content, needed=_LISTS[:2] if prompts else _LISTS)
+        regions = rows.columns(lists["annotations"], findings)
+    if images is not None:
         lists = _lists(images, read_content(images, _Rows(False, True)), needed=_LISTS[:1])
         ids = {id_text(e["id"]) for e in lists["images"] if isinstance(e, dict) and "id" in e}
         if regions.image_keys and not ids & set(regions.image_keys):
             some = f"{regions.image_keys[0]}, for one; there {min(ids, default='none')}"
             raise InputError(f"{path}: none of its image ids is listed in {images} ({some})")
-    elif prompts and not (isinstance(content, dict) and {"images", "annotations"} & content.keys()):
-        detected = _read_detector(path, content)
-        check_boxes(path, detected.regions, detected.images, findings=detected.findings)
-        return detected
-    else:
-        lists = _lists(path, content, needed=_LISTS[:2] if prompts else _LISTS)
-        regions = rows.columns(lists["annotations"], findings)
+    if lists is None:
+        check_boxes(path, regions, listed, findings=findings)
+        return AnnotationRecords(listed, [], regions, findings)
     # a class without regions may be the exporter's name of the group of classes
     used = {regions.category_keys[i] for i in np.unique(regions.categories)}
     records = list(_images(lists["images"], findings))
@@ -290,7 +295,9 @@ def _categories(entries: list[Any], used: set[str], findings: Findings) -> Itera
         )
 
 
-def _read_detector(path: Path, content: Any) -> AnnotationRecords:
+def _read_detector(
+    path: Path, content: Any, findings: Findings
+) -> tuple[RegionColumns, list[ImageRecord]]:
     """Read boxes by image, xyxy; a row is called by its position in its image.
 
     Raises:
@@ -302,7 +309,6 @@ def _read_detector(path: Path, content: Any) -> AnnotationRecords:
         raise InputError(
             f"{path}: neither COCO annotations, nor COCO results, nor {{image: {{boxes: ...}}}}"
         )
-    findings = Findings()
     images: list[ImageRecord] = []
     category_codes: dict[str, int] = {}
     owners: list[int] = []
@@ -351,25 +357,21 @@ def _read_detector(path: Path, content: Any) -> AnnotationRecords:
             f"({fault})"
         )
     count = len(boxes)
-    return AnnotationRecords(
-        images,
-        [],
-        RegionColumns(
-            image_keys=[image.key for image in images],
-            category_keys=list(category_codes),
-            images=np.array(owners, dtype=np.int64),
-            categories=np.array(labels, dtype=np.int64),
-            boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
-            crowd=np.zeros(count, dtype=bool),
-            areas=np.full(count, np.nan),
-            ids=np.array(ids, dtype=np.int64),
-            has_id=np.ones(count, dtype=bool),
-            stated_ids=ids,
-            scores=scores,
-            corners=True,
-        ),
-        findings,
+    columns = RegionColumns(
+        image_keys=[image.key for image in images],
+        category_keys=list(category_codes),
+        images=np.array(owners, dtype=np.int64),
+        categories=np.array(labels, dtype=np.int64),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        crowd=np.zeros(count, dtype=bool),
+        areas=np.full(count, np.nan),
+        ids=np.array(ids, dtype=np.int64),
+        has_id=np.ones(count, dtype=bool),
+        stated_ids=ids,
+        scores=scores,
+        corners=True,
     )
+    return columns, images
 
 
 def _fault(entry: Any) -> str:
