@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -109,16 +110,7 @@ class Journal:
     def append(self, line: dict[str, Any]) -> None:
         """Add the line of one finished image; after an error the file is as it was before."""
         with writing(self.path):
-            start = self.file.seek(0, os.SEEK_END)
-            try:
-                rest = memoryview(to_line(line))
-                while rest:
-                    rest = rest[self.file.write(rest) :]
-            except BaseException:
-                # a torn line would be cut off when the run is continued, but none is better
-                with suppress(OSError):
-                    self.file.truncate(start)
-                raise
+            start = _append_whole(self.file, to_line(line))
         rows = line.pop("regions")
         refused = sum(row.get("refused", False) for row in rows)
         self.entries[line["image"]] = Entry(start, len(rows), line, refused)
@@ -141,6 +133,21 @@ class Journal:
             for name in sorted(self.entries):
                 file.seek(self.entries[name].offset)
                 yield json.loads(file.readline())
+
+
+def _append_whole(file: FileIO, content: bytes) -> int:
+    """Add lines to an unbuffered file, all or none; returns where they start."""
+    start = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except BaseException:
+        # a torn line would be cut off when the run is continued, but none is better
+        with suppress(OSError):
+            file.truncate(start)
+        raise
+    return start
 
 
 class ResultsFolder:
@@ -258,8 +265,8 @@ class ResultsFolder:
         """Note in `skipped.jsonl` what was left out, and why."""
         lines = [to_line({"image": image, "item": a.item, "reason": a.reason}) for a in set_aside]
         if lines:
-            with writing(self._skipped), self._skipped.open("ab") as file:
-                file.write(b"".join(lines))
+            with writing(self._skipped), self._skipped.open("ab", buffering=0) as file:
+                _append_whole(file, b"".join(lines))
 
     def finish(
         self,
