@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 import anyregion
+from anyregion import factory
 from anyregion.cli import terminal
 from anyregion.cli.exit_codes import FAILED, FINE
 from anyregion.errors import AnyRegionError, package_version
 from anyregion.files import cache_folder
+from anyregion.regions import Regions
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([\w,-]+)\])?")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
@@ -122,8 +124,8 @@ def _try_model() -> tuple[bool, str]:
     started = time.perf_counter()
     pixels = np.full((64, 64, 3), 127, dtype=np.uint8)
     try:
-        recognizer = anyregion.load_recognizer(cache=None)
-        regions = anyregion.Regions.from_boxes([[8, 8, 56, 56]])
+        recognizer = factory.load_recognizer(cache=None)
+        regions = Regions.from_boxes([[8, 8, 56, 56]])
         recognizer.recognize([pixels], [regions], ["dog", "cat"])
     except (AnyRegionError, ImportError, OSError, RuntimeError) as error:
         return False, f"broken: {error}"

@@ -39,7 +39,8 @@ class SiglipTower:
         self.feature_width: int = config.hidden_size
         self.embed_width: int = config.hidden_size
         self._vision = model.vision_model
-        if not config.vision_use_head:
+        # some versions of transformers leave the setting out where it is the usual one
+        if not getattr(config, "vision_use_head", True):
             raise CheckpointError("this SigLIP has no pooling head, so its images meet no words")
         if not self._flexible:
             set_grid(self._vision.embeddings, self.grid, self.image_size, class_rows=0)

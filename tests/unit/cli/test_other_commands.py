@@ -46,7 +46,7 @@ def test_doctor_says_what_is_broken(
     def broken(**_: Any) -> Any:
         raise OSError("asset is not there")
 
-    monkeypatch.setattr("anyregion.load_recognizer", broken)
+    monkeypatch.setattr("anyregion.factory.load_recognizer", broken)
     monkeypatch.setattr("anyregion.cli.doctor._torch_devices", list)
     assert main(["doctor"]) == 1
     assert "broken: asset is not there" in capsys.readouterr().out
