@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import anyregion
 from anyregion import factory
 from tests.helpers.colours import colour_recognizer
 from tests.helpers.halves import picture
@@ -21,6 +22,8 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         calls.append((args, options))
         return colour_recognizer()
 
+    # the package keeps what it is first asked for: it is not to be the stand-in
+    assert anyregion.load_recognizer is not load
     monkeypatch.setattr(factory, "load_recognizer", load)
     return calls
 
