@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,12 +18,6 @@ from anyregion.vocabulary import TextEncoder
 # Regions whose features are in memory together, so that it does not grow with the regions of an
 # image. Fewer cost time on small images; up to so many are one block, and keep their bits.
 REGIONS_AT_ONCE = 256
-
-
-def row_blocks(count: int) -> Iterator[slice]:
-    """Slices of at most `REGIONS_AT_ONCE` of `count` rows; an empty one where there are none."""
-    for start in range(0, max(count, 1), REGIONS_AT_ONCE):
-        yield slice(start, min(start + REGIONS_AT_ONCE, count))
 
 
 @dataclass(frozen=True, eq=False)

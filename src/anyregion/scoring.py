@@ -66,51 +66,38 @@ def top_names(
     scores = np.empty((len(embeddings), count), dtype=np.float32)
     for start in range(0, len(embeddings), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        indices[rows], scores[rows] = _top_of_block(
-            embeddings[rows], matrix, top_k, score, scale, bias, chunk
-        )
-    return indices, scores
-
-
-def _top_of_block(
-    embeddings: Floats,
-    matrix: Floats,
-    top_k: int,
-    score: Score,
-    scale: float,
-    bias: float,
-    chunk: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """See `top_names`; for so many regions as fit into memory beside a chunk of words."""
-    best = np.zeros((len(embeddings), 0), dtype=np.float32)  # logits, (M, up to top_k)
-    indices = np.zeros((len(embeddings), 0), dtype=np.int64)
-    # the softmax's denominator over the chunks so far, a sum of exp(logit - highest); in float64,
-    # or a sum over 100,000 names loses its last digits
-    highest = np.full((len(embeddings), 1), -np.inf, dtype=np.float64)
-    total = np.zeros((len(embeddings), 1), dtype=np.float64)
-    for start in range(0, len(matrix), chunk):
-        part = logits(embeddings, matrix[start : start + chunk], scale=scale, bias=bias)
+        block = embeddings[rows]  # (M, E), M up to ROWS_AT_ONCE
+        best = np.zeros((len(block), 0), dtype=np.float32)  # logits, (M, up to top_k)
+        columns = np.zeros((len(block), 0), dtype=np.int64)
+        # the softmax's denominator over the chunks so far, a sum of exp(logit - highest); in
+        # float64, or a sum over 100,000 names loses its last digits
+        highest = np.full((len(block), 1), -np.inf, dtype=np.float64)
+        total = np.zeros((len(block), 1), dtype=np.float64)
+        for first in range(0, len(matrix), chunk):
+            part = logits(block, matrix[first : first + chunk], scale=scale, bias=bias)
+            if score == "softmax":
+                high = np.maximum(highest, part.max(axis=1, keepdims=True))
+                total = total * np.exp(highest - high)
+                total += np.exp(part - high).sum(axis=1, keepdims=True)
+                highest = high
+            positions = np.broadcast_to(np.arange(first, first + part.shape[1]), part.shape)
+            best = np.concatenate([best, part], axis=1)
+            columns = np.concatenate([columns, positions], axis=1)
+            if best.shape[1] > 4 * top_k:
+                # a cut by value first, so that only the few survivors are sorted
+                kept = np.sort(np.argpartition(-best, top_k - 1, axis=1)[:, :top_k], axis=1)
+                lowest = np.take_along_axis(best, kept, axis=1).min(axis=1, keepdims=True)
+                # argpartition breaks ties at the cut as it likes; the earlier name is to win them
+                if ((best == lowest).sum(axis=1) > 1).any():
+                    kept = np.argsort(-best, axis=1, kind="stable")[:, :top_k]
+                best = np.take_along_axis(best, kept, axis=1)
+                columns = np.take_along_axis(columns, kept, axis=1)
+            order = np.argsort(-best, axis=1, kind="stable")[:, :top_k]  # (M, up to top_k)
+            best = np.take_along_axis(best, order, axis=1)
+            columns = np.take_along_axis(columns, order, axis=1)
         if score == "softmax":
-            high = np.maximum(highest, part.max(axis=1, keepdims=True))
-            total = total * np.exp(highest - high) + np.exp(part - high).sum(axis=1, keepdims=True)
-            highest = high
-        columns = np.broadcast_to(np.arange(start, start + part.shape[1]), part.shape)
-        best = np.concatenate([best, part], axis=1)
-        indices = np.concatenate([indices, columns], axis=1)
-        if best.shape[1] > 4 * top_k:
-            # a cut by value first, so that only the few survivors are sorted
-            kept = np.sort(np.argpartition(-best, top_k - 1, axis=1)[:, :top_k], axis=1)
-            lowest = np.take_along_axis(best, kept, axis=1).min(axis=1, keepdims=True)
-            # argpartition breaks ties at the cut as it likes; the earlier name is to win them
-            if ((best == lowest).sum(axis=1) > 1).any():
-                kept = np.argsort(-best, axis=1, kind="stable")[:, :top_k]
-            best = np.take_along_axis(best, kept, axis=1)
-            indices = np.take_along_axis(indices, kept, axis=1)
-        order = np.argsort(-best, axis=1, kind="stable")[:, :top_k]  # (M, up to top_k)
-        best = np.take_along_axis(best, order, axis=1)
-        indices = np.take_along_axis(indices, order, axis=1)
-    if score == "softmax":
-        scores = np.exp(best - highest) / total
-    else:
-        scores = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
+            scores[rows] = np.exp(best - highest) / total
+        else:
+            scores[rows] = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
+        indices[rows] = columns
     return indices, scores

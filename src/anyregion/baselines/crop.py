@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.images import Pixels, size_of
 from anyregion.masks import RLE, filled_box
-from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings, row_blocks
+from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 
@@ -60,7 +60,9 @@ class CropEncoder:
         embeddings: list[NDArray[np.float32]] = []
         crops: list[Pixels] = []  # that are embedded together
         for pixels, prompts in zip(encoded, regions, strict=True):
-            for rows in row_blocks(len(prompts)):
+            # one empty block where there are no regions: it has the width of the others
+            for start in range(0, max(len(prompts), 1), REGIONS_AT_ONCE):
+                rows = slice(start, start + REGIONS_AT_ONCE)
                 crops += cut(pixels, prompts[rows], masked=self.masked)
                 if len(prompts) > REGIONS_AT_ONCE:
                     embeddings.append(self.embedder.embed_images(crops))  # (n, E)

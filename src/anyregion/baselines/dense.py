@@ -11,7 +11,7 @@ from anyregion.baselines.crop import split_by_image
 from anyregion.baselines.embedder import DenseMap, ImageEmbedder
 from anyregion.baselines.pooling import DecodedMasks, pool
 from anyregion.images import Pixels, size_of
-from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings, row_blocks
+from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 
@@ -61,7 +61,9 @@ class DenseEncoder:
         for (dense, _), prompts in zip(encoded, regions, strict=True):
             # boxes are not clipped: one around a point near the border may reach into the padding
             boxes = prompts.extents()
-            for rows in row_blocks(len(prompts)):
+            # one empty block where there are no regions: it has the width of the others
+            for start in range(0, max(len(prompts), 1), REGIONS_AT_ONCE):
+                rows = slice(start, start + REGIONS_AT_ONCE)
                 waiting.append(pool(dense, boxes[rows], DecodedMasks(prompts.masks[rows])))
                 if len(prompts) > REGIONS_AT_ONCE:
                     embeddings.append(self.embedder.project(np.concatenate(waiting)))  # (n, E)

@@ -47,7 +47,7 @@ from anyregion.files import atomic_path, writing
 from anyregion.images import Pixels
 from anyregion.masks import RLE
 from anyregion.model_card import ModelCard, write_card
-from anyregion.region_encoder import RegionEmbeddings, row_blocks
+from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.scoring import Score
 from anyregion.vocabulary import Vocabulary
@@ -174,7 +174,9 @@ class CompactEncoder:
                 # a box that was widened to a point may reach beyond the last pixel
                 boxes[at_points] = np.clip(grown, 0, np.tile(pyramid.size[::-1], 2).astype(float))
             parts = []
-            for rows in row_blocks(len(prompts)):
+            # one empty block where there are no regions: it has the width of the others
+            for start in range(0, max(len(prompts), 1), REGIONS_AT_ONCE):
+                rows = slice(start, start + REGIONS_AT_ONCE)
                 prompt_masks = DecodedMasks(prompts.masks[rows]) if has_mask.any() else None
                 features = extract_region_features(pyramid, boxes[rows], self.conse, prompt_masks)
                 # (n, 384), and two numbers for what new names gain: (n, 386)
