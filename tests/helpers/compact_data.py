@@ -11,7 +11,7 @@ from PIL import Image
 
 from anyregion.compact.image_encoder import CHANNELS, letterbox
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.coco import read_coco
+from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.features import Features
 from anyregion.data.mirror import mirror_pixels
 from anyregion.data.region_dataset import RegionDataset, region_dataset
@@ -79,5 +79,5 @@ def toy_dataset(folder: Path, *, images: int = 3, seed: int = 0) -> RegionDatase
     }
     path = folder / "toy.json"
     path.write_text(json.dumps(content))
-    reader = ToyReader(read_coco(path, masks=True), folder)
+    reader = ToyReader(read_annotations(path, masks=True), folder)
     return region_dataset("toy", reader, folder=folder)

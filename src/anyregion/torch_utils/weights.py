@@ -24,6 +24,8 @@ _BROKEN = (
     RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError,
     struct.error, zipfile.BadZipFile, NotImplementedError, MemoryError,
 )  # fmt: skip
+# bytes that any archive may unpack to, however small it is
+LARGEST_UNPACKED = 2**30
 _WRAPPERS = ("model", "state_dict")
 # what a configuration says of its file and the library; names with an underscore do so too
 _BOOKKEEPING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
@@ -157,9 +159,10 @@ def _torch_file(path: Path) -> Any:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Whether a ZIP archive holds code; one that unpacks to much more than it is, is refused.
+    """Whether a ZIP archive holds code; one that unpacks to very much more than it is, is refused.
 
-    `torch.save` compresses nothing, so a file is about as large as its tensors.
+    `torch.save` compresses nothing; archives that were packed again are read while they are small,
+    or a quarter of their tensors' size.
     """
     if not zipfile.is_zipfile(path):
         return False
@@ -169,7 +172,7 @@ def _is_torchscript(path: Path) -> bool:
     except (zipfile.BadZipFile, *_BROKEN) as error:
         raise CheckpointError(f"{path}: a broken ZIP archive ({error})") from None
     unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > 2 * path.stat().st_size + 2**20:
+    if unpacked > max(4 * path.stat().st_size, LARGEST_UNPACKED):
         raise CheckpointError(
             f"{path}: {path.stat().st_size:,} bytes that unpack to {unpacked:,}, as torch.save "
             "writes none. It was not loaded; save the state dict anew"
