@@ -3,11 +3,12 @@
     python tools/fuzz.py [--calls N] [--seed N] [--only TARGET ...] [--keep DIR]
 
 Faults are: an exception that leaves `main`, or a traceback in what is printed; an exit code beside
-0 to 3; a call that takes over 30 seconds; over 2 GB of memory; a network call, or a process that is
-started, as Python's audit events tell. Each call has a seed of its own made of `--seed` and its
-number, so that one is repeated by `--first NUMBER --calls 1`. Calls run in child processes, one
-after the other in each, so that one that dies or hangs is a fault and not the end. The exit code is
-1 where there was a fault; their inputs stay in `--keep`, with the command in `command.txt`.
+0 to 3; a call that takes over 30 seconds; 2 GB of memory more than before the call; a network
+call, or a process that is started, as Python's audit events tell. Each call has a seed of its own
+made of `--seed` and its number, so that one is repeated by `--first NUMBER --calls 1`. Calls run in
+child processes, one after the other in each, so that one that dies or hangs is a fault and not the
+end. The exit code is 1 where there was a fault; their inputs stay in `--keep`, with the command in
+`command.txt`.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ def draw(seed: int, number: int, only: list[str]) -> tuple[str, random.Random]:
     return rng.choices(names, [TARGETS[name][1] for name in names])[0], rng
 
 
-def peak_memory() -> int:
-    """Bytes: the peak of this process since `forget_peak`."""
+def memory_of(entry: str) -> int:
+    """Bytes of this process: `VmRSS`, what it holds; `VmHWM`, the peak since `forget_peak`."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
+        if line.startswith(entry):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -105,6 +106,8 @@ def child(seed: int, first: int, stop: int, only: list[str], work: Path) -> None
             for errors in ("strict", "backslashreplace")
         )
         forget_peak()
+        # a child keeps the packages that earlier calls loaded: half a gigabyte with torch
+        before = memory_of("VmRSS")
         events.clear()
         started, fault, code = time.perf_counter(), None, None
         try:
@@ -115,7 +118,7 @@ def child(seed: int, first: int, stop: int, only: list[str], work: Path) -> None
         except BaseException:
             fault = traceback.format_exc()
         text = "".join(s.buffer.getvalue().decode("utf-8", "replace") for s in (printed, errors))
-        memory = peak_memory()
+        memory = memory_of("VmHWM") - before
         if fault is None and "Traceback (most recent call last)" in text:
             fault = f"printed a traceback: {text[-3000:]}"
         if fault is None and code not in ALLOWED:
