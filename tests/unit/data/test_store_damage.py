@@ -134,7 +134,18 @@ def test_a_damaged_index_is_written_anew(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("format", "x/9"), ("images_per_shard", 0), ("images", "many"), ("categories", None)],
+    [
+        ("format", "x/9"),
+        ("images_per_shard", 0),
+        ("images", "many"),
+        ("categories", None),
+        ("mirrored", []),
+        ("regions", True),
+        ("fingerprint", 3),
+        ("extractor", {"eyes": [1]}),
+        ("columns", {"boxes": None}),
+        ("notes", "x"),
+    ],
 )
 def test_a_malformed_statement_is_refused(store: Store, key: str, value: object) -> None:
     path = store.folder / "store.json"

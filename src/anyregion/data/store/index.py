@@ -41,6 +41,13 @@ _LISTS = ("negatives", "not_exhaustive")
 SEGMENTATIONS = "segmentations"
 
 
+# of each entry of `store.json`
+_KINDS = {
+    "fingerprint": str, "mirrored": bool, "images_per_shard": int, "images": int, "regions": int,
+    "extractor": dict, "columns": dict, "notes": dict,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class StoreInfo:
     """What `store.json` states beside the categories.
@@ -138,6 +145,13 @@ def read_info(folder: Path) -> tuple[StoreInfo, Any]:
         categories = stated.pop("categories")
         notes = stated.pop(_NOTES, {})
         info = StoreInfo(**stated, notes=notes)
+        for name, kind in _KINDS.items():
+            # `type`, for True is a whole number too
+            if type(value := getattr(info, name)) is not kind:
+                raise ValueError(f"{name} is {value!r:.60}")
+        texts = [*info.extractor.values(), *info.columns.values()]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("parts of the extractor, and hashes of columns, are texts")
         if info.images_per_shard < 1 or info.images < 0:
             raise ValueError("sizes below 1")
         return info, categories
