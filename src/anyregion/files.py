@@ -8,8 +8,9 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -140,8 +141,7 @@ def read_json(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None
 
     `object_hook` is called with every object, and what it returns stands in its place.
     """
-    with reading(path):
-        text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     try:
         return json.loads(text, object_hook=object_hook)
     except json.JSONDecodeError as error:
@@ -179,6 +179,12 @@ def name_parts(name: str, *, alike: bool = False) -> tuple[str, ...]:
         stem, dot, suffix = _COCO_2014.sub("", parts[-1]).rpartition(".")
         parts[-1] = f"{stem}{dot}{suffix.lower() if dot else suffix}"
     return tuple(parts)
+
+
+def shared_tail(first: Sequence[str], second: Sequence[str]) -> int:
+    """How many parts two names (see `name_parts`) share, counted from their ends."""
+    pairs = zip(first[::-1], second[::-1], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def cache_folder() -> Path:

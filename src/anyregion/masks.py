@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -63,6 +64,14 @@ def mask_box(rle: RLE) -> NDArray[np.float64]:
     """The tight box of a mask, `(4,)` xyxy in pixels (all zeros for an empty mask)."""
     x, y, width, height = coco_mask.toBbox(rle)
     return np.array([x, y, x + width, y + height], dtype=np.float64)
+
+
+def rle_size(segmentation: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The height and width that a run-length code states, unchecked; `InputError` without them."""
+    size = segmentation.get("size")
+    if not isinstance(size, list) or len(size) != 2:
+        raise InputError("RLE without its size")
+    return size[0], size[1]
 
 
 def segmentation_to_rle(segmentation: Any, height: int, width: int) -> RLE:

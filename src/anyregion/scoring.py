@@ -85,13 +85,13 @@ def top_names(
             columns = np.concatenate([columns, positions], axis=1)
             if best.shape[1] > 4 * top_k:
                 # a cut by value first, so that only the few survivors are sorted
-                kept = np.sort(np.argpartition(-best, top_k - 1, axis=1)[:, :top_k], axis=1)
-                lowest = np.take_along_axis(best, kept, axis=1).min(axis=1, keepdims=True)
+                top = np.sort(np.argpartition(-best, top_k - 1, axis=1)[:, :top_k], axis=1)
+                lowest = np.take_along_axis(best, top, axis=1).min(axis=1, keepdims=True)
                 # argpartition breaks ties at the cut as it likes; the earlier name is to win them
                 if ((best == lowest).sum(axis=1) > 1).any():
-                    kept = np.argsort(-best, axis=1, kind="stable")[:, :top_k]
-                best = np.take_along_axis(best, kept, axis=1)
-                columns = np.take_along_axis(columns, kept, axis=1)
+                    top = np.argsort(-best, axis=1, kind="stable")[:, :top_k]
+                best = np.take_along_axis(best, top, axis=1)
+                columns = np.take_along_axis(columns, top, axis=1)
             order = np.argsort(-best, axis=1, kind="stable")[:, :top_k]  # (M, up to top_k)
             best = np.take_along_axis(best, order, axis=1)
             columns = np.take_along_axis(columns, order, axis=1)

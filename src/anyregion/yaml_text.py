@@ -7,19 +7,18 @@ program gets through, deep nesting ends in a RecursionError, and a scalar that d
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable
 from typing import Any
 
 import yaml
 
 from anyregion.errors import InputError
+from anyregion.files import valid_text
 
 # settings have some hundred values in five levels; a vocabulary as YAML some thousand
 MAX_VALUES = 200_000
 MAX_DEPTH = 50
 MAX_CHARACTERS = 4_000_000
-_HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -60,7 +59,7 @@ def parse_yaml(text: str, name: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"{name}: YAML of more than {MAX_CHARACTERS:,} characters")
     try:
-        text = _HALF_SURROGATE.sub("\ufffd", text)
+        text = valid_text(text)
         _check_size(text)
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

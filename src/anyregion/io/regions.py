@@ -7,7 +7,6 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from anyregion.data.annotations.openimages import WITHOUT_SIZE
 from anyregion.data.annotations.reading import read_records
 from anyregion.data.annotations.report import Findings, skipped_items
 from anyregion.errors import InputError, SetAside
-from anyregion.files import name_parts, reading
-from anyregion.masks import RLE, segmentation_to_rle
+from anyregion.files import name_parts, reading, shared_tail
+from anyregion.masks import RLE, rle_size, segmentation_to_rle
 from anyregion.regions import Regions
 
 
@@ -91,8 +90,7 @@ class RegionFile:
             # of each that fits: how many parts agree, whether the spelling does, and its key
             matches: list[tuple[int, bool, str]] = []
             for parts, key in same_name:
-                pairs = zip(parts[::-1], full[::-1], strict=False)
-                agree = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+                agree = shared_tail(parts, full)
                 stated = name_parts(str(self.images[key].file_name))
                 beside = absolute.parents[below].joinpath(*stated[-below - 1 :])
                 if agree == len(parts) or (
@@ -274,10 +272,7 @@ def _prompts(
 def _mask(segmentation: Any, size: tuple[int, int] | None) -> RLE:
     # RLE brings the size of its image, polygons do not
     if size is None and isinstance(segmentation, dict):
-        stated = segmentation.get("size")
-        if not isinstance(stated, list) or len(stated) != 2:
-            raise InputError("RLE without its size")
-        size = (stated[0], stated[1])
+        size = rle_size(segmentation)
     if size is None:
         raise InputError("polygons need the image's height and width")
     return segmentation_to_rle(segmentation, *size)

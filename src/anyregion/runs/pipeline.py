@@ -13,13 +13,12 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from anyregion import factory
 from anyregion.errors import InputError, InputWarning, SetAside
-from anyregion.files import name_parts
+from anyregion.files import name_parts, shared_tail
 from anyregion.images import AS_STORED, UNSURE_TURN, ImageLike, Pixels, read_batches
 from anyregion.io.regions import RegionFile
 from anyregion.predictions import Predictions
@@ -156,13 +155,11 @@ def file_samples(
     for key, names in candidates.items():
         entry = file.images[key]
         if len(names) > 1:
-            # how many parts, from the end, an image's path and the entry's file name share
-            stated = name_parts(entry.file_name or "", alike=True)[::-1]
-            shared: dict[str, int] = {}
-            for name in names:
-                parts = name_parts(str(images[name]), alike=True)[::-1]
-                pairs = zip(stated, parts, strict=False)
-                shared[name] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            stated = name_parts(entry.file_name or "", alike=True)
+            shared = {
+                name: shared_tail(stated, name_parts(str(images[name]), alike=True))
+                for name in names
+            }
             names = [name for name in names if shared[name] == max(shared.values())]
         if len(names) > 1:
             # a guess would name the regions of another photograph

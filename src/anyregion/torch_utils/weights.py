@@ -169,7 +169,7 @@ def _is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, *_BROKEN) as error:
+    except _BROKEN as error:
         raise CheckpointError(f"{path}: a broken ZIP archive ({error})") from None
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > max(4 * path.stat().st_size, LARGEST_UNPACKED):

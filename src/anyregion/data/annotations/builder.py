@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.annotations.report import Findings, Kind, skipped_items
+from anyregion.files import valid_text
 from anyregion.vocabulary import name_key
 
 MALFORMED_ROWS = Kind("malformed entries", True, "mend or remove them in the annotation file")
@@ -361,8 +362,7 @@ def _merge_categories(
 def _clean_name(name: str) -> str:
     """One space between words; halves of characters become U+FFFD."""
     # JSON can write half a surrogate pair, and no UTF-8 file or tokenizer takes it
-    text = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return " ".join(text.split())
+    return " ".join(valid_text(name).split())
 
 
 def _synonyms(record: CategoryRecord) -> tuple[str, ...]:

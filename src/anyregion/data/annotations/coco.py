@@ -26,7 +26,7 @@ from anyregion.data.annotations.report import Findings
 from anyregion.errors import InputError
 from anyregion.files import name_parts, read_json
 from anyregion.images import SUFFIXES
-from anyregion.masks import mask_area, mask_box, segmentation_to_rle
+from anyregion.masks import mask_area, mask_box, rle_size, segmentation_to_rle
 
 # OpenImages' mark of a box around many things, as converters spell it
 _GROUP = ("isgroupof", "IsGroupOf", "is_group_of")
@@ -233,10 +233,7 @@ def whole_number(value: Any) -> int | None:
 def _mask_box(segmentation: Any) -> tuple[float, float, float, float]:
     """The box of a mask, as COCO has it: x, y, width, height. Polygons need no image for it."""
     if isinstance(segmentation, dict):
-        size = segmentation.get("size")
-        if not isinstance(size, list) or len(size) != 2:
-            raise InputError("RLE without its size")
-        rle = segmentation_to_rle(segmentation, *size)
+        rle = segmentation_to_rle(segmentation, *rle_size(segmentation))
         if not mask_area(rle):
             raise InputError("the mask is empty")
         x0, y0, x1, y1 = mask_box(rle).tolist()
