@@ -1,14 +1,15 @@
-"""Calls the command line with damaged inputs, and reports what should never happen.
+"""Calls the command line and the Python API with damaged inputs, and reports what is a fault.
 
-    python tools/fuzz.py [--calls N] [--seed N] [--only TARGET ...] [--keep DIR]
+    python tools/fuzz.py [--calls N] [--seed N] [--only TARGET ...] [--keep DIR] [--json FILE]
 
-Faults are: an exception that leaves `main`, or a traceback in what is printed; an exit code beside
-0 to 3; a call that takes over 30 seconds; 2 GB of memory more than before the call; a network
-call, or a process that is started, as Python's audit events tell. Each call has a seed of its own
-made of `--seed` and its number, so that one is repeated by `--first NUMBER --calls 1`. Calls run in
-child processes, one after the other in each, so that one that dies or hangs is a fault and not the
-end. The exit code is 1 where there was a fault; their inputs stay in `--keep`, with the command in
-`command.txt`.
+Faults are: an exception that leaves `main` or, from Python, is none of the package's; a traceback
+in what is printed; an exit code beside 0 to 3; a call that takes over 30 seconds; 2 GB of memory
+more than before the call; a network call, or a process that is started, as Python's audit events
+tell. Each call has a seed of its own made of `--seed` and its number, so that one is repeated by
+`--first NUMBER --calls 1`. Calls run in child processes, one after the other in each, so that one
+that dies or hangs is a fault and not the end. The exit code is 1 where there was a fault; their
+inputs stay in `--keep`, with the command in `command.txt`. With `--resume` the calls of which
+`--json` holds the result are not made again.
 """
 
 from __future__ import annotations
@@ -72,8 +73,20 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def child(seed: int, first: int, stop: int, only: list[str], work: Path) -> None:
+def finished(log: Path | None) -> dict[int, dict[str, Any]]:
+    """The results that a log holds, by the calls' numbers."""
+    if log is None or not log.is_file():
+        return {}
+    lines = log.read_text().splitlines(keepends=True)
+    results = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {result["number"]: result for result in results}
+
+
+def child(options: argparse.Namespace) -> None:
     """Run calls; a line of JSON on stdout before and after each."""
+    seed, only, work = options.seed, options.only, options.child
+    numbers = range(options.first, options.first + options.calls)
+    done = finished(options.json) if options.resume else {}
     reports = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print themselves must not mix with the reports
     # without it a call that wants 20 GB would take the machine down before it is seen
@@ -87,17 +100,20 @@ def child(seed: int, first: int, stop: int, only: list[str], work: Path) -> None
 
     sys.addaudithook(watch)
     from anyregion.cli.main import main
+    from anyregion.errors import AnyRegionError
 
     originals = Originals(work / "originals")
-    for number in range(first, stop):
+    for number in numbers:
+        if number in done:
+            continue
         target, rng = draw(seed, number, only)
         folder = work / f"call-{number}"
         folder.mkdir(parents=True)
         generate = TARGETS[target][0]
-        words = generate(rng, folder, originals)
-        (folder / "command.txt").write_text(
-            "anyregion " + " ".join(words), errors="backslashreplace"
-        )
+        call = generate(rng, folder, originals)
+        python = callable(call)
+        text = str(call.__doc__) if python else "anyregion " + " ".join(call)
+        (folder / "command.txt").write_text(text, errors="backslashreplace")
         print(json.dumps({"number": number, "target": target, "started": True}), file=reports)
         # as a terminal of another locale would
         encoding = rng.choice(["utf-8", "utf-8", "ascii", "latin-1"])
@@ -112,9 +128,12 @@ def child(seed: int, first: int, stop: int, only: list[str], work: Path) -> None
         started, fault, code = time.perf_counter(), None, None
         try:
             with redirect_stdout(printed), redirect_stderr(errors):
-                code = main(words)
+                code = (call() or 0) if python else main(call)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 2
+        except AnyRegionError as error:
+            code, fault = 1, None if python else traceback.format_exc()
+            print(error, file=errors)
         except BaseException:
             fault = traceback.format_exc()
         text = "".join(s.buffer.getvalue().decode("utf-8", "replace") for s in (printed, errors))
@@ -162,6 +181,7 @@ class Worker:
             str(self.next),
             "--calls",
             str(self.stop - self.next),
+            *(["--resume", "--json", str(self.options.json)] if self.options.resume else []),
         ]
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
@@ -183,6 +203,7 @@ class Worker:
             env=environment,
         )
         self.since, self.current, self.buffer = time.monotonic(), "", b""
+        self.running = False
 
     def read(self) -> list[dict[str, Any]]:
         assert self.process.stdout is not None
@@ -192,11 +213,15 @@ class Worker:
         for line in lines:
             report = json.loads(line)
             self.since, self.current = time.monotonic(), report["target"]
-            if "started" not in report:
+            self.next, self.running = report["number"], "started" in report
+            if not self.running:
                 results.append(report)
                 self.next = report["number"] + 1
         if not chunk and self.next < self.stop:
-            results.append(self.lost(f"the process died with {self.process.wait()}"))
+            if self.process.wait() == 0 and not self.running:
+                self.next = self.stop  # what is left was done before
+            else:
+                results.append(self.lost(f"the process died with {self.process.wait()}"))
         return results
 
     def lost(self, reason: str) -> dict[str, Any]:
@@ -239,20 +264,20 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], choices=list(TARGETS))
     parser.add_argument("--keep", type=Path, help="where the inputs of faults are copied to")
     parser.add_argument("--json", type=Path, help="write every call's result, a line each")
+    parser.add_argument("--resume", action="store_true", help="go on where --json ends")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(
-            options.seed, options.first, options.first + options.calls, options.only, options.child
-        )
+        child(options)
         return 0
     work = Path(tempfile.mkdtemp(prefix="anyregion-fuzz-"))
     bounds = [
         options.first + options.calls * i // options.workers for i in range(options.workers + 1)
     ]
     workers = [Worker(options, a, b, work) for a, b in itertools.pairwise(bounds) if a < b]
-    results: list[dict[str, Any]] = []
-    log = options.json.open("w") if options.json else None
+    done = finished(options.json) if options.resume else {}
+    results = list(done.values())
+    log = options.json.open("a" if options.resume else "w") if options.json else None
     try:
         while active := [w for w in workers if w.next < w.stop]:
             ready, _, _ = select.select([w.process.stdout for w in active], [], [], 1.0)
