@@ -195,6 +195,13 @@ class Regions:
         Raises:
             InputError: lengths that differ, or regions that are not usable, naming each.
         """
+        sequences = {"points": points, "point_labels": point_labels, "masks": masks}
+        sequences |= {"mask_logits": mask_logits, "ids": ids}
+        for name, values in sequences.items():
+            # a text, a mapping or one mask has a length, too
+            entries = values is None or (hasattr(values, "__len__") and hasattr(values, "__iter__"))
+            if not entries or isinstance(values, (str, bytes, Mapping)):
+                raise InputError(f"{name} must be a sequence with an entry a region")
         # how many regions there are, the first of these that is there says
         prompts = next((v for v in (points, masks, mask_logits) if v is not None), None)
         if boxes is not None:
@@ -358,7 +365,7 @@ def _as_array(
     """An array `(N,)` of numbers, or with `width` `(N, width)`; errors begin with `name`."""
     try:
         array = np.array(values, dtype=dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{name} are not an array of numbers: {error}") from None
     if width is None:
         return array.reshape(-1)

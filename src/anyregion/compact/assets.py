@@ -98,6 +98,15 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: classes of their own, which share no other base than Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    kinds = vars(states).values()
+    own = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*own, RuntimeError, ValueError)
+
+
 def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
     """An `onnxruntime.InferenceSession` of a graph.
 
@@ -110,8 +119,6 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
         CheckpointError: no graph that ONNX Runtime can run.
     """
     ort = import_onnxruntime()
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
     kind, _, number = device.partition(":")
     provider = _PROVIDERS.get(kind)
     if provider not in ort.get_available_providers() or not (number or "0").isdigit():
@@ -129,5 +136,5 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
         return ort.InferenceSession(
             graph, options, providers=providers[: 1 if kind == "cpu" else 2]
         )
-    except (states.InvalidProtobuf, states.InvalidGraph, states.Fail) as error:
+    except runtime_errors() as error:
         raise CheckpointError(f"not a graph that ONNX Runtime can run ({error})") from None

@@ -27,7 +27,7 @@ from anyregion.compact.assets import (
     read_manifest,
     start_session,
 )
-from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, load_conse
+from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, WIDTH, load_conse
 from anyregion.compact.image_encoder import ALL_MAPS, LONG_SIDE, FeaturePyramid, ImageEncoder
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.proposal_head import ProposalHead
@@ -40,7 +40,7 @@ from anyregion.compact.region_head import (
     RegionHead,
     extract_region_features,
 )
-from anyregion.compact.text_encoder import WIDTH, CompactTextEncoder
+from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.data.features import Features, to_half
 from anyregion.errors import InputError
 from anyregion.files import atomic_path, writing

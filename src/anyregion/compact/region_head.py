@@ -23,8 +23,8 @@ from safetensors.numpy import load, save
 
 from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import pool
-from anyregion.compact.assets import CALIBRATION
-from anyregion.compact.conse import Conse
+from anyregion.compact.assets import CALIBRATION, REGION_HEAD, runtime_errors
+from anyregion.compact.conse import WIDTH, Conse
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, MapName
 from anyregion.errors import CheckpointError
 from anyregion.region_encoder import REGIONS_AT_ONCE
@@ -237,14 +237,17 @@ class Calibration:
             length = int.from_bytes(content[:8], "little")
             header = json.loads(content[8 : 8 + length])
             metadata = json.loads(header["__metadata__"]["about"])
-            return cls(
-                trained=trained,
-                names=tuple(str(name) for name in metadata["names"]),
-                gamma=float(metadata["novelty"]),
-                scale=float(metadata["scale"]),
-                bias=float(metadata["bias"]),
-            )
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            names = tuple(str(name) for name in metadata["names"])
+            numbers = [float(metadata[key]) for key in ("novelty", "scale", "bias")]
+            if trained.shape != (len(names), WIDTH) or not np.isfinite(trained).all():
+                raise ValueError(f"trained {trained.shape} for {len(names)} names")
+            # of a gain above its anchor a name's length would be no number
+            if not np.isfinite(numbers).all() or not 0 <= numbers[0] <= ANCHOR:
+                raise ValueError(f"novelty, scale and bias {numbers}")
+            gamma, scale, bias = numbers
+            return cls(trained, names, gamma, scale, bias)
+        except (SafetensorError, LookupError, ValueError, TypeError, OverflowError,
+                AttributeError, RecursionError) as error:  # fmt: skip
             raise CheckpointError(f"{CALIBRATION}: damaged ({error})") from None
 
 
@@ -270,7 +273,15 @@ class RegionHead:
         for start in range(0, len(features.pooled), REGIONS_AT_ONCE):
             rows = slice(start, start + REGIONS_AT_ONCE)
             by_region = {name: inputs[name][rows] for name in ("pooled", "conse", "boxes")}
-            (embeddings,) = self.session.run(["embeddings"], {**inputs, **by_region})
+            try:
+                (embeddings,) = self.session.run(["embeddings"], {**inputs, **by_region})
+            except runtime_errors() as error:
+                raise CheckpointError(f"{REGION_HEAD}: its graph cannot be run ({error})") from None
+            if embeddings.shape != (len(by_region["pooled"]), features.conse.shape[1]):
+                raise CheckpointError(
+                    f"{REGION_HEAD}: gives embeddings of {embeddings.shape}, not of "
+                    f"{(len(by_region['pooled']), features.conse.shape[1])}"
+                )
             parts.append(embeddings)
         joined = np.concatenate(parts)  # (N, 384)
         unit: Floats = joined / (np.linalg.norm(joined, axis=1, keepdims=True) + np.float32(1e-7))

@@ -19,7 +19,7 @@ from anyregion.compact.assets import (
     read_manifest,
     start_session,
 )
-from anyregion.compact.conse import load_conse
+from anyregion.compact.conse import WIDTH, load_conse
 from anyregion.compact.region_head import NEW, SYNONYM, Calibration
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 MAX_PIECES = 256  # what the model was tuned on
-WIDTH = 384
 _PIECES_AT_ONCE = 4096  # of a batch: 16 texts of the longest kind, hundreds of names
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from PIL import Image
 from anyregion.errors import AnyRegionError, InputError, SetAside
 from anyregion.files import atomic_path, to_line, writing
 from anyregion.images import Pixels
+from anyregion.masks import segmentation_to_rle
 from anyregion.predictions import CSV_COLUMNS, Predictions, record_to_coco, record_to_csv
 from anyregion.runs.run_file import EXPORTS, changes_of, read_run
 from anyregion.vocabulary import Vocabulary
@@ -87,12 +89,18 @@ class Journal:
                         if not raw.endswith(b"\n"):
                             raise ValueError("cut short")
                         line = json.loads(raw)
-                        # each has to be there
-                        name, _, _ = line["image"], int(line["height"]), int(line["width"])
+                        _check_line(line)
                         rows = line.pop("regions")
                         refused = sum(row.get("refused", False) for row in rows)
-                        self.entries[name] = Entry(end, len(rows), line, refused)
-                    except (ValueError, KeyError, TypeError, AttributeError):
+                        self.entries[line["image"]] = Entry(end, len(rows), line, refused)
+                    except (
+                        ValueError,
+                        KeyError,
+                        TypeError,
+                        AttributeError,
+                        OverflowError,
+                        RecursionError,
+                    ):
                         # only the last line can be torn; any other was edited
                         if file.read(1):
                             raise InputError(
@@ -133,6 +141,33 @@ class Journal:
             for name in sorted(self.entries):
                 file.seek(self.entries[name].offset)
                 yield json.loads(file.readline())
+
+
+def _check_line(line: Any) -> None:
+    """ValueError, KeyError or TypeError where a line does not hold what the exports are made of.
+
+    Only of what can be seen without the image: whether names and numbers were edited, cannot.
+    """
+    kinds = {"image": str, "height": int, "width": int, "regions": list}
+    kinds |= {"image_id": int, "picture": str, "file": dict, "set_aside": list}
+    optional = {"image_id", "picture", "file", "set_aside"} - line.keys()
+    if wrong := [key for key in kinds.keys() - optional if type(line[key]) is not kinds[key]]:
+        raise ValueError(f"{wrong[0]} is {line[wrong[0]]!r:.60}")
+    for note in line.get("set_aside", ()):
+        if not (isinstance(note["item"], str) and isinstance(note["reason"], str)):
+            raise ValueError("what was set aside is no text")
+    for row in line["regions"]:
+        numbers = (*row["box"], row["score"])
+        if len(numbers) != 5 or not all(type(v) in (int, float) for v in numbers):
+            raise ValueError("a box or a score is no number")
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("a box or a score is not finite")
+        if not isinstance(row["label"], str) or type(row["id"]) not in (int, str):
+            raise ValueError("a label or an id is no text")
+        if not isinstance(row.get("refused", False), bool):
+            raise ValueError("refused is neither true nor false")
+        if row.get("mask") is not None:
+            segmentation_to_rle(row["mask"], line["height"], line["width"])
 
 
 def _append_whole(file: FileIO, content: bytes) -> int:
@@ -354,7 +389,12 @@ class ResultsFolder:
             ),
             "annotations": (
                 {
-                    **record_to_coco(record, ids[name], number, category_ids[record["label"]]),
+                    **record_to_coco(
+                        record,
+                        ids[name],
+                        number,
+                        self._category(category_ids, name, record["label"]),
+                    ),
                     **({"refused": True} if record.get("refused") else {}),
                 }
                 for number, (name, record) in enumerate(records, start=1)
@@ -370,6 +410,14 @@ class ResultsFolder:
                     file.write((b",\n" if position else b"") + to_line(item).rstrip(b"\n"))
                 file.write(b"\n]")
             file.write(b"}\n")
+
+    def _category(self, ids: Mapping[str, int], name: str, label: str) -> int:
+        if label not in ids:
+            raise InputError(
+                f"{self.journal.path}: {name}: {label!r:.60} is no name of this run's vocabulary: "
+                "the file was edited; start anew with --overwrite or in another folder"
+            )
+        return ids[label]
 
     def write_csv(self) -> None:
         """Write `predictions.csv`: one row a region, of `CSV_COLUMNS`; boxes are xyxy in pixels.

@@ -57,7 +57,12 @@ def read_record(path: Path) -> Record:
         raise CheckpointError(f"{path}: broken or no checkpoint ({error})") from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: no checkpoint of a training, or of another version")
-    record: Record = json.loads(metadata["record"])
+    try:
+        record = json.loads(metadata["record"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: broken (record: {error})") from None
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: broken (its record is no JSON object)")
     return record
 
 
@@ -82,9 +87,25 @@ def restore(
         of_parameter = _with_prefix(moments, f"{name}.")
         # `layer.weight.x` begins as `layer.` does, and is of another parameter than `layer`
         if of_parameter := {key: t for key, t in of_parameter.items() if "." not in key}:
+            _check_moments(path, name, module.get_parameter(name), of_parameter)
             state["state"][index] = of_parameter
+    # an optimiser would take a moment that is missing for one that it never had, or fall over it
+    kept = {frozenset(of_parameter) for of_parameter in state["state"].values()}
+    if len(kept) > 1:
+        lost = sorted(frozenset.union(*kept) - frozenset.intersection(*kept))
+        raise CheckpointError(f"{path}: broken (not all parameters have their {', '.join(lost)})")
     optimizer.load_state_dict(state)
     return record
+
+
+def _check_moments(path: Path, name: str, parameter: Tensor, moments: Mapping[str, Tensor]) -> None:
+    """Refuse a weight and moments that are not finite, and moments of another size."""
+    for key, values in (("weight", parameter), *moments.items()):
+        if not torch.isfinite(values).all():
+            raise CheckpointError(f"{path}: broken ({name}: its {key} is not finite)")
+        # a count of steps is one number
+        if values.ndim and values.shape != parameter.shape:
+            raise CheckpointError(f"{path}: broken ({name}: its {key} is of another size)")
 
 
 def _load(path: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from anyregion.errors import InputError
 from anyregion.files import read_text, write_text, writing
 from anyregion.images import Pixels
 
@@ -65,18 +67,35 @@ class Log:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log.
+    """The lines of a run's log, but a last one that a killed run cut short.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or another line is malformed.
     """
     lines = []
-    for raw in read_text(folder / LOG).splitlines():
+    raws = read_text(folder / LOG).splitlines()
+    for number, raw in enumerate(raws, start=1):
         try:
-            lines.append(json.loads(raw))
-        except json.JSONDecodeError:  # the last line of a killed run
+            line = json.loads(raw)
+            _check_line(line)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            if number < len(raws):
+                raise InputError(
+                    f"{folder / LOG}: line {number} is malformed; repair it, or remove it"
+                ) from None
             break
+        lines.append(line)
     return lines
+
+
+def _check_line(line: Any) -> None:
+    """An error of Python's where a line is not as `Log` writes them."""
+    if type(line["step"]) is not int:
+        raise TypeError("step")
+    for key, value in line.items():
+        for entry in value.values() if isinstance(value, dict) else (value,):
+            if not isinstance(entry, str if key == "warning" else (int, float, NoneType)):
+                raise TypeError(key)
 
 
 def _cut(path: Path, step: int) -> None:

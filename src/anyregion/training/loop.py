@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from anyregion.errors import AnyRegionError, CheckpointError
 from anyregion.files import atomic_path, writing
 from anyregion.training.checkpoint import Record, restore, write_checkpoint
 from anyregion.training.config import LoopConfig
@@ -98,8 +99,23 @@ class _State:
 
     @staticmethod
     def from_record(record: Record) -> _State:
+        """What a checkpoint says; TypeError, ValueError or LookupError where it is malformed."""
         fields = dict(record["state"])
-        return _State(**{**fields, "window": _Window(**fields["window"])})
+        state = _State(**{**fields, "window": _Window(**fields["window"])})
+        counts = (state.step, state.images, state.window.steps, state.window.images)
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"counts {counts}")
+        figures = (state.losses, state.validation, state.window.losses)
+        if not all(isinstance(f, dict) for f in figures):
+            raise TypeError("losses are no objects")
+        numbers = [state.seconds, state.window.seconds, state.window.grad_norm]
+        numbers += [value for f in figures for value in f.values()]
+        numbers += [] if state.best is None else [state.best]
+        if not all(type(value) in (int, float) for value in numbers):
+            raise TypeError("a figure is no number")
+        if not isinstance(state.best_metric, (str, NoneType)):
+            raise TypeError(f"best_metric {state.best_metric!r:.60}")
+        return state
 
 
 class _StopRequest:
@@ -184,9 +200,12 @@ def fit(
         state = _State(best_metric=config.best)
         if last_checkpoint(out).is_file():
             record = restore(last_checkpoint(out), task.module, optimizer, ema)
-            state = _State.from_record(record)
-            if scaler is not None and record["scaler"]:
-                scaler.load_state_dict(record["scaler"])
+            try:
+                state = _State.from_record(record)
+                if scaler is not None and record["scaler"]:
+                    scaler.load_state_dict(record["scaler"])
+            except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+                raise CheckpointError(f"{last_checkpoint(out)}: broken (record: {error})") from None
             if folder is not None and folder.previous is not None:
                 _forget_other_best(state, config.best, folder.previous, callbacks.warn)
         fabric.barrier()
@@ -264,7 +283,7 @@ class _Loop:
             report = self._report(first_step, interrupted)
             if self.log is not None:
                 if not interrupted:
-                    self.task.save(self._module_to_save(), self.out / "model")
+                    self._save("model")
                 write_curves(self.out, best=config.best, best_is=config.best_is)
                 processes = self.fabric.world_size
                 write_run_card(report, self.task.card(), device=config.device, processes=processes)
@@ -324,6 +343,16 @@ class _Loop:
         self.fabric.barrier()
         return True
 
+    def _save(self, name: str) -> None:
+        """Save the module as a folder of the run; AnyRegionError where it holds no numbers."""
+        module = self._module_to_save()
+        for weight, values in module.named_parameters():
+            if not torch.isfinite(values).all():
+                raise AnyRegionError(
+                    f"step {self.state.step}: {weight} is not finite: the module was not saved"
+                )
+        self.task.save(module, self.out / name)
+
     def _module_to_save(self) -> nn.Module:
         """The running mean where there is one, else the module; in evaluation."""
         # the module itself, not what DDP wrapped: other processes take no part in a validation
@@ -349,7 +378,7 @@ class _Loop:
             return
         if best is None or (value < best if self.config.best_is == "lowest" else value > best):
             state.best = value
-            self.task.save(self._module_to_save(), self.out / "best")
+            self._save("best")
 
     @torch.no_grad()
     def _draw(self, log: Log) -> None:

@@ -40,6 +40,10 @@ REFUSED_REGIONS: dict[str, tuple[dict[str, Any], str]] = {
     "label 2": ({"points": [[[1, 1]]], "point_labels": [[2]]}, "neither 1 .* nor 0"),
     "labels short": ({"points": [[[1, 1], [2, 2]]], "point_labels": [[1]]}, "2 points but 1"),
     "empty mask": ({"masks": [np.zeros((4, 4), bool)]}, "mask is empty"),
+    "label beyond 64 bits": ({"points": [[[1, 1]]], "point_labels": [[10**30]]}, "array of num"),
+    "masks no sequence": ({"boxes": [[0, 0, 5, 5]], "masks": 5e-324}, "masks must be a sequence"),
+    "ids a text": ({"boxes": [[0, 0, 5, 5]], "ids": "x"}, "ids must be a sequence"),
+    "one mask for many": ({"masks": {"size": [4, 4], "counts": [1, 15]}}, "must be a sequence"),
     "three-dimensional mask": ({"masks": [np.ones((1, 4, 4), bool)]}, r"\(height, width\)"),
 }
 

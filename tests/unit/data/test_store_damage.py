@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.features import Features, to_half
 from anyregion.data.store.build_store import fill_store
+from anyregion.data.store.shards import hash_array
 from anyregion.data.store.store import Store
 from anyregion.data.store.verify import discard, verify
 from anyregion.errors import InputError
@@ -152,6 +156,47 @@ def test_a_malformed_statement_is_refused(store: Store, key: str, value: object)
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(InputError, match=r"store\.json|index"):
         Store(store.folder)
+
+
+def state_anew(store: Store, **changes: np.ndarray[Any, Any]) -> None:
+    """Columns of the index replaced, and their hashes as if they had been written so."""
+    index, info = store.folder / "index.safetensors", store.folder / "store.json"
+    columns = load_file(index) | changes
+    save_file(columns, index)
+    stated = json.loads(info.read_text())
+    stated["columns"] |= {name: hash_array(values).hex() for name, values in columns.items()}
+    info.write_text(json.dumps(stated))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("labels", lambda v: v + 10**6),
+        ("labels", lambda v: v - 10**6),
+        ("labels", lambda v: v.astype(np.float64)),
+        ("starts", lambda v: v[::-1].copy()),
+        ("starts", lambda v: v + 1),
+        ("starts", lambda v: v[:-1]),
+        ("boxes", lambda v: v[:, [2, 3, 0, 1]]),
+        ("boxes", lambda v: v * np.nan),
+        ("boxes", lambda v: v.reshape(-1)),
+        ("crowd", lambda v: v[:1]),
+        ("sizes", lambda v: v[:1]),
+        ("file_names.ends", lambda v: v[:-1]),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused_though_their_hash_is_right(
+    store: Store, name: str, change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+) -> None:
+    columns = load_file(store.folder / "index.safetensors")
+    state_anew(store, **{name: np.ascontiguousarray(change(columns[name]))})
+    with pytest.raises(InputError, match="missing or damaged"):
+        Store(store.folder)
+
+
+def test_columns_stated_anew_as_they_are_open(store: Store) -> None:
+    state_anew(store)
+    assert len(Store(store.folder)) == len(store)
 
 
 def test_categories_count_too(store: Store) -> None:

@@ -62,6 +62,60 @@ def test_a_malformed_line_before_the_last_is_an_error(photos: Path, tmp_path: Pa
     assert run(photos, out, overwrite=True).images == 5
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"box": [0, 0, "x", 5]},
+        {"box": [0, 0, 5]},
+        {"box": [0, 0, float("nan"), 5]},
+        {"score": None},
+        {"score": 10**400},
+        {"label": ["cat"]},
+        {"id": 0.5},
+        {"refused": "no"},
+        {"mask": {"size": [1, 1], "counts": [1]}},
+    ],
+)
+def test_an_edited_row_is_an_error(photos: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    journal = out / "predictions.jsonl"
+    first, *others = journal.read_text().splitlines(keepends=True)
+    line = json.loads(first)
+    line["regions"][0] |= change
+    journal.write_text("".join([json.dumps(line) + "\n", *others]))
+    with pytest.raises(InputError, match="line 1 is malformed"):
+        run(photos, out)
+
+
+@pytest.mark.parametrize(
+    "change", [{"height": float("inf")}, {"image": []}, {"regions": {}}, {"image_id": "x"},
+               {"picture": 3}, {"set_aside": [{"item": 3, "reason": "x"}]}],
+)  # fmt: skip
+def test_an_edited_line_is_an_error(
+    photos: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    journal = out / "predictions.jsonl"
+    first, *others = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([json.dumps(json.loads(first) | change) + "\n", *others]))
+    with pytest.raises(InputError, match="line 1 is malformed"):
+        run(photos, out)
+
+
+def test_a_label_of_no_vocabulary_is_an_error(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    journal = out / "predictions.jsonl"
+    first, *others = journal.read_text().splitlines(keepends=True)
+    line = json.loads(first)
+    line["regions"][0]["label"] = "unicorn"
+    journal.write_text("".join([json.dumps(line) + "\n", *others]))
+    with pytest.raises(InputError, match="'unicorn' is no name of this run's vocabulary"):
+        run(photos, out)
+
+
 def test_a_finished_run_loads_no_model(photos: Path, tmp_path: Path) -> None:
     def load() -> Recognizer:
         raise AssertionError("there is nothing to do")

@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from anyregion.errors import AnyRegionError, CheckpointError, InputError
 from anyregion.torch_utils import weights as weight_files
+from anyregion.training.checkpoint import FORMAT
 from anyregion.training.logs import read_log
 from anyregion.training.loop import Callbacks, fit
 from anyregion.training.optimizers import rate_factor
@@ -302,6 +304,71 @@ def test_broken_checkpoint_is_named(tmp_path: Path) -> None:
     path = last_checkpoint(tmp_path / "run")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"last\.safetensors: broken"):
+        fit(ToyTask(), config(steps=4), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "{", "[]", "{}", {"step": -1}, {"step": [4]}, {"step": True}, {"images": 1.5},
+        {"losses": {"loss": "x"}}, {"losses": None}, {"window": {}, "x": 1}, {"window": {"id": 1}},
+        {"window": None}, {"best": "x"}, {"best_metric": []}, {"seconds": None},
+    ],
+)  # fmt: skip
+def test_a_malformed_record_is_named(tmp_path: Path, record: Any) -> None:
+    fit(ToyTask(), config(steps=4), tmp_path / "run")
+    path = last_checkpoint(tmp_path / "run")
+    with safe_open(path, "pt") as file:
+        stated = json.loads(file.metadata()["record"])
+    if isinstance(record, dict):
+        stated["state"] |= record
+        record = json.dumps(stated)
+    save_file(load_file(path), path, {"format": FORMAT, "record": record})
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: broken"):
+        fit(ToyTask(), config(steps=4), tmp_path / "run")
+
+
+@pytest.mark.parametrize("how", ["gone", "size", "infinite", "weight"])
+def test_malformed_moments_are_named(tmp_path: Path, how: str) -> None:
+    fit(ToyTask(), config(steps=4), tmp_path / "run")
+    path = last_checkpoint(tmp_path / "run")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    name = next(n for n in sorted(tensors) if n.endswith(".exp_avg") and tensors[n].numel() > 1)
+    match how:
+        case "gone":
+            del tensors[name]
+        case "size":
+            tensors[name] = tensors[name].flatten()[:1]
+        case "infinite":
+            tensors[name].view(-1)[0] = float("inf")
+        case _:
+            weight = name.removeprefix("optimizer.").removesuffix(".exp_avg")
+            tensors[f"module.{weight}"].view(-1)[0] = float("nan")
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: broken"):
+        fit(ToyTask(), config(steps=4), tmp_path / "run")
+
+
+def test_a_module_that_is_not_finite_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: torch.optim.Optimizer) -> None:
+        torch.nn.init.constant_(self.param_groups[0]["params"][0], float("nan"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(AnyRegionError, match="is not finite: the module was not saved"):
+        fit(ToyTask(), config(steps=1), tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"step": []}', '{"step": 1, "loss": "x"}'])
+def test_a_malformed_log_is_named(tmp_path: Path, line: str) -> None:
+    fit(ToyTask(), config(steps=4), tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(f"{line}\n{log.read_text()}")
+    with pytest.raises(InputError, match="line 1 is malformed"):
         fit(ToyTask(), config(steps=4), tmp_path / "run")
 
 

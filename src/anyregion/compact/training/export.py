@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
+from anyregion.compact.conse import WIDTH
 from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.region_head import INPUTS, MEMORY, POOLED
-from anyregion.compact.text_encoder import WIDTH
 from anyregion.compact.training.modules import MaskHeadModule, Projection, ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule
 from anyregion.files import atomic_path

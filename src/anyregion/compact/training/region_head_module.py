@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anyregion.compact.conse import WIDTH
 from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.region_head import MEMORY, POOLED
-from anyregion.compact.text_encoder import WIDTH
 from anyregion.errors import InputError
 
 _FREQUENCIES = 4

@@ -177,7 +177,9 @@ def read_index(folder: Path, *, masks: bool) -> tuple[StoreInfo, Annotations]:
         hashes = hash_columns(columns, categories)
         if wrong := sorted(n for n, v in info.columns.items() if hashes.get(n) != v):
             raise ValueError(f"{wrong[0]} is not what {INFO} states")
-        return info, _from_columns(columns, categories, masks=masks)
+        annotations = _from_columns(columns, categories, masks=masks)
+        _check_columns(info, annotations)
+        return info, annotations
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
@@ -255,6 +257,52 @@ def _from_columns(columns: Columns, categories: Categories, *, masks: bool) -> A
         segmentations=segmentations,
         set_aside=tuple(SetAside(*pair) for pair in zip(items, reasons, strict=True)),
     )
+
+
+def _check_columns(info: StoreInfo, annotations: Annotations) -> None:
+    """ValueError where columns do not fit each other: a row would be another image's, or none's."""
+    images, regions, classes = info.images, info.regions, len(annotations.categories)
+    of_images = {"image_ids": annotations.image_ids, "file_names": annotations.file_names}
+    of_images |= {name: getattr(annotations, name) for name in _LISTS}
+    lengths = {name: len(values) for name, values in of_images.items() if name not in _LISTS}
+    lengths |= {
+        name: len(values) for name, values in of_images.items() if name in _LISTS and values
+    }
+    if wrong := [name for name, length in lengths.items() if length != images]:
+        raise ValueError(f"{wrong[0]} is of {lengths[wrong[0]]} images, not of {images}")
+    shapes = {
+        "sizes": (images, 2), "starts": (images + 1,), "boxes": (regions, 4), "labels": (regions,),
+        "crowd": (regions,), "areas": (regions,), "region_ids": (regions,),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        column = getattr(annotations, name)
+        if column.shape != shape or column.dtype != np.dtype(_NUMERIC[name]):
+            raise ValueError(f"{name} is {column.shape} of {column.dtype}, not {shape}")
+    masks = annotations.segmentations
+    if masks is not None and len(masks) != regions:
+        raise ValueError(f"masks of {len(masks)} regions, not of {regions}")
+    starts = annotations.starts
+    if starts[0] != 0 or starts[-1] != regions or (np.diff(starts) < 0).any():
+        raise ValueError("starts are no rows of regions")
+    for name, labels in (
+        ("labels", [annotations.labels]), *((name, getattr(annotations, name)) for name in _LISTS)
+    ):  # fmt: skip
+        if any(len(row) and not (row.min() >= 0 and row.max() < classes) for row in labels):
+            raise ValueError(f"{name} are not of the {classes} categories")
+    # NaN is no box either
+    if not (annotations.boxes[:, :2] < annotations.boxes[:, 2:]).all():
+        raise ValueError("a box is empty or inverted")
+    if not np.isfinite(annotations.boxes).all():
+        raise ValueError("a box is not finite")
+    columns = annotations.categories
+    if (
+        len({len(columns.ids), len(columns.names), len(columns.synonyms), len(columns.frequency)})
+        > 1
+    ):
+        raise ValueError("categories: ids, names, synonyms and frequency differ in number")
+    texts = (*columns.names, *columns.frequency, *(n for names in columns.synonyms for n in names))
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("categories: a name is no text")
 
 
 def _categories_to_json(categories: Categories) -> dict[str, Any]:

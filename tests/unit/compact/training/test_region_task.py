@@ -245,8 +245,25 @@ def test_save_and_load(tmp_path: Path, saved: Path) -> None:
     (folder / "namer.safetensors").write_bytes(calibration().to_bytes()[:100])
     with pytest.raises(CheckpointError, match="damaged"):
         region_head(folder)
+    sound = calibration()
+    for wrong in (
+        replace(sound, trained=sound.trained[:, :9]),
+        replace(sound, trained=sound.trained[:-1]),
+        replace(sound, trained=sound.trained * np.float32(np.nan)),
+        replace(sound, gamma=2.0),
+        replace(sound, scale=float("inf")),
+        replace(sound, bias=float("nan")),
+    ):
+        (folder / "namer.safetensors").write_bytes(wrong.to_bytes())
+        with pytest.raises(CheckpointError, match="damaged"):
+            region_head(folder)
+    (folder / "namer.safetensors").write_bytes(sound.to_bytes())
     with pytest.raises(CheckpointError, match="missing"):
         region_head(tmp_path / "nothing")
+    # graphs that ONNX Runtime can run, but of something else
+    (folder / "namer.onnx").write_bytes(read_asset("finder.onnx"))
+    with pytest.raises(CheckpointError, match="cannot be run"):
+        region_head(folder).embed(features)
     (folder / "namer.onnx").write_bytes(read_asset("classes.json"))
     with pytest.raises(CheckpointError, match="not a graph"):
         region_head(folder)
