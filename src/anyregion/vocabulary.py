@@ -27,6 +27,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 Cleaning: TypeAlias = Literal["plain", "published"]
 
+HALVES = "halves of characters (lone surrogates) became \ufffd"
+"""What is said of a text that is none; see `valid_text`."""
 _ENDING = re.compile(r"(-(other|merged|stuff))+$")  # COCO has `wall-other-merged`
 # what no one sees: control characters, and what Unicode calls ignorable (zero-width, directions)
 _CONTROL = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
@@ -118,7 +120,11 @@ class Vocabulary:
             for template in self.templates:
                 if template.count("{}") != 1:
                     raise InputError(f"template {template!r} must hold one {{}}")
-            object.__setattr__(self, "templates", tuple(map(valid_text, self.templates)))
+            templates = tuple(map(valid_text, self.templates))
+            pairs = zip(templates, self.templates, strict=True)
+            notes = (f"template {new!r}: {HALVES}" for new, stated in pairs if new != stated)
+            object.__setattr__(self, "notes", (*self.notes, *notes))
+            object.__setattr__(self, "templates", templates)
         if self.cleaning not in ("plain", "published"):
             raise InputError(f"cleaning must be plain or published, not {self.cleaning!r}")
 
@@ -164,7 +170,7 @@ class Vocabulary:
             place = f"name {position}" if places is None else places[position]
             words = [name] if synonyms is None else [name, *synonyms[position]]
             if not all(word.isascii() or valid_text(word) == word for word in words):
-                notes.append(f"{place}: halves of characters (lone surrogates) became \ufffd")
+                notes.append(f"{place}: {HALVES}")
             key = name_key(name, cleaning)
             if not key or not clean_name(name, cleaning):
                 skipped.append(SetAside(place, "empty"))

@@ -216,12 +216,19 @@ def read_vocabulary(
 
 def parse_templates(texts: Sequence[str]) -> tuple[str, ...]:
     """Each a template with one `{}`, or a text file of templates, one a line."""
-    from anyregion.files import read_text
+    from anyregion.cli import terminal
+    from anyregion.files import read_text, valid_text
+    from anyregion.vocabulary import HALVES
 
     lines: list[str] = []
     for text in texts:
         lines += [text] if "{}" in text else read_text(Path(text)).splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    templates = [line.strip() for line in lines if line.strip()]
+    valid = tuple(map(valid_text, templates))
+    # said here: not every command has a vocabulary whose notes it prints
+    changed = [t for t, stated in zip(valid, templates, strict=True) if t != stated]
+    terminal.warn_list("read from the templates", [f"{t!r}: {HALVES}" for t in changed])
+    return valid
 
 
 def count_names(count: int, spec: str | None = None) -> str:

@@ -290,7 +290,7 @@ def run_pipeline(
 
     An image that cannot be read, has another size than its regions were drawn on, or is refused by
     the model or the proposer, is skipped with the reason, and the rest goes on. Where EXIF turns
-    images, and no size tells whether the boxes of a file were drawn before that, an `InputWarning`
+    images, and no size tells whether the boxes given were drawn before that, an `InputWarning`
     at the end names them.
 
     Args:
@@ -328,7 +328,8 @@ def run_pipeline(
                 regions, outside = regions.fit(height, width)
                 size = (height, width)
                 read.append(ReadSample(sample, pixels, size, regions, outside, encoded_image))
-                if sample.key is not None and image.size.hides_turn(sample.size):
+                # what is found here is found in the upright image
+                if sample.regions is not None and image.size.hides_turn(sample.size):
                     unsure.append(sample.name)
             except InputError as error:
                 skipped.append((sample, str(error)))

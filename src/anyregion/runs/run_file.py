@@ -45,7 +45,11 @@ def read_run(path: Path) -> dict[str, Any]:
             )
         return {}
     content = read_json(run)
-    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+    stated = content if isinstance(content, dict) else {}
+    # of the first versions some state no models
+    if not all(
+        isinstance(part, dict) for part in (stated.get("settings"), stated.get("models", {}))
+    ):
         raise InputError(f"{run}: not written by a run; use --overwrite or another --out")
     return content
 

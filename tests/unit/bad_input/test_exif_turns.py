@@ -16,12 +16,23 @@ from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.check import check_data
 from anyregion.data.features import load_sample
 from anyregion.errors import InputError, InputWarning
+from anyregion.images import Pixels
 from anyregion.io.exemplars import load_exemplars
 from anyregion.recognizer import Recognizer
+from anyregion.regions import Regions
 from tests.helpers.colours import ColourEncoder, colour_recognizer
 
 # what tells the two halves apart, by the place in the upright image
 BOX = [0, 0, 20, 30]
+
+
+class WholeImage:
+    """A proposer of one region, the left half."""
+
+    name = fingerprint = "whole"
+
+    def propose(self, image: Pixels) -> Regions:
+        return Regions.from_boxes([[0, 0, image.shape[1] / 2, image.shape[0]]])
 
 
 def data(folder: Path, turn: int, *, stored: tuple[int, int], stated: Any) -> Path:
@@ -99,6 +110,26 @@ def test_a_turn_that_a_size_shows_is_not_warned_of(
     data(tmp_path, **case)
     assert recognize(tmp_path, monkeypatch) == 0
     assert "EXIF" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3, 6])
+@pytest.mark.parametrize("prompt", [["--box", "0,0,20,30"], ["--point", "5,5"], None], ids=str)
+def test_a_turn_under_typed_prompts_is_warned_of(
+    prompt: list[str] | None,
+    turn: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data(tmp_path, turn, stored=(60, 40), stated=None)
+    monkeypatch.setattr(factory, "load_recognizer", lambda *_, **__: colour_recognizer())
+    monkeypatch.setattr(factory, "load_proposer", lambda *_, **__: WholeImage())
+    words = ["recognize", str(tmp_path / "photos/x.jpg"), *(prompt or ["--regions", "auto"])]
+    words += ["--vocabulary", "red,blue", "--out", str(tmp_path / "out"), "--no-pictures"]
+    assert main(words) == 0
+    warned = "EXIF turns 1 images (x.jpg), and no size says" in capsys.readouterr().err
+    # what is proposed, is proposed in the upright image
+    assert warned == (turn != 1 and prompt is not None)
 
 
 @pytest.mark.parametrize("decode", [True, False])

@@ -24,6 +24,24 @@ from tests.helpers.runs import lines
 HALF = "\ud83d"
 
 
+def test_halves_in_templates_are_said(
+    tmp_path: Path, colours: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "one.png", "red", "blue")
+    words = ["recognize", str(tmp_path / "one.png"), "--box", "0,0,9,9", "--vocabulary", "red,blue"]
+    words += ["--no-pictures", "--out"]
+    assert (
+        main([*words, str(tmp_path / "a"), "--templates", "a {}", f"--templates={HALF} {{}}"]) == 0
+    )
+    said = capsys.readouterr().err
+    assert said.count("read from the templates (1)") == 1
+    assert "'\ufffd {}': halves of characters" in said
+    assert (
+        main([*words, str(tmp_path / "b"), "--templates", "a {}", "--templates", "ein {} für"]) == 0
+    )
+    assert "templates" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files that are no UTF-8")
 def test_halves_and_bytes_in_every_output(

@@ -6,6 +6,7 @@ import json
 import os
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,10 @@ def test_halves_of_characters_become_the_replacement_character() -> None:
     assert words.synonyms == ((), ("\ufffd",), ())
     assert words.templates == ("a {} \ufffd",)
     assert [note.partition(":")[0] for note in words.notes] == [
-        "name 0", "name 1", "name 2", "name 3",
+        "name 0", "name 1", "name 2", "name 3", "template 'a {} \ufffd'",
     ]  # fmt: skip
+    again = replace(words, templates=words.templates)
+    assert again.notes == words.notes
     assert [a.item for a in words.set_aside] == ["name 3"]
     assert Vocabulary(("\ud83d",)).names == ("\ufffd",)
 

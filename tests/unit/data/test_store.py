@@ -43,7 +43,7 @@ def assert_equal(first: Annotations, second: Annotations, *, but: tuple[str, ...
             assert a == b, field.name
 
 
-@pytest.mark.parametrize("original", [annotations(), full_annotations(), annotations([])])
+@pytest.mark.parametrize("original", [annotations(), full_annotations(), annotations([0, 1])])
 def test_annotations_survive(tmp_path: Path, original: Annotations) -> None:
     create_store(tmp_path / "store", original, SmallExtractor())
     assert_equal(Store(tmp_path / "store", masks=True).annotations, original)
@@ -166,6 +166,16 @@ def test_a_store_of_something_else_is_refused(
     new_store(tmp_path)
     with pytest.raises(InputError, match=named):
         new_store(tmp_path, **options)
+
+
+def test_a_store_of_no_regions_is_refused(tmp_path: Path) -> None:
+    """As `anyregion cache` does: nothing could be learned from it."""
+    with pytest.raises(InputError, match="no region that can be used"):
+        new_store(tmp_path, annotations((0, 0)))
+    crowds = replace(annotations(), crowd=np.ones(len(annotations().boxes), dtype=bool))
+    with pytest.raises(InputError, match="no region that can be used"):
+        new_store(tmp_path, crowds)
+    assert not (tmp_path / "store").exists()
 
 
 def test_the_same_again_goes_on(tmp_path: Path) -> None:

@@ -116,6 +116,18 @@ def test_a_label_of_no_vocabulary_is_an_error(photos: Path, tmp_path: Path) -> N
         run(photos, out)
 
 
+@pytest.mark.parametrize("change", [{"models": 0.5}, {"settings": []}])
+def test_an_edited_statement_is_an_error(
+    photos: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    stated = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(stated | change))
+    with pytest.raises(InputError, match=r"run\.json: not written by a run"):
+        run(photos, out)
+
+
 def test_a_finished_run_loads_no_model(photos: Path, tmp_path: Path) -> None:
     def load() -> Recognizer:
         raise AssertionError("there is nothing to do")

@@ -133,12 +133,15 @@ def create_store(
         notes: the caller's own, for `store.json`.
 
     Raises:
-        InputError: a store is there that was made of something else; says what differs.
+        InputError: annotations without any region but crowds; a store is there that was made of
+            something else (says what differs).
         AnyRegionError: it cannot be written.
     """
     folder = Path(folder)
     if images_per_shard < 1:
         raise InputError("images_per_shard must be at least 1")
+    if annotations.crowd.all():
+        raise InputError(f"{folder}: the annotations hold no region that can be used")
     columns = to_columns(annotations)
     new = StoreInfo(
         fingerprint=extractor.fingerprint,
