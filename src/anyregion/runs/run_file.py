@@ -45,13 +45,12 @@ def read_run(path: Path) -> dict[str, Any]:
             )
         return {}
     content = read_json(run)
-    stated = content if isinstance(content, dict) else {}
+    stated: dict[str, Any] = content if isinstance(content, dict) else {}
     # of the first versions some state no models
-    if not all(
-        isinstance(part, dict) for part in (stated.get("settings"), stated.get("models", {}))
-    ):
+    parts = (stated.get("settings"), stated.get("models", {}))
+    if not all(isinstance(part, dict) for part in parts):
         raise InputError(f"{run}: not written by a run; use --overwrite or another --out")
-    return content
+    return stated
 
 
 def changes_of(earlier: dict[str, Any], run: dict[str, Any]) -> list[str]:

@@ -140,7 +140,7 @@ def test_predictions_that_cannot_be_used(annotated: tuple[Path, Path], tmp_path:
     with pytest.raises(InputError, match="mask of every prediction"):
         evaluate_results(annotated[0], tmp_path / "results.json", masks=True)
     (tmp_path / "results.json").write_text('{"a": 1}')
-    with pytest.raises(InputError, match="not COCO results"):
+    with pytest.raises(InputError, match="nor COCO results"):
         evaluate_results(annotated[0], tmp_path / "results.json")
 
 
@@ -148,9 +148,9 @@ def test_many_malformed_predictions_are_counted(
     annotated: tuple[Path, Path], tmp_path: Path
 ) -> None:
     wrong = {"image_id": 1, "category_id": 1, "bbox": [30, 20, 3, 3], "score": 1}
-    (tmp_path / "results.json").write_text(json.dumps([1] * 50 + [wrong]))
+    (tmp_path / "results.json").write_text(json.dumps([1] * 130 + [wrong]))
     report = evaluate_results(annotated[0], tmp_path / "results.json")
-    assert str(report.set_aside[-1]) == "30 more predictions: malformed"
+    assert str(report.set_aside[-1]) == "30 more: malformed entries"
     assert report.boxes["AP"] == 0
 
 
@@ -218,6 +218,61 @@ def test_a_wrong_prediction_costs_only_itself(
 def test_masks_without_boxes(annotated: tuple[Path, Path], mask: Any) -> None:
     row = {"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": mask}
     assert judged(annotated, [row]).boxes == judged(annotated, [RED]).boxes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": True},
+        {"score": "0.9"},
+        {"score": None},
+        {"score": float("nan")},
+        {"bbox": "1234"},
+        {"bbox": [5, 5, -3, 3]},
+        {"bbox": None, "segmentation": {"size": [60, 80], "counts": [0, 600, 4200]}},
+    ],
+)
+def test_malformed_predictions_are_set_aside(
+    annotated: tuple[Path, Path], change: dict[str, Any]
+) -> None:
+    report = judged(annotated, [RED, RED | change])
+    assert report.detections == 1
+    assert len(report.set_aside) == 1
+    assert report.boxes == judged(annotated, [RED]).boxes
+
+
+def test_predictions_are_read_as_regions_are(annotated: tuple[Path, Path]) -> None:
+    """A detector's boxes, file names of another system, results that name their own images."""
+    x, y, width, height = LEFT
+    boxes = {
+        "boxes": [[x, y, x + width, y + height]],
+        "scores": [0.9],
+        "labels": [RED["category_id"]],
+    }
+    expected = judged(annotated, [RED]).boxes
+    (key,) = {str(RED["image_id"])}
+    assert judged(annotated, {key: boxes}).boxes == expected
+    for name in ("1.png", "C:\\photos\\1.PNG", "./1%2Epng", "http://h.example/a/1.png"):
+        images = [{"id": 77, "file_name": name}]
+        content = {"images": images, "annotations": [RED | {"image_id": 77}]}
+        assert judged(annotated, content).boxes == expected, name
+
+
+def test_names_that_fit_several_images_are_set_aside(annotated: tuple[Path, Path]) -> None:
+    edit(annotated[0], lambda c: c["images"][0].update(file_name="a/1.png"))
+    edit(annotated[0], lambda c: c["images"][1].update(file_name="b/1.png"))
+    row = RED | {"image_id": 77}
+
+    def detections(name: str) -> Any:
+        images = [{"id": 77, "file_name": name}, {"id": 3, "file_name": "a/1.png"}]
+        return judged(annotated, {"images": images, "annotations": [row, RED | {"image_id": 3}]})
+
+    assert detections("b/1.png").detections == 2
+    assert "image 77: 1 predictions" in str(detections("1.png").set_aside[-1])
+
+
+def test_scores_only_rank(annotated: tuple[Path, Path]) -> None:
+    assert judged(annotated, [RED | {"score": 12.5}]).boxes == judged(annotated, [RED]).boxes
 
 
 def test_predictions_of_other_images_are_an_error(annotated: tuple[Path, Path]) -> None:

@@ -5,8 +5,8 @@ Works on columns of all regions: a million take about a second, and no object ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,9 @@ class RegionColumns:
             nobody needs it.
         scores: per region what the file states, unchecked, or None.
         corners: the file states x0, y0, x1, y1; else x, y, width, height.
+        sides: `(R, 2)` width and height as a file of prompts states them, or None: what evaluators
+            compute with, for the difference of two corners may be another in its last digit.
+        mask_sizes: by row the size that the mask states from which the box is, in prompts.
     """
 
     image_keys: Sequence[str]
@@ -142,6 +145,8 @@ class RegionColumns:
     stated_ids: Sequence[Any] | None = None
     scores: Sequence[Any] | None = None
     corners: bool = False
+    sides: NDArray[np.float64] | None = None
+    mask_sizes: Mapping[int, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

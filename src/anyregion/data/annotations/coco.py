@@ -140,6 +140,8 @@ class _Rows:
     segmentations: list[Any] = field(default_factory=list)
     stated_ids: list[Any] = field(default_factory=list)
     scores: list[Any] = field(default_factory=list)
+    sides: array[float] = field(default_factory=lambda: array("d"))
+    mask_sizes: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     image_codes: dict[Hashable, int] = field(default_factory=dict)
     category_codes: dict[Hashable, int] = field(default_factory=dict)
 
@@ -182,6 +184,9 @@ class _Rows:
         if self.prompts:
             self.stated_ids.append(entry.get("id"))
             self.scores.append(entry.get("score"))
+            self.sides.extend((width, height))
+            if not values and isinstance(entry["segmentation"], dict):
+                self.mask_sizes[len(self.images) - 1] = rle_size(entry["segmentation"])
         return _Row(len(self.images) - 1)
 
     def columns(self, entries: list[Any], findings: Findings) -> RegionColumns:
@@ -212,6 +217,14 @@ class _Rows:
             segmentations=[self.segmentations[row] for row in rows] if self.masks else None,
             stated_ids=stated_ids,
             scores=[self.scores[row] for row in rows] if self.prompts else None,
+            sides=np.array(self.sides, dtype=np.float64).reshape(-1, 2)[rows]
+            if self.prompts
+            else None,
+            mask_sizes={
+                place: self.mask_sizes[row]
+                for place, row in enumerate(rows.tolist() if self.mask_sizes else ())
+                if row in self.mask_sizes
+            },
         )
 
 

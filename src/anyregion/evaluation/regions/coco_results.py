@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path, PurePath
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.coco import id_text, read_content
-from anyregion.data.annotations.conventions import refuse_fractions
-from anyregion.data.annotations.layouts import describe_json
+from anyregion.data.annotations.builder import (
+    MALFORMED_ROWS,
+    AnnotationRecords,
+    RegionColumns,
+)
+from anyregion.data.annotations.coco import read_coco
+from anyregion.data.annotations.report import skipped_items
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.metrics.coco_eval import Detections
-from anyregion.masks import RLE, mask_area, mask_box, segmentation_to_rle
+from anyregion.files import name_parts, shared_tail
+from anyregion.masks import RLE, segmentation_to_rle
 from anyregion.predictions import Predictions
 from anyregion.vocabulary import name_key
-
-MALFORMED_SHOWN = 20
-"""Malformed rows that are listed one by one; of a broken file of millions the rest is a number."""
 
 
 def from_predictions(
@@ -72,11 +76,11 @@ def from_predictions(
 def read_results(
     path: str | Path, annotations: Annotations, *, masks: bool, set_aside: list[SetAside]
 ) -> Detections:
-    """COCO results: `[{"image_id", "category_id", "score", "bbox" (xywh), "segmentation"}, ...]`.
+    """Detections of a file, as `load_regions` reads COCO results, their like and a detector's file.
 
     Rows of images or categories that the annotations do not list, and malformed ones (a score or
     box that is not finite, a mask of another size), are set aside. A row without `bbox` has its
-    mask's.
+    mask's. Scores only rank, so they may have any size; a box may be without area.
 
     Args:
         path: the JSON file. One that lists its own images and categories, as the
@@ -87,67 +91,74 @@ def read_results(
         InputError: not JSON, not results, none of them of these annotations, or masks are needed
             and some rows have none.
     """
-    content = read_content(Path(path))
-    image_of, label_of = _positions(content, annotations)
-    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        content = content["annotations"]
-    if not isinstance(content, list):
-        known = describe_json(content) or "not COCO results, which are a list of objects"
-        raise InputError(f"{path}: {known}")
+    records = read_coco(Path(path), masks=masks, prompts=True)
+    rows, findings = records.regions, records.findings
+    image_of, label_of = _positions(records, annotations)
+    # (R,) positions in the annotations, -1 where they do not list it
+    images = _look_up(rows.image_keys, image_of)[rows.images]
+    labels = _look_up(rows.category_keys, label_of)[rows.categories]
+    sides = rows.boxes[:, 2:] - rows.boxes[:, :2] if rows.sides is None else rows.sides
     unknown: Counter[str] = Counter()
-    malformed: list[SetAside] = []
-    images: list[int] = []
-    labels: list[int] = []
-    scores: list[float] = []
-    boxes: list[list[float]] = []
-    rles: list[RLE | None] = []
-    sizes = annotations.sizes.tolist()
-    for position, row in enumerate(content):
-        try:
-            image, label = id_text(row["image_id"]), id_text(row["category_id"])
-            if image not in image_of:
-                unknown[f"image {image}"] += 1
-                continue
-            if label not in label_of:
-                unknown[f"category {label}"] += 1
-                continue
-            # masks are checked only where they are needed
-            segmentation, bbox = row.get("segmentation"), row.get("bbox")
-            rle = None
-            if segmentation and (masks or bbox is None):
-                rle = segmentation_to_rle(segmentation, *sizes[image_of[image]])
-            score, box = _finite([row["score"]])[0], _xywh(bbox, rle)
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            reason = str(error) if isinstance(error, InputError) else f"{error!r:.80}"
-            malformed.append(SetAside(f"prediction #{position}", f"malformed ({reason})"))
+    usable: list[int] = []
+    rles: list[RLE] = []
+    without_mask = False
+    for row in range(len(rows.boxes)):
+        if images[row] < 0:
+            unknown[f"image {rows.image_keys[rows.images[row]]}"] += 1
             continue
-        images.append(image_of[image])
-        labels.append(label_of[label])
-        scores.append(score)
-        boxes.append(box)
-        rles.append(rle)
-    set_aside += malformed[:MALFORMED_SHOWN]
-    if (others := len(malformed) - MALFORMED_SHOWN) > 0:
-        set_aside.append(SetAside(f"{others:,} more predictions", "malformed"))
+        if labels[row] < 0:
+            unknown[f"category {rows.category_keys[rows.categories[row]]}"] += 1
+            continue
+        size = tuple(annotations.sizes[images[row]].tolist())
+        segmentation = None if rows.segmentations is None else rows.segmentations[row]
+        try:
+            _check_row(rows, row, sides[row], size)
+            # masks are checked only where they are needed
+            rle = segmentation_to_rle(segmentation, *size) if segmentation else None
+        except (TypeError, ValueError, OverflowError) as error:
+            reason = str(error) if isinstance(error, InputError) else f"{error!r:.80}"
+            findings.add(MALFORMED_ROWS, f"prediction {(rows.stated_ids or ())[row]}", reason)
+            continue
+        usable.append(row)
+        rles += [] if rle is None else [rle]
+        without_mask |= rle is None
+    set_aside += skipped_items(findings.list())
     set_aside += [
         SetAside(item, f"{count:,} predictions, but the annotations do not list it")
         for item, count in unknown.items()
     ]
-    if content and not images:
+    if not usable and set_aside and (len(rows.boxes) or len(findings.list())):
         raise InputError(f"{path}: no prediction can be judged ({set_aside[-1]})")
-    stated = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    stated[:, 2:] -= stated[:, :2]
-    refuse_fractions(Path(path), stated, corners=False)
-    codes = tuple(rle for rle in rles if rle is not None)
-    if masks and len(codes) < len(rles):
+    if masks and without_mask:
         raise InputError(f"{path}: mask AP needs the mask of every prediction (`segmentation`)")
     return Detections(
-        np.array(images, dtype=np.int64),
-        np.array(labels, dtype=np.int64),
-        np.array(scores, dtype=np.float64),
-        np.array(boxes, dtype=np.float64).reshape(-1, 4),
-        codes if masks else None,
+        images[usable],
+        labels[usable],
+        np.array([float((rows.scores or ())[row]) for row in usable], dtype=np.float64),
+        np.concatenate([rows.boxes[usable, :2], sides[usable]], axis=1).reshape(-1, 4),
+        tuple(rles) if masks else None,
     )
+
+
+def _check_row(
+    rows: RegionColumns, row: int, sides: NDArray[np.float64], size: tuple[int, ...]
+) -> None:
+    score = (rows.scores or ())[row]
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+        raise InputError(f"score {score!r:.40} is not a finite number")
+    box = [*rows.boxes[row, :2].tolist(), *sides.tolist()]
+    if not all(map(math.isfinite, box)):
+        raise InputError(f"bbox {box} is not finite")
+    if min(box[2:]) < 0:
+        raise InputError(f"a box of {box[2]:g} x {box[3]:g}; `bbox` is x, y, width, height")
+    stated = rows.mask_sizes.get(row)
+    if stated is not None and min(size) >= 0 and tuple(stated) != size:
+        raise InputError(f"mask of size {list(stated)}, but the image is {list(size)}")
+
+
+def _look_up(keys: Sequence[str], positions: Mapping[str, int]) -> NDArray[np.int64]:
+    """`(len(keys),)` the position of each key, -1 where it has none."""
+    return np.array([positions.get(key, -1) for key in keys], dtype=np.int64)
 
 
 def to_results(detections: Detections, annotations: Annotations) -> list[dict[str, Any]]:
@@ -169,52 +180,38 @@ def to_results(detections: Detections, annotations: Annotations) -> list[dict[st
     return results
 
 
-def _positions(content: Any, annotations: Annotations) -> tuple[dict[str, int], dict[str, int]]:
+def _positions(
+    records: AnnotationRecords, annotations: Annotations
+) -> tuple[dict[str, int], dict[str, int]]:
     """Positions in the annotations by the ids of images, and by the ids of categories."""
     image_of = {key: i for i, key in enumerate(annotations.image_ids)}
     label_of = {str(c): i for i, c in enumerate(annotations.categories.ids.tolist())}
-    if not isinstance(content, dict):
-        return image_of, label_of
     # ids of another file are its own: 1 may be another photograph, and another class
-    if listed := _listed(content.get("images")):
-        files = {name: i for i, name in enumerate(annotations.file_names)}
-        bare = Counter(PurePath(name).name for name in files)
-        # a bare file name counts where only one image has it
-        files |= {n: i for name, i in files.items() if bare[n := PurePath(name).name] == 1}
-        image_of = {}
-        for row in listed:
-            name = str(row.get("file_name"))
-            position = files.get(name, files.get(PurePath(name).name))
-            if position is not None:
-                image_of[id_text(row["id"])] = position
-    if listed := _listed(content.get("categories")):
+    named = [image for image in records.images if image.file_name]
+    if named:
+        ours = [name_parts(name, alike=True) for name in annotations.file_names]
+        theirs = [name_parts(str(image.file_name), alike=True) for image in named]
+        by_name: dict[str, list[int]] = defaultdict(list)
+        for i, parts in enumerate(ours):
+            if parts:
+                by_name[parts[-1]].append(i)
+        found = {
+            image.key: _best(parts, ours, by_name.get(parts[-1], ()) if parts else ())
+            # of two images of one id the first stands
+            for image, parts in reversed(list(zip(named, theirs, strict=True)))
+        }
+        image_of = {key: i for key, i in found.items() if i is not None}
+    if records.categories:
         names = {name_key(name): i for i, name in enumerate(annotations.categories.names)}
-        keys = {id_text(row["id"]): name_key(str(row.get("name"))) for row in listed}
-        label_of = {id_: names[key] for id_, key in keys.items() if key in names}
+        keys = {category.key: name_key(category.name) for category in records.categories}
+        label_of = {key: names[name] for key, name in keys.items() if name in names}
     return image_of, label_of
 
 
-def _listed(rows: Any) -> list[dict[str, Any]]:
-    """The objects with an id of a file's own list of images or categories."""
-    if not isinstance(rows, list):
-        return []
-    return [row for row in rows if isinstance(row, dict) and "id" in row]
-
-
-def _xywh(bbox: Any, mask: RLE | None) -> list[float]:
-    if bbox is None and mask is not None:
-        if not mask_area(mask):
-            raise InputError("the mask is empty")
-        x0, y0, x1, y1 = mask_box(mask).tolist()
-        return [x0, y0, x1 - x0, y1 - y0]
-    x, y, width, height = _finite(bbox)
-    if width < 0 or height < 0:
-        raise InputError(f"a box of {width:g} x {height:g}; `bbox` is x, y, width, height")
-    return [x, y, width, height]
-
-
-def _finite(values: Any) -> list[float]:
-    numbers = [float(v) for v in values]
-    if not np.isfinite(numbers).all():
-        raise InputError("a number that is not finite")
-    return numbers
+def _best(
+    parts: tuple[str, ...], names: Sequence[tuple[str, ...]], candidates: Sequence[int]
+) -> int | None:
+    """The one image whose name shares most with another, from the end; None where several do."""
+    shared = {i: shared_tail(parts, names[i]) for i in candidates}
+    best = [i for i, count in shared.items() if count == max(shared.values())]
+    return best[0] if len(best) == 1 else None
