@@ -136,14 +136,32 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of its keys and values; `InputError` for a key that stands there twice."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        # Python would keep the last and drop the others without a word
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InputError(f"{twice!r:.80} stands twice in one object")
+    return content
+
+
 def read_json(path: Path, *, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Read JSON; `InputError` names the file and the line that is malformed.
 
     `object_hook` is called with every object, and what it returns stands in its place.
     """
     text = read_text(path)
+
+    def build(pairs: list[tuple[str, Any]]) -> Any:
+        content = unique_keys(pairs)
+        return content if object_hook is None else object_hook(content)
+
     try:
-        return json.loads(text, object_hook=object_hook)
+        return json.loads(text, object_pairs_hook=build)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: malformed JSON at line {error.lineno}: {error.msg}") from None
     except ValueError as error:  # a number of thousands of digits

@@ -338,7 +338,7 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
 
     A file named outright is taken whatever its suffix; folders and globs yield the files whose
     suffix is of a format that is read, without those that are hidden or lie in hidden folders.
-    Pictures of other formats, and a path that leads to nothing, are set aside.
+    Pictures of other formats, links to no file, and a path that leads to nothing, are set aside.
     """
     images: dict[Path, None] = {}
     skipped: dict[str, SetAside] = {}
@@ -350,17 +350,26 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
             continue
         if path.is_dir():
             # folders that are hidden hold thumbnails, or a notebook's copies
-            matches = sorted(
+            found = sorted(
                 p
                 for p in path.rglob("*")
-                if is_image_file(p)
+                if p.suffix.lower() in SUFFIXES
                 and not any(part.startswith(".") for part in p.relative_to(path).parts)
             )
         else:
             # Path.glob cannot start from an absolute pattern
             names = glob.glob(str(path), recursive=True)  # noqa: PTH207
-            matches = sorted(p for p in map(Path, names) if is_image_file(p))
-        if not matches:
+            found = sorted(
+                p
+                for p in map(Path, names)
+                if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+            )
+        matches = [p for p in found if p.is_file()]
+        for p in found:
+            if not (p.is_file() or p.is_dir()):
+                kind = "a link to no file" if p.is_symlink() else "no regular file"
+                skipped[str(p)] = SetAside(str(p), f"passed over: {kind}")
+        if not found:
             skipped[str(argument)] = SetAside(str(argument), "no image there")
         for match in matches:
             suffix = match.suffix.lower()

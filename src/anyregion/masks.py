@@ -161,6 +161,9 @@ def _check_compressed(text: str, pixels: int) -> None:
             raise InputError("RLE counts hold a character that COCO's code does not use")
         value |= (code & 31) << shift
         shift += 5
+        # no image has so many pixels, and a number without an end would take hours to add up
+        if shift > 60:
+            raise InputError(f"RLE counts do not add up to the image's {pixels} pixels")
         if not code & 32:
             if code & 16:
                 value |= -1 << shift

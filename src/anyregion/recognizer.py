@@ -353,6 +353,10 @@ def _fit(regions: Regions, size: tuple[int, int], image: str) -> Regions:
             f"{image}: regions must be Regions, not {type(regions).__name__}: "
             "Regions.from_boxes([[x0, y0, x1, y1], ...])"
         )
+    try:
+        regions.refuse_fractions()
+    except InputError as error:
+        raise InputError(f"{image}: {error}") from None
     fitted, outside = regions.fit(*size)
     if outside:
         raise InputError(f"{image}: " + "; ".join(map(str, outside)))

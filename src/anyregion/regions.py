@@ -23,6 +23,12 @@ Boxes: TypeAlias = NDArray[np.float64]
 MIN_SIDE = 1e-3
 
 
+def are_fractions(values: NDArray[np.float64]) -> bool:
+    """Whether coordinates all lie within 0 to 1, and are no pixels: some is no whole number."""
+    within = bool(((values >= 0) & (values <= 1)).all())
+    return within and bool((values % 1 > 0).any())
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """One of `Regions`: the prompt of one region.
@@ -301,6 +307,20 @@ class Regions:
             return boxes
         clipped: Boxes = np.clip(boxes, 0, [size[1], size[0]] * 2)
         return clipped
+
+    def refuse_fractions(self) -> None:
+        """`InputError` where all boxes, or all points, look like fractions of the image."""
+        boxes = self.boxes[~np.isnan(self.boxes).any(axis=1)]  # (B, 4)
+        points = [values for values in self.points if len(values)]
+        for name, values in (
+            ("boxes", boxes),
+            ("points", np.concatenate([*points, boxes[:0, :2]])),
+        ):
+            if are_fractions(values):
+                raise InputError(
+                    f"the {name} all lie within 0 to 1: these look like fractions of the image. "
+                    "Coordinates are pixels: multiply them by the image's width and height"
+                )
 
     def fit(self, height: int, width: int) -> tuple[Regions, list[SetAside]]:
         """Clip boxes to an image; set aside what cannot belong to it.

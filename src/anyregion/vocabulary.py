@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, cache_folder, private_folder, valid_text, write_json
@@ -273,8 +273,10 @@ class EncodedVocabulary:
         }
         matrix = np.ascontiguousarray(self.matrix)
         text = json.dumps(metadata | {"sha256": _content_hash(metadata, matrix)})
+        content = save({"matrix": matrix}, metadata={"anyregion_vocabulary": text})
+        # written here, not by the library, whose errors are no `OSError`s
         with atomic_path(Path(path), private=private) as temporary:
-            save_file({"matrix": matrix}, temporary, metadata={"anyregion_vocabulary": text})
+            temporary.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path, *, hash_required: bool = False) -> EncodedVocabulary:

@@ -196,6 +196,7 @@ def _verify(store: Store, images: Path) -> list[Problem]:
 def _fill(args: argparse.Namespace, store: Store, extractor: FeatureExtractor, images: Path) -> int:
     from anyregion.cli import terminal
     from anyregion.data.store.build_store import fill_store
+    from anyregion.errors import InputError
 
     with terminal.progress() as track:
         report = fill_store(
@@ -207,6 +208,10 @@ def _fill(args: argparse.Namespace, store: Store, extractor: FeatureExtractor, i
             progress=track("computing features", "images"),
         )
     terminal.warn_list("set aside", report.set_aside)
+    if len(report.set_aside) == len(store):
+        raise InputError(
+            f"{store.folder}: no image that can be used, so no features ({report.set_aside[-1]})"
+        )
     noted = store.info.notes.get("annotations_set_aside")
     of_annotations = noted if isinstance(noted, int) else 0
     set_aside = of_annotations + len(report.set_aside)

@@ -49,7 +49,7 @@ COMMANDS = {
 # errors of the machine, not bugs: the reader (`| head`) has gone, a full disk, no permission
 _MACHINE_ERRORS = (
     errno.EPIPE, errno.EBADF, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.EIO,
+    errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
 
 # SIGTERM is what schedulers, `timeout` and containers send some seconds before they kill

@@ -283,11 +283,13 @@ def prompts(boxes: Sequence[list[float]], groups: Sequence[PointGroup]) -> Regio
 
     no_points: list[None] = [None] * len(boxes)
     no_box = [float("nan")] * 4
-    return Regions.from_prompts(
+    regions = Regions.from_prompts(
         boxes=[*boxes, *([no_box] * len(groups))],
         points=[*no_points, *(points for points, _ in groups)],
         point_labels=[*no_points, *(labels for _, labels in groups)],
     )
+    regions.refuse_fractions()
+    return regions
 
 
 def _numbers(text: str) -> list[float]:

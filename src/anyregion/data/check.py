@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.data.annotations.annotations import Annotations
-from anyregion.data.annotations.builder import OUTSIDE, clip_boxes, without_area
+from anyregion.data.annotations.builder import (
+    OTHER_CONVENTION,
+    OUTSIDE,
+    clip_boxes,
+    without_area,
+)
+from anyregion.data.annotations.conventions import describe_beyond
 from anyregion.data.annotations.report import Finding, Findings, Kind
 from anyregion.data.image_files import find_image, in_threads
 from anyregion.errors import InputError
@@ -298,6 +304,8 @@ def check_regions(annotations: Annotations, sizes: NDArray[np.int64], findings: 
     unstated = (annotations.sizes.min(axis=1) < 0)[image]
     outside = unstated & without_area(clip_boxes(boxes, sizes, image))
     findings.add_rows(OUTSIDE, np.flatnonzero(outside), describe)
+    if reason := describe_beyond(boxes[unstated], sizes[image[unstated]][:, ::-1]):
+        findings.add(OTHER_CONVENTION, "the boxes of images without a stated size", reason)
     usable = ~annotations.crowd
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     findings.add_rows(TINY_BOX, np.flatnonzero(usable & (sides < TINY)), describe)

@@ -17,6 +17,7 @@ from anyregion.data.annotations.builder import (
     IMAGE_ID_TWICE,
     IMAGE_WITHOUT_NAME,
     MALFORMED_ROWS,
+    REGION_ID_TWICE,
     UNKNOWN_IMAGE,
     RegionColumns,
 )
@@ -155,21 +156,33 @@ def load_regions(
     elif path.suffix.lower() in (".csv", ".txt", ".xml"):
         with reading(path), path.open("rb") as file:
             start = file.read(64).lstrip()[:1]
-    if start in (b"{", b"["):
+    is_json = start in (b"{", b"[")
+    if is_json:
         listed = None if annotations is None else Path(annotations)
         records = read_coco(path, masks=masks, prompts=True, images=listed)
-        digest = hashlib.sha256(path.read_bytes() + (listed.read_bytes() if listed else b""))
     else:
         if annotations is not None:
             raise InputError(f"{path} lists its images itself: {annotations} is for COCO results")
+        listed = None
         records = read_records(path, masks=masks, images=images)
-        # of a list of many files, or with sizes from elsewhere, it is what was read that counts
+    if is_json and all(file is None or file.is_file() for file in (path, listed)):
+        digest = hashlib.sha256(path.read_bytes() + (listed.read_bytes() if listed else b""))
+    else:
+        # of a list of many files, or with sizes from elsewhere, it is what was read that counts; a
+        # pipe can be read only once
+        columns = records.regions
         digest = hashlib.sha256(repr((records.images, records.categories)).encode(errors="replace"))
-        digest.update(records.regions.boxes.tobytes() + records.regions.images.tobytes())
-        digest.update(records.regions.categories.tobytes())
+        digest.update(columns.boxes.tobytes() + columns.images.tobytes())
+        digest.update(columns.categories.tobytes())
+        if is_json:
+            more = (columns.image_keys, columns.category_keys, columns.stated_ids)
+            content = repr((*more, columns.scores, columns.segmentations))
+            digest.update(columns.crowd.tobytes() + content.encode(errors="replace"))
     regions, findings = records.regions, records.findings
     if regions.stated_ids is None:
         regions = replace(regions, stated_ids=regions.ids.tolist())
+    if not regions.corners:  # a detector's are places within each image
+        regions = _own_ids(regions, findings)
     names = regions.stated_ids or ()
     position: dict[str, int] = {}
     # (R,) the place of each region's image in `position`: 7 and "7" are one
@@ -219,6 +232,18 @@ def load_regions(
         f"sha256:{digest.hexdigest()}",
         dict(by_name),
     )
+
+
+def _own_ids(regions: RegionColumns, findings: Findings) -> RegionColumns:
+    """An id that is an earlier region's too is replaced by the place in the file, and reported."""
+    stated = list(regions.stated_ids or ())
+    taken: set[Any] = set()
+    for row, name in enumerate(stated):
+        if str(name) in taken:
+            stated[row] = f"#{row}"
+            findings.add(REGION_ID_TWICE, f"region {name}", f"its id is taken; it is called #{row}")
+        taken.add(str(stated[row]))
+    return replace(regions, stated_ids=stated)
 
 
 def _prompts(

@@ -15,8 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from anyregion.data.annotations.layouts import describe_file
 from anyregion.errors import InputError
-from anyregion.files import read_json, read_text, reading
+from anyregion.files import read_json, read_text, reading, unique_keys
 from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
 
 _BUILT_IN = files("anyregion") / "vocabularies"
@@ -47,6 +48,13 @@ _NUMBER_FIRST = re.compile(
 )
 _NUMBER_LAST = re.compile(r"(?P<name>\S.*?)(?P<mark>\s*[:=]\s*|\s*\t\s*)(?P<number>[0-9]{1,9})")
 _YAML_KEY = re.compile(r"^(names|classes|categories|id2label)[ \t]*:", re.MULTILINE)
+# also what other systems end lines with, and what East Asian text has between words
+_LINE_END = r"\r\n|[\r\n\x85\u2028\u2029]"
+_MARKS = ",;\t\uff0c\u3001\uff1b"
+_PARTS_OF_NAMES = {
+    "begin with a WordNet id": re.compile(r"n\d{8}\s"),
+    "end in a number": re.compile(r".*\S\s+\d{1,9}$"),
+}
 _BULLET = re.compile(r"[-*\u2022]\s+(\S.*)")
 
 
@@ -177,7 +185,7 @@ def _built_in(name: str) -> Any:
 
 def _typed(spec: str, *, is_folder: bool) -> _Draft:
     """Names parted by commas; what looks like a path is a mistyped one more often than a name."""
-    entries = re.split(r"[,\n]", spec)
+    entries = re.split(r"[,\n\uff0c\u3001]", spec)
     if len(entries) == 1:
         like_path = bool(_SUFFIX.search(spec)) or spec.casefold().endswith(_FILE_SUFFIXES)
         if match := re.match(r"[^/\\]*(?=[/\\])", spec):
@@ -201,6 +209,13 @@ def _typed(spec: str, *, is_folder: bool) -> _Draft:
 
 def _from_file(path: Path) -> _Draft:
     suffix = path.suffix.casefold()
+    # a pipe can be read only once
+    if (
+        path.is_file()
+        and suffix not in (".json", ".yaml", ".yml")
+        and (known := describe_file(path))
+    ):
+        raise InputError(f"{known}. Read are: {LAYOUTS}")
     if suffix == ".json":
         return _from_value(read_json(path))
     if suffix == ".csv":
@@ -230,7 +245,9 @@ def _from_text(text: str) -> _Draft:
     body = text.strip()
     if body[:1] + body[-1:] in ("[]", "{}"):
         try:
-            value = json.loads(body)
+            value = json.loads(body, object_pairs_hook=unique_keys)
+        except InputError:
+            raise
         except (ValueError, RecursionError):
             value = _parse_yaml(body, "a list in brackets")  # ['cat', dog]
         return _from_value(value)
@@ -239,13 +256,16 @@ def _from_text(text: str) -> _Draft:
     draft = _Draft("line")
     entries = [
         (position, line.strip().rstrip(",; \t"))
-        for position, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1)
-        if line.strip() and not line.startswith("#")
+        for position, line in enumerate(re.split(_LINE_END, text), start=1)
+        if line.strip() and not line.lstrip().startswith("#")
     ]
-    if len(entries) == 1 and (marks := [mark for mark in ",;\t" if mark in entries[0][1]]):
+    if len(entries) == 1 and (marks := [mark for mark in _MARKS if mark in entries[0][1]]):
         draft.unit = "name"
         entries = list(enumerate(map(str.strip, entries[0][1].split(marks[0])), start=1))
         draft.notes.append(f"one line, read as {len(entries)} names with {marks[0]!r} between")
+    elif len(entries) == 1 and re.search(r"\S\s*[\s|/]\s*\S", entries[0][1]):
+        line = " ".join(entries[0][1].split())
+        draft.notes.append(f"one line without commas, read as one name: {line:.60}")
     for quote in "\"'":
         if all(len(e) > 1 and e[0] == e[-1] == quote for _, e in entries):
             entries = [(position, entry[1:-1]) for position, entry in entries]
@@ -266,6 +286,9 @@ def _from_text(text: str) -> _Draft:
     else:
         if 1 < len(ids) > len(entries) / 2:
             draft.notes.append(f"{len(ids)} names begin with a number, which is part of the name")
+        for words, pattern in _PARTS_OF_NAMES.items():
+            if 1 < (count := sum(bool(pattern.match(e)) for _, e in entries)) > len(entries) / 2:
+                draft.notes.append(f"{count} names {words}, which is part of the name")
         ids = []
     if commas := sum("," in entry for _, entry in entries):
         draft.notes.append(f"{commas} lines hold commas: each line is one name")
@@ -293,6 +316,8 @@ def _from_value(content: Any) -> _Draft:
         if isinstance(templates := content.get("templates"), list) and keys:
             draft.templates = tuple(map(str, templates))
         draft.cleaning = content.get("cleaning") if keys else None
+        if content and content.keys() <= {"train", "val", "test", "path", "nc"}:
+            raise InputError("a data set without `names`")
         if not keys and {"images", "annotations"} <= content.keys():
             raise InputError("annotations without `categories`")
     if isinstance(listed, list):
@@ -345,6 +370,8 @@ def _from_csv(text: str) -> _Draft:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [cell.strip().casefold() for cell in next(rows, [])]
+        if twice := [name for name in ("name", "id", "synonyms") if header.count(name) > 1]:
+            raise InputError(f"line 1: two columns are called {twice[0]}")
         if "name" not in header:
             raise InputError("line 1: the header holds no column `name`")
         for row in rows:

@@ -16,7 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from anyregion import factory
+from anyregion.data.annotations.conventions import describe_beyond
 from anyregion.errors import InputError, InputWarning, SetAside
 from anyregion.files import name_parts, shared_tail
 from anyregion.images import AS_STORED, UNSURE_TURN, ImageLike, Pixels, read_batches
@@ -291,7 +295,8 @@ def run_pipeline(
     An image that cannot be read, has another size than its regions were drawn on, or is refused by
     the model or the proposer, is skipped with the reason, and the rest goes on. Where EXIF turns
     images, and no size tells whether the boxes given were drawn before that, an `InputWarning`
-    at the end names them.
+    at the end names them. Another says so where no sizes are stated, and most boxes reach beyond
+    their images.
 
     Args:
         samples: the images, in the order they are to be asked about.
@@ -305,6 +310,9 @@ def run_pipeline(
     """
     start = 0
     unsure: list[str] = []
+    # of each image without a stated size: its boxes (N, 4), and its width and height (N, 2)
+    boxes: list[NDArray[np.float64]] = []
+    limits: list[NDArray[np.float64]] = []
     if progress is not None:
         # loading the model took its own time: what remains is counted from here
         progress(0, len(samples))
@@ -324,6 +332,10 @@ def run_pipeline(
                 regions, encoded_image = sample.regions, None
                 if regions is None:
                     regions, encoded_image = _propose(pixels, encoder, proposer)
+                if sample.regions is not None and sample.size is None:
+                    stated_boxes = regions.boxes[np.isfinite(regions.boxes).all(axis=1)]
+                    boxes.append(stated_boxes)
+                    limits.append(np.tile([float(width), float(height)], (len(stated_boxes), 1)))
                 # the one place where regions meet their image: all that follows trusts them
                 regions, outside = regions.fit(height, width)
                 size = (height, width)
@@ -366,6 +378,8 @@ def run_pipeline(
         names = ", ".join(unsure[:3]) + (", ..." if len(unsure) > 3 else "")
         text = f"EXIF turns {len(unsure)} images ({names}), {UNSURE_TURN}"
         warnings.warn(text, InputWarning, stacklevel=2)
+    if boxes and (said := describe_beyond(np.concatenate(boxes), np.concatenate(limits))):
+        warnings.warn(f"of the boxes {said}", InputWarning, stacklevel=2)
 
 
 def _propose(

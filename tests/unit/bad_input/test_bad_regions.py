@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from anyregion import InputError, Regions, load_regions
+from anyregion.data.annotations.reading import read_annotations
 from anyregion.masks import encode_mask, segmentation_to_rle
 
 RNG = np.random.default_rng(7)
@@ -125,7 +127,6 @@ SET_ASIDE: dict[str, tuple[Any, str]] = {
     ),
     "not an object": (coco(GOOD, 7), "not an object"),  # type: ignore[arg-type]
     "no image id": (coco(GOOD, {"id": 2, "bbox": [1, 1, 4, 4]}), "no image_id"),
-    "id that is no id": (coco(GOOD, {**GOOD, "id": float("nan")}), "neither a whole number"),
     "image without name": (
         {**coco(GOOD), "images": [*coco()["images"], {"id": 2}]},
         "image 2: no file name",
@@ -217,6 +218,13 @@ def test_hostile_codes_never_reach_regions(counts: Any) -> None:
         Regions.from_prompts(masks=[{"size": [8, 8], "counts": counts}])
 
 
+def test_codes_of_endless_numbers_are_refused_at_once() -> None:
+    started = time.process_time()
+    with pytest.raises(InputError, match="do not add up"):
+        segmentation_to_rle({"size": [240, 320], "counts": "o" * 1_000_000}, 240, 320)
+    assert time.process_time() - started < 1, "16 s where the number was added up"
+
+
 @pytest.mark.parametrize("counts", ["", "0", "P" * 5, "~~~", "oooo", b"\xff"])
 def test_hostile_codes_never_reach_the_decoder(counts: str) -> None:
     with pytest.raises(InputError):
@@ -232,11 +240,25 @@ def test_a_bad_category_costs_its_own_row_only(tmp_path: Path) -> None:
 
 
 def test_ids_left_out_or_written_as_decimals(tmp_path: Path) -> None:
-    rows = [{**GOOD, "id": None, "image_id": 1.0}, {**GOOD, "image_id": 1}]
+    ids = [None, 1, 2.0, "3", float("nan"), [4], {"id": 5}]
+    rows = [{**GOOD, "id": value, "image_id": 1.0} for value in ids]
     (tmp_path / "regions.json").write_text(json.dumps(coco(*rows)))
     file = load_regions(tmp_path / "regions.json")
     assert file.set_aside == ()
-    assert file.images["1"].regions.ids == ("#0", 1)
+    # as `data check` counts them: a region without an id that can be one is numbered
+    assert file.images["1"].regions.ids == ("#0", 1, 2, "3", "#4", "#5", "#6")
+    assert len(read_annotations(tmp_path / "regions.json").boxes) == len(ids)
+
+
+def test_ids_listed_twice_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "regions.json"
+    path.write_text(json.dumps(coco(GOOD, {**GOOD, "id": "1"}, {**GOOD, "id": 2})))
+    file = load_regions(path)
+    assert file.images["1"].regions.ids == (1, "#1", 2)
+    (said,) = file.set_aside
+    assert "its id is taken" in said.reason
+    (said,) = read_annotations(path).set_aside
+    assert "its id is taken" in said.reason
 
 
 def test_scores_can_be_left_out(tmp_path: Path) -> None:

@@ -150,6 +150,16 @@ def test_malformed_masks_are_counted(data: list[str], capsys: pytest.CaptureFixt
     assert "set aside        1" in printed.out
 
 
+def test_a_store_of_no_images_is_an_error(
+    data: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one.png", "two.png"):
+        Path("photos", name).unlink()
+    assert cache(*data) == 1
+    error = capsys.readouterr().err
+    assert "no image that can be used, so no features (gone.png: there is no such file" in error
+
+
 def test_a_store_of_no_regions_is_refused(
     data: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

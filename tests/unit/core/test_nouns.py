@@ -294,6 +294,22 @@ def test_pictures_that_are_passed_over_are_listed(tmp_path: Path) -> None:
     assert [Path(a.item).name for a in aside] == ["x.heic"]
 
 
+def test_what_is_called_an_image_and_is_no_file_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "round.png").symlink_to("round.png")
+    reasons = {"gone.jpg": "a link to no file", "round.png": "a link to no file"}
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")
+        reasons["pipe.png"] = "no regular file"
+    for given in (tmp_path, tmp_path / "*"):
+        images, aside = find_images([given])
+        assert [p.name for p in images] == ["a.jpg"]
+        said = {Path(a.item).name: a.reason.removeprefix("passed over: ") for a in aside}
+        assert said == reasons
+
+
 def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()

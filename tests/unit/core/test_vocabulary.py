@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -279,6 +280,23 @@ CHANGES: dict[str, Callable[[dict[str, Any], NDArray[np.float32]], None]] = {
     "as the first version wrote it": lambda m, _: m.pop("sha256"),
     "a hash of no text": lambda m, _: m.update(sha256=3),
 }
+
+
+@pytest.mark.parametrize("room", ["none", "too little"])
+def test_a_full_disk_costs_the_cache_alone(tmp_path: Path, room: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        (disk / "full").write_bytes(bytes(4096 * (4 if room == "none" else 3)))
+        words = Vocabulary.from_names([f"name {i}" for i in range(2000)])
+        encoded = encode_vocabulary(words, Letters(), cache=disk / "sub")
+        assert len(encoded.matrix) == 2000
+        assert not list(disk.rglob("*.safetensors")), "what is not whole is no cache"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,8 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY l "lol"><!ENTITY m "&l;&l;&
         ("<annotation>&x;</annotation>", "undefined entity"),
         ("", "no element found"),
         ('<?xml version="1.0" encoding="klingon"?><a/>', "malformed XML"),
+        # 1.4 MB that took minutes: every level was looked at anew at every level
+        (f"<annotation>{'<a>' * 200_000}{'</a>' * 200_000}</annotation>", "nested deeper than 50"),
     ],
 )
 def test_hostile_xml_is_set_aside(voc: Path, text: str, reason: str) -> None:
@@ -335,6 +338,20 @@ def test_openimages(openimages: Path) -> None:
         "regions of images that were left out": 1,
         "regions of unknown categories": 1,
     }
+
+
+def test_openimages_ids_may_have_a_suffix(openimages: Path) -> None:
+    openimages.write_text(BOXES.replace("00ff,", "00ff.jpg,"))
+    annotations = read_annotations(openimages, images=openimages.parent / "images")
+    assert annotations.file_names == ("000a1249af2bc5f0.jpg", "00ff.jpg")
+
+
+def test_openimages_boxes_in_pixels_are_refused(openimages: Path) -> None:
+    openimages.write_text(
+        re.sub(r"1,0\.5,1,0\.25,0\.75|1,0,1,0,1|1,0,0\.5,0,0\.5", "1,5,30,4,20", BOXES)
+    )
+    with pytest.raises(InputError, match="5 of its 5 boxes are no fractions of the image"):
+        read_annotations(openimages, images=openimages.parent / "images")
 
 
 def test_openimages_with_a_file_of_sizes(openimages: Path) -> None:

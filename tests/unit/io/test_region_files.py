@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import threading
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -22,6 +25,7 @@ from anyregion.masks import filled_box
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import Sample, file_samples
 from tests.helpers.coco_files import content, photo, region, write
+from tests.helpers.colours import colour_recognizer
 from tests.helpers.shared import SHARED, needs_shared
 
 
@@ -39,6 +43,17 @@ def test_crowd_means_the_same_everywhere(tmp_path: Path, crowd: Any, count: int)
     path = write(tmp_path / "a.json", content(annotations=rows))
     assert counts(path) == (count, count)
     assert len(load_regions(path).set_aside) == (crowd == "no"), "what is neither is said"
+
+
+# -1 is OpenImages' "not known"
+@pytest.mark.parametrize("key", ["IsGroupOf", "isgroupof", "is_group_of"])
+@pytest.mark.parametrize(("group", "count"), [("0", 3), (-1, 3), ("1", 2), (True, 2), ("false", 2)])
+def test_groups_are_numbers_too(tmp_path: Path, key: str, group: Any, count: int) -> None:
+    rows = [region(k, 7, 5, [k, 2, 9, 9], **{key: group if k == 2 else 0}) for k in (1, 2, 3)]
+    path = write(tmp_path / "a.json", content(annotations=rows))
+    assert counts(path) == (count, count)
+    set_aside = load_regions(path).set_aside
+    assert [key in a.reason for a in set_aside] == [True] * (group == "false")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +105,27 @@ def test_masks_without_boxes_are_regions(tmp_path: Path) -> None:
     alone = load_regions(path, masks=True)
     assert alone.images["7"].file_name is None
     assert "height and width" in str(alone.set_aside[0])
+
+
+@pytest.mark.parametrize("layout", ["coco", "results"])
+def test_the_box_of_a_mask_of_another_size_is_none(tmp_path: Path, layout: str) -> None:
+    masks = [filled_box(np.array([5, 5, 20, 20.0]), size) for size in ((40, 60), (60, 40))]
+    rows = [
+        {"id": i, "image_id": 7, "category_id": 5, "segmentation": dict(mask), "score": 0.5}
+        for i, mask in enumerate(masks)
+    ]
+    listed = write(tmp_path / "coco.json", content(annotations=rows if layout == "coco" else []))
+    path = listed if layout == "coco" else write(tmp_path / "results.json", rows)
+    files = [load_regions(path, annotations=None if layout == "coco" else listed)]
+    if layout == "coco":
+        assert read_annotations(path).region_ids.tolist() == [0]
+    else:
+        # without the images' list the masks say how large the image is
+        files.append(load_regions(path))
+    for file in files:
+        assert [e.regions.ids for e in file.images.values() if len(e.regions)] == [(0,)]
+        (said,) = file.set_aside
+        assert "mask of size [60, 40], but the image is [40, 60]" in said.reason
 
 
 def test_a_mask_without_its_size_is_set_aside(tmp_path: Path) -> None:
@@ -251,6 +287,91 @@ def test_most_boxes_beyond_their_images_are_said(
         reported = [str(a) for a in set_aside if "the boxes of" in a.item]
         assert len(reported) == (reason is not None)
         assert reason is None or re.search(reason, reported[0])
+
+
+BEYOND: dict[str, tuple[str, list[list[float]]]] = {
+    "drawn on twice the size": (
+        "more than a tenth",
+        [[2, 2, 90, 70], [9, 9, 80, 60], [30, 9, 99, 70]],
+    ),
+    "corners as sizes": ("are they corners", [[30, 20, 88, 58], [25, 10, 75, 45], [40, 5, 99, 44]]),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+@pytest.mark.parametrize("layout", ["coco", "detector", "typed"])
+def test_boxes_beyond_images_of_no_stated_size_are_said(
+    tmp_path: Path, case: str, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, corners = BEYOND[case]
+    photo(tmp_path / "photos" / "one.jpg")
+    images = [{"id": 7, "file_name": "one.jpg"}]
+    rows = [region(i, 7, 5, [x, y, a - x, b - y]) for i, (x, y, a, b) in enumerate(corners)]
+    path = write(tmp_path / "a.json", content(images=images, annotations=rows))
+    regions = ["--regions", str(path)]
+    if layout == "detector":
+        write(path, {"one.jpg": {"boxes": corners}})
+    elif layout == "typed":
+        regions = [f"--box={','.join(map(str, box))}" for box in corners]
+    else:
+        assert main(["data", "check", str(path), str(tmp_path / "photos")]) == 3
+        assert words in capsys.readouterr().out
+    command = ["recognize", str(tmp_path / "photos"), *regions, "--vocabulary", "cat,dog"]
+    assert main([*command, "--no-pictures", "--out", str(tmp_path / "out")]) == 0
+    assert "of the boxes 3 of 3 reach beyond their images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", ["--box=0.1,0.1,0.9,0.9", "--point=0.5,0.5"])
+def test_typed_fractions_are_refused(
+    tmp_path: Path, prompt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["recognize", str(photo(tmp_path / "one.jpg")), prompt, "--vocabulary", "cat,dog"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert "look like fractions of the image" in capsys.readouterr().err
+
+
+def test_fractions_of_python_are_refused() -> None:
+    recognizer = colour_recognizer()
+    recognizer.set_image(np.zeros((40, 60, 3), np.uint8))
+    recognizer.predict(Regions.from_prompts(boxes=[[0, 0, 1, 1]]), ["red", "blue"])  # a pixel
+    for regions in (
+        Regions.from_prompts(boxes=[[0.1, 0.1, 0.9, 0.9], [0, 0, 1, 1]]),
+        Regions.from_prompts(points=[[[0.5, 0.5]]]),
+    ):
+        with pytest.raises(InputError, match="look like fractions"):
+            recognizer.predict(regions, ["red", "blue"])
+
+
+def test_regions_of_a_pipe_are_told_apart(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("needs named pipes")
+    digests = []
+    for i, box in enumerate(([5, 5, 9, 9], [6, 6, 9, 9], [6, 6, 9, 9])):
+        pipe = tmp_path / f"pipe{i}"
+        os.mkfifo(pipe)
+        text = json.dumps(content(annotations=[region(1, 7, 5, box)]))
+        thread = threading.Thread(target=pipe.write_text, args=[text])
+        thread.start()
+        digests.append(load_regions(pipe).digest)
+        thread.join()
+    # what continues a run is the same regions, which a second reading of a pipe would not give
+    assert digests[0] != digests[1] == digests[2]
+
+
+@pytest.mark.parametrize("column", ["boxes", "scores", "labels"])
+def test_a_detectors_columns_are_lists(tmp_path: Path, column: str) -> None:
+    good = {"boxes": [[5, 5, 20, 20]], "scores": [0.5], "labels": [1]}
+    rows = {"one.jpg": good, "two.jpg": {**good, column: {"0": good[column]}}}
+    file = load_regions(write(tmp_path / "a.json", rows))
+    assert [len(entry.regions) for entry in file.images.values()] == [1]
+    assert "have to be lists" in str(file.set_aside)
+
+
+def test_a_key_twice_in_one_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a.jpg": {"boxes": [[1, 2, 9, 9]]}, "a.jpg": {"boxes": [[5, 6, 9, 9]]}}')
+    with pytest.raises(InputError, match=r"a\.json: 'a\.jpg' stands twice"):
+        load_regions(path)
 
 
 def test_a_detectors_boxes_that_are_places_and_sizes_are_said(tmp_path: Path) -> None:

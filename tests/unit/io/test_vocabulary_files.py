@@ -271,6 +271,16 @@ def test_csv(tmp_path: Path) -> None:
             '{"categories": [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}]}',
             "entry 2: 'dog' and 'cat' share id 1",
         ),
+        ("a.json", '{"0": "cat", "0": "dog"}', "'0' stands twice in one object"),
+        ("a.json", '{"cat": ["kitten"], "cat": ["tom"]}', "'cat' stands twice in one object"),
+        ("a.txt", '{"0": "cat", "0": "dog"}', "'0' stands twice in one object"),
+        ("a.yaml", "train: [a]\nval: [b]\n", "a data set without `names`"),
+        ("a.txt", "item {\n  id: 1\n  name: 'cat'\n}\n", "TensorFlow's label map"),
+        ("a.pbtxt", "item {\n  id: 1\n  name: 'cat'\n}\n", "TensorFlow's label map"),
+        ("a.txt", "<!DOCTYPE html>\n<p>not found\n", "this is a web page"),
+        ("a.names", "PK\3\4abc\nd", "this is a ZIP archive"),
+        ("a.txt", "0 0.5 0.5 0.1 0.1\n", "YOLO's labels"),
+        ("a.csv", "name,name\ndog,cat\n", "line 1: two columns are called name"),
         ("a.csv", "", "line 1: the header"),
         ("a.csv", "dog,cat\n", "line 1: the header"),
         ("a.csv", "name,id\ndog,1\ncat\n", "line 3: 1 cells, 2 columns"),
@@ -303,6 +313,10 @@ def test_malformed_files_are_named_with_the_line(
         ('"cat", "dog"', "cat dog", (1, 2)),
         ("cat,\ndog,\nbicycle\n", "cat dog bicycle", (1, 2, 3)),
         ("cat\rdog\rbicycle", "cat dog bicycle", (1, 2, 3)),
+        ("cat\u2028dog\x85bicycle", "cat dog bicycle", (1, 2, 3)),
+        ("cat\uff0cdog\uff0cbicycle", "cat dog bicycle", (1, 2, 3)),
+        ("cat\u3001dog\u3001bicycle", "cat dog bicycle", (1, 2, 3)),
+        ("cat\n  # no name\ndog\n", "cat dog", (1, 2)),
         ("'cat'\n'dog'\n", "cat dog", (1, 2)),
         ("- cat\n- dog\n", "cat dog", (1, 2)),
         ("0 cat\n1 dog\n2 bicycle\n", "cat dog bicycle", (0, 1, 2)),
@@ -365,6 +379,13 @@ def test_lines_that_are_names_as_they_stand(
         ("0 cat\n1 dog", "the number of each line is the id of its name"),
         ("0 cat\n1 dog\nbird", "2 names begin with a number, which is part of the name"),
         ("cat, tabby\ndog", "1 lines hold commas: each line is one name"),
+        ("cat dog bird", "one line without commas, read as one name: cat dog bird"),
+        ("cat|dog|bird", "one line without commas, read as one name: cat|dog|bird"),
+        ("cat 0\ndog 1", "2 names end in a number, which is part of the name"),
+        (
+            "n02123045 tabby\nn01440764 tench",
+            "2 names begin with a WordNet id, which is part of the name",
+        ),
     ],
 )
 def test_a_word_about_what_may_surprise(tmp_path: Path, text: str, note: str) -> None:
@@ -430,6 +451,9 @@ def test_files_that_were_misread(name: str, names: tuple[str, ...]) -> None:
 def test_text_of_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("café\n".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):
+        load_vocabulary(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_bytes("café\n".encode("utf-16"))
+    with pytest.raises(InputError, match="this is UTF-16 text: save it as UTF-8"):
         load_vocabulary(tmp_path / "a.txt")
 
 

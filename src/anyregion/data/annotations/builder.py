@@ -6,7 +6,7 @@ Works on columns of all regions: a million take about a second, and no object ea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ class RegionColumns:
         corners: the file states x0, y0, x1, y1; else x, y, width, height.
         sides: `(R, 2)` width and height as a file of prompts states them, or None: what evaluators
             compute with, for the difference of two corners may be another in its last digit.
-        mask_sizes: by row the size that the mask states from which the box is, in prompts.
+        mask_sizes: by row the height and width that the mask states from which the box is.
     """
 
     image_keys: Sequence[str]
@@ -147,6 +147,29 @@ class RegionColumns:
     corners: bool = False
     sides: NDArray[np.float64] | None = None
     mask_sizes: Mapping[int, tuple[Any, Any]] = field(default_factory=dict)
+
+    def select(self, rows: NDArray[np.int64]) -> RegionColumns:
+        """The regions at these positions, in that order."""
+
+        def pick(values: Sequence[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[row] for row in rows.tolist()]
+
+        sizes = self.mask_sizes
+        return replace(
+            self,
+            images=self.images[rows],
+            categories=self.categories[rows],
+            boxes=self.boxes[rows],
+            crowd=self.crowd[rows],
+            areas=self.areas[rows],
+            ids=self.ids[rows],
+            has_id=self.has_id[rows],
+            segmentations=pick(self.segmentations),
+            stated_ids=pick(self.stated_ids),
+            scores=pick(self.scores),
+            sides=None if self.sides is None else self.sides[rows],
+            mask_sizes={i: sizes[row] for i, row in enumerate(rows.tolist()) if row in sizes},
+        )
 
 
 @dataclass(frozen=True, eq=False)

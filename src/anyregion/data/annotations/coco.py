@@ -54,7 +54,14 @@ def read_coco(
             raise InputError(f"{path}: {describe_json(content)}; {READABLE}")
         regions = rows.columns(content, findings)
         # 7 and "7" are one
-        listed = [ImageRecord(key, None) for key in dict.fromkeys(regions.image_keys)]
+        # a mask says how large its image is, where nothing else does
+        sizes: dict[str, tuple[int, int]] = {}
+        for row, size in regions.mask_sizes.items():
+            sizes.setdefault(regions.image_keys[regions.images[row]], size)
+        listed = [
+            ImageRecord(key, None, sizes.get(key, (-1, -1)))
+            for key in dict.fromkeys(regions.image_keys)
+        ]
     elif prompts and not (isinstance(content, dict) and {"images", "annotations"} & content.keys()):
         regions, listed = _read_detector(path, content, findings)
     elif images is not None:
@@ -71,11 +78,13 @@ def read_coco(
             some = f"{regions.image_keys[0]}, for one; there {min(ids, default='none')}"
             raise InputError(f"{path}: none of its image ids is listed in {images} ({some})")
     if lists is None:
+        regions = _leave_out_other_sizes(regions, listed, findings)
         check_boxes(path, regions, listed, findings=findings)
         return AnnotationRecords(listed, [], regions, findings)
     # a class without regions may be the exporter's name of the group of classes
     used = {regions.category_keys[i] for i in np.unique(regions.categories)}
     records = list(_images(lists["images"], findings))
+    regions = _leave_out_other_sizes(regions, records, findings)
     check_boxes(path, regions, records, findings=findings)
     return AnnotationRecords(
         records,
@@ -162,7 +171,9 @@ class _Rows:
                 x, y, width, height = map(float, values if isinstance(values, list) else ())
             if not (self.prompts or "category_id" in entry):
                 return entry
-            crowd = bool(int(entry.get("iscrowd") or 0) or any(map(entry.get, _GROUP)))
+            # -1 is OpenImages' "not known"
+            marks = [int(entry.get(key) or 0) for key in ("iscrowd", *_GROUP)]
+            crowd = marks[0] != 0 or max(marks) > 0
             image = self.image_codes.setdefault(entry["image_id"], len(self.image_codes))
             code = self.category_codes.setdefault(category, len(self.category_codes))
         except (TypeError, ValueError, OverflowError):
@@ -171,6 +182,8 @@ class _Rows:
             area = float(entry.get("area") or "nan")
         except (TypeError, ValueError, OverflowError):
             area = float("nan")
+        if not values and isinstance(entry.get("segmentation"), dict):
+            self.mask_sizes[len(self.images)] = rle_size(entry["segmentation"])
         number = whole_number(entry.get("id"))
         self.boxes.extend((x, y, x + width, y + height))
         self.images.append(image)
@@ -185,8 +198,6 @@ class _Rows:
             self.stated_ids.append(entry.get("id"))
             self.scores.append(entry.get("score"))
             self.sides.extend((width, height))
-            if not values and isinstance(entry["segmentation"], dict):
-                self.mask_sizes[len(self.images) - 1] = rle_size(entry["segmentation"])
         return _Row(len(self.images) - 1)
 
     def columns(self, entries: list[Any], findings: Findings) -> RegionColumns:
@@ -201,7 +212,7 @@ class _Rows:
         if self.prompts:
             positions = (i for i, entry in enumerate(entries) if type(entry) is _Row)
             stated_ids = [
-                f"#{i}" if self.stated_ids[row] is None else self.stated_ids[row]
+                _stated_id(self.stated_ids[row], i)
                 for i, row in zip(positions, rows.tolist(), strict=True)
             ]
         return RegionColumns(
@@ -228,6 +239,23 @@ class _Rows:
         )
 
 
+def _leave_out_other_sizes(
+    regions: RegionColumns, images: Iterable[ImageRecord], findings: Findings
+) -> RegionColumns:
+    """Leave out regions whose box is that of a mask of another size than the image: it is a box of
+    another picture."""
+    size_of = {image.key: image.size for image in images if min(image.size) > 0}
+    keep = np.ones(len(regions.images), dtype=bool)  # (R,)
+    for position, size in regions.mask_sizes.items():
+        stated = size_of.get(regions.image_keys[regions.images[position]])
+        if stated is not None and size != stated:
+            keep[position] = False
+            region = f"region {regions.ids[position]}" if regions.has_id[position] else "a region"
+            reason = f"mask of size {list(size)}, but the image is {list(stated)}"
+            findings.add(MALFORMED_ROWS, f"{region} #{position}", reason)
+    return regions if keep.all() else regions.select(np.flatnonzero(keep))
+
+
 def id_text(value: Any) -> str:
     """An id as text: 1, 1.0 and "1" are the same."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -241,6 +269,14 @@ def whole_number(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if same and abs(number) < 2**62 else None
+
+
+def _stated_id(value: Any, position: int) -> int | str:
+    """What a region is called: its id, or its place where it has none that is a number or text."""
+    number = whole_number(value)
+    if isinstance(value, (str, int)):
+        return value
+    return f"#{position}" if number is None else number
 
 
 def _mask_box(segmentation: Any) -> tuple[float, float, float, float]:
@@ -333,6 +369,8 @@ def _read_detector(
                 [None] * len(entries) if detections.get(name) is None else detections[name]
                 for name in ("scores", "labels")
             )
+            if not all(isinstance(v, list) for v in (entries, image_scores, image_labels)):
+                raise InputError("boxes, scores and labels have to be lists")
             if not len(entries) == len(image_scores) == len(image_labels):
                 raise InputError("boxes, scores and labels differ in number")
         except InputError as error:
@@ -403,5 +441,5 @@ def _fault(entry: Any) -> str:
         _, _, _, _ = map(float, values if isinstance(values, list) else ())
     except (TypeError, ValueError, OverflowError):
         return f"{where}bbox {values!r:.80} is not four numbers"
-    keys = ("image_id", "category_id", "iscrowd")
+    keys = ("image_id", "category_id", "iscrowd", *(key for key in _GROUP if key in entry))
     return where + ", ".join(f"{key} {entry.get(key)!r:.40}" for key in keys)

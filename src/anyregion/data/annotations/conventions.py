@@ -54,26 +54,35 @@ def check_boxes(
             reason += ": are they x, y, width, height?"
             findings.add(OTHER_CONVENTION, f"the boxes of {path}", reason)
         return
-    # (K, 2) width and height of each listed image, and of each region's
+    # (K, 2) width and height of each listed image
     size_of = {image.key: image.size[::-1] for image in reversed(images)}
     sizes = np.array([size_of.get(key, (-1, -1)) for key in regions.image_keys]).reshape(-1, 2)
-    limit = sizes[regions.images[finite]]  # (N, 2)
-    known = (limit > 0).all(axis=1) & (high > 0).all(axis=1)
-    beyond = known & (boxes[:, 2:] > limit + 1).any(axis=1)
-    as_corners = beyond & (high > low).all(axis=1) & (high <= limit + 1).all(axis=1)
+    if said := describe_beyond(boxes, sizes[regions.images[finite]]):
+        findings.add(OTHER_CONVENTION, f"the boxes of {path}", said)
+
+
+def describe_beyond(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> str | None:
+    """What to say where most boxes reach beyond their images; else None.
+
+    Args:
+        boxes: `(N, 4)` xyxy, finite, as they were before they were clipped.
+        limits: `(N, 2)` width and height of each one's image; not positive where not known.
+    """
+    low, high = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]  # as x, y, width, height
+    known = (limits > 0).all(axis=1) & (high > 0).all(axis=1)
+    beyond = known & (boxes[:, 2:] > limits + 1).any(axis=1)
+    as_corners = beyond & (high > low).all(axis=1) & (high <= limits + 1).all(axis=1)
     # without a better reading only what is no slip at the border counts
-    much = known & (boxes[:, 2:] > 1.1 * limit + 1).any(axis=1)
+    much = known & (boxes[:, 2:] > 1.1 * limits + 1).any(axis=1)
     total, count, much_count = int(known.sum()), int(beyond.sum()), int(much.sum())
     if count > 1 and 2 * count > total and 10 * as_corners.sum() >= 9 * count:
-        reason = (
+        return (
             f"{count} of {total} reach beyond their images as x, y, width, height, and lie within "
             "them as corners x0, y0, x1, y1: are they corners?"
         )
-    elif much_count > 2 and 2 * much_count > total:
-        reason = (
+    if much_count > 2 and 2 * much_count > total:
+        return (
             f"{much_count} of {total} reach beyond their images by more than a tenth: were they "
             "drawn on another size of the images?"
         )
-    else:
-        return
-    findings.add(OTHER_CONVENTION, f"the boxes of {path}", reason)
+    return None

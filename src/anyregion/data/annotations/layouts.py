@@ -106,6 +106,10 @@ def describe_file(path: Path) -> str | None:
     columns = [name.strip() for name in lines[0].split(",")]
     if {"filename", "region_count"} <= set(columns):
         return _VIA.format("CSV")
+    if {"filename", "class", "xmin"} <= set(columns):
+        return "a TensorFlow example's CSV (boxes in pixels): convert it to COCO"
+    if len(lines) > 1 and re.fullmatch(r"item\s*\{", lines[0].strip()):
+        return "TensorFlow's label map: write its names into a text file, one a line"
     if len(lines) > 1:
         with suppress(ValueError, RecursionError):
             if isinstance(json.loads(lines[0]), dict) and lines[1].startswith("{"):

@@ -6,7 +6,7 @@ import csv
 from array import array
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -17,11 +17,12 @@ from anyregion.data.annotations.builder import (
     ImageRecord,
     RegionColumns,
 )
+from anyregion.data.annotations.layouts import READABLE, describe_file
 from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.image_files import image_path, in_threads
 from anyregion.errors import InputError
 from anyregion.files import reading
-from anyregion.images import read_size
+from anyregion.images import SUFFIXES, read_size
 
 WITHOUT_SIZE = Kind(
     "images whose size is not known", True, "their boxes are fractions of it: is the file there?"
@@ -73,7 +74,18 @@ def read_openimages(
     for label in label_codes:
         if label not in class_names:
             findings.add(NOT_DESCRIBED, label, "its regions are left out")
-    names = [f"{key}.jpg" for key in image_codes]
+    # ids are names without a suffix; some converters write it
+    names = [
+        key if PurePath(key).suffix.lower() in SUFFIXES else f"{key}.jpg" for key in image_codes
+    ]
+    boxes = np.array(fractions, dtype=np.float64).reshape(-1, 4)  # (R, 4) fractions
+    pixels = int((boxes > 2).any(axis=1).sum())
+    if 2 * pixels > len(boxes):
+        raise InputError(
+            f"{path}: {pixels} of its {len(boxes)} boxes are no fractions of the image, as "
+            "OpenImages' are: XMin, XMax, YMin, YMax lie within 0 to 1. Divide pixels by the "
+            "image's width and height"
+        )
     if images is not None and sizes is None:
         heights_widths = list(in_threads(partial(_read_size, Path(images)), names))
     else:
@@ -90,7 +102,6 @@ def read_openimages(
             records.append(ImageRecord(key, names[position], size))
     owner = np.array(owners, dtype=np.int64)  # (R,) positions of images
     count = len(owner)
-    boxes = np.array(fractions, dtype=np.float64).reshape(-1, 4)  # (R, 4) fractions
     return AnnotationRecords(
         records,
         [
@@ -119,7 +130,10 @@ def _rows(
     rows = _read_csv(path)
     header = [name.strip() for name in next(rows, [])]
     if missing := [name for name in columns if name not in header]:
-        raise InputError(f"{path}: no column {', '.join(missing)} in its first line")
+        known = f": {words}" if (words := describe_file(path)) else ""
+        raise InputError(
+            f"{path}: no column {', '.join(missing)} in its first line{known}; {READABLE}"
+        )
     at = [header.index(name) if name in header else -1 for name in (*columns, *optional)]
     for number, row in enumerate(rows, start=1):
         if row:

@@ -33,6 +33,8 @@ VOC_NAMES = (
 
 UNREADABLE_XML = Kind("images whose XML cannot be read", True, "mend or replace the file")
 
+# Pascal VOC has four levels, with the parts of persons five
+_MAX_DEPTH = 50
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # what the file says of each object, by its path below <annotation>; a <part> has a box of its own
 _TEXTS = {
@@ -165,6 +167,8 @@ def _parse(file: Path) -> _File:
             raise InputError(
                 f"{file}: {describe_file(file) or f'XML of <{tag}>, not of Pascal VOC'}"
             )
+        if len(tags) == _MAX_DEPTH:
+            raise InputError(f"{file}: XML nested deeper than {_MAX_DEPTH} levels")
         tags.append(tag)
         text.clear()
         if tags[1:] == ["object"]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.store.shards import Columns, hash_array, short_hash
@@ -119,7 +119,8 @@ def write_index(folder: Path, info: StoreInfo, columns: Columns, categories: Cat
     """Write both files; `store.json` last, for what it states must be there."""
     with writing(folder / INDEX), atomic_path(folder / INDEX) as temporary:
         # the library keeps metadata in no order; without, equal annotations are equal files
-        save_file(dict(columns), temporary)
+        # written here, not by the library, whose errors do not tell a full disk from others
+        temporary.write_bytes(save(dict(columns)))
     if not (folder / INFO).is_file():
         stated = asdict(info)
         stated[_NOTES] = stated.pop("notes")
