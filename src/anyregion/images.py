@@ -74,6 +74,8 @@ AS_STORED = (
     ": so it is stored, before EXIF turns it. Boxes have to refer to the upright image; or write "
     "the image anew without EXIF's rotation"
 )
+# of a large image that are converted together: 32 MB in Pillow
+_PIXELS_AT_ONCE = 2**23
 UNSURE_TURN = (
     "and no size says whether their boxes were drawn before or after that. They were taken to "
     "refer to the upright images"
@@ -157,12 +159,28 @@ def decode(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
             bits = max(8, (int(values.max()).bit_length() + 1) // 2 * 2)
             grey = (values >> (bits - 8)).astype(np.uint8)
             return DecodedImage(np.repeat(grey[:, :, None], 3, axis=2), size)
-        if mode in ("RGBa", "La"):
-            opened = opened.convert(mode.upper())  # alpha not multiplied in any more
-        if "A" in opened.getbands() or "transparency" in opened.info:
-            rgba = opened.convert("RGBA")
-            opened = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return DecodedImage(np.array(opened.convert("RGB")), size)
+        return DecodedImage(_to_rgb(opened), size)
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    """The colours of an image `(H, W, 3)`; what is transparent lies on white.
+
+    Part by part: Pillow's copies of a whole image take four times the memory of its pixels.
+    """
+    width, height = image.size
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _PIXELS_AT_ONCE // max(1, width))
+    for top in range(0, height, rows):
+        part = image
+        if rows < height:
+            part = image.crop((0, top, width, min(top + rows, height)))
+        if part.mode in ("RGBa", "La"):
+            part = part.convert(part.mode.upper())  # alpha not multiplied in any more
+        if "A" in part.getbands() or "transparency" in part.info:
+            rgba = part.convert("RGBA")
+            part = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        pixels[top : top + rows] = np.asarray(part.convert("RGB"))
+    return pixels
 
 
 def read_size(path: Path) -> ImageSize:

@@ -18,7 +18,7 @@ from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
 from anyregion.masks import RLE, mask_box
 from anyregion.model_card import ModelCard
-from anyregion.region_encoder import RegionEmbeddings
+from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter, stack_tokens
 from anyregion.regionspot.pretrained import (
@@ -217,9 +217,8 @@ class RegionSpotEncoder:
         if multimask and self.source == "prompt":
             raise InputError("candidates are the mask decoder's: the prompt's token has none")
         results: list[RegionEmbeddings] = []
-        for start in range(0, len(encoded), self.images_at_once):
-            batch = encoded[start : start + self.images_at_once]
-            prompts = regions[start : start + self.images_at_once]
+        for part in _batches(list(map(len, regions)), self.images_at_once):
+            batch, prompts = encoded[part], regions[part]
             region_tokens = [
                 self.localizer.tokens(
                     image.localized, r, multimask=multimask, masks=masks, source=self.source
@@ -254,6 +253,22 @@ class RegionSpotEncoder:
             rows[: t.shape[0] * t.shape[1]].reshape(t.shape[0], t.shape[1], rows.shape[-1])
             for rows, t in zip(out, tokens, strict=True)
         ]
+
+
+def _batches(counts: Sequence[int], limit: int) -> list[slice]:
+    """Which images, of so many regions each, go through the adapter together: neighbours.
+
+    The regions of an image attend to each other, so they stay together, and the other images are
+    padded to their number: an image of over `REGIONS_AT_ONCE` goes alone.
+    """
+    batches: list[slice] = []
+    start = 0
+    for i, count in enumerate(counts):
+        # of the one before it, or full
+        if i > start and (max(count, counts[i - 1]) > REGIONS_AT_ONCE or i - start == limit):
+            batches.append(slice(start, i))
+            start = i
+    return [*batches, slice(start, len(counts))] if counts else []
 
 
 def _rank_candidates(

@@ -205,6 +205,47 @@ READ_IMAGES: dict[str, tuple[Any, tuple[int, int], Callable[[Any], bool]]] = {
 }
 
 
+@pytest.mark.parametrize("at_once", [1, 60, 100])
+@pytest.mark.parametrize(
+    "mode", ["RGB", "L", "LA", "P", "PA", "RGBA", "RGBa", "La", "CMYK", "1", "YCbCr", "LAB", "HSV"]
+)
+def test_large_images_are_converted_part_by_part(
+    mode: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(255, size=(11, 20, 4), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    via = {"PA": "P", "La": "LA", "RGBa": "RGBA", "LAB": "RGB", "HSV": "RGB"}.get(mode)
+    image = image.convert(via) if via else image
+    if mode == "LAB":
+        image = Image.merge("LAB", Image.fromarray(noise).split()[:3])
+    image = image.convert(mode)
+    whole = read_image(image)
+    monkeypatch.setattr(images, "_PIXELS_AT_ONCE", at_once)
+    assert (read_image(image) == whole).all()
+    if mode == "P":
+        coloured = coded(image, transparency=image.getpixel((0, 0)))
+        parts = read_image(coloured)
+        monkeypatch.undo()
+        assert (parts == read_image(coloured)).all()
+        assert (parts[0, 0] == 255).all()
+
+
+def test_a_large_image_takes_no_more_than_its_pixels_and_pillows(tmp_path: Path) -> None:
+    """64 by two million bilevel pixels, in a process of its own."""
+    height = 2_000_000
+    Image.new("1", (64, height), 1).save(tmp_path / "a.png")
+    code = (
+        "import sys; from pathlib import Path; from anyregion.images import read_image; "
+        "Path('/proc/self/clear_refs').write_text('5'); "
+        "read_image(sys.argv[1]); "
+        "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "a.png")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    # one byte a pixel in Pillow, three in the array, and what is converted at once
+    assert int(done.stdout) * 1024 < 64 * height * 4 + 2**28
+
+
 @pytest.mark.parametrize("case", READ_IMAGES)
 def test_image_rule(case: str) -> None:
     image, size, holds = READ_IMAGES[case]

@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 
 from anyregion import InputError, Recognizer, Regions, Vocabulary
 from anyregion.images import Pixels
+from anyregion.region_encoder import REGIONS_AT_ONCE
 from anyregion.regionspot.attention import attention_maps, overlay_attention
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.runs.recognize import RunReport, recognize_images
@@ -47,6 +48,34 @@ def test_a_batch_equals_one_by_one(multimask: bool, attention: Any) -> None:
         assert len(predictions) == len(prompts) * (3 if multimask else 1)
         assert predictions.indices.tolist() == alone.indices.tolist()
         np.testing.assert_allclose(predictions.scores, alone.scores, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(predictions.embeddings, alone.embeddings, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_of_very_many_regions_is_a_batch_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Padding would else give its number of rows to every image beside it."""
+    rng = np.random.default_rng(5)
+    counts = [3, 2, REGIONS_AT_ONCE + 9, 1, 0, 4, 2, REGIONS_AT_ONCE]
+    images = [np.full((10 + i, 20, 3), 25 * i + 20, np.uint8) for i in range(len(counts))]
+    low = [rng.uniform(0, 5, (n, 2)) for n in counts]
+    regions = [Regions.from_boxes(np.concatenate([v, v + 4], axis=1)) for v in low]
+    encoder = toy_encoder(images_at_once=4)
+    sizes: list[tuple[int, int]] = []
+    forward = encoder.embed_tokens
+
+    def embed_tokens(encoded: Any, tokens: Any, *rest: Any) -> Any:
+        sizes.append((len(tokens), max(map(len, tokens))))
+        return forward(encoded, tokens, *rest)
+
+    monkeypatch.setattr(encoder, "embed_tokens", embed_tokens)
+    together = Recognizer(encoder, cache=None).recognize(images, regions, WORDS)
+    assert sizes == [(2, 3), (1, REGIONS_AT_ONCE + 9), (4, 4), (1, REGIONS_AT_ONCE)]
+    single = Recognizer(toy_encoder(), cache=None)
+    for image, prompts, predictions in zip(images, regions, together, strict=True):
+        single.set_image(image)
+        alone = single.predict(prompts, WORDS)
+        assert predictions.indices.tolist() == alone.indices.tolist()
         np.testing.assert_allclose(predictions.embeddings, alone.embeddings, rtol=1e-4, atol=1e-5)
 
 
