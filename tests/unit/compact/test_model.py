@@ -14,6 +14,7 @@ from anyregion.compact.model import CompactEncoder, CompactModel, CompactPropose
 from anyregion.errors import CheckpointError, InputError
 from anyregion.factory import load_proposer
 from anyregion.masks import decode_mask
+from anyregion.region_encoder import REGIONS_AT_ONCE
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 BOXES = [[172, 18, 425, 308], [0, 200, 120, 400], [325, 66, 426, 327]]
@@ -37,6 +38,38 @@ def embedded(
 ) -> list[np.ndarray]:
     results = compact.embed_regions(compact.encode_images(photos), regions, **options)
     return [result.embeddings for result in results]
+
+
+@pytest.mark.parametrize("method", ["compact", "dense", "crop"])
+def test_very_many_regions_answer_as_a_block_at_a_time(
+    method: str, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named in blocks, regions have the answers of each block alone, and of all at once."""
+    count = {"compact": 2 * REGIONS_AT_ONCE + 31, "dense": 2 * REGIONS_AT_ONCE + 31, "crop": 30}
+    at_once = 8 if method == "crop" else REGIONS_AT_ONCE
+    rng = np.random.default_rng(11)
+    height, width = photo.shape[:2]
+    low = rng.uniform(0, [width - 60, height - 60], (count[method], 2))
+    boxes = np.concatenate([low, low + rng.uniform(4, 60, low.shape)], axis=1)
+    for module in ("compact.model", "compact.region_head", "baselines.dense", "baselines.crop"):
+        monkeypatch.setattr(f"anyregion.{module}.REGIONS_AT_ONCE", at_once)
+    recognizer = load_recognizer(method=None if method == "compact" else method)
+    words = ["cup", "spoon", "table", "zebra"]
+    recognizer.set_image(photo)
+    whole = recognizer.predict(Regions.from_boxes(boxes), words, top_k=4)
+    blocks = [
+        recognizer.predict(Regions.from_boxes(boxes[start : start + at_once]), words, top_k=4)
+        for start in range(0, len(boxes), at_once)
+    ]
+    for module in ("compact.model", "compact.region_head", "baselines.dense", "baselines.crop"):
+        monkeypatch.setattr(f"anyregion.{module}.REGIONS_AT_ONCE", 10**6)
+    together = recognizer.predict(Regions.from_boxes(boxes), words, top_k=4)
+    former = np.concatenate([part.embeddings for part in blocks])
+    assert len(whole) == len(boxes)
+    np.testing.assert_allclose(whole.embeddings, former, rtol=0, atol=4e-6)
+    np.testing.assert_allclose(whole.embeddings, together.embeddings, rtol=0, atol=4e-6)
+    scores = np.concatenate([part.scores for part in blocks])
+    np.testing.assert_allclose(whole.scores, scores, rtol=0, atol=4e-6)
 
 
 def test_what_load_recognizer_gives() -> None:
