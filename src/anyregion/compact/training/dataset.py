@@ -46,11 +46,29 @@ class PhotoStoreConfig(StoreConfig):
 
 
 def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -> FeaturePyramid:
-    """The maps that `CompactExtractor` stored of an image or of its mirror image, float32 again."""
+    """The maps that `CompactExtractor` stored of an image or of its mirror image, float32 again.
+
+    Raises:
+        InputError: the store holds something else of the image, naming it.
+    """
     # the maps of a mirror image are no mirrored maps: the encoder saw the mirrored image
     features = dataset.reader.read(image, flipped=flipped)
-    height, width = (float(v) for v in np.asarray(features["span"]).reshape(-1))
-    maps = {name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS}
+    lacking = [name for name in ("span", *CHANNELS) if name not in features]
+    maps = {
+        name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS if name in features
+    }
+    span = np.asarray(features.get("span", ())).reshape(-1)
+    shapes = {name: values.shape for name, values in maps.items()}
+    whole = all(
+        len(shapes[name]) == 3 and min(shapes[name]) > 0 and shapes[name][2] == CHANNELS[name]
+        for name in maps
+    )
+    finite = all(np.isfinite(values).all() for values in (span, *maps.values()))
+    if lacking or not whole or span.shape != (2,) or not finite or span.min() <= 0:
+        fault = f"no {', '.join(lacking)}" if lacking else f"maps {shapes}, span {span.tolist()}"
+        name = dataset.reader.annotations.file_names[image]
+        raise InputError(f"{name}: the store does not hold its maps ({fault}); make it anew")
+    height, width = map(float, span)
     return FeaturePyramid(maps, (height, width), dataset.size(image))
 
 

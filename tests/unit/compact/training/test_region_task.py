@@ -6,6 +6,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ from anyregion.compact.region_head import (
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training import checkpoint
 from anyregion.compact.training.checkpoint import save_region_head
-from anyregion.compact.training.dataset import StoreConfig, open_named_dataset
+from anyregion.compact.training.dataset import StoreConfig, open_named_dataset, read_pyramid
 from anyregion.compact.training.export import rounded
 from anyregion.compact.training.losses import classification_loss, distillation_loss
 from anyregion.compact.training.metrics import fit_scores, held_out_ece
@@ -126,6 +128,36 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # features
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"span": np.zeros(0, np.float32)},
+        {"span": np.float32([0, 64])},
+        {"span": np.float32([np.nan, 64])},
+        {"last": np.zeros((0, 2, 1280), np.float16)},
+        {"last": np.zeros((2, 2, 1279), np.float16)},
+        {"stride8": np.full((8, 8, 40), np.inf, np.float16)},
+        {"stride16": None},
+    ],
+    ids=str,
+)
+def test_features_that_are_no_maps_name_their_image(change: dict[str, Any]) -> None:
+    pyramid = random_pyramid(0)
+    features: dict[str, Any] = {**pyramid.maps, "span": np.float32(pyramid.span)}
+
+    def dataset() -> Any:
+        reader = SimpleNamespace(
+            read=lambda image, flipped: features,
+            annotations=SimpleNamespace(file_names=("a.jpg", "b.jpg")),
+        )
+        return SimpleNamespace(reader=reader, size=lambda image: pyramid.size)
+
+    assert read_pyramid(dataset(), 1).span == pyramid.span
+    features = {name: v for name, v in (features | change).items() if v is not None}
+    with pytest.raises(InputError, match=r"b\.jpg: the store does not hold its maps"):
+        read_pyramid(dataset(), 1)
 
 
 def test_quarters_make_up_their_box() -> None:
