@@ -119,18 +119,17 @@ def encode_crop(crop: NDArray[np.bool_], x0: int, y0: int, *, size: tuple[int, i
     The same as `encode_mask` of the full image, at the cost of the crop.
     """
     height, width = size
-    # COCO's code runs down the columns: (w, h), with a border, so that runs start and end in it
-    steps = np.diff(np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    starts, ends = (
-        (x0 + column) * height + y0 + row
-        for column, row in (np.nonzero(steps == 1), np.nonzero(steps == -1))
-    )
-    if len(starts):
-        apart = starts[1:] != ends[:-1]  # a run may go on at the top of the next column
-        starts = starts[np.concatenate([[True], apart])]
-        ends = ends[np.concatenate([apart, [True]])]
-    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).reshape(-1), [height * width]])
-    runs = np.diff(edges).astype(np.int64).tolist()
+    rows, columns = crop.shape
+    # COCO's code runs down the columns: each with a border, so that runs start and end in it
+    bordered = np.zeros((columns, rows + 2), dtype=np.bool_)
+    bordered[:, 1:-1] = crop.T
+    flat = bordered.reshape(-1)
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 2)
+    edges = (x0 + column) * height + y0 + row  # where runs start and end, in turn
+    if len(edges):
+        apart = edges[2::2] != edges[1:-1:2]  # a run may go on at the top of the next column
+        edges = edges[np.concatenate([[True], np.repeat(apart, 2), [True]])]
+    runs = np.diff(edges, prepend=0, append=height * width).tolist()
     if runs[-1] == 0 and len(runs) > 1:
         runs.pop()
     coded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
