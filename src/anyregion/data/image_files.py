@@ -29,6 +29,9 @@ def find_image(folder: Path, name: str) -> Path | None:
     `cam1/0001.jpg` is not `cam2/0001.jpg`. A name never leads out of `folder`. A part may be
     spelled otherwise than the file on the disk, as long as one file only fits (see `name_parts`).
     """
+    # elsewhere a backslash parts folders; here a file may be called so
+    if os.sep == "/" and "\\" in name and "/" not in name and _is_file(folder / name):
+        return folder / name
     parts = name_parts(name)
     for start in range(len(parts)):
         if (path := _spelled(folder, parts[start:])) is not None:

@@ -130,6 +130,8 @@ class ProposedRegions:
         )
 
 
+_NO_REGIONS = "no regions for this image"
+
 RegionSource: TypeAlias = SameRegions | RegionFile | ProposedRegions
 """Each has a `digest` that changes whenever the regions do, and `set_aside`, those that cannot be
 used. Images become samples by its `samples`; those of a file by `file_samples`."""
@@ -148,7 +150,7 @@ def file_samples(
     # by entry, the images that fit it
     candidates: dict[str, list[str]] = defaultdict(list)
     for name, path in images.items():
-        samples[name] = "no regions for this image"
+        samples[name] = _NO_REGIONS
         try:
             entry = file.find(path, root=root)
         except InputError as error:
@@ -156,6 +158,14 @@ def file_samples(
             continue
         if entry is not None and len(entry.regions):
             candidates[entry.key].append(name)
+    if not candidates and set(samples.values()) == {_NO_REGIONS}:
+        # a file of other names, most likely
+        listed = [entry for entry in file.images.values() if len(entry.regions)][:3]
+        if listed:
+            few = ", ".join(entry.file_name or entry.key for entry in listed)
+            by_id = " by their ids: --annotations names them" * (listed[0].file_name is None)
+            reason = f"{_NO_REGIONS}; the region file lists {few}{by_id}"
+            samples = dict.fromkeys(samples, reason)
     for key, names in candidates.items():
         entry = file.images[key]
         if len(names) > 1:

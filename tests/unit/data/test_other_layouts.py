@@ -237,6 +237,20 @@ def test_voc(voc: Path) -> None:
     assert read_annotations(voc / "Annotations").image_ids == annotations.image_ids
 
 
+def test_voc_boxes_of_another_size_are_said(tmp_path: Path) -> None:
+    boxes = [(2, 2, 90, 70), (9, 9, 80, 60), (30, 9, 99, 70)]
+    objects = "".join(
+        "<object><name>cat</name><bndbox>"
+        f"<xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for a, b, c, d in boxes
+    )
+    size = "<size><width>60</width><height>40</height></size>"
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations/a.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    (said,) = read_annotations(tmp_path).set_aside
+    assert "3 of 3 reach beyond their images by more than a tenth" in said.reason
+
+
 def test_voc_lists(voc: Path) -> None:
     assert read_annotations(voc / "ImageSets/Main/val.txt").image_ids == ("2008_000008",)
     assert len(read_annotations(voc / "ImageSets/Main/dog_train.txt")) == 2

@@ -367,6 +367,27 @@ def test_a_detectors_columns_are_lists(tmp_path: Path, column: str) -> None:
     assert "have to be lists" in str(file.set_aside)
 
 
+def test_files_of_other_images_say_which(tmp_path: Path) -> None:
+    images = {"a.jpg": photo(tmp_path / "photos" / "a.jpg")}
+    coco = load_regions(write(tmp_path / "coco.json", content()))
+    (reason,) = file_samples(coco, images, tmp_path).values()
+    assert reason == "no regions for this image; the region file lists one.jpg, two.jpg"
+    rows = [{"image_id": 7, "bbox": [1, 2, 3, 4], "category_id": 5, "score": 0.5}]
+    results = load_regions(write(tmp_path / "results.json", rows))
+    (reason,) = file_samples(results, images, tmp_path).values()
+    assert "the region file lists 7 by their ids: --annotations names them" in str(reason)
+
+
+def test_a_backslash_may_be_a_files_own(tmp_path: Path) -> None:
+    if os.sep != "/":
+        pytest.skip("where a backslash parts folders")
+    path = photo(tmp_path / "one\\two.jpg")
+    assert find_image(tmp_path, "one\\two.jpg") == path
+    images = [{"id": 7, "file_name": "one\\two.jpg", "height": 40, "width": 60}]
+    file = load_regions(write(tmp_path / "a.json", content(images=images)))
+    assert file.find(path) is file.images["7"]
+
+
 def test_a_key_twice_in_one_object_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"a.jpg": {"boxes": [[1, 2, 9, 9]]}, "a.jpg": {"boxes": [[5, 6, 9, 9]]}}')

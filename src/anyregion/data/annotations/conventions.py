@@ -53,20 +53,23 @@ def check_boxes(
             reason = f"{count} of {len(boxes)} are inverted as x0, y0, x1, y1"
             reason += ": are they x, y, width, height?"
             findings.add(OTHER_CONVENTION, f"the boxes of {path}", reason)
-        return
     # (K, 2) width and height of each listed image
     size_of = {image.key: image.size[::-1] for image in reversed(images)}
     sizes = np.array([size_of.get(key, (-1, -1)) for key in regions.image_keys]).reshape(-1, 2)
-    if said := describe_beyond(boxes, sizes[regions.images[finite]]):
+    limits = sizes[regions.images[finite]]
+    if said := describe_beyond(boxes, limits, corners=regions.corners):
         findings.add(OTHER_CONVENTION, f"the boxes of {path}", said)
 
 
-def describe_beyond(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> str | None:
+def describe_beyond(
+    boxes: NDArray[np.float64], limits: NDArray[np.float64], *, corners: bool = False
+) -> str | None:
     """What to say where most boxes reach beyond their images; else None.
 
     Args:
         boxes: `(N, 4)` xyxy, finite, as they were before they were clipped.
         limits: `(N, 2)` width and height of each one's image; not positive where not known.
+        corners: they were stated so, as x0, y0, x1, y1.
     """
     low, high = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]  # as x, y, width, height
     known = (limits > 0).all(axis=1) & (high > 0).all(axis=1)
@@ -75,7 +78,7 @@ def describe_beyond(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> 
     # without a better reading only what is no slip at the border counts
     much = known & (boxes[:, 2:] > 1.1 * limits + 1).any(axis=1)
     total, count, much_count = int(known.sum()), int(beyond.sum()), int(much.sum())
-    if count > 1 and 2 * count > total and 10 * as_corners.sum() >= 9 * count:
+    if not corners and count > 1 and 2 * count > total and 10 * as_corners.sum() >= 9 * count:
         return (
             f"{count} of {total} reach beyond their images as x, y, width, height, and lie within "
             "them as corners x0, y0, x1, y1: are they corners?"

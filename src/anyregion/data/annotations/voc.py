@@ -16,7 +16,7 @@ from anyregion.data.annotations.builder import (
     ImageRecord,
     RegionColumns,
 )
-from anyregion.data.annotations.conventions import refuse_fractions
+from anyregion.data.annotations.conventions import check_boxes, refuse_fractions
 from anyregion.data.annotations.layouts import READABLE, describe_file, describe_folder
 from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.image_files import read_file
@@ -96,21 +96,23 @@ def read_voc(path: Path) -> AnnotationRecords:
     refuse_fractions(path, pixels + np.array([1, 1, 0, 0]), corners=True)
     order = VOC_NAMES if set(names) <= set(VOC_NAMES) else sorted(names)
     count = len(owners)
+    regions = RegionColumns(
+        image_keys=[image.key for image in images],
+        category_keys=list(names),
+        images=np.array(owners, dtype=np.int64),
+        categories=np.array(labels, dtype=np.int64),
+        boxes=pixels,
+        crowd=np.array(difficult, dtype=bool),
+        areas=np.full(count, np.nan),
+        ids=np.arange(1, count + 1),
+        has_id=np.ones(count, dtype=bool),
+        corners=True,
+    )
+    check_boxes(path, regions, images, findings=findings)
     return AnnotationRecords(
         images,
         [CategoryRecord(key=name, id=i, name=name) for i, name in enumerate(order, start=1)],
-        RegionColumns(
-            image_keys=[image.key for image in images],
-            category_keys=list(names),
-            images=np.array(owners, dtype=np.int64),
-            categories=np.array(labels, dtype=np.int64),
-            boxes=pixels,
-            crowd=np.array(difficult, dtype=bool),
-            areas=np.full(count, np.nan),
-            ids=np.arange(1, count + 1),
-            has_id=np.ones(count, dtype=bool),
-            corners=True,
-        ),
+        regions,
         findings,
     )
 
