@@ -130,7 +130,7 @@ def _create(args: argparse.Namespace, extractor: FeatureExtractor) -> Store:
     from anyregion.cli import terminal
     from anyregion.data.annotations.reading import read_annotations
     from anyregion.data.annotations.report import Findings, skipped_items
-    from anyregion.data.check import BAD_MASK, check_masks
+    from anyregion.data.check import BAD_MASK, check_masks, check_unstated_sizes
     from anyregion.data.store.store import create_store
     from anyregion.errors import InputError
 
@@ -138,6 +138,8 @@ def _create(args: argparse.Namespace, extractor: FeatureExtractor) -> Store:
     findings = Findings(annotations.findings)
     if annotations.segmentations is not None:
         check_masks(annotations, annotations.sizes, findings)
+    if args.images is not None:
+        check_unstated_sizes(annotations, args.images, findings)
     wrong = [finding for finding in findings.list() if finding.wrong]
     terminal.warn_list("of the annotations set aside", skipped_items(wrong))
     for finding in wrong:

@@ -23,7 +23,7 @@ from anyregion.data.annotations.builder import (
 )
 from anyregion.data.annotations.conventions import describe_beyond
 from anyregion.data.annotations.report import Finding, Findings, Kind
-from anyregion.data.image_files import find_image, in_threads
+from anyregion.data.image_files import find_image, image_path, in_threads
 from anyregion.errors import InputError
 from anyregion.images import ImageSize, read_image, read_size, size_of
 from anyregion.masks import segmentation_to_rle
@@ -304,14 +304,38 @@ def check_regions(annotations: Annotations, sizes: NDArray[np.int64], findings: 
     unstated = (annotations.sizes.min(axis=1) < 0)[image]
     outside = unstated & without_area(clip_boxes(boxes, sizes, image))
     findings.add_rows(OUTSIDE, np.flatnonzero(outside), describe)
-    if reason := describe_beyond(boxes[unstated], sizes[image[unstated]][:, ::-1]):
-        findings.add(OTHER_CONVENTION, "the boxes of images without a stated size", reason)
+    _check_beyond(annotations, sizes, findings)
     usable = ~annotations.crowd
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     findings.add_rows(TINY_BOX, np.flatnonzero(usable & (sides < TINY)), describe)
     findings.add_rows(REPEATED, _repeated(image, labels, boxes), describe)
     empty = np.flatnonzero(counts == 0)
     findings.add_rows(NO_REGIONS, empty, lambda i: (annotations.file_names[i], "no regions"))
+
+
+def check_unstated_sizes(annotations: Annotations, folder: Path, findings: Findings) -> None:
+    """Report boxes that reach beyond images whose size only their files tell, by their headers."""
+    sizes = annotations.sizes.copy()
+    unstated = np.flatnonzero(sizes.min(axis=1, initial=0) < 0).tolist()
+
+    def read(image: int) -> tuple[int, int]:
+        try:
+            return read_size(image_path(folder, annotations.file_names[image])).upright
+        except InputError:
+            return (-1, -1)  # whoever reads the image says why
+
+    for image, size in zip(unstated, in_threads(read, unstated), strict=True):
+        sizes[image] = size
+    _check_beyond(annotations, sizes, findings)
+
+
+def _check_beyond(annotations: Annotations, sizes: NDArray[np.int64], findings: Findings) -> None:
+    # where the annotations state a size, their reader has looked
+    image = annotations.image_of
+    rows = np.flatnonzero((annotations.sizes.min(axis=1, initial=0) < 0)[image])
+    limits = sizes[image[rows]][:, ::-1].astype(np.float64)  # (N, 2) width, height
+    if reason := describe_beyond(annotations.boxes[rows], limits):
+        findings.add(OTHER_CONVENTION, "the boxes of images without a stated size", reason)
 
 
 def _repeated(

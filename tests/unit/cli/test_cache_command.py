@@ -150,6 +150,22 @@ def test_malformed_masks_are_counted(data: list[str], capsys: pytest.CaptureFixt
     assert "set aside        1" in printed.out
 
 
+def test_boxes_beyond_images_of_no_stated_size_are_counted(
+    data: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(Path("a.json").read_text())
+    for image in content["images"]:
+        del image["width"], image["height"]
+    content["annotations"] = [
+        {"id": i, "image_id": i % 2, "category_id": 7, "bbox": [4, 3, 60 + i, 50]} for i in range(4)
+    ]
+    Path("a.json").write_text(json.dumps(content))
+    assert cache(*data) == 3
+    printed = capsys.readouterr()
+    assert "4 of 4 reach beyond their images by more than a tenth" in printed.err
+    assert "(1 of the annotations)" in printed.out
+
+
 def test_a_store_of_no_images_is_an_error(
     data: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

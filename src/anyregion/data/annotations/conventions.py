@@ -56,7 +56,7 @@ def check_boxes(
     # (K, 2) width and height of each listed image
     size_of = {image.key: image.size[::-1] for image in reversed(images)}
     sizes = np.array([size_of.get(key, (-1, -1)) for key in regions.image_keys]).reshape(-1, 2)
-    limits = sizes[regions.images[finite]]
+    limits = sizes[regions.images[finite]].astype(np.float64)
     if said := describe_beyond(boxes, limits, corners=regions.corners):
         findings.add(OTHER_CONVENTION, f"the boxes of {path}", said)
 
