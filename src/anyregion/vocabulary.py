@@ -118,7 +118,7 @@ class Vocabulary:
             if not self.templates:
                 raise InputError("templates must not be empty; leave them out for the model's own")
             for template in self.templates:
-                if template.count("{}") != 1:
+                if not isinstance(template, str) or template.count("{}") != 1:
                     raise InputError(f"template {template!r} must hold one {{}}")
             templates = tuple(map(valid_text, self.templates))
             pairs = zip(templates, self.templates, strict=True)
@@ -159,8 +159,20 @@ class Vocabulary:
             )
         # before any name is left out, or the columns would not match any more
         for column, values in (("synonyms", synonyms), ("ids", ids)):
+            if values is not None and (isinstance(values, str) or not hasattr(values, "__len__")):
+                raise InputError(f"{column} must be a list, not one {type(values).__name__}")
             if values is not None and len(values) != len(names):
                 raise InputError(f"{len(names)} names but {len(values)} {column}")
+        for position, others in enumerate(() if synonyms is None else synonyms):
+            # the letters of a string are strings, too
+            is_list = isinstance(others, (list, tuple))
+            if not (is_list and all(isinstance(word, str) for word in others)):
+                raise InputError(f"synonyms of name {position}: {others!r:.60} is no list of text")
+        for number in () if ids is None else ids:
+            if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+                raise InputError(f"id {number!r:.60} is not a whole number")
+        if isinstance(templates, str) or not isinstance(templates, (Sequence, type(None))):
+            raise InputError(f"templates must be a list, not one {type(templates).__name__}")
         first_with_key: dict[str, int] = {}
         skipped: list[SetAside] = []
         notes: list[str] = []

@@ -282,6 +282,23 @@ CHANGES: dict[str, Callable[[dict[str, Any], NDArray[np.float32]], None]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"synonyms": ["kitten", "puppy"]}, "'kitten' is no list of text"),
+        ({"synonyms": "ab"}, "synonyms must be a list, not one str"),
+        ({"synonyms": [["kitten"], [3]]}, r"\[3\] is no list of text"),
+        ({"ids": [1, 2.5]}, "id 2.5 is not a whole number"),
+        ({"ids": 7}, "ids must be a list, not one int"),
+        ({"templates": "a photo of {}"}, "templates must be a list, not one str"),
+        ({"templates": [3]}, "template 3 must hold one"),
+    ],
+)
+def test_columns_of_another_kind_are_refused(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Vocabulary.from_names(["cat", "dog"], **columns)
+
+
 @pytest.mark.parametrize("room", ["none", "too little"])
 def test_a_full_disk_costs_the_cache_alone(tmp_path: Path, room: str) -> None:
     disk = tmp_path / "disk"
