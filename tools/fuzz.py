@@ -3,13 +3,13 @@
     python tools/fuzz.py [--calls N] [--seed N] [--only TARGET ...] [--keep DIR] [--json FILE]
 
 Faults are: an exception that leaves `main` or, from Python, is none of the package's; a traceback
-in what is printed; an exit code beside 0 to 3; a call that takes over 30 seconds; 2 GB of memory
-more than before the call; a network call, or a process that is started, as Python's audit events
-tell. Each call has a seed of its own made of `--seed` and its number, so that one is repeated by
-`--first NUMBER --calls 1`. Calls run in child processes, one after the other in each, so that one
-that dies or hangs is a fault and not the end. The exit code is 1 where there was a fault; their
-inputs stay in `--keep`, with the command in `command.txt`. With `--resume` the calls of which
-`--json` holds the result are not made again.
+in what is printed; an exit code beside 0 to 3; a call that takes over 30 seconds of a core (or 300
+by the clock); 2 GB of memory more than before the call; a network call, or a process that is
+started, as Python's audit events tell. Each call has a seed of its own made of `--seed` and its
+number, so that one is repeated by `--first NUMBER --calls 1`. Calls run in child processes, one
+after the other in each, so that one that dies or hangs is a fault and not the end. The exit code is
+1 where there was a fault; their inputs stay in `--keep`, with the command in `command.txt`. With
+`--resume` the calls of which `--json` holds the result are not made again.
 """
 
 from __future__ import annotations
@@ -170,6 +170,16 @@ def child(options: argparse.Namespace) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def seconds_of(process: int) -> float:
+    """The seconds that a process has used of a core, in all its threads."""
+    try:
+        # the name before them, in brackets, may hold anything
+        numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Worker:
     """A child process and the calls that are its."""
 
@@ -213,7 +223,7 @@ class Worker:
             env=environment,
         )
         self.since, self.current, self.buffer = time.monotonic(), "", b""
-        self.running = False
+        self.running, self.used = False, 0.0
 
     def read(self) -> list[dict[str, Any]]:
         assert self.process.stdout is not None
@@ -224,6 +234,7 @@ class Worker:
             report = json.loads(line)
             self.since, self.current = time.monotonic(), report["target"]
             self.next, self.running = report["number"], "started" in report
+            self.used = seconds_of(self.process.pid)
             if not self.running:
                 results.append(report)
                 self.next = report["number"] + 1
@@ -233,6 +244,16 @@ class Worker:
             else:
                 results.append(self.lost(f"the process died with {self.process.wait()}"))
         return results
+
+    def hangs(self, limit: float) -> bool:
+        """Whether the call took so many seconds of a core, or ten times as many of the clock.
+
+        Where others use the machine too, the clock alone would tell of them.
+        """
+        passed = time.monotonic() - self.since
+        return passed > limit and (
+            seconds_of(self.process.pid) - self.used > limit or passed > 10 * limit
+        )
 
     def lost(self, reason: str) -> dict[str, Any]:
         """The call that killed or hung the process; the next one starts another."""
@@ -295,11 +316,7 @@ def main() -> int:
                 reports = worker.read() if worker.process.stdout in ready else []
                 # between calls originals are made and packages loaded
                 limit = options.timeout + (60 if not worker.running else 0)
-                if (
-                    not reports
-                    and time.monotonic() - worker.since > limit
-                    and worker.next < worker.stop
-                ):
+                if not reports and worker.next < worker.stop and worker.hangs(limit):
                     reports = [worker.lost(f"took over {options.timeout:.0f} s")]
                 for result in reports:
                     results.append(result)
