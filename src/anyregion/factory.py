@@ -18,6 +18,7 @@ from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import RegionEncoder
 from anyregion.scoring import Score
+from anyregion.tiles import TiledEncoder, TileOptions, tiled, tiled_proposer, untiled
 from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ Kind: TypeAlias = Literal["compact", "regionspot", "vlm"]
 Use: TypeAlias = Literal["trained", "crop", "masked-crop", "dense"]
 Proposer: TypeAlias = Literal["own", "compact", "sam"]
 PROPOSERS: tuple[Proposer, ...] = ("own", "compact", "sam")
+# length in pixels of the smallest tiles of the proposer sam: what SAM sees of an image
+SAM_TILE = 1024
 # images in one pass through a frozen model on a GPU; a CPU gains nothing from more than one
 IMAGES_AT_ONCE = 8
 
@@ -93,6 +96,7 @@ def load_recognizer(
     vlm: str | None = None,
     antialias: bool | None = None,
     device: str = "cpu",
+    tiles: int | None = None,
     cache: Path | Literal["default"] | None = "default",
 ) -> Recognizer:
     """Build a recogniser.
@@ -110,6 +114,9 @@ def load_recognizer(
         antialias: for RegionSpot, whether images are squashed for the VLM with antialiasing; None
             for what the model states (True); False is the published predictor's way.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; for `compact` whatever ONNX Runtime here offers.
+        tiles: most tiles of a large image, in which its small regions are seen (see
+            `anyregion.tiles.TiledEncoder`); 0 for none. Unless given, 128 for `compact` as trained,
+            and 0 for all else, which is the published way. A crop has no use for them.
         cache: folder of encoded vocabularies; None for no cache.
 
     Raises:
@@ -124,19 +131,25 @@ def load_recognizer(
         encoder, vocabulary, card = _regionspot(
             model, kind, localizer=localizer, vlm=vlm, antialias=antialias, device=device
         )
+        encoder = tiled(encoder, _vlm_tiles(getattr(encoder, "vlm", None), tiles))
         return Recognizer(encoder, vocabulary=vocabulary, card=card, cache=cache)
     if use != "trained":
         if antialias is not None:
             raise InputError(f"the method {use} has no choice of antialiasing")
         if localizer is not None:
             raise InputError(f"the method {use} uses no localizer")
+        if tiles and use != "dense":
+            raise InputError(f"the method {use} cuts out each region: there is no use for tiles")
         embedder = _embedder(model, kind, vlm, device)
         if use == "dense":
-            return Recognizer(DenseEncoder(embedder), cache=cache)
+            from anyregion.compact.model import tile_options
+
+            options = tile_options(tiles or 0) if kind == "compact" else _vlm_tiles(embedder, tiles)
+            return Recognizer(tiled(DenseEncoder(embedder), options), cache=cache)
         return Recognizer(CropEncoder(embedder, masked=use == "masked-crop"), cache=cache)
     if localizer is not None or antialias is not None:
         raise InputError("compact takes no localizer, and has no choice of antialiasing")
-    from anyregion.compact.model import CompactEncoder, CompactModel
+    from anyregion.compact.model import CompactEncoder, CompactModel, tile_options
 
     folder = None if str(model) == "compact" else Path(model)
     if folder is None:
@@ -149,7 +162,9 @@ def load_recognizer(
                 card.check(folder, name)
     compact = CompactEncoder(CompactModel(folder, device=device))
     vocabulary = vocabulary or Vocabulary.from_names(compact.calibration.names)
-    return Recognizer(compact, vocabulary=vocabulary, card=card, cache=cache)
+    return Recognizer(
+        tiled(compact, tile_options(tiles)), vocabulary=vocabulary, card=card, cache=cache
+    )
 
 
 def load_proposer(
@@ -158,6 +173,7 @@ def load_proposer(
     localizer: str | Path | None = None,
     recognizer: Recognizer | None = None,
     device: str = "cpu",
+    tiles: int | None = None,
 ) -> RegionProposer:
     """Build a proposer: what finds the regions of an image where there are none yet.
 
@@ -167,6 +183,9 @@ def load_proposer(
         localizer: hub name, folder or file, for `sam`; unless given, that of `recognizer`.
         recognizer: the one that will name the regions; a RegionSpot's localizer is loaded already.
         device: as for `load_recognizer`.
+        tiles: most tiles of a large image, in which regions are looked for too (see
+            `anyregion.tiles.TiledProposer`); 0 for none. Unless given, as many as `recognizer` may
+            have, and without one 128 for `compact` and 0 for `sam`.
 
     Raises:
         InputError: unknown proposer, `sam` without a localizer, `compact` with one.
@@ -174,17 +193,33 @@ def load_proposer(
     """
     if name not in PROPOSERS:
         raise InputError(f"no proposer {name!r}: there are {', '.join(PROPOSERS)}")
-    encoder = recognizer.encoder if recognizer else None
+    encoder = untiled(recognizer.encoder) if recognizer else None
+    in_tiles: TiledEncoder | None = None
+    if recognizer is not None and isinstance(recognizer.encoder, TiledEncoder):
+        in_tiles = recognizer.encoder
+    if tiles is None and recognizer is not None:
+        tiles = in_tiles.options.limit if in_tiles else 0
     loaded = getattr(encoder, "localizer", None)  # a RegionSpot's
     if name == "compact" or (name == "own" and loaded is None and localizer is None):
         if localizer is not None:
             raise InputError("the proposer compact uses no localizer")
-        from anyregion.compact.model import CompactEncoder, CompactModel, CompactProposer
+        from anyregion.compact.model import (
+            CompactEncoder,
+            CompactModel,
+            CompactProposer,
+            tile_options,
+        )
+        from anyregion.compact.proposal_head import NMS_IOU
 
         # of the same model an image is encoded once, for its proposals and for their names
-        if isinstance(encoder, CompactEncoder):
-            return CompactProposer(encoder.model, encoder=encoder)
-        return CompactProposer(CompactModel(device=device))
+        compact = encoder if isinstance(encoder, CompactEncoder) else None
+        model = compact.model if compact else CompactModel(device=device)
+        return tiled_proposer(
+            CompactProposer(model, encoder=compact),
+            tile_options(tiles),
+            nms_iou=NMS_IOU,
+            encoder=in_tiles,
+        )
     if loaded is None and localizer is None:
         raise InputError("the proposer sam needs a localizer: SAM's hub name, folder or file")
     require("torch", "torch", "torchvision", "transformers")
@@ -199,7 +234,13 @@ def load_proposer(
         raise InputError(f"the localizer {title} makes no automatic masks")
     # with the recogniser's own localizer its embedding of the image serves for both
     shared = isinstance(encoder, RegionSpotEncoder) and segmenter is loaded
-    return AutomaticMasks(segmenter, encoder=encoder if shared else None)
+    automatic = AutomaticMasks(segmenter, encoder=encoder if shared else None)
+    return tiled_proposer(
+        automatic,
+        TileOptions(limit=tiles or 0, side=SAM_TILE, whole=SAM_TILE),
+        nms_iou=automatic.options.crop_nms_thresh,
+        encoder=in_tiles,
+    )
 
 
 def load_extractor(
@@ -359,6 +400,12 @@ def _regionspot(
     if localizer or vlm:
         raise InputError(f"{path} carries its own SAM and CLIP; convert it to use others")
     return load_published(path, device=device, antialias=antialias is not False), None, None
+
+
+def _vlm_tiles(vlm: object, limit: int | None) -> TileOptions:
+    """A VLM's square input decides: it shows less of an image than a localizer's."""
+    side = int(getattr(vlm, "image_size", 224))
+    return TileOptions(limit=limit or 0, side=side, whole=side)
 
 
 def _vocabulary(folder: Path) -> Vocabulary | None:

@@ -36,6 +36,29 @@ def encode_mask(mask: NDArray[Any]) -> RLE:
     return RLE(size=[int(n) for n in rle["size"]], counts=rle["counts"].decode("ascii"))
 
 
+def encode_crop(crop: NDArray[np.bool_], x0: int, y0: int, *, size: tuple[int, int]) -> RLE:
+    """The code of a mask that is `crop` `(h, w)` from column `x0` and row `y0` on, and else empty.
+
+    The same as `encode_mask` of the full image, at the cost of the crop.
+    """
+    height, width = size
+    rows, columns = crop.shape
+    # COCO's code runs down the columns: each with a border, so that runs start and end in it
+    bordered = np.zeros((columns, rows + 2), dtype=np.bool_)
+    bordered[:, 1:-1] = crop.T
+    flat = bordered.reshape(-1)
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 2)
+    edges = (x0 + column) * height + y0 + row  # where runs start and end, in turn
+    if len(edges):
+        apart = edges[2::2] != edges[1:-1:2]  # a run may go on at the top of the next column
+        edges = edges[np.concatenate([[True], np.repeat(apart, 2), [True]])]
+    runs = np.diff(edges, prepend=0, append=height * width).tolist()
+    if runs[-1] == 0 and len(runs) > 1:
+        runs.pop()
+    coded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return RLE(size=[height, width], counts=coded["counts"].decode("ascii"))
+
+
 def decode_mask(rle: RLE) -> NDArray[np.bool_]:
     """Decode to `(height, width)` bool."""
     return np.asarray(coco_mask.decode(rle), dtype=bool)

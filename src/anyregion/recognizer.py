@@ -20,6 +20,7 @@ from anyregion.predictions import Predictions
 from anyregion.region_encoder import RegionEncoder
 from anyregion.regions import Regions
 from anyregion.scoring import Score, top_names
+from anyregion.tiles import untiled
 from anyregion.vocabulary import (
     EncodedVocabulary,
     Floats,
@@ -89,7 +90,7 @@ class Recognizer:
             AnyRegionError: the folder cannot be written.
         """
         # not in `RegionEncoder`: what was not trained has nothing to save
-        save = getattr(self.encoder, "save_pretrained", None)
+        save = getattr(untiled(self.encoder), "save_pretrained", None)
         if save is None:
             raise InputError(
                 f"{self.encoder.name} was not trained, so there are no weights to save: load it by "

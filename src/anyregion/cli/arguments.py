@@ -58,6 +58,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="RegionSpot: resize for the VLM as the published predictor does",
     )
+    group.add_argument(
+        "--tiles",
+        type=int,
+        metavar="N",
+        help="see small regions of images over 640 pixels in up to N tiles an image; 0: the whole "
+        "image alone (default: 128 for compact, 0 for other models, whose tiles begin at the size "
+        "of their input)",
+    )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
     group.add_argument(
         "--score",
@@ -86,6 +94,7 @@ def recognizer_loader(args: argparse.Namespace) -> Callable[[], Recognizer]:
         vlm=args.vlm,
         antialias=False if args.no_antialias else None,
         device=args.device,
+        tiles=args.tiles,
     )
 
 
@@ -106,7 +115,9 @@ def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> Propos
     proposer: factory.Proposer = args.proposer or "own"
     alone = proposer == "sam" and not factory.uses_localizer(args.model, args.method)
     localizer = args.localizer if alone else None  # a RegionSpot's is loaded with it
-    return ProposedRegions(proposer, localizer, args.device, masks=args.use_masks, scores=scores)
+    return ProposedRegions(
+        proposer, localizer, args.device, masks=args.use_masks, scores=scores, tiles=args.tiles
+    )
 
 
 def add_vocabulary_arguments(parser: argparse.ArgumentParser, *, exemplars: bool = True) -> None:

@@ -50,15 +50,25 @@ from anyregion.model_card import ModelCard, write_card
 from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.scoring import Score
+from anyregion.tiles import TileOptions
 from anyregion.vocabulary import Vocabulary
 
 # long side of an image that is embedded as one: a crop needs no small cells
 CROP_SIDE = 224
 
+# of large images: length in pixels of the smallest tiles, and most tiles of an image
+TILE_SIDE, TILES = 320, 128
+
 # of the training-free answer: the softmax scale with the lowest log loss on given boxes of COCO
 # training images, 80 names, and then the bias with the lowest log loss of the sigmoid scores
 LOGIT_SCALE = 8.0
 LOGIT_BIAS = -4.75
+
+
+def tile_options(limit: int | None = None) -> TileOptions:
+    """How large images are seen in tiles; `limit` None for `TILES`."""
+    # an image that is not shrunk shows all it has
+    return TileOptions(limit=TILES if limit is None else limit, side=TILE_SIDE, whole=LONG_SIDE)
 
 
 class CompactModel:

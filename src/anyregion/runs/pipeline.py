@@ -98,7 +98,7 @@ class ProposedRegions:
 
     Attributes:
         proposer: `own`, `compact` or `sam`, as `load_proposer` takes it, or a proposer.
-        localizer, device: see `load_proposer`.
+        localizer, device, tiles: see `load_proposer`.
         masks: also use the masks as prompts.
         scores: multiply the names' scores by the regions' objectness.
     """
@@ -108,6 +108,7 @@ class ProposedRegions:
     device: str = "cpu"
     masks: bool = False
     scores: bool = True
+    tiles: int | None = None
     set_aside: tuple[SetAside, ...] = ()
 
     @property
@@ -126,7 +127,11 @@ class ProposedRegions:
         if not isinstance(self.proposer, str):
             return self.proposer
         return factory.load_proposer(
-            self.proposer, localizer=self.localizer, recognizer=recognizer, device=self.device
+            self.proposer,
+            localizer=self.localizer,
+            recognizer=recognizer,
+            device=self.device,
+            tiles=self.tiles,
         )
 
 

@@ -93,7 +93,7 @@ def test_the_model_of_the_arguments(photos: Path, colours: list[Any]) -> None:
                      "--localizer", "sam", "--vlm", "clip", "--device", "cuda:1") == 0  # fmt: skip
     assert colours == [
         ((), {"model": "folder", "method": "masked-crop", "localizer": "sam", "vlm": "clip",
-              "antialias": None, "device": "cuda:1"})]  # fmt: skip
+              "antialias": None, "device": "cuda:1", "tiles": None})]  # fmt: skip
     assert recognize("photos", *BOXES, "--model", "folder", "--no-antialias", "--out", "o2") == 0
     assert colours[1][1]["antialias"] is False
     settings = json.loads(Path("o2/run.json").read_text())["settings"]

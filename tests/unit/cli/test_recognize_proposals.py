@@ -35,7 +35,7 @@ def test_regions_are_proposed(photos: Path, proposers: list[Any]) -> None:
     ((args, options),) = proposers
     assert args == ("own",)
     assert options.pop("recognizer").encoder.name == "colours"
-    assert options == {"localizer": None, "device": "cuda:1"}
+    assert options == {"localizer": None, "device": "cuda:1", "tiles": None}
     assert recognize("photos", "--regions", "auto", "--ignore-scores") == 1, "another setting"
 
 

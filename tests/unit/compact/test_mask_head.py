@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anyregion.compact.mask_head import encode_crop, paste
-from anyregion.masks import decode_mask, encode_mask, mask_box
+from anyregion.compact.mask_head import paste
+from anyregion.masks import decode_mask, encode_crop, encode_mask, mask_box
 
 
 @pytest.mark.parametrize(

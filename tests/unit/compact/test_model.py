@@ -15,6 +15,7 @@ from anyregion.errors import CheckpointError, InputError
 from anyregion.factory import load_proposer
 from anyregion.masks import decode_mask
 from anyregion.region_encoder import REGIONS_AT_ONCE
+from anyregion.tiles import untiled
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 BOXES = [[172, 18, 425, 308], [0, 200, 120, 400], [325, 66, 426, 327]]
@@ -73,8 +74,8 @@ def test_very_many_regions_answer_as_a_block_at_a_time(
 
 
 def test_what_load_recognizer_gives() -> None:
-    assert isinstance(load_recognizer().encoder, CompactEncoder)
-    assert isinstance(load_recognizer(method="regionspot").encoder, CompactEncoder)
+    assert isinstance(untiled(load_recognizer().encoder), CompactEncoder)
+    assert isinstance(load_recognizer(method="regionspot", tiles=0).encoder, CompactEncoder)
     assert isinstance(load_recognizer(method="dense").encoder, DenseEncoder)
     with pytest.raises(InputError, match="takes no localizer"):
         load_recognizer(localizer="facebook/sam-vit-base")
@@ -198,7 +199,7 @@ def test_another_module(tmp_path: Path, compact: CompactEncoder) -> None:
 
     for name in ("namer.onnx", "namer.safetensors"):
         (tmp_path / name).write_bytes(read_asset(name))
-    assert isinstance(load_recognizer(tmp_path).encoder, CompactEncoder)
+    assert isinstance(untiled(load_recognizer(tmp_path).encoder), CompactEncoder)
     assert CompactEncoder(CompactModel(tmp_path)).fingerprint == compact.fingerprint, (
         "the same weights"
     )
