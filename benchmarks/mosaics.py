@@ -1,18 +1,19 @@
 """Regions of large images, in tiles and in the whole image, against the same in single photographs.
 
-Photographs of the annotations, each with a long side of 416 pixels, are named one by one, and then
-joined to mosaics of 2 x 2, 3 x 3, ... of them, which a model sees as one image. Prints, for each
-size, the percentage of regions named rightly, images encoded for a mosaic (itself and its tiles),
-and CPU seconds for each of them. A mosaic is a worst case: things of all of its photographs are
-small in it, and around a region lies another photograph.
+Photographs of the annotations, each with a long side of --side pixels, are named one by one, and
+then joined to mosaics of 2 x 2, 3 x 3, ... of them, which a model sees as one image. Prints, for
+each size, the percentage of regions named rightly, images encoded for a mosaic (itself and its
+tiles), and CPU seconds for each of them. A mosaic is a worst case: things of all of its photographs
+are small in it, and around a region lies another photograph. With `--side 1664 --sizes 1` the
+photographs are enlarged: large images, but with no more to see.
 
     python benchmarks/mosaics.py --annotations COCO.json --images DIR [--photographs 144]
-        [--sizes 1 2 3 4 6] [--model compact] [--method dense] [--tiles N] [--masks] [--points]
-        [--proposals]
+        [--side 416] [--sizes 1 2 3 4 6] [--model compact] [--method dense] [--tiles N]
+        [--masks] [--points] [--proposals]
 
 With --masks also the mean IoU of masks grown from the boxes, with --points that of the boxes grown
 from one pixel of each mask, and with --proposals the percentage of boxes that a proposal meets with
-an IoU of at least a half, and proposals for each photograph.
+an IoU of at least a half, and proposals for each image.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from PIL import Image
 from anyregion import Regions, load_proposer, load_recognizer, load_regions, read_image
 from anyregion.baselines.dense import DenseEncoder
 from anyregion.compact.model import CompactEmbedder, CompactEncoder, CompactModel, tile_options
+from anyregion.factory import Method
 from anyregion.images import Pixels
 from anyregion.masks import RLE, decode_mask, encode_mask, mask_iou
 from anyregion.proposals import RegionProposer, box_iou
@@ -39,8 +41,6 @@ from anyregion.region_encoder import RegionEncoder
 from anyregion.tiles import mask_from_tile, tiled, untiled
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
-# long side of a photograph: that of most of the shared ones
-SIDE = 416
 GREY = 127
 
 
@@ -62,9 +62,9 @@ class Photograph:
 
 
 def read_photographs(
-    annotations: Path, images: Path, count: int, seed: int
+    annotations: Path, images: Path, count: int, *, side: int, seed: int
 ) -> tuple[list[Photograph], Vocabulary]:
-    """Some photographs drawn at random, at `SIDE`, and the names of their classes."""
+    """Some photographs drawn at random, their long side `side`, and the names of their classes."""
     file = load_regions(annotations, masks=True, scores=False)
     ids = list(file.categories)
     entries = [e for e in file.images.values() if len(e.regions) and e.file_name]
@@ -74,7 +74,7 @@ def read_photographs(
         pixels = read_image(images / str(entry.file_name))
         height, width = pixels.shape[:2]
         regions, _ = entry.regions.fit(height, width)
-        factor = SIDE / max(height, width)
+        factor = side / max(height, width)
         new = (max(1, round(width * factor)), max(1, round(height * factor)))
         if new != (width, height):
             resized = Image.fromarray(pixels).resize(new, Image.Resampling.BILINEAR)
@@ -87,15 +87,15 @@ def read_photographs(
     return photographs, Vocabulary.from_names([file.categories[i] for i in ids])
 
 
-def mosaics(photographs: Sequence[Photograph], side: int) -> list[Photograph]:
-    """The photographs in squares of `side` x `side`; what fills no square is left out."""
+def mosaics(photographs: Sequence[Photograph], count: int, *, side: int) -> list[Photograph]:
+    """The photographs, `count` x `count` to an image; those that fill no image are left out."""
     joined = []
-    for start in range(0, len(photographs) - side * side + 1, side * side):
-        canvas = np.full((side * SIDE, side * SIDE, 3), GREY, dtype=np.uint8)
+    for start in range(0, len(photographs) - count * count + 1, count * count):
+        canvas = np.full((count * side, count * side, 3), GREY, dtype=np.uint8)
         boxes, masks = [], []
-        part = photographs[start : start + side * side]
+        part = photographs[start : start + count * count]
         for i, photograph in enumerate(part):
-            y, x = i // side * SIDE, i % side * SIDE
+            y, x = i // count * side, i % count * side
             height, width = photograph.pixels.shape[:2]
             canvas[y : y + height, x : x + width] = photograph.pixels
             boxes.append(photograph.boxes + np.tile([x, y], 2))
@@ -179,7 +179,7 @@ def measure(
     return figures
 
 
-def load(model: str, method: str | None, tiles: int) -> Recognizer:
+def load(model: str, method: Method | None, tiles: int) -> Recognizer:
     """The recogniser; `compact` with one thread, so that its CPU time is the time of a core."""
     if model != "compact" or method not in (None, "dense"):
         return load_recognizer(model, method=method, tiles=tiles)
@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--photographs", type=int, default=144)
+    parser.add_argument("--side", type=int, default=416)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 3, 4, 6])
     parser.add_argument("--model", default="compact")
     parser.add_argument("--method")
@@ -203,7 +204,7 @@ def main() -> None:
     parser.add_argument("--proposals", action="store_true")
     args = parser.parse_args()
     photographs, names = read_photographs(
-        args.annotations, args.images, args.photographs, args.seed
+        args.annotations, args.images, args.photographs, side=args.side, seed=args.seed
     )
     for tiles in (0, args.tiles):
         recognizer = load(args.model, args.method, tiles)
@@ -212,14 +213,15 @@ def main() -> None:
         if args.proposals:
             proposer = load_proposer("compact", recognizer=recognizer, tiles=tiles)
         vocabulary = recognizer.encode_vocabulary(names)
-        for side in args.sizes:
-            if tiles == 0 or side > 1:
+        for count in args.sizes:
+            # photographs that the encoder does not shrink have no tiles
+            if tiles == 0 or count * args.side > 640 or args.model != "compact":
                 figures = measure(
-                    mosaics(photographs, side), recognizer, vocabulary, counter,
+                    mosaics(photographs, count, side=args.side), recognizer, vocabulary, counter,
                     masks=args.masks, points=args.points, proposer=proposer,
                 )  # fmt: skip
                 text = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
-                print(f"{side} x {side}, at most {tiles} tiles: {text}", flush=True)
+                print(f"{count} x {count}, at most {tiles} tiles: {text}", flush=True)
 
 
 def _resized(mask: RLE, size: tuple[int, int]) -> RLE | None:

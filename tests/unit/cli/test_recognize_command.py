@@ -90,10 +90,11 @@ def test_regions_from_a_file(photos: Path, colours: list[Any]) -> None:
 
 def test_the_model_of_the_arguments(photos: Path, colours: list[Any]) -> None:
     assert recognize("photos", *BOXES, "--model", "folder", "--method", "masked-crop",
-                     "--localizer", "sam", "--vlm", "clip", "--device", "cuda:1") == 0  # fmt: skip
+                     "--localizer", "sam", "--vlm", "clip", "--device", "cuda:1",
+                     "--tiles", "9") == 0  # fmt: skip
     assert colours == [
         ((), {"model": "folder", "method": "masked-crop", "localizer": "sam", "vlm": "clip",
-              "antialias": None, "device": "cuda:1", "tiles": None})]  # fmt: skip
+              "antialias": None, "device": "cuda:1", "tiles": 9})]  # fmt: skip
     assert recognize("photos", *BOXES, "--model", "folder", "--no-antialias", "--out", "o2") == 0
     assert colours[1][1]["antialias"] is False
     settings = json.loads(Path("o2/run.json").read_text())["settings"]
