@@ -5,11 +5,13 @@ then joined to mosaics of 2 x 2, 3 x 3, ... of them, which a model sees as one i
 each size, the percentage of regions named rightly, images encoded for a mosaic (itself and its
 tiles), and CPU seconds for each of them. A mosaic is a worst case: things of all of its photographs
 are small in it, and around a region lies another photograph. With `--side 1664 --sizes 1` the
-photographs are enlarged: large images, but with no more to see.
+photographs are enlarged: large images, but with no more to see. With `--frame 160 --sizes 1` they
+are a scale model of large photographs: the encoder sees 160 pixels of 416, as it sees 640 of 1,664,
+of each of them and of its tiles.
 
     python benchmarks/mosaics.py --annotations COCO.json --images DIR [--photographs 144]
-        [--side 416] [--sizes 1 2 3 4 6] [--model compact] [--method dense] [--tiles N]
-        [--masks] [--points] [--proposals]
+        [--side 416] [--frame 640] [--sizes 1 2 3 4 6] [--model compact] [--method dense]
+        [--tiles N] [--masks] [--points] [--proposals]
 
 With --masks also the mean IoU of masks grown from the boxes, with --points that of the boxes grown
 from one pixel of each mask, and with --proposals the percentage of boxes that a proposal meets with
@@ -31,14 +33,21 @@ from PIL import Image
 
 from anyregion import Regions, load_proposer, load_recognizer, load_regions, read_image
 from anyregion.baselines.dense import DenseEncoder
-from anyregion.compact.model import CompactEmbedder, CompactEncoder, CompactModel, tile_options
+from anyregion.compact.image_encoder import (
+    ALL_MAPS,
+    LONG_SIDE,
+    FeaturePyramid,
+    ImageEncoder,
+    MapName,
+)
+from anyregion.compact.model import TILE_SIDE, CompactEmbedder, CompactEncoder, CompactModel
 from anyregion.factory import Method
 from anyregion.images import Pixels
 from anyregion.masks import RLE, decode_mask, encode_mask, mask_iou
 from anyregion.proposals import RegionProposer, box_iou
 from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import RegionEncoder
-from anyregion.tiles import mask_from_tile, tiled, untiled
+from anyregion.tiles import TileOptions, mask_from_tile, tiled, untiled
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 GREY = 127
@@ -179,13 +188,33 @@ def measure(
     return figures
 
 
-def load(model: str, method: Method | None, tiles: int) -> Recognizer:
+@dataclass(frozen=True, eq=False)
+class FramedEncoder(ImageEncoder):
+    """`compact`'s image encoder with another long side."""
+
+    frame: int
+
+    def encode(
+        self,
+        pixels: Pixels,
+        *,
+        outputs: Sequence[MapName] = ALL_MAPS,
+        long_side: int = LONG_SIDE,
+    ) -> FeaturePyramid:
+        return super().encode(
+            pixels, outputs=outputs, long_side=long_side * self.frame // LONG_SIDE
+        )
+
+
+def load(model: str, method: Method | None, tiles: int, frame: int) -> Recognizer:
     """The recogniser; `compact` with one thread, so that its CPU time is the time of a core."""
     if model != "compact" or method not in (None, "dense"):
         return load_recognizer(model, method=method, tiles=tiles)
     one = CompactModel(threads=1)
+    one.image_encoder = FramedEncoder(one.image_encoder.session, frame)
+    side = TILE_SIDE * frame // LONG_SIDE
     encoder = CompactEncoder(one) if method is None else DenseEncoder(CompactEmbedder(one))
-    return Recognizer(tiled(encoder, tile_options(tiles)))
+    return Recognizer(tiled(encoder, TileOptions(limit=tiles, side=side, whole=frame)))
 
 
 def main() -> None:
@@ -194,6 +223,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--photographs", type=int, default=144)
     parser.add_argument("--side", type=int, default=416)
+    parser.add_argument("--frame", type=int, default=LONG_SIDE)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 3, 4, 6])
     parser.add_argument("--model", default="compact")
     parser.add_argument("--method")
@@ -207,7 +237,7 @@ def main() -> None:
         args.annotations, args.images, args.photographs, side=args.side, seed=args.seed
     )
     for tiles in (0, args.tiles):
-        recognizer = load(args.model, args.method, tiles)
+        recognizer = load(args.model, args.method, tiles, args.frame)
         counter = Counter(untiled(recognizer.encoder))
         proposer = None
         if args.proposals:
@@ -215,7 +245,7 @@ def main() -> None:
         vocabulary = recognizer.encode_vocabulary(names)
         for count in args.sizes:
             # photographs that the encoder does not shrink have no tiles
-            if tiles == 0 or count * args.side > 640 or args.model != "compact":
+            if tiles == 0 or count * args.side > args.frame or args.model != "compact":
                 figures = measure(
                     mosaics(photographs, count, side=args.side), recognizer, vocabulary, counter,
                     masks=args.masks, points=args.points, proposer=proposer,

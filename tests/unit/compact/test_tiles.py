@@ -137,7 +137,7 @@ def test_things_of_a_large_image_are_named_as_in_single_photographs() -> None:
         counts.append(len(of_names))
     alone = float(np.average(single, weights=counts))
     whole, in_tiles = (share_right(r, image, boxes, names) for r in (plain, tiled))
-    assert in_tiles > alone - 0.06, f"{alone} alone, {in_tiles} in tiles, {whole} in the whole"
+    assert in_tiles > alone - 0.1, f"{alone} alone, {in_tiles} in tiles, {whole} in the whole"
     assert in_tiles > whole + 0.1, f"{alone} alone, {in_tiles} in tiles, {whole} in the whole"
 
 

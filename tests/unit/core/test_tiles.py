@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from anyregion.errors import InputError, InputWarning
+from anyregion.images import read_image
 from anyregion.masks import decode_mask, encode_mask, mask_box
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
@@ -23,12 +26,14 @@ from anyregion.tiles import (
     plan_tiles,
     region_spans,
     regions_in_tile,
+    spare_scale,
     tiled,
     untiled,
 )
 from tests.helpers.colours import ColourEncoder
 from tests.helpers.halves import MaskedHalves
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 OPTIONS = TileOptions(limit=20, side=100, whole=150)
 
 
@@ -39,8 +44,13 @@ def random_boxes(count: int, width: int, height: int, longest: float, seed: int 
     return np.concatenate([low, low + sides], axis=1)
 
 
+def sides_of(size: tuple[int, int], options: TileOptions) -> list[float]:
+    return grid_sides(photograph(*size), options)
+
+
 def planned(boxes: np.ndarray, size: tuple[int, int], options: TileOptions) -> tuple[Any, bool]:
-    return plan_tiles(boxes, size, options, movable=np.ones(len(boxes), dtype=bool))
+    movable = np.ones(len(boxes), dtype=bool)
+    return plan_tiles(boxes, size, sides_of(size, options), options, movable=movable)
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -50,10 +60,22 @@ def photograph(height: int, width: int) -> np.ndarray:
 
 class TestPlan:
     def test_small_images_have_no_grids(self) -> None:
-        assert grid_sides((150, 150), OPTIONS) == []
-        assert grid_sides((10, 151), OPTIONS) == [100]
-        assert grid_sides((1000, 10), TileOptions(limit=0, side=100, whole=150)) == []
-        assert len(grid_sides((3000, 4000), OPTIONS)) >= 3
+        assert sides_of((150, 150), OPTIONS) == []
+        assert sides_of((10, 151), OPTIONS) == [100]
+        assert sides_of((1000, 10), TileOptions(limit=0, side=100, whole=150)) == []
+        assert len(sides_of((300, 2000), OPTIONS)) >= 3
+
+    def test_enlarged_images_have_larger_tiles_or_none(self) -> None:
+        sharp = read_image(EXAMPLES / "coffee.jpg")
+        height, width = sharp.shape[:2]
+        assert spare_scale(sharp, 8) == 1
+        assert spare_scale(np.zeros((300, 400, 3), dtype=np.uint8), 8) == 1, "nothing is known"
+        for factor in (2, 4):
+            size = (width * factor, height * factor)
+            image = np.asarray(Image.fromarray(sharp).resize(size, Image.Resampling.BICUBIC))
+            assert spare_scale(image, 8) == factor
+            assert grid_sides(image, OPTIONS)[0] == 100 * factor
+            assert grid_sides(image, TileOptions(limit=9, side=100, whole=width)) == []
 
     @pytest.mark.parametrize("size", [(700, 1000), (1000, 60), (151, 151), (613, 997)])
     def test_a_tile_holds_its_regions_and_what_is_around_them(self, size: tuple[int, int]) -> None:
@@ -104,13 +126,13 @@ class TestPlan:
 
     def test_covering_tiles_leave_nothing_out_and_keep_the_limit(self) -> None:
         for limit in (3, 10, 100):
-            windows = covering_tiles((700, 1000), TileOptions(limit=limit, side=100, whole=150))
+            windows = covering_tiles((700, 1000), sides_of((700, 1000), OPTIONS), limit)
             assert len(windows) <= limit
             seen = np.zeros((700, 1000), dtype=bool)
             for x0, y0, x1, y1 in windows:
                 seen[y0:y1, x0:x1] = True
             assert seen.all() or not windows
-        assert covering_tiles((100, 100), OPTIONS) == []
+        assert covering_tiles((100, 100), [], 10) == []
 
     def test_a_region_reaches_as_far_as_all_of_its_prompt(self) -> None:
         mask = np.zeros((50, 60), dtype=bool)

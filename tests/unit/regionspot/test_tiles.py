@@ -10,7 +10,14 @@ pytest.importorskip("transformers")
 
 from anyregion import Regions
 from anyregion.masks import mask_area, mask_box
-from anyregion.tiles import TiledEncoder, TileOptions, cut_tile, plan_tiles, regions_in_tile
+from anyregion.tiles import (
+    TiledEncoder,
+    TileOptions,
+    cut_tile,
+    grid_sides,
+    plan_tiles,
+    regions_in_tile,
+)
 from tests.helpers.toy_regionspot import toy_encoder
 
 OPTIONS = TileOptions(limit=20, side=64, whole=64)
@@ -31,7 +38,9 @@ def test_a_region_is_answered_as_in_its_tile_alone(multimask: bool) -> None:
     assert answer.rows.tolist() == np.repeat(range(4), per_region).tolist()
     assert np.allclose(answer.boxes, np.repeat(SMALL_BOXES, per_region, axis=0))
     assert answer.mask_logits is None, "of a tile they would be no prompt for the image"
-    windows, _ = plan_tiles(regions.boxes, (300, 400), OPTIONS, movable=np.ones(4, dtype=bool))
+    sides = grid_sides(image, OPTIONS)
+    movable = np.ones(4, dtype=bool)
+    windows, _ = plan_tiles(regions.boxes, (300, 400), sides, OPTIONS, movable=movable)
     assert windows[2] is None
     assert windows[1] == windows[3] != windows[0]
     assert answer.masks is not None
