@@ -100,6 +100,26 @@ def to_line(value: Any, *, indent: int | None = None) -> bytes:
         return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
 
 
+def order_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in the order of its keys, in place.
+
+    The library keeps them in a hash map and writes them in an order that differs from call to call:
+    with this, equal content gives equal bytes. Tensors are in an order of its own already.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if len(header.get("__metadata__", ())) < 2:
+            return
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        # written as the library does, so that it takes the same room: tensors stay where they are
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) > length:
+            raise ValueError(f"{path}: its header of {length} bytes became {len(text)}")
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, atomically; of file names, bytes that are none are spelt out."""
     with atomic_path(path) as temporary:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anyregion.errors import AnyRegionError, CheckpointError
-from anyregion.files import atomic_path, writing
+from anyregion.files import atomic_path, order_metadata, writing
 
 # what `torch.load` raises for cut or foreign files depends on where they break
 _BROKEN = (
@@ -75,7 +75,7 @@ def compare_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a `.safetensors` file, whole or not at all.
+    """Write a `.safetensors` file, whole or not at all; equal tensors and metadata, equal bytes.
 
     Raises:
         AnyRegionError: it cannot be written: no permission, a full disk, a file in the way.
@@ -84,6 +84,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     with writing(path), atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, metadata=metadata)
+            order_metadata(temporary)
         except SafetensorError as error:  # what the library makes of an `OSError`
             raise AnyRegionError(f"{path}: cannot be written ({error})") from None
 

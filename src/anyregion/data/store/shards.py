@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from anyregion.errors import InputError
-from anyregion.files import atomic_path, writing
+from anyregion.files import atomic_path, order_metadata, writing
 
 Content = TypeVar("Content", covariant=True)
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
@@ -131,13 +131,13 @@ def write_shard(spec: ShardSpec, codec: Codec[Any], records: Sequence[Record]) -
     arrays = codec.encode(spec.keys, records)
     header = {"format": codec.format, "identity": spec.identity, **codec.header(spec.keys, records)}
     header["hash"] = _hash_header(header, arrays, codec)
-    # the library keeps several entries in no order; in one, equal shards are equal files
     entries = header if codec.header_entry is None else {codec.header_entry: json.dumps(header)}
     content = save(arrays, metadata=entries)
     # written here, not by the library, whose errors do not tell a full disk from others; moved into
     # place when whole, so that who reads is not disturbed by who fills
     with writing(spec.path), atomic_path(spec.path) as temporary:
         temporary.write_bytes(content)
+        order_metadata(temporary)
 
 
 class Shard(Generic[Content]):
