@@ -329,7 +329,7 @@ def uses_localizer(model: str | Path, method: Method | None = None) -> bool:
 
 def default_score(model: str | Path, method: Method | None = None) -> Score:
     """How `load_recognizer` of the same would score where the caller does not choose."""
-    return "sigmoid" if _resolve(model, method) == ("compact", "trained") else "softmax"
+    return "probability" if _resolve(model, method) == ("compact", "trained") else "softmax"
 
 
 def list_models() -> list[ModelInfo]:

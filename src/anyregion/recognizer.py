@@ -17,9 +17,9 @@ from anyregion.exemplars import Exemplar, ExemplarVocabulary, mix_rows
 from anyregion.images import ImageLike, Pixels, read_image, size_of
 from anyregion.model_card import ModelCard
 from anyregion.predictions import Predictions
-from anyregion.region_encoder import RegionEncoder
+from anyregion.region_encoder import RegionEncoder, name_embeddings
 from anyregion.regions import Regions
-from anyregion.scoring import Score, top_names
+from anyregion.scoring import Score
 from anyregion.tiles import untiled
 from anyregion.vocabulary import (
     EncodedVocabulary,
@@ -209,9 +209,10 @@ class Recognizer:
             vocabulary: names, or a vocabulary, encoded or not; None for the names that the model
                 was trained on, where it knows them.
             top_k: how many names to keep of each region.
-            score: `softmax` over the vocabulary, or `sigmoid` of each name on its own; None for
-                the encoder's own choice (`compact` is calibrated for `sigmoid`). Where the regions
-                have a detector's scores, the result is multiplied by them.
+            score: `softmax` over the vocabulary, `sigmoid` of each name on its own, or
+                `probability`, how often such an answer is right, where the encoder can tell
+                (`compact`); None for the encoder's own choice. Where the regions have a detector's
+                scores, the result is multiplied by them.
             masks: decode masks too. Names alone do not need them.
             multimask: three candidate masks a region, each named on its own.
 
@@ -290,13 +291,8 @@ class Recognizer:
         embedded = encoder.embed_regions(encoded, regions, masks=masks, multimask=multimask)
         predictions: list[Predictions] = []
         for e, r, size in zip(embedded, regions, sizes, strict=True):
-            indices, scores = top_names(  # (M, K) each
-                e.embeddings,
-                vocabulary.matrix,
-                top_k=top_k,
-                score=score or encoder.default_score,
-                scale=encoder.logit_scale,
-                bias=encoder.logit_bias,
+            indices, scores = name_embeddings(  # (M, K) each
+                encoder, e.embeddings, vocabulary.matrix, top_k=top_k, score=score
             )
             rows = np.arange(len(scores)) if e.rows is None else e.rows  # (M,)
             # a detector's doubt whether there is anything is independent of what it would be

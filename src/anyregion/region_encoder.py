@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from anyregion.images import Pixels
 from anyregion.masks import RLE
 from anyregion.regions import Boxes, Regions
-from anyregion.scoring import Score
+from anyregion.scoring import Floats, Score, top_names
 from anyregion.vocabulary import TextEncoder
 
 # Regions whose features are in memory together, so that it does not grow with the regions of an
@@ -85,3 +85,25 @@ class RegionEncoder(Protocol):
             multimask: three candidates a region, best mask first, where the method has them.
         """
         ...
+
+
+def name_embeddings(
+    encoder: RegionEncoder, embeddings: Floats, matrix: Floats, *, top_k: int, score: Score | None
+) -> tuple[NDArray[np.int64], Floats]:
+    """`top_names` of an encoder's regions, by its own numbers and, unless given, its own score.
+
+    An encoder that can tell how often its answers are right has `answers` (see `AnswerModel`).
+
+    Raises:
+        InputError: as for `top_names`.
+    """
+    return top_names(
+        embeddings,
+        matrix,
+        top_k=top_k,
+        score=score or encoder.default_score,
+        scale=encoder.logit_scale,
+        bias=encoder.logit_bias,
+        # not in `RegionEncoder`: no other method is calibrated
+        answers=getattr(encoder, "answers", None),
+    )

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError
 
-Score: TypeAlias = Literal["softmax", "sigmoid"]
+Score: TypeAlias = Literal["softmax", "sigmoid", "probability"]
 Floats: TypeAlias = NDArray[np.float32]
+
+
+class AnswerModel(Protocol):
+    """What tells how often an answer of one model is right, from all that the answer is made of.
+
+    Attributes:
+        scale: of the cosines, in the exponentials that `probabilities` is given the sum of.
+    """
+
+    scale: float
+
+    def probabilities(
+        self,
+        logits: Floats,
+        exponentials: NDArray[np.float64],
+        *,
+        embeddings: Floats,
+        matrix: Floats,
+        columns: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """The probability that each of `K` names is the right one of a region, `(M, K)`.
+
+        Args:
+            logits: `(M, K)`, `scale` times the cosines.
+            exponentials: `(M,)`, the sum of `exp(logit)` over all names.
+            embeddings: `(M, E)`, the regions.
+            matrix: `(C, E)`, all names.
+            columns: `(M, K)`, which of them the logits are of, the best first.
+
+        Returns:
+            Never larger for a name with a smaller logit.
+        """
+        ...
+
 
 # regions scored together: with a chunk of words some 30 MB. Up to so many keep their bits.
 ROWS_AT_ONCE = 256
@@ -38,6 +72,7 @@ def top_names(
     score: Score = "softmax",
     scale: float,
     bias: float = 0.0,
+    answers: AnswerModel | None = None,
     chunk: int = 8192,
 ) -> tuple[NDArray[np.int64], Floats]:
     """The `top_k` best words of each region and their scores, both `(M, min(top_k, C))`, sorted.
@@ -45,10 +80,12 @@ def top_names(
     Regions are visited `ROWS_AT_ONCE` and words `chunk` at a time, so 20,000 regions and 100,000
     words need no `(M, C)` array.
     `softmax` is over all C words (a one-word vocabulary always scores 1, as published); `sigmoid`
-    scores each word on its own. Of equal scores the earlier word comes first.
+    scores each word on its own; `probability` is what `answers` says, which takes the place of
+    `scale` and `bias`. Of equal scores the earlier word comes first.
 
     Raises:
-        InputError: embeddings of another width than the vocabulary's, or ones that are not finite.
+        InputError: embeddings of another width than the vocabulary's, ones that are not finite, or
+            `probability` without `answers`.
     """
     if embeddings.shape[-1] != matrix.shape[-1]:
         raise InputError(
@@ -59,8 +96,15 @@ def top_names(
         raise InputError("a region embedding is not finite: the weights or the image are broken")
     if not isinstance(top_k, int) or top_k < 1:
         raise InputError(f"top_k must be a whole number of at least 1; it is {top_k}")
-    if score not in ("softmax", "sigmoid"):
-        raise InputError(f"score must be softmax or sigmoid, not {score!r}")
+    if score not in ("softmax", "sigmoid", "probability"):
+        raise InputError(f"score must be softmax, sigmoid or probability, not {score!r}")
+    if score == "probability":
+        if answers is None:
+            raise InputError(
+                "this model does not tell how often its answers are right: score by softmax or "
+                "sigmoid"
+            )
+        scale, bias = answers.scale, 0.0
     count = min(top_k, len(matrix))
     indices = np.empty((len(embeddings), count), dtype=np.int64)
     scores = np.empty((len(embeddings), count), dtype=np.float32)
@@ -75,7 +119,7 @@ def top_names(
         total = np.zeros((len(block), 1), dtype=np.float64)
         for first in range(0, len(matrix), chunk):
             part = logits(block, matrix[first : first + chunk], scale=scale, bias=bias)
-            if score == "softmax":
+            if score != "sigmoid":
                 high = np.maximum(highest, part.max(axis=1, keepdims=True))
                 total = total * np.exp(highest - high)
                 total += np.exp(part - high).sum(axis=1, keepdims=True)
@@ -97,6 +141,14 @@ def top_names(
             columns = np.take_along_axis(columns, order, axis=1)
         if score == "softmax":
             scores[rows] = np.exp(best - highest) / total
+        elif answers is not None and score == "probability":
+            scores[rows] = answers.probabilities(
+                best,
+                (total * np.exp(highest))[:, 0],
+                embeddings=block,
+                matrix=matrix,
+                columns=columns,
+            )
         else:
             scores[rows] = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
         indices[rows] = columns

@@ -25,7 +25,7 @@ from anyregion.masks import RLE, decode_mask, encode_crop, encode_mask, mask_box
 from anyregion.proposals import RegionProposer, nms
 from anyregion.region_encoder import RegionEmbeddings, RegionEncoder
 from anyregion.regions import Boxes, Regions
-from anyregion.scoring import Score
+from anyregion.scoring import AnswerModel, Score
 from anyregion.vocabulary import TextEncoder
 
 Window: TypeAlias = tuple[int, int, int, int]
@@ -140,6 +140,7 @@ class TiledEncoder:
         self.name = encoder.name
         self.logit_scale, self.logit_bias = encoder.logit_scale, encoder.logit_bias
         self.default_score: Score = encoder.default_score
+        self.answers: AnswerModel | None = getattr(encoder, "answers", None)
 
     @property
     def text(self) -> TextEncoder:

@@ -44,6 +44,10 @@ _TEXTS_AT_ONCE = 8192
 class TextEncoder(Protocol):
     """A text model: words to embeddings. Every recogniser has one.
 
+    One whose names depend on each other has a method `adapt_vocabulary` too: from the matrix
+    `(C, E)` of a whole vocabulary, rows of length 1, to what regions are compared with, `(C, F)`,
+    rows of length 1.
+
     Attributes:
         fingerprint: a hash or name that changes whenever the embeddings would.
         templates: the prompt templates that the model is used with unless others are given.
@@ -454,4 +458,6 @@ def _encode_names(
         name = vocabulary.names[int(bad[0])]
         raise InputError(f"the text model gives no direction for {name!r}")
     unit: Floats = (matrix / lengths).astype(np.float32)
-    return unit
+    # not in `TextEncoder`: most models' names do not depend on each other
+    adapt = getattr(encoder, "adapt_vocabulary", None)
+    return unit if adapt is None else adapt(unit)

@@ -69,9 +69,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
     group.add_argument(
         "--score",
-        choices=["softmax", "sigmoid"],
+        choices=["softmax", "sigmoid", "probability"],
         help="softmax: shared among all names, so one name alone always scores 1; sigmoid: each "
-        "name on its own (default: sigmoid for compact's trained module, else softmax)",
+        "name on its own; probability: how often such an answer is right, of compact's trained "
+        "module, whose default it is (else: softmax)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=4, metavar="N", help="images at once (default: 4)"

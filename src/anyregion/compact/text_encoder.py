@@ -20,7 +20,15 @@ from anyregion.compact.assets import (
     start_session,
 )
 from anyregion.compact.conse import WIDTH, load_conse
-from anyregion.compact.region_head import NEW, SYNONYM, Calibration
+from anyregion.compact.region_head import (
+    ANCHOR,
+    HUBNESS,
+    NEW,
+    NEWNESS,
+    REST,
+    SYNONYM,
+    Calibration,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -63,8 +71,9 @@ class CompactTextEncoder:
         self.fingerprint = f"compact-{digest.hexdigest()[:16]}"
         if calibration is not None:
             # what a name gains is part of its embedding: another vocabulary in the cache
-            content = repr([self.fingerprint, calibration.gamma, NEW, SYNONYM]).encode()
-            digest = hashlib.sha256(content + calibration.trained.tobytes())
+            rule = (NEW, SYNONYM, ANCHOR, NEWNESS, REST, HUBNESS)
+            content = repr([self.fingerprint, *rule]).encode()
+            digest = hashlib.sha256(content + calibration.to_bytes())
             self.fingerprint = f"compact-{digest.hexdigest()[:16]}"
 
     def encode_text(self, texts: Sequence[str]) -> Floats:
@@ -73,11 +82,13 @@ class CompactTextEncoder:
         Texts longer than 256 pieces are cut. What a text gets does not depend on the others.
 
         Returns:
-            `(len(texts), 384)`, centred; `(len(texts), 386)` with a calibration (see its
-            `stack_names`).
+            `(len(texts), 384)`, centred.
         """
-        centred = load_conse().whiten(self.sentence_embeddings(texts))
-        return centred if self._calibration is None else self._calibration.stack_names(centred)
+        return load_conse().whiten(self.sentence_embeddings(texts))
+
+    def adapt_vocabulary(self, matrix: Floats) -> Floats:
+        """See `TextEncoder`. With a calibration `(C, 388)` (see its `stack_names`)."""
+        return matrix if self._calibration is None else self._calibration.stack_names(matrix)
 
     def sentence_embeddings(self, texts: Sequence[str]) -> Floats:
         """all-MiniLM-L6-v2's own embedding of each text, `(len(texts), 384)` float32, length 1."""

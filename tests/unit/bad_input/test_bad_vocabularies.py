@@ -87,7 +87,7 @@ def test_hundred_thousand_words() -> None:
     [
         (np.ones((1, 3), np.float32), {}, "3 wide but the vocabulary 2"),
         (np.full((1, 2), np.nan, np.float32), {}, "not finite"),
-        (np.ones((1, 2), np.float32), {"score": "best"}, "softmax or sigmoid"),
+        (np.ones((1, 2), np.float32), {"score": "best"}, "softmax, sigmoid or probability"),
         (np.ones((1, 2), np.float32), {"top_k": 0}, "at least 1"),
         (np.ones((1, 2), np.float32), {"top_k": 2.0}, "whole number"),
     ],

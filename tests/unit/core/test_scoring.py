@@ -143,7 +143,8 @@ def test_a_hundred_thousand_words_in_bounded_memory() -> None:
         ({"embeddings": np.full((2, 16), np.nan, np.float32)}, "not finite"),
         ({"embeddings": np.full((2, 16), np.inf, np.float32)}, "not finite"),
         ({"top_k": 0}, "top_k"),
-        ({"score": "cosine"}, "softmax or sigmoid"),
+        ({"score": "cosine"}, "softmax, sigmoid or probability"),
+        ({"score": "probability"}, "how often its answers are right"),
     ],
 )
 def test_what_cannot_be_scored(change: dict[str, object], message: str) -> None:

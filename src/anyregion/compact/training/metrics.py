@@ -14,7 +14,7 @@ from anyregion.compact.proposal_head import ProposalHead
 from anyregion.compact.training.dataset import read_pyramid
 from anyregion.data.region_dataset import RegionDataset
 from anyregion.errors import InputError
-from anyregion.evaluation.metrics.calibration import auroc, ece
+from anyregion.evaluation.metrics.calibration import auroc
 from anyregion.evaluation.metrics.overlap import AR_THRESHOLDS, count_matched, mask_ious, mean_iou
 from anyregion.masks import decode_mask
 from anyregion.proposals import box_iou
@@ -84,9 +84,8 @@ def point_metrics(head: ProposalHead, dataset: RegionDataset, *, seed: int = 0) 
 def fit_scores(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
     """Scale and bias whose `sigmoid(scale * best cosine + bias)` is how often the best is right.
 
-    A name's score then depends on the region and the name alone, not on the other names: a
-    threshold means the same for a short vocabulary and a long one, and a low best score means
-    "none of these".
+    A name's score then depends on the region and the name alone, not on the other names. (How often
+    an answer is right depends on those too: see `compact.confidence`.)
 
     The targets are Platt's (1999, section 2.2), a little inside 0 and 1, so that there is always a
     fit, also where every region is named rightly.
@@ -117,17 +116,6 @@ def fit_scores(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     scale, bias = line.tolist()
     return scale, bias
-
-
-def held_out_ece(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Calibration error where each half of the regions is scored by a fit on the other half."""
-    middle = len(labels) // 2
-    halves = (slice(None, middle), slice(middle, None))
-    scores = np.zeros(len(labels))
-    for fitted, scored in (halves, halves[::-1]):
-        scale, bias = fit_scores(cosines[fitted], labels[fitted])
-        scores[scored] = 1 / (1 + np.exp(-(scale * cosines[scored].max(axis=1) + bias)))
-    return ece(scores, cosines.argmax(axis=1) == labels)
 
 
 def _images_with_masks(dataset: RegionDataset) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyregion.compact.conse import load_conse
-from anyregion.compact.region_head import INPUTS, Calibration, extract_region_features
+from anyregion.compact.region_head import (
+    HIGHEST_GAIN,
+    INPUTS,
+    Calibration,
+    extract_region_features,
+)
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.checkpoint import save_region_head, unwrapped
+from anyregion.compact.training.confidence_fit import fit_calibration
 from anyregion.compact.training.dataset import (
     StoreConfig,
     check_mirrored,
@@ -25,20 +32,22 @@ from anyregion.compact.training.dataset import (
     read_pyramid,
 )
 from anyregion.compact.training.losses import classification_loss, distillation_loss
-from anyregion.compact.training.metrics import fit_scores, held_out_ece
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.data.region_dataset import RegionDataset
 from anyregion.data.samplers import EpochSampler
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
+from anyregion.evaluation.regions.vocabulary_subsets import unrelated_names
 from anyregion.model_card import ModelCard
 from anyregion.regions import Boxes
 from anyregion.torch_utils.weights import fingerprint
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator, seed_torch
 from anyregion.training.task import ACCURACY_METRICS, Task
-from anyregion.vocabulary import EncodedVocabulary
+from anyregion.vocabulary import EncodedVocabulary, Vocabulary, encode_vocabulary, name_key
 
+# names that scores are calibrated beside, evenly from the built-in lists
+DISTRACTORS = 400
 SMALLEST_RANDOM = 16.0  # pixels a side; a smaller box shows nothing that could be kept
 
 
@@ -81,9 +90,11 @@ class RegionTaskConfig:
         batch: images a step.
         flip: chance of the mirror image.
         jitter: how far each side of a box moves at most, as a fraction of the box.
-        novelty: gamma of calibrated stacking: what names unlike all that were trained gain, in
-            cosine, so as not to drown under those (see `compact.region_head`); chosen on validation
-            data with `unseen` classes left out of training.
+        novelty: the most that names unlike all that were trained gain, in cosine, so as not to
+            drown under those (see `compact.region_head`).
+        new_name_cost: share of the held-out regions of trained classes, named rightly, that may be
+            called by a new name for that; chosen on validation data with `unseen` classes left out
+            of training.
         module: sizes.
         objective: losses.
         licence: under which the weights may be used.
@@ -95,7 +106,8 @@ class RegionTaskConfig:
     batch: int = 8
     flip: float = 0.5
     jitter: float = 0.1
-    novelty: float = 0.24
+    novelty: float = 0.2
+    new_name_cost: float = 0.045
     module: RegionHeadConfig = field(default_factory=RegionHeadConfig)
     objective: RegionObjective = field(default_factory=RegionObjective)
     licence: str = "not stated"
@@ -105,6 +117,10 @@ class RegionTaskConfig:
             raise InputError("compact.data: name at least one data set")
         if self.batch < 1 or not 0 <= self.flip <= 1 or not 0 <= self.jitter < 0.5:
             raise InputError("compact: batch from 1, flip from 0 to 1, jitter from 0 to below 0.5")
+        if not 0 <= self.novelty <= HIGHEST_GAIN or not 0 <= self.new_name_cost < 1:
+            raise InputError(
+                f"compact: novelty from 0 to {HIGHEST_GAIN}, new_name_cost from 0 to below 1"
+            )
 
 
 def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
@@ -175,7 +191,9 @@ class RegionTask(Task):
         seed_torch(seed, "weights")
         self.module: nn.Module = RegionHeadModule(config.module)
         self.conse = load_conse()
-        self._measured: tuple[str, NDArray[np.float32], NDArray[np.int64]] | None = None
+        self._measured: (
+            tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]] | None
+        ) = None
         self._images = [(number, int(i)) for number, d in enumerate(datasets) for i in d.images]
         self._sampler = EpochSampler(np.ones(len(self._images)), seed)
         # (C, 384) and (C,) of each data set
@@ -245,17 +263,31 @@ class RegionTask(Task):
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """The graph, the numbers that belong to it, the weights. See `Task`."""
-        cosines, labels = self._validation_cosines(module)
-        scale, bias = fit_scores(cosines, labels)
-        vocabularies = [_vocabulary(d) for d in self.datasets]
+        embeddings, conse, labels = self._validation_embeddings(module)
+        # every name once, with the first data set's embedding of it
+        trained = {
+            name_key(name): (name, row)
+            for d in reversed(self.datasets)
+            for name, row in zip(
+                _vocabulary(d).vocabulary.names, _vocabulary(d).matrix, strict=True
+            )
+        }
+        position = {key: i for i, key in enumerate(trained)}
+        validation = _vocabulary(self.validation).vocabulary
+        # of classes that were left out of training nothing may be learned here either
+        rows = np.array([position.get(name_key(name), -1) for name in validation.names])[labels]
         calibration = Calibration(
-            trained=np.concatenate([v.matrix for v in vocabularies]),
-            names=tuple(name for v in vocabularies for name in v.vocabulary.names),
+            trained=np.stack([row for _, row in trained.values()]),
+            names=tuple(name for name, _ in trained.values()),
             gamma=self.config.novelty,
-            scale=scale,
-            bias=bias,
+            scale=1.0,
+            bias=0.0,
+            cost=self.config.new_name_cost,
         )
-        metrics = {**self.validate(module), "ece": held_out_ece(cosines, labels)}
+        calibration, error = fit_calibration(
+            calibration, embeddings, conse, rows, self._distractors, seed=self.seed
+        )
+        metrics = {**self.validate(module), "ece": error}
         save_region_head(
             unwrapped(module, RegionHeadModule),
             folder,
@@ -277,28 +309,49 @@ class RegionTask(Task):
             "frozen": "compact's image encoder and text encoder",
         }
 
+    @cached_property
+    def _distractors(self) -> NDArray[np.float32]:
+        """Text embeddings `(D, 384)` of names that are right of no validation region."""
+        names = unrelated_names(_vocabulary(self.validation).vocabulary)
+        # evenly from the lists: each may begin with one domain
+        at = np.linspace(0, len(names) - 1, min(len(names), DISTRACTORS)).round().astype(int)
+        vocabulary = Vocabulary.from_names([names[i] for i in at])
+        return encode_vocabulary(vocabulary, CompactTextEncoder(), cache=None).matrix
+
     def _validation_cosines(
         self, module: nn.Module
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Cosines `(N, C)` of all validation regions with all names, and the right ones `(N,)`."""
+        embeddings, _, labels = self._validation_embeddings(module)
+        # plain cosines: what new names gain comes on top
+        cosines: NDArray[np.float32] = embeddings @ _vocabulary(self.validation).matrix.T
+        return cosines, labels
+
+    def _validation_embeddings(
+        self, module: nn.Module
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Embeddings and training-free answers `(N, 384)` of all validation regions, `(N,)` names.
+
+        The embeddings have length 1, and the names are rows of the validation vocabulary.
+        """
         weights = fingerprint(module.state_dict().items())
         if self._measured is not None and self._measured[0] == weights:
             return self._measured[1:]  # what was validated is saved next
         dataset = self.validation
         device = next(module.parameters()).device
-        embeddings, labels = [], []
+        embeddings, conse, labels = [], [], []
         with torch.inference_mode():
             for image in dataset.images.tolist():
                 boxes, rows = dataset.labelled(image)
                 pyramid = read_pyramid(dataset, image)
                 features = extract_region_features(pyramid, boxes, self.conse)
                 inputs = [torch.from_numpy(getattr(features, n)).to(device) for n in INPUTS]
-                embeddings.append(F.normalize(module([inputs])[0].float(), dim=-1).cpu())
+                embeddings.append(F.normalize(module([inputs])[0].float(), dim=-1).cpu().numpy())
+                conse.append(features.conse)
                 labels.append(rows)
-        # plain cosines: scores are fitted to these, and what new names gain comes on top
-        cosines: NDArray[np.float32] = torch.cat(embeddings).numpy() @ _vocabulary(dataset).matrix.T
-        self._measured = (weights, cosines, np.concatenate(labels))
-        return self._measured[1:]
+        arrays = np.concatenate(embeddings), np.concatenate(conse), np.concatenate(labels)
+        self._measured = (weights, *arrays)
+        return arrays
 
 
 def _vocabulary(dataset: RegionDataset) -> EncodedVocabulary:

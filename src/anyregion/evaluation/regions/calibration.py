@@ -25,8 +25,8 @@ from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categ
 from anyregion.evaluation.regions.vocabulary_subsets import VocabularySubset, vocabulary_subsets
 from anyregion.io.regions import load_regions
 from anyregion.recognizer import Recognizer
+from anyregion.region_encoder import name_embeddings
 from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, run_pipeline
-from anyregion.scoring import top_names
 from anyregion.vocabulary import Vocabulary
 
 EVERY_SECOND = "every:2:1"
@@ -193,13 +193,8 @@ def evaluate_calibration(
             labels.append(np.array([names.positions[c] for c in listed]))
             # the regions' embeddings are the same whatever names they are compared with
             for i, vocabulary in enumerate(encoded):
-                indices, values = top_names(
-                    predictions.embeddings,
-                    vocabulary.matrix,
-                    top_k=1,
-                    score=options.score or encoder.default_score,
-                    scale=encoder.logit_scale,
-                    bias=encoder.logit_bias,
+                indices, values = name_embeddings(
+                    encoder, predictions.embeddings, vocabulary.matrix, top_k=1, score=options.score
                 )
                 best[i].append(indices[:, 0])
                 scores[i].append(values[:, 0])

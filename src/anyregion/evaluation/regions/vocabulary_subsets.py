@@ -71,7 +71,7 @@ def vocabulary_subsets(
             subsets += [_subset(str(size), whole, stay[s::step][:size]) for s in starts]
             continue
         if pool is None:
-            pool = _unrelated(whole, distractors)
+            pool = unrelated_names(whole, distractors)
         count = size - len(stay)
         if count > len(pool):
             reason = f"{len(stay)} names and {len(pool)} distractors at most"
@@ -97,7 +97,7 @@ def _subset(
     return VocabularySubset(label, vocabulary, origin)
 
 
-def _unrelated(whole: Vocabulary, distractors: Vocabulary | None) -> list[str]:
+def unrelated_names(whole: Vocabulary, distractors: Vocabulary | None = None) -> list[str]:
     """The distractors, or names of the built-in lists, that share no word with `whole`."""
     if distractors is not None:
         lists = [distractors]

@@ -23,11 +23,9 @@ from anyregion.compact.conse import load_conse
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.model import CompactModel
 from anyregion.compact.region_head import (
-    ANCHOR,
     INPUTS,
     MEMORY,
     POOLED,
-    STACKED_LENGTH,
     Calibration,
     RegionFeatures,
     RegionHead,
@@ -40,7 +38,7 @@ from anyregion.compact.training.checkpoint import save_region_head
 from anyregion.compact.training.dataset import StoreConfig, open_named_dataset, read_pyramid
 from anyregion.compact.training.export import rounded
 from anyregion.compact.training.losses import classification_loss, distillation_loss
-from anyregion.compact.training.metrics import fit_scores, held_out_ece
+from anyregion.compact.training.metrics import fit_scores
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.compact.training.region_task import (
     RegionObjective,
@@ -285,6 +283,9 @@ def test_save_and_load(tmp_path: Path, saved: Path) -> None:
         replace(sound, gamma=2.0),
         replace(sound, scale=float("inf")),
         replace(sound, bias=float("nan")),
+        replace(sound, known=sound.trained[:, :9]),
+        replace(sound, typical=sound.trained[0] * np.float32(np.inf)),
+        replace(sound, cost=1.5),
     ):
         (folder / "namer.safetensors").write_bytes(wrong.to_bytes())
         with pytest.raises(CheckpointError, match="damaged"):
@@ -310,31 +311,6 @@ def test_the_folder_keeps_its_format(saved: Path) -> None:
     assert content["format"] == "anyregion.compact.namer/1"
     assert set(content) == {"format", "module", "licence", "names", "figures"}
     assert b"novelty" in (saved / "namer.safetensors").read_bytes()
-
-
-# names that were not trained
-
-
-def test_new_names_gain_where_a_region_is_doubtful() -> None:
-    text_encoder = CompactTextEncoder(threads=1)
-    numbers = replace(
-        calibration(), trained=text_encoder.encode_text(["a couch", "a dog"]), gamma=0.2
-    )
-    names = text_encoder.encode_text(["a couch", "a sofa", "a wine glass"])
-    stacked = numbers.stack_names(names)
-    assert np.allclose(np.linalg.norm(stacked, axis=1), 1, atol=1e-5)
-    doubtful, sure = numbers.stack_regions(names[2:3]), numbers.stack_regions(names[0:1])
-    assert np.allclose(np.linalg.norm([doubtful, sure], axis=2), STACKED_LENGTH, atol=1e-5)
-    gain = (doubtful @ stacked.T)[0] - (names[2:3] @ names.T)[0]
-    assert gain[0] == pytest.approx(0, abs=1e-6)
-    assert 0 <= gain[1] < 0.1
-    # of a wholly new name: gamma, less what its vector was shortened
-    assert gain[2] == pytest.approx(0.2 - (1 - np.sqrt(1 - (0.2 / ANCHOR) ** 2)), abs=1e-4)
-    # a region that is surely of a trained class lifts no new name
-    assert (sure @ stacked.T)[0, 2] <= (names[0:1] @ names.T)[0, 2] + 1e-6
-    with_gains = CompactTextEncoder(numbers, threads=1)
-    assert with_gains.fingerprint != text_encoder.fingerprint
-    assert np.array_equal(with_gains.encode_text(["a couch", "a sofa", "a wine glass"]), stacked)
 
 
 # losses and calibration
@@ -367,7 +343,6 @@ def test_scores_are_calibrated() -> None:
     scores = 1 / (1 + np.exp(-(scale * cosines.max(axis=1) + bias)))
     right = cosines.argmax(axis=1) == labels
     assert ece(scores, right) < 0.1
-    assert held_out_ece(cosines, labels) < 0.1
     assert ece(np.full(len(right), 0.99), right) > 0.1
     perfect = fit_scores(np.eye(30, dtype=np.float32), np.arange(30))
     assert 0.9 < 1 / (1 + np.exp(-sum(perfect))) < 1

@@ -1,0 +1,247 @@
+"""Fit what the shipped region head gives new names and its confidence, and judge the fit.
+
+    python tools/fit_confidence.py --validation stores/coco_val --splits runs/split0 runs/split1 \\
+        runs/split2 runs/split3 --sets stores/ccp_train stores/camvid_train ... [--ship]
+
+The head's weights stay; its calibration is fitted to the validation store, and the confidence to
+three kinds of answers together: of the validation regions in vocabularies of many sizes; of heads
+that were trained without a quarter of the classes (`anyregion train compact --compact.unseen
+every:4:K`), where new names are right; and of other data sets. Each data set is also left out in
+turn, and each half of the validation photographs, and what is printed is measured there:
+the share of right answers, the mean score, the calibration error, and how well scores tell right
+from wrong answers (AUROC). `--ship` writes the calibration beside the built-in model's graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.compact.assets import ASSETS, CALIBRATION, read_manifest
+from anyregion.compact.conse import load_conse
+from anyregion.compact.model import CompactModel
+from anyregion.compact.region_head import Calibration, extract_region_features
+from anyregion.compact.text_encoder import CompactTextEncoder
+from anyregion.compact.training.confidence_fit import (
+    ABSENT_WEIGHT,
+    Answers,
+    answer,
+    fit_confidence,
+    subset_answers,
+    with_known_regions,
+)
+from anyregion.compact.training.dataset import open_named_dataset, read_pyramid
+from anyregion.compact.training.metrics import fit_scores
+from anyregion.compact.training.region_task import RegionTaskConfig
+from anyregion.data.store.store import Store
+from anyregion.evaluation.metrics.calibration import auroc, ece
+from anyregion.evaluation.regions.vocabulary_subsets import unrelated_names
+from anyregion.vocabulary import Vocabulary, encode_vocabulary, name_key
+
+Floats = NDArray[np.float32]
+# of all answers of the validation data, of each split, and of each data set, in the fit
+SPLIT_WEIGHT, NEW_ONLY_WEIGHT, SET_WEIGHT = 0.5, 0.5, 0.5
+VALIDATION_WEIGHT = 6.0
+
+
+class Regions:
+    """The regions of a store, as a head sees them.
+
+    Attributes:
+        embeddings, conse: `(N, 384)`.
+        labels: `(N,)` rows of `vocabulary`.
+        names, matrix: the store's class names, `(C, 384)`.
+    """
+
+    def __init__(self, store: Path, model: CompactModel, text: CompactTextEncoder) -> None:
+        dataset = open_named_dataset(Store(store), text)
+        assert dataset.vocabulary is not None
+        self.names = dataset.vocabulary.vocabulary.names
+        self.matrix = dataset.vocabulary.matrix
+        conse = load_conse()
+        parts = []
+        for image in dataset.images.tolist():
+            boxes, labels = dataset.labelled(image)
+            if len(boxes):
+                features = extract_region_features(read_pyramid(dataset, image), boxes, conse)
+                parts.append((model.region_head.embed(features), features.conse, labels))
+        self.embeddings, self.conse, self.labels = (
+            np.concatenate([part[i] for part in parts]) for i in range(3)
+        )
+
+
+def base(calibration: Calibration) -> Calibration:
+    """A head's trained names with the settings of today, not calibrated yet."""
+    settings = RegionTaskConfig.__dataclass_fields__
+    return replace(
+        calibration,
+        gamma=settings["novelty"].default,
+        cost=settings["new_name_cost"].default,
+        known=calibration.known[:0],
+        confidence=None,
+    )
+
+
+def positions(names: tuple[str, ...], trained: tuple[str, ...]) -> NDArray[np.int64]:
+    """`(C,)`, which of the trained names each name is; -1: none."""
+    at = {name_key(name): i for i, name in enumerate(trained)}
+    return np.array([at.get(name_key(name), -1) for name in names])
+
+
+def halves(count: int) -> NDArray[np.int64]:
+    return np.arange(count) * 2 // count
+
+
+def split_answers(
+    regions: Regions, calibration: Calibration, half: int, distractors: Floats, label: str
+) -> list[Answers]:
+    """Answers of one half of the regions by a head that has not seen all of their classes."""
+    trained = positions(regions.names, calibration.names)
+    rows = trained[regions.labels]
+    other = halves(len(rows)) != half
+    known = with_known_regions(
+        base(calibration), regions.embeddings[other], regions.conse[other],
+        np.where(rows[other] >= 0, rows[other], -1),
+    )  # fmt: skip
+    embeddings, labels = regions.embeddings[~other], regions.labels[~other]
+    new = np.flatnonzero(trained < 0)
+    inside = np.full(len(trained), -1)
+    inside[new] = np.arange(len(new))
+    random = np.random.default_rng(half)
+    drawn = distractors[random.choice(len(distractors), 100, replace=False)]
+    padded = np.concatenate([regions.matrix, drawn])
+    weight = SPLIT_WEIGHT / 2
+    return [
+        answer(f"{label}", known, embeddings, regions.matrix, labels, weight=weight),
+        answer(f"{label}+100", known, embeddings, padded, labels, weight=weight),
+        answer(
+            f"{label}, new names alone", known, embeddings, regions.matrix[new], inside[labels],
+            weight=NEW_ONLY_WEIGHT,
+        ),
+    ]  # fmt: skip
+
+
+def report(title: str, answers: Answers, scores: NDArray[np.float64]) -> None:
+    """One line: of the present regions, and how absent ones are told."""
+    inside, outside = scores[answers.present], scores[~answers.present]
+    correct = answers.correct[answers.present]
+    told = auroc(inside[correct], inside[~correct])
+    line = (
+        f"{title:40s} right {correct.mean():.3f}  mean score {inside.mean():.3f}  "
+        f"ece {ece(inside, correct):.3f}  auroc {float('nan') if told is None else told:.2f}"
+    )
+    if len(outside):
+        refused = auroc(1 - outside, 1 - inside)
+        line += (
+            f"  present below 0.5: {(inside < 0.5).mean():.2f}  absent above: "
+            f"{(outside >= 0.5).mean():.2f}  auroc of refusing {refused:.2f}"
+        )
+    print(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--validation", type=Path, required=True, metavar="STORE")
+    parser.add_argument("--splits", type=Path, nargs="*", default=[], metavar="RUN")
+    parser.add_argument("--sets", type=Path, nargs="*", default=[], metavar="STORE")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ship", action="store_true")
+    args = parser.parse_args()
+    text = CompactTextEncoder()
+    model = CompactModel()
+    shipped = base(model.region_head.calibration)
+    validation = Regions(args.validation, model, text)
+    rows = positions(validation.names, shipped.names)[validation.labels]
+    unrelated = unrelated_names(Vocabulary.from_names(validation.names))
+    distractors = encode_vocabulary(Vocabulary.from_names(unrelated), text, cache=None).matrix
+
+    # each half of the validation data, and what belongs to it, is judged by a fit to the other
+    own: list[list[Answers]] = []
+    split: list[list[Answers]] = [[], []]
+    half = halves(len(rows))
+    for side in (0, 1):
+        known = with_known_regions(
+            shipped, validation.embeddings[half != side], validation.conse[half != side],
+            rows[half != side],
+        )  # fmt: skip
+        random = np.random.default_rng([args.seed, side])
+        of_half = subset_answers(
+            known, validation.embeddings[half == side], shipped.trained, rows[half == side],
+            distractors, random,
+        )  # fmt: skip
+        count = len({a.label for a in of_half})
+        # the trained names alone are what people take first
+        own.append(
+            [
+                replace(a, weight=VALIDATION_WEIGHT / count * (3.0 if a.label == "all" else 1.0))
+                for a in of_half
+            ]
+        )
+    for run in args.splits:
+        folder = run / "model" if (run / "model").is_dir() else run
+        head = CompactModel(folder)
+        seen = Regions(args.validation, head, text)
+        for side in (0, 1):
+            split[side] += split_answers(
+                seen, head.region_head.calibration, side, distractors, run.name
+            )
+    calibration = with_known_regions(shipped, validation.embeddings, validation.conse, rows)
+    sets: list[Answers] = []
+    for store in args.sets:
+        regions = Regions(store, model, text)
+        sets.append(
+            answer(
+                store.name, calibration, regions.embeddings, regions.matrix, regions.labels,
+                weight=SET_WEIGHT,
+            )
+        )  # fmt: skip
+
+    fits = [fit_confidence([*own[s], *split[s], *sets], new=None) for s in (0, 1)]
+    for label in dict.fromkeys(a.label for a in own[0]):
+        parts = [(a, fits[1 - side]) for side in (0, 1) for a in own[side] if a.label == label]
+        scores = [fit.probabilities(a.features) for a, fit in parts]
+        report(label, _joined([a for a, _ in parts]), np.concatenate(scores))
+    for a, b in zip(*split, strict=True):
+        scores = [fits[1].probabilities(a.features), fits[0].probabilities(b.features)]
+        report(a.label, _joined([a, b]), np.concatenate(scores))
+    everything = [*own[0], *own[1], *split[0], *split[1]]
+    for left_out in sets:
+        fit = fit_confidence([*everything, *(s for s in sets if s is not left_out)], new=None)
+        report(f"{left_out.label} (left out)", left_out, fit.probabilities(left_out.features))
+    inside = rows >= 0
+    scale, bias = fit_scores(validation.embeddings[inside] @ shipped.trained.T, rows[inside])
+    confidence = fit_confidence([*everything, *sets], new=None)
+    made = replace(calibration, scale=scale, bias=bias, confidence=confidence)
+    print(made.confidence, f"absent regions weigh {ABSENT_WEIGHT}; known: {len(made.known)}")
+    if args.ship:
+        folder = Path(str(ASSETS))
+        content = made.to_bytes()
+        (folder / CALIBRATION).write_bytes(content)
+        manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+        assert manifest["files"].keys() == read_manifest().keys()
+        entry = manifest["files"][CALIBRATION]
+        manifest["bytes"] += len(content) - entry["bytes"]
+        entry["bytes"] = len(content)
+        entry["sha256"] = hashlib.sha256(content).hexdigest()
+        entry["calibration"] = "tools/fit_confidence.py (see docs/compact.md)"
+        text_of = json.dumps(manifest, indent=2) + "\n"
+        (folder / "manifest.json").write_text(text_of, encoding="utf-8")
+
+
+def _joined(answers: Sequence[Answers]) -> Answers:
+    features, correct, present = (
+        np.concatenate([getattr(a, name) for a in answers])
+        for name in ("features", "correct", "present")
+    )
+    return Answers(answers[0].label, features, correct, present)
+
+
+if __name__ == "__main__":
+    main()
