@@ -180,7 +180,7 @@ def main() -> None:
         # the trained names alone are what people take first
         own.append(
             [
-                replace(a, weight=VALIDATION_WEIGHT / count * (3.0 if a.label == "all" else 1.0))
+                replace(a, weight=VALIDATION_WEIGHT / count * (9.0 if a.label == "all" else 1.0))
                 for a in of_half
             ]
         )

@@ -70,7 +70,7 @@ def test_scores_are_the_share_that_is_right_whatever_the_vocabulary(toy: Toy) ->
     for a in judged:
         scores = fitted.confidence.probabilities(a.features)[a.present]
         shares[a.label] = a.correct[a.present].mean()
-        assert ece(scores, a.correct[a.present]) < 0.15, a.label
+        assert ece(scores, a.correct[a.present]) < 0.2, a.label
     assert shares["3"] > shares["all"] + 0.1, "the vocabularies are no easier or harder: no test"
 
 
