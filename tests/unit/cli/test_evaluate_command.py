@@ -62,3 +62,19 @@ def test_evaluate_without_an_image(annotated: list[str]) -> None:
     assert main([*annotated, "--json"]) == 3
     Path("photos/one.png").unlink()
     assert main([*annotated, "--json"]) == 1
+
+
+def test_evaluate_fair(annotated: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Kinds of a class are right by a list; COCO's has none of these categories."""
+    Path("kinds.json").write_text(json.dumps({"classes": {"red": ["lime"]}}))
+    words = [*annotated, "--vocabulary", "lime, blue"]
+    assert main([*words, "--fair", "kinds.json", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["regions"], report["outside_vocabulary"]) == (3, 0)
+    assert list(report["by_class"]) == ["red", "blue"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outside_vocabulary"] == 1
+    assert main([*words, "--fair", "kinds.json"]) == 0
+    assert "by the list kinds.json" in capsys.readouterr().out
+    assert main([*words, "--fair"]) == 1
+    assert "coco: lists none of the categories; 'red', for one" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from anyregion.evaluation.regions.classification import (
     evaluate_classification,
 )
 from anyregion.evaluation.regions.inputs import EvaluationOptions
+from anyregion.evaluation.regions.right_names import RightNames
 from anyregion.images import read_image
 from anyregion.regions import Regions
 from anyregion.vocabulary import Vocabulary
@@ -273,3 +274,82 @@ def test_masks_as_prompts(dataset: tuple[Path, Path]) -> None:
     edit(dataset[0], widen)
     assert evaluate(dataset, use_masks=True).top1 == exact.top1
     assert evaluate(dataset).top1 < exact.top1 / 2
+
+
+def test_several_names_are_right(dataset: tuple[Path, Path]) -> None:
+    """The best placed of a class's right names counts, in top-1 and in top-5."""
+    right = RightNames({"red": ("magenta", "blue"), "lime": ("lime",), "blue": ()}, "a list")
+    words = Vocabulary.from_names(["white", "magenta", "BLUE", "lime", "red", "cyan"])
+    options = EvaluationOptions(vocabulary=words)
+    plain = evaluate_classification(colour_recognizer, *dataset, options)
+    fair = evaluate_classification(colour_recognizer, *dataset, options, right_names=right)
+    assert (plain.right_names, fair.right_names) == (None, "a list")
+    # the other classes have their own names, in the categories' order and spelling
+    assert list(fair.by_class) == [n for n in NAMES if n in {*fair.by_class}]
+    assert fair.regions == plain.regions
+    assert fair.by_class["blue"] == plain.by_class["BLUE"]
+    assert fair.mean_score == plain.mean_score
+    # by hand: the best name of each red region, one of three or one alone
+    content = json.loads(dataset[0].read_text())
+    recognizer = colour_recognizer()
+    best, listed = [], []
+    for image in content["images"]:
+        rows = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in rows)]
+        recognizer.set_image(read_image(dataset[1] / image["file_name"]))
+        answer = recognizer.predict(Regions.from_boxes(boxes), words, top_k=5)
+        names = np.array(words.names)[answer.indices]
+        red = [a["category_id"] == 0 for a in rows]
+        best += names[red, 0].tolist()
+        listed += [{"red", "magenta", "BLUE"} & {*row} for row in names[red].tolist()]
+    assert fair.by_class["red"].top1 == pytest.approx(
+        np.isin(best, ["red", "magenta", "BLUE"]).mean()
+    )
+    assert fair.by_class["red"].top5 == pytest.approx(np.mean([bool(row) for row in listed]))
+    assert plain.by_class["red"].top1 == pytest.approx((np.array(best) == "red").mean())
+    assert "BLUE" in best, "the data is to tell both apart"
+
+
+def test_classes_without_a_right_name(dataset: tuple[Path, Path]) -> None:
+    """None of the categories' own names is in the vocabulary; one class has a kind there."""
+    right = RightNames({"blue": ("navy",)}, "a list")
+    words = Vocabulary.from_names(["crimson", "navy"])
+    content = json.loads(dataset[0].read_text())
+    held = sum(a["category_id"] == 20 for a in content["annotations"])
+    options = EvaluationOptions(vocabulary=words, unseen=frozenset({0, 20}))
+    report = evaluate_classification(colour_recognizer, *dataset, options, right_names=right)
+    assert (report.regions, report.outside_vocabulary) == (held, 90 - held)
+    assert list(report.by_class) == ["blue"]
+    assert report.split is not None
+    assert report.split.unseen_classes == ("blue",)
+    assert report.split.unseen is not None
+    assert report.split.unseen.top1 == report.top1
+    with pytest.raises(InputError, match="a list: lists none of the categories"):
+        evaluate_classification(
+            colour_recognizer, *dataset, options, right_names=RightNames({"dog": ()}, "a list")
+        )
+
+
+def test_what_scores_are_worth(dataset: tuple[Path, Path]) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    content = json.loads(dataset[0].read_text())
+    recognizer = colour_recognizer()
+    scores, correct = [], []
+    for image in content["images"]:
+        rows = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in rows)]
+        recognizer.set_image(read_image(dataset[1] / image["file_name"]))
+        answer = recognizer.predict(Regions.from_boxes(boxes), NAMES, top_k=1)
+        scores += answer.scores[:, 0].tolist()
+        correct += [
+            i == a["category_id"] // 10 for i, a in zip(answer.indices[:, 0], rows, strict=True)
+        ]
+    report = evaluate(dataset)
+    assert report.auroc == pytest.approx(metrics.roc_auc_score(correct, scores))
+    bins = np.ceil(np.array(scores) * 15)
+    gaps = [
+        abs(np.mean(np.array(correct)[bins == b]) - np.array(scores)[bins == b].mean())
+        * (bins == b).mean()
+        for b in np.unique(bins)
+    ]
+    assert report.ece == pytest.approx(sum(gaps), abs=1e-6)

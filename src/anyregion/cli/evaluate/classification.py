@@ -20,6 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_vocabulary_arguments(parser)
     evaluation.add_naming_arguments(parser)
+    parser.add_argument(
+        "--fair",
+        nargs="?",
+        const="coco",
+        metavar="LIST.json",
+        help="a right name is the class's, a synonym or a kind of it, by a list: without a file, "
+        "the built-in one for COCO's classes in the built-in vocabularies",
+    )
     parser.add_argument("--per-class", action="store_true", help="also print each class")
     evaluation.add_json_argument(parser)
 
@@ -28,13 +36,17 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, and print the report."""
     from anyregion.cli import terminal
     from anyregion.evaluation.regions.classification import evaluate_classification
+    from anyregion.evaluation.regions.right_names import load_right_names
 
+    # before the model is loaded
+    right_names = None if args.fair is None else load_right_names(args.fair)
     with terminal.progress() as track:
         report = evaluate_classification(
             shared.recognizer_loader(args),
             args.annotations,
             args.images,
             evaluation.naming_options(args, track),
+            right_names=right_names,
         )
     if report.names == 1:
         shared.warn_one_name(args)
@@ -67,6 +79,9 @@ def _print(args: argparse.Namespace, report: ClassificationReport) -> None:
             ("class-averaged", f"{report.mean_class_accuracy:.1%} ({len(report.by_class)})"),
             *([] if split is None else evaluation.split_lines(split)),
             ("mean score", f"{report.mean_score:.3f}"),
+            ("ECE", f"{report.ece:.3f}"),
+            ("AUROC", "-" if report.auroc is None else f"{report.auroc:.3f} (right from wrong)"),
+            *([("right names", f"by the list {report.right_names}")] if report.right_names else []),
             ("vocabulary", vocabulary),
             ("images", report.images),
             ("outside vocabulary", report.outside_vocabulary),

@@ -5,6 +5,7 @@ All are computed from ranks: the position (from 0) at which each region's right 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,20 @@ def ranks_of(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Ranks:
     # (N, K): a name is listed once, so at most one of a row is true
     hits = indices == labels[:, None]
     ranks: Ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), UNLISTED)
+    return ranks
+
+
+def first_ranks_of(indices: NDArray[np.int64], right: Sequence[Sequence[int]]) -> Ranks:
+    """The rank of each region's first right name, `(N,)`, among the `(N, K)` names listed.
+
+    `right` holds, for each of the N regions, every name that is right; `UNLISTED` where none of
+    them is among those listed.
+    """
+    ranks = np.full(len(indices), UNLISTED, dtype=np.int64)
+    for i, (row, names) in enumerate(zip(indices, right, strict=True)):
+        hits = np.isin(row, names)  # (K,)
+        if hits.any():
+            ranks[i] = hits.argmax()
     return ranks
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anyregion.data.image_files import find_image
 from anyregion.errors import InputError, SetAside
+from anyregion.evaluation.regions.right_names import RightNames
 from anyregion.exemplars import ExemplarVocabulary
 from anyregion.files import name_parts
 from anyregion.io.regions import ImageEntry, RegionFile, load_regions
@@ -66,7 +67,9 @@ class CategoryNames:
     Attributes:
         vocabulary: what is handed to the recogniser, encoded or not.
         names: the same, not encoded.
-        positions: `{category id: position in names}` of the categories that it holds.
+        positions: `{category id: position in names}` of the categories that it holds; with a list
+            of right names, the first of these.
+        right: `{category id: positions of all its right names}`; None without such a list.
         set_aside: categories that come to one name.
     """
 
@@ -74,14 +77,20 @@ class CategoryNames:
     names: Vocabulary
     positions: dict[int, int]
     set_aside: tuple[SetAside, ...] = ()
+    right: dict[int, tuple[int, ...]] | None = None
 
 
 def category_names(
-    categories: Mapping[int, str], options: EvaluationOptions, *, source: object
+    categories: Mapping[int, str],
+    options: EvaluationOptions,
+    *,
+    source: object,
+    right_names: RightNames | None = None,
 ) -> CategoryNames:
     """The vocabulary of the options, or one of the annotations' categories.
 
-    Names are matched with categories whatever their case and underscores.
+    Names are matched with categories whatever their case and underscores; with `right_names`, all
+    names that are right for a category are.
 
     Raises:
         InputError: no categories, or none of them is in the vocabulary; templates or cleaning
@@ -106,17 +115,22 @@ def category_names(
     elif options.templates is not None or options.cleaning != "plain":
         raise InputError("templates and cleaning belong to the vocabulary that was given")
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
-    # of names with one key the first counts, so they are entered last to first
-    by_key = {name_key(n, names.cleaning): i for i, n in reversed(list(enumerate(names.names)))}
-    positions = {
-        category: by_key[key]
-        for category, name in categories.items()
-        # a region of no category has -1, which is no category's id
-        if category != -1 and (key := name_key(name, names.cleaning)) in by_key
-    }
+    right = None
+    if right_names is None:
+        # of names with one key the first counts, so they are entered last to first
+        by_key = {name_key(n, names.cleaning): i for i, n in reversed(list(enumerate(names.names)))}
+        positions = {
+            category: by_key[key]
+            for category, name in categories.items()
+            # a region of no category has -1, which is no category's id
+            if category != -1 and (key := name_key(name, names.cleaning)) in by_key
+        }
+    else:
+        right = right_names.positions(categories, names)
+        positions = {category: at[0] for category, at in right.items()}
     if not positions:
         raise InputError(f"{source}: none of its categories is in the vocabulary")
-    return CategoryNames(vocabulary, names, positions, set_aside)
+    return CategoryNames(vocabulary, names, positions, set_aside, right)
 
 
 def annotated_samples(
