@@ -23,6 +23,8 @@ REGION_HEAD = "namer.onnx"
 CALIBRATION = "namer.safetensors"
 PROPOSAL_HEAD = "finder.onnx"
 MASK_HEAD = "mask_head.onnx"
+# features of regions that the region head was trained on, for trainings that begin at it
+KEPT_REGIONS = "kept_regions.safetensors"
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",

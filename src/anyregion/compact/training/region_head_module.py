@@ -39,6 +39,9 @@ class RegionHeadConfig:
         dropout: in training.
         residual: add the result to the training-free answer; False is an ablation.
         fine: use the finer maps too; False, the last convolution alone, is an ablation.
+        adapter: hidden width of a small network beside it all, from `pooled` to what is added to
+            the answer; the rest is frozen then. 0 for none.
+        adapter_dropout: in the adapter, in training.
     """
 
     width: int = 192
@@ -48,6 +51,8 @@ class RegionHeadConfig:
     dropout: float = 0.15
     residual: bool = True
     fine: bool = True
+    adapter: int = 0
+    adapter_dropout: float = 0.5
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -80,19 +85,45 @@ class RegionHeadModule(nn.Module):
         if config.residual:
             nn.init.normal_(self.projector.weight, std=1e-3)
             nn.init.zeros_(self.projector.bias)
+        if config.adapter:
+            self.requires_grad_(False)
+            added = nn.Linear(config.adapter, WIDTH)
+            nn.init.zeros_(added.weight)  # training begins at the frozen part's answer
+            nn.init.zeros_(added.bias)
+            self.adapter = nn.Sequential(
+                nn.LayerNorm(POOLED, elementwise_affine=False),
+                nn.Linear(POOLED, config.adapter),
+                nn.GELU(),
+                nn.Dropout(config.adapter_dropout),
+                added,
+            )
+
+    def train(self, mode: bool = True) -> RegionHeadModule:
+        """See `nn.Module`; what is frozen beside an adapter drops nothing out."""
+        super().train(mode)
+        if self.config.adapter:
+            for name, part in self.named_children():
+                part.train(mode and name == "adapter")
+        return self
 
     def forward(self, images: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Embed the regions of several images.
 
         Args:
             images: of each image `pooled`, `conse`, `boxes`, `memory`, `cells` and `shape`, as in
-                `RegionFeatures` (the order of `region_head.INPUTS`).
+                `RegionFeatures` (the order of `region_head.INPUTS`); or `pooled` alone, for what
+                the adapter adds.
 
         Returns:
             Per image `(N, 384)`, not normalised.
         """
         embeddings = []
-        for pooled, conse, boxes, memory, cells, shape in images:
+        for image in images:
+            if len(image) == 1:
+                embeddings.append(self.adapter(image[0]))
+                continue
+            pooled, conse, boxes, memory, cells, shape = image
+            added = self.adapter(pooled) if self.config.adapter else None
             if not self.config.fine:
                 pooled = F.pad(pooled[:, -CHANNELS["last"] :], (POOLED - CHANNELS["last"], 0))
             # cosines of 384 numbers are small next to what the LayerNorm gives: the same order
@@ -105,7 +136,8 @@ class RegionHeadModule(nn.Module):
                     hidden = layer(hidden, around, relations)
             inner = self.linear2(self.dropout(F.gelu(self.linear1(self.norm1(hidden)))))
             learned = self.projector(self.norm2(self.dropout(hidden + inner)))  # (N, 384)
-            embeddings.append(conse * self.gain + learned if self.config.residual else learned)
+            answer = conse * self.gain + learned if self.config.residual else learned
+            embeddings.append(answer if added is None else answer + added)
         return embeddings
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from anyregion.compact.training.dataset import (
 )
 from anyregion.compact.training.losses import classification_loss, distillation_loss
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
+from anyregion.compact.training.start import KeptRegions, load_kept_regions, starting_module
 from anyregion.data.region_dataset import RegionDataset
 from anyregion.data.samplers import EpochSampler
 from anyregion.errors import InputError
@@ -48,6 +50,8 @@ from anyregion.vocabulary import EncodedVocabulary, Vocabulary, encode_vocabular
 
 # names that scores are calibrated beside, evenly from the built-in lists
 DISTRACTORS = 400
+ADAPTER = 384  # hidden width of a new adapter, where none is stated
+KEPT_AN_IMAGE = 16  # stored regions beside each image of a step
 SMALLEST_RANDOM = 16.0  # pixels a side; a smaller box shows nothing that could be kept
 
 
@@ -62,6 +66,10 @@ class RegionObjective:
             the names that are never trained.
         labelled_share: of that pull, on labelled regions.
         random_boxes: how many an image.
+        keep: where training begins at the built-in head: pull of its stored regions towards its
+            answers (1 - cosine).
+        keep_here: the same, of random boxes of the images trained on; `distillation` and
+            `labelled_share` have no say then.
     """
 
     scale: float = 20.0
@@ -69,10 +77,14 @@ class RegionObjective:
     distillation: float = 1.0
     labelled_share: float = 0.1
     random_boxes: int = 8
+    keep: float = 2.0
+    keep_here: float = 0.2
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise InputError(f"objective.scale must be above 0, not {self.scale}")
+        if self.keep < 0 or self.keep_here < 0:
+            raise InputError("objective.keep and objective.keep_here are 0 or more")
         if self.distillation and self.random_boxes < 1:
             raise InputError("objective.distillation needs random_boxes of at least 1")
 
@@ -95,8 +107,12 @@ class RegionTaskConfig:
         new_name_cost: share of the held-out regions of trained classes, named rightly, that may be
             called by a new name for that; chosen on validation data with `unseen` classes left out
             of training.
-        module: sizes.
+        module: sizes; where training begins at the built-in head, of its adapter alone.
         objective: losses.
+        start: `none` trains a new head; `shipped` begins at the built-in one, which is frozen, and
+            learns what is added to its answers; the folder of a head trained so goes on from it.
+        keep_validation: where it begins at the built-in head: a store whose classes are to be named
+            as well as before, measured before and after; None for none.
         licence: under which the weights may be used.
     """
 
@@ -111,6 +127,8 @@ class RegionTaskConfig:
     module: RegionHeadConfig = field(default_factory=RegionHeadConfig)
     objective: RegionObjective = field(default_factory=RegionObjective)
     licence: str = "not stated"
+    start: str = "none"
+    keep_validation: StoreConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -121,6 +139,8 @@ class RegionTaskConfig:
             raise InputError(
                 f"compact: novelty from 0 to {HIGHEST_GAIN}, new_name_cost from 0 to below 1"
             )
+        if self.start == "none" and self.keep_validation is not None:
+            raise InputError("compact.keep_validation needs compact.start: shipped, or a folder")
 
 
 def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
@@ -130,7 +150,9 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
         InputError: stores that cannot be had, or were made by another encoder.
     """
     text_encoder = CompactTextEncoder()
-    validation, *stores = open_stores([settings.validation, *settings.data])
+    kept = [settings.keep_validation] if settings.keep_validation else []
+    validation, *stores = open_stores([settings.validation, *settings.data, *kept])
+    kept_set = open_named_dataset(stores.pop(), text_encoder) if kept else None
     if settings.flip:
         check_mirrored(stores, "set compact.flip to 0, or make it anew")
     datasets = [
@@ -138,7 +160,9 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
         for store, data in zip(stores, settings.data, strict=True)
     ]
     validation_set = open_named_dataset(validation, text_encoder)
-    return RegionTask(datasets, config=settings, validation=validation_set, seed=loop.seed)
+    return RegionTask(
+        datasets, config=settings, validation=validation_set, seed=loop.seed, kept=kept_set
+    )
 
 
 @dataclass(frozen=True)
@@ -160,11 +184,13 @@ class RegionExample:
         dataset: position of the data set.
         features: of labelled regions and then of random ones, in the order of `INPUTS`.
         labels: `(labelled,)` rows of the former's names.
+        kept: rows of the stored regions of the built-in head, drawn for this image.
     """
 
     dataset: int
     features: list[Tensor]
     labels: Tensor
+    kept: Tensor | None = None
 
 
 class RegionTask(Task):
@@ -174,6 +200,7 @@ class RegionTask(Task):
         datasets: what it learns from, each with its own vocabulary.
         validation: not trained on; scores are calibrated on it too.
         seed: of everything random, the head's first weights among it.
+        kept: measured on before and after, where training begins at the built-in head.
     """
 
     metrics = ACCURACY_METRICS
@@ -185,11 +212,29 @@ class RegionTask(Task):
         config: RegionTaskConfig,
         validation: RegionDataset,
         seed: int,
+        kept: RegionDataset | None = None,
     ) -> None:
         self.config, self.seed = config, seed
+        self._kept_validation = kept
+        self._before: dict[str, float] = {}
+        self._after: dict[str, float] = {}
         self.datasets, self.validation = tuple(datasets), validation
         seed_torch(seed, "weights")
-        self.module: nn.Module = RegionHeadModule(config.module)
+        self.kept: KeptRegions | None = None
+        self.module: nn.Module
+        if config.start == "none":
+            self.module = RegionHeadModule(config.module)
+        else:
+            sizes = config.module
+            self.kept = load_kept_regions()
+            self.module = starting_module(
+                config.start, sizes.adapter or ADAPTER, sizes.adapter_dropout
+            )
+            self._start = copy.deepcopy(self.module).eval()
+            if config.start != "shipped":
+                with torch.no_grad():
+                    answers = self.kept.answers + self._start([[self.kept.pooled]])[0]
+                self.kept = replace(self.kept, answers=answers)
         self.conse = load_conse()
         self._measured: (
             tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]] | None
@@ -218,16 +263,23 @@ class RegionTask(Task):
         pyramid = read_pyramid(dataset, item.image, flipped=item.flipped)
         boxes, labels = dataset.labelled(item.image, flipped=item.flipped)
         random = generator(self.seed, "boxes", item.step, item.place)
-        anywhere = objective.random_boxes if objective.distillation else 0
+        pull = objective.distillation if self.kept is None else objective.keep_here
+        anywhere = objective.random_boxes if pull else 0
         boxes = sample_boxes(
             boxes, pyramid.size, random, jitter=self.config.jitter, anywhere=anywhere
         )
         features = extract_region_features(pyramid, boxes, self.conse)
         tensors = [torch.from_numpy(getattr(features, name)) for name in INPUTS]
-        return RegionExample(item.dataset, tensors, torch.from_numpy(labels))
+        rows = None
+        if self.kept is not None:
+            draw = generator(self.seed, "kept", item.step, item.place)
+            rows = torch.from_numpy(draw.choice(self.kept.trained, KEPT_AN_IMAGE))
+        return RegionExample(item.dataset, tensors, torch.from_numpy(labels), rows)
 
     def losses(self, module: nn.Module, examples: Sequence[RegionExample]) -> dict[str, Tensor]:
         """See `Task`; `naming` and `distillation` are the parts of `loss`."""
+        if self.kept is not None:
+            return self._keeping_losses(module, examples, self.kept)
         objective = self.config.objective
         device = next(self.module.parameters()).device
         features = [[tensor.to(device) for tensor in e.features] for e in examples]
@@ -252,6 +304,40 @@ class RegionTask(Task):
         loss = by_image + objective.distillation * pull
         return {"loss": loss, "naming": by_image.detach(), "distillation": pull.detach()}
 
+    def _keeping_losses(
+        self, module: nn.Module, examples: Sequence[RegionExample], kept: KeptRegions
+    ) -> dict[str, Tensor]:
+        """Losses beside the built-in head: own names, and its answers elsewhere."""
+        objective = self.config.objective
+        device = next(self.module.parameters()).device
+        self._start.to(device)
+        images = [[tensor.to(device) for tensor in e.features] for e in examples]
+        rows = torch.cat([e.kept for e in examples if e.kept is not None])
+        # one call: several processes average the gradients of what one call returned
+        *answers, added = module([*images, [kept.pooled[rows].to(device)]])
+        start = kept.answers[rows].to(device)
+        moved = 1 - F.cosine_similarity(start + added.float(), start, dim=-1)
+        elsewhere = moved.reshape(len(examples), -1).mean(1)  # (B,)
+        with torch.no_grad():
+            before = self._start(images)
+        naming, here = [], []
+        for embeddings, first, example in zip(answers, before, examples, strict=True):
+            embeddings, count = embeddings.float(), len(example.labels)
+            naming.append(
+                classification_loss(
+                    embeddings[:count],
+                    example.labels.to(device),
+                    self._matrices[example.dataset].to(device),
+                    self._weights[example.dataset].to(device),
+                    scale=objective.scale,
+                )
+            )
+            here.append(distillation_loss(embeddings, first, count, labelled_share=0.0))
+        by_image, pull = torch.stack(naming), torch.stack(here)  # (B,) both
+        loss = by_image + objective.keep * elsewhere + objective.keep_here * pull
+        parts = {"naming": by_image, "kept": elsewhere, "kept_here": pull}
+        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
+
     def describe(self, item: RegionItem) -> str:
         """See `Task`."""
         return self.datasets[item.dataset].describe(item.image, flipped=item.flipped)
@@ -260,6 +346,56 @@ class RegionTask(Task):
         """See `Task`: among all names of the validation data, none favoured for being new."""
         cosines, labels = self._validation_cosines(module)
         return accuracies(ranks_in_scores(cosines, labels), labels)
+
+    def notes(self, *, trained: bool = False) -> Sequence[str]:
+        """Where training begins at the built-in head: how well it names, before and after."""
+        if self.kept is None:
+            return ()
+        if not trained:
+            self._before = self._measure(self._start)
+            return ["before: " + _in_words(self._before)]
+        return ["after: " + _in_words(self._after)] if self._after else ()
+
+    def _measure(self, module: nn.Module) -> dict[str, float]:
+        """Own names, what was kept of the built-in head's answers, and `keep_validation`."""
+        values = {"top1": self.validate(module)["top1"], **self._agreement(module)}
+        if self._kept_validation is not None:
+            embeddings, _, labels = self._embeddings(module, self._kept_validation)
+            cosines = embeddings @ _vocabulary(self._kept_validation).matrix.T
+            values["keep_top1"] = accuracies(ranks_in_scores(cosines, labels), labels)["top1"]
+        return values
+
+    @torch.inference_mode()
+    def _agreement(self, module: nn.Module) -> dict[str, float]:
+        """Share of regions that keep the name, of the built-in 80, they had at the start.
+
+        `kept` of random boxes of the validation images, `kept_stored` of stored regions that are
+        not trained on.
+        """
+        kept = self.kept
+        if kept is None:
+            return {}
+        device = next(module.parameters()).device
+        rows = kept.held_out
+        start = kept.answers[rows].to(device)
+        added = module([[kept.pooled[rows].to(device)]])[0]
+        stored = (kept.best(start + added) == kept.best(start)).float().mean()
+        same = []
+        dataset = self.validation
+        self._start.to(device)
+        for image in dataset.images.tolist():
+            pyramid = read_pyramid(dataset, image)
+            boxes = sample_boxes(
+                np.zeros((0, 4)),
+                pyramid.size,
+                generator(self.seed, "kept", image),
+                jitter=0.0,
+                anywhere=self.config.objective.random_boxes,
+            )
+            features = extract_region_features(pyramid, boxes, self.conse)
+            inputs = [torch.from_numpy(getattr(features, n)).to(device) for n in INPUTS]
+            same.append(kept.best(module([inputs])[0]) == kept.best(self._start([inputs])[0]))
+        return {"kept": float(torch.cat(same).float().mean()), "kept_stored": float(stored)}
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """The graph, the numbers that belong to it, the weights. See `Task`."""
@@ -272,6 +408,10 @@ class RegionTask(Task):
                 _vocabulary(d).vocabulary.names, _vocabulary(d).matrix, strict=True
             )
         }
+        if self.kept is not None:  # still known: both are
+            known = self.kept.calibration
+            of_start = zip(known.names, known.trained, strict=True)
+            trained |= {name_key(name): (name, row) for name, row in of_start}
         position = {key: i for i, key in enumerate(trained)}
         validation = _vocabulary(self.validation).vocabulary
         # of classes that were left out of training nothing may be learned here either
@@ -288,6 +428,9 @@ class RegionTask(Task):
             calibration, embeddings, conse, rows, self._distractors, seed=self.seed
         )
         metrics = {**self.validate(module), "ece": error}
+        if self.kept is not None:
+            self._after = self._measure(module)
+            metrics |= {name: v for name, v in self._after.items() if name != "top1"}
         save_region_head(
             unwrapped(module, RegionHeadModule),
             folder,
@@ -306,7 +449,9 @@ class RegionTask(Task):
             **describe_datasets(self.datasets),
             "validation": f"{len(self.validation.images):,} images",
             "classes left out": self.config.unseen or "none",
-            "frozen": "compact's image encoder and text encoder",
+            "frozen": "compact's image encoder and text encoder"
+            + ("" if self.kept is None else ", its region head but for an adapter"),
+            **({} if self.kept is None else self._on_card()),
         }
 
     @cached_property
@@ -317,6 +462,13 @@ class RegionTask(Task):
         at = np.linspace(0, len(names) - 1, min(len(names), DISTRACTORS)).round().astype(int)
         vocabulary = Vocabulary.from_names([names[i] for i in at])
         return encode_vocabulary(vocabulary, CompactTextEncoder(), cache=None).matrix
+
+    def _on_card(self) -> dict[str, str]:
+        lines = {"start": self.config.start}
+        for when, values in (("before", self._before), ("after", self._after)):
+            if values:
+                lines[when] = _in_words(values)
+        return lines
 
     def _validation_cosines(
         self, module: nn.Module
@@ -335,9 +487,13 @@ class RegionTask(Task):
         The embeddings have length 1, and the names are rows of the validation vocabulary.
         """
         weights = fingerprint(module.state_dict().items())
-        if self._measured is not None and self._measured[0] == weights:
-            return self._measured[1:]  # what was validated is saved next
-        dataset = self.validation
+        if self._measured is None or self._measured[0] != weights:
+            self._measured = (weights, *self._embeddings(module, self.validation))
+        return self._measured[1:]  # what was validated is saved next
+
+    def _embeddings(
+        self, module: nn.Module, dataset: RegionDataset
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
         device = next(module.parameters()).device
         embeddings, conse, labels = [], [], []
         with torch.inference_mode():
@@ -349,9 +505,19 @@ class RegionTask(Task):
                 embeddings.append(F.normalize(module([inputs])[0].float(), dim=-1).cpu().numpy())
                 conse.append(features.conse)
                 labels.append(rows)
-        arrays = np.concatenate(embeddings), np.concatenate(conse), np.concatenate(labels)
-        self._measured = (weights, *arrays)
-        return arrays
+        return np.concatenate(embeddings), np.concatenate(conse), np.concatenate(labels)
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    words = {
+        "top1": "own validation regions named rightly",
+        "kept": "random boxes of its images that keep the built-in head's answer",
+        "kept_stored": "stored regions that do",
+        "keep_top1": "regions of keep_validation named rightly",
+    }
+    return ", ".join(f"{value:.1%} of {words[name]}" for name, value in values.items()).replace(
+        " of own", " of the own"
+    )
 
 
 def _vocabulary(dataset: RegionDataset) -> EncodedVocabulary:
