@@ -4,7 +4,8 @@
         runs/split2 runs/split3 --sets stores/ccp_train stores/camvid_train ... [--ship]
 
 The head's weights stay; its calibration is fitted to the validation store, and the confidence to
-three kinds of answers together: of the validation regions in vocabularies of many sizes; of heads
+three kinds of answers together: of the validation regions in vocabularies of many sizes, and in the
+built-in lists with every right name of `evaluate classification --fair`; of heads
 that were trained without a quarter of the classes (`anyregion train compact --compact.unseen
 every:4:K`), where new names are right; and of other data sets. Each data set is also left out in
 turn, and each half of the validation photographs, and what is printed is measured there:
@@ -42,13 +43,15 @@ from anyregion.compact.training.metrics import fit_scores
 from anyregion.compact.training.region_task import RegionTaskConfig
 from anyregion.data.store.store import Store
 from anyregion.evaluation.metrics.calibration import auroc, ece
+from anyregion.evaluation.regions.right_names import load_right_names
 from anyregion.evaluation.regions.vocabulary_subsets import unrelated_names
+from anyregion.io.vocabulary import load_vocabulary
 from anyregion.vocabulary import Vocabulary, encode_vocabulary, name_key
 
 Floats = NDArray[np.float32]
 # of all answers of the validation data, of each split, and of each data set, in the fit
 SPLIT_WEIGHT, NEW_ONLY_WEIGHT, SET_WEIGHT = 0.5, 0.5, 0.5
-VALIDATION_WEIGHT = 6.0
+VALIDATION_WEIGHT, LIST_WEIGHT = 6.0, 1.0
 
 
 class Regions:
@@ -202,6 +205,25 @@ def main() -> None:
                 weight=SET_WEIGHT,
             )
         )  # fmt: skip
+
+    # lists of hundreds of names, where synonyms and kinds of a class are right too
+    categories = dict(enumerate(validation.names))
+    for name in ("lvis", "objects365", "openimages", "imagenet"):
+        listed = load_vocabulary(name)
+        assert isinstance(listed, Vocabulary)
+        matrix = encode_vocabulary(listed, text, cache=None).matrix
+        right = load_right_names("coco").positions(categories, listed)
+        for side in (0, 1):
+            # classes without any right name are outside the vocabulary
+            chosen = (half == side) & np.isin(validation.labels, list(right))
+            known = with_known_regions(
+                shipped, validation.embeddings[half != side], validation.conse[half != side],
+                rows[half != side],
+            )  # fmt: skip
+            correct_names = [right[label] for label in validation.labels[chosen].tolist()]
+            embeddings = validation.embeddings[chosen]
+            of_list = answer(name, known, embeddings, matrix, correct_names, weight=LIST_WEIGHT)
+            own[side].append(of_list)
 
     fits = [fit_confidence([*own[s], *split[s], *sets], new=None) for s in (0, 1)]
     for label in dict.fromkeys(a.label for a in own[0]):

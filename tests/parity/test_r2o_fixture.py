@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 
 from tests.helpers.shared import SHARED, needs_shared
@@ -23,6 +24,10 @@ SCRIPT = Path(__file__).with_name("check_r2o.py")
 
 
 @needs_shared
+@pytest.mark.skipif(
+    int(PIL.__version__.split(".")[0]) < 13,
+    reason="the fixture's pixels are those of the JPEG decoder in Pillow 13; older ones differ",
+)
 def test_every_array_is_within_tolerance() -> None:
     out = subprocess.run(
         [sys.executable, str(SCRIPT), str(FIXTURE)],

@@ -55,7 +55,7 @@ def answer(
     calibration: Calibration,
     embeddings: Floats,
     names: Floats,
-    rows: NDArray[np.int64],
+    rows: NDArray[np.int64] | Sequence[Sequence[int]],
     *,
     weight: float = 1.0,
 ) -> Answers:
@@ -65,9 +65,10 @@ def answer(
         calibration: of the region head that the embeddings are from.
         embeddings: `(N, 384)` of regions, length 1.
         names: `(C, 384)`, the text embeddings of a whole vocabulary, length 1.
-        rows: `(N,)`, the right name of each region; -1: not in the vocabulary.
+        rows: of each of `N` regions the right name, -1: not in the vocabulary; or all right ones.
         label, weight: see `Answers`.
     """
+    right = [np.atleast_1d(row) for row in rows]
     gains, newness = calibration.gains(names), calibration.newness(names)
     doubt = calibration.doubt(embeddings)  # (N,)
     cosines = embeddings @ names.T + doubt[:, None] * gains  # (N, C)
@@ -79,7 +80,9 @@ def answer(
         new=newness[best],
         doubt=doubt,
     )
-    return Answers(label, features[:, 0], best == rows, rows >= 0, weight)
+    correct = np.array([b in r for b, r in zip(best, right, strict=True)], dtype=bool)
+    present = np.array([(r >= 0).any() for r in right], dtype=bool)
+    return Answers(label, features[:, 0], correct, present, weight)
 
 
 def subset_answers(
