@@ -93,7 +93,7 @@ def test_names_a_real_photo(compact: CompactEncoder, photo: np.ndarray) -> None:
     assert result.labels == ["cup"]
     assert result.scores[0, 0] > 0.5
     absent = recognizer.predict(Regions.from_boxes(BOXES[:1]), ["zebra", "traffic light"])
-    assert absent.scores[0, 0] < 0.4, "none of these"
+    assert absent.scores[0, 0] < 0.5 < result.scores[0, 0], "none of these"
     alone = recognizer.predict(Regions.from_boxes(BOXES[:1]), ["cup"])
     assert alone.scores[0, 0] > result.scores[0, 0] > 0.5, "six names are more to choose from"
     by_name = [
