@@ -10,8 +10,6 @@ run again whenever another region head is shipped.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 
 import numpy as np
 import torch
@@ -25,7 +23,7 @@ from anyregion.compact.training.dataset import open_named_dataset, read_pyramid
 from anyregion.compact.training.region_task import sample_boxes
 from anyregion.compact.training.start import built_in_module
 from anyregion.data.store.store import Store
-from ship_trained import ASSETS, DATA
+from ship_trained import DATA, write_asset
 
 REGIONS = 600
 RANDOM_BOXES = 4  # an image
@@ -49,18 +47,13 @@ def main() -> None:
     rows = draw.permutation(sum(map(len, pooled)))[:REGIONS]
     arrays = {"pooled": np.concatenate(pooled)[rows], "answers": np.concatenate(answers)[rows]}
     content = save(arrays)
-    (ASSETS / KEPT_REGIONS).write_bytes(content)
-    path = ASSETS / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["files"][KEPT_REGIONS] = {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "command": "python tools/build_kept_regions.py stores/coco_train",
-        "data": DATA,
-        "licence": "Apache-2.0",
-    }
-    manifest["bytes"] = sum(entry["bytes"] for entry in manifest["files"].values())
-    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_asset(
+        KEPT_REGIONS,
+        content,
+        command="python tools/build_kept_regions.py stores/coco_train",
+        data=DATA,
+        licence="Apache-2.0",
+    )
     print(f"{len(rows)} regions, {len(content) / 1e6:.2f} MB")
 
 

@@ -16,8 +16,6 @@ from wrong answers (AUROC). `--ship` writes the calibration beside the built-in 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anyregion.compact.assets import ASSETS, CALIBRATION, read_manifest
+from anyregion.compact.assets import CALIBRATION, read_manifest
 from anyregion.compact.conse import load_conse
 from anyregion.compact.model import CompactModel
 from anyregion.compact.region_head import Calibration, extract_region_features
@@ -35,23 +33,27 @@ from anyregion.compact.training.confidence_fit import (
     Answers,
     answer,
     fit_confidence,
+    halves,
+    known_of_other,
     subset_answers,
     with_known_regions,
 )
 from anyregion.compact.training.dataset import open_named_dataset, read_pyramid
 from anyregion.compact.training.metrics import fit_scores
-from anyregion.compact.training.region_task import RegionTaskConfig
+from anyregion.compact.training.region_config import RegionTaskConfig
 from anyregion.data.store.store import Store
 from anyregion.evaluation.metrics.calibration import auroc, ece
 from anyregion.evaluation.regions.right_names import load_right_names
 from anyregion.evaluation.regions.vocabulary_subsets import unrelated_names
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.vocabulary import Vocabulary, encode_vocabulary, name_key
+from ship_trained import write_asset
 
 Floats = NDArray[np.float32]
 # of all answers of the validation data, of each split, and of each data set, in the fit
 SPLIT_WEIGHT, NEW_ONLY_WEIGHT, SET_WEIGHT = 0.5, 0.5, 0.5
 VALIDATION_WEIGHT, LIST_WEIGHT = 6.0, 1.0
+_OF_CONTENT = ("sha256", "bytes")
 
 
 class Regions:
@@ -98,22 +100,15 @@ def positions(names: tuple[str, ...], trained: tuple[str, ...]) -> NDArray[np.in
     return np.array([at.get(name_key(name), -1) for name in names])
 
 
-def halves(count: int) -> NDArray[np.int64]:
-    return np.arange(count) * 2 // count
-
-
 def split_answers(
     regions: Regions, calibration: Calibration, half: int, distractors: Floats, label: str
 ) -> list[Answers]:
     """Answers of one half of the regions by a head that has not seen all of their classes."""
     trained = positions(regions.names, calibration.names)
     rows = trained[regions.labels]
-    other = halves(len(rows)) != half
-    known = with_known_regions(
-        base(calibration), regions.embeddings[other], regions.conse[other],
-        np.where(rows[other] >= 0, rows[other], -1),
-    )  # fmt: skip
-    embeddings, labels = regions.embeddings[~other], regions.labels[~other]
+    known = known_of_other(base(calibration), regions.embeddings, regions.conse, rows, half)
+    own = halves(len(rows)) == half
+    embeddings, labels = regions.embeddings[own], regions.labels[own]
     new = np.flatnonzero(trained < 0)
     inside = np.full(len(trained), -1)
     inside[new] = np.arange(len(new))
@@ -169,14 +164,14 @@ def main() -> None:
     own: list[list[Answers]] = []
     split: list[list[Answers]] = [[], []]
     half = halves(len(rows))
+    known = [
+        known_of_other(shipped, validation.embeddings, validation.conse, rows, side)
+        for side in (0, 1)
+    ]
     for side in (0, 1):
-        known = with_known_regions(
-            shipped, validation.embeddings[half != side], validation.conse[half != side],
-            rows[half != side],
-        )  # fmt: skip
         random = np.random.default_rng([args.seed, side])
         of_half = subset_answers(
-            known, validation.embeddings[half == side], shipped.trained, rows[half == side],
+            known[side], validation.embeddings[half == side], shipped.trained, rows[half == side],
             distractors, random,
         )  # fmt: skip
         count = len({a.label for a in of_half})
@@ -216,13 +211,11 @@ def main() -> None:
         for side in (0, 1):
             # classes without any right name are outside the vocabulary
             chosen = (half == side) & np.isin(validation.labels, list(right))
-            known = with_known_regions(
-                shipped, validation.embeddings[half != side], validation.conse[half != side],
-                rows[half != side],
-            )  # fmt: skip
             correct_names = [right[label] for label in validation.labels[chosen].tolist()]
             embeddings = validation.embeddings[chosen]
-            of_list = answer(name, known, embeddings, matrix, correct_names, weight=LIST_WEIGHT)
+            of_list = answer(
+                name, known[side], embeddings, matrix, correct_names, weight=LIST_WEIGHT
+            )
             own[side].append(of_list)
 
     fits = [fit_confidence([*own[s], *split[s], *sets], new=None) for s in (0, 1)]
@@ -243,18 +236,10 @@ def main() -> None:
     made = replace(calibration, scale=scale, bias=bias, confidence=confidence)
     print(made.confidence, f"absent regions weigh {ABSENT_WEIGHT}; known: {len(made.known)}")
     if args.ship:
-        folder = Path(str(ASSETS))
-        content = made.to_bytes()
-        (folder / CALIBRATION).write_bytes(content)
-        manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
-        assert manifest["files"].keys() == read_manifest().keys()
-        entry = manifest["files"][CALIBRATION]
-        manifest["bytes"] += len(content) - entry["bytes"]
-        entry["bytes"] = len(content)
-        entry["sha256"] = hashlib.sha256(content).hexdigest()
-        entry["calibration"] = "tools/fit_confidence.py (see docs/compact.md)"
-        text_of = json.dumps(manifest, indent=2) + "\n"
-        (folder / "manifest.json").write_text(text_of, encoding="utf-8")
+        # of the head that it belongs to, but for the file's own hash and size
+        about = {k: v for k, v in read_manifest()[CALIBRATION].items() if k not in _OF_CONTENT}
+        about["calibration"] = "tools/fit_confidence.py (see docs/compact.md)"
+        write_asset(CALIBRATION, made.to_bytes(), **about)
 
 
 def _joined(answers: Sequence[Answers]) -> Answers:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,24 @@ def origin(run: Path) -> dict[str, Any]:
     }
 
 
+def write_asset(name: str, content: bytes, **about: Any) -> int:
+    """Write one asset and all that the manifest says of it; returns the bytes of all assets."""
+    path = ASSETS / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    (ASSETS / name).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["files"][name] = {"sha256": digest, "bytes": len(content), **about}
+    manifest["bytes"] = sum(f["bytes"] for f in manifest["files"].values())
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return int(manifest["bytes"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for part in PARTS:
         parser.add_argument(f"--{part.replace('_', '-')}", type=Path, metavar="RUN")
     args = vars(parser.parse_args())
-    manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
+    total = 0
     for part, names in PARTS.items():
         run: Path | None = args[part]
         if run is None:
@@ -60,16 +71,8 @@ def main() -> None:
             if not source.is_file():
                 sys.exit(f"{source}: missing; nothing of {part} was shipped")
         for name in names:
-            shutil.copyfile(run / "model" / name, ASSETS / name)
-            content = (ASSETS / name).read_bytes()
-            manifest["files"][name] = {
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "bytes": len(content),
-                **origin(run),
-            }
-    manifest["bytes"] = sum(f["bytes"] for f in manifest["files"].values())
-    (ASSETS / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    print(f"{manifest['bytes'] / 1e6:.2f} MB in {ASSETS}")
+            total = write_asset(name, (run / "model" / name).read_bytes(), **origin(run))
+    print(f"{total / 1e6:.2f} MB in {ASSETS}" if total else "nothing to ship")
 
 
 if __name__ == "__main__":

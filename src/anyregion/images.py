@@ -368,7 +368,7 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
             continue
         if path.is_dir():
             # folders that are hidden hold thumbnails, or a notebook's copies
-            found = sorted(
+            entries = sorted(
                 p
                 for p in path.rglob("*")
                 if p.suffix.lower() in SUFFIXES
@@ -377,17 +377,17 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
         else:
             # Path.glob cannot start from an absolute pattern
             names = glob.glob(str(path), recursive=True)  # noqa: PTH207
-            found = sorted(
+            entries = sorted(
                 p
                 for p in map(Path, names)
                 if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
             )
-        matches = [p for p in found if p.is_file()]
-        for p in found:
+        matches = [p for p in entries if p.is_file()]
+        for p in entries:
             if not (p.is_file() or p.is_dir()):
                 kind = "a link to no file" if p.is_symlink() else "no regular file"
                 skipped[str(p)] = SetAside(str(p), f"passed over: {kind}")
-        if not found:
+        if not entries:
             skipped[str(argument)] = SetAside(str(argument), "no image there")
         for match in matches:
             suffix = match.suffix.lower()

@@ -231,13 +231,17 @@ class Calibration:
         doubt: Floats = np.float32(1) - sure
         return doubt
 
-    def gains(self, names: Floats) -> Floats:
+    def gains(self, names: Floats, *, newness: Floats | None = None) -> Floats:
         """What each name of a vocabulary `(C, 384)` gains in cosine, `(C,)`, from 0 to `gamma`.
 
         All names together: the largest gain with which no more than `cost` of the known regions
         change to a new name, less for names that are near every region.
+
+        Args:
+            names: `(C, 384)`.
+            newness: `(C,)` of these, where it is known already.
         """
-        new = self.newness(names)
+        new = self.newness(names) if newness is None else newness
         rows = np.flatnonzero(new > 0)
         if not len(rows) or not len(self.known):
             return new * np.float32(self.gamma)
@@ -260,7 +264,8 @@ class Calibration:
 
     def stack_names(self, names: Floats) -> Floats:
         """All names of a vocabulary `(C, 384)` of length 1, with what they gain, `(C, 388)`."""
-        gain, new = self.gains(names) / np.float32(ANCHOR), self.newness(names) * NEWNESS
+        newness = self.newness(names)
+        gain, new = self.gains(names, newness=newness) / np.float32(ANCHOR), newness * NEWNESS
         rest = np.sqrt(np.maximum(REST**2 - gain**2 - new**2, 0))
         ends = np.stack([gain, np.zeros_like(gain), new, rest], axis=1)  # (C, 4)
         stacked = np.concatenate([names, ends], axis=1) / np.float32(NAME_LENGTH)

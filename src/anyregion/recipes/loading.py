@@ -68,8 +68,8 @@ TASKS = {
         renamed=("images", "terms"),
     ),
     "compact": TaskKind(
-        "anyregion.compact.training.region_task:RegionTaskConfig",
-        "anyregion.compact.training.region_task:build",
+        "anyregion.compact.training.region_config:RegionTaskConfig",
+        "anyregion.compact.training.keeping_task:build",
         renamed=("stores", "terms"),
     ),
     "compact_masks": TaskKind(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from anyregion.compact.confidence import SHARPNESS, Confidence, answer_features
 from anyregion.compact.region_head import Calibration
-from anyregion.compact.training.metrics import fit_scores
+from anyregion.compact.training.metrics import fit_scores, minimise
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.calibration import ece
 from anyregion.training.seeds import generator
@@ -69,7 +69,8 @@ def answer(
         label, weight: see `Answers`.
     """
     right = [np.atleast_1d(row) for row in rows]
-    gains, newness = calibration.gains(names), calibration.newness(names)
+    newness = calibration.newness(names)
+    gains = calibration.gains(names, newness=newness)
     doubt = calibration.doubt(embeddings)  # (N,)
     cosines = embeddings @ names.T + doubt[:, None] * gains  # (N, C)
     best = cosines.argmax(axis=1)
@@ -104,9 +105,9 @@ def subset_answers(
         random: for what is drawn.
     """
 
-    def padded(count: int, kept: NDArray[np.int64]) -> Floats:
+    def padded(count: int, chosen: NDArray[np.int64]) -> Floats:
         drawn = random.choice(len(distractors), count, replace=False)
-        return np.concatenate([names[kept], distractors[drawn]])
+        return np.concatenate([names[chosen], distractors[drawn]])
 
     count, everything = len(names), np.arange(len(names))
     made = [answer("all", calibration, embeddings, names, rows)]
@@ -115,9 +116,11 @@ def subset_answers(
             matrix = padded(extra, everything)
             made.append(answer(f"all+{extra}", calibration, embeddings, matrix, rows))
     small = [(3, 6), (10, 3)]
-    kept = [random.choice(count, n, replace=False) for n, t in small if n < count for _ in range(t)]
-    kept += [everything[start::2] for start in range(2) if count >= 2]
-    for chosen in kept:
+    subsets = [
+        random.choice(count, n, replace=False) for n, t in small if n < count for _ in range(t)
+    ]
+    subsets += [everything[start::2] for start in range(2) if count >= 2]
+    for chosen in subsets:
         position = np.full(count, -1)
         position[chosen] = np.arange(len(chosen))
         inside = np.where(rows < 0, -1, position[rows])
@@ -159,17 +162,13 @@ def fit_confidence(answers: Sequence[Answers], *, new: float | None = NEW_WEIGHT
     offset = torch.from_numpy(features[:, 2] * (0.0 if new is None else new))
     y, w = torch.from_numpy(correct), torch.from_numpy(weights / weights.sum())
     line = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
+    def loss_of() -> torch.Tensor:
         logits = x @ line[1:] + line[0] + offset
         by_region = F.binary_cross_entropy_with_logits(logits, y, reduction="none")
-        loss = (w * by_region).sum() + _DECAY * line[1:].square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        return (w * by_region).sum() + _DECAY * line[1:].square().sum()
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    minimise(line, loss_of)
     fitted = line.detach().numpy()
     slopes = np.zeros(len(free))
     slopes[free] = fitted[1:] / spread[free]
@@ -207,6 +206,19 @@ def with_known_regions(
     return replace(calibration, known=embeddings[known], typical=conse[trained].mean(axis=0))
 
 
+def halves(count: int) -> NDArray[np.int64]:
+    """`(count,)`, 0 for the first half of some regions and 1 for the second."""
+    return np.arange(count) * 2 // max(count, 1)
+
+
+def known_of_other(
+    calibration: Calibration, embeddings: Floats, conse: Floats, rows: NDArray[np.int64], side: int
+) -> Calibration:
+    """`with_known_regions` of the half that is not `side`: for the answers to that side."""
+    other = halves(len(rows)) != side
+    return with_known_regions(calibration, embeddings[other], conse[other], rows[other])
+
+
 def fit_calibration(
     calibration: Calibration,
     embeddings: Floats,
@@ -215,8 +227,6 @@ def fit_calibration(
     distractors: Floats,
     *,
     seed: int,
-    others: Sequence[Answers] = (),
-    new: float | None = NEW_WEIGHT,
 ) -> tuple[Calibration, float]:
     """A calibration fitted to held-out regions of trained classes, and its expected error.
 
@@ -228,8 +238,6 @@ def fit_calibration(
             that of their images.
         distractors: `(D, 384)`, names that are right of no region.
         seed: of the vocabularies that are drawn.
-        others: more answers to fit the confidence to, of other splits or data.
-        new: see `fit_confidence`.
 
     Returns:
         The calibration, and the calibration error with all trained names where each half is scored
@@ -241,12 +249,10 @@ def fit_calibration(
     inside = rows >= 0
     embeddings, conse, rows = embeddings[inside], conse[inside], rows[inside]
     scale, bias = fit_scores(embeddings @ calibration.trained.T, rows)
-    halves = np.arange(len(rows)) * 2 // max(len(rows), 1)
     random = generator(seed, "vocabularies")
-    by_half = []
-    for half in (0, 1):
-        own, other = halves == half, halves != half
-        known = with_known_regions(calibration, embeddings[other], conse[other], rows[other])
+    half, by_half = halves(len(rows)), []
+    for side in (0, 1):
+        own, known = half == side, known_of_other(calibration, embeddings, conse, rows, side)
         by_half.append(
             subset_answers(
                 known, embeddings[own], calibration.trained, rows[own], distractors, random
@@ -255,7 +261,7 @@ def fit_calibration(
     scores, correct = [], []
     for fitted, judged in (by_half, by_half[::-1]):
         if len(fitted[0].correct) and len(judged[0].correct):
-            confidence = fit_confidence([*fitted, *others], new=new)
+            confidence = fit_confidence(fitted)
             scores.append(confidence.probabilities(judged[0].features))
             correct.append(judged[0].correct)
     error = ece(np.concatenate(scores), np.concatenate(correct)) if scores else float("nan")
@@ -263,6 +269,6 @@ def fit_calibration(
         with_known_regions(calibration, embeddings, conse, rows),
         scale=scale,
         bias=bias,
-        confidence=fit_confidence([*by_half[0], *by_half[1], *others], new=new),
+        confidence=fit_confidence([*by_half[0], *by_half[1]]),
     )
     return made, error

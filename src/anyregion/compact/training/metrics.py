@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -105,17 +105,22 @@ def fit_scores(cosines: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple
     x = torch.from_numpy(cosines.max(axis=1).astype(np.float64))
     y = torch.from_numpy(targets)
     line = torch.tensor([10.0, -5.0], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
+    minimise(line, lambda: F.binary_cross_entropy_with_logits(line[0] * x + line[1], y))
+    scale, bias = line.tolist()
+    return scale, bias
+
+
+def minimise(parameters: torch.Tensor, loss_of: Callable[[], torch.Tensor]) -> None:
+    """Bring a smooth loss of a few parameters to its minimum, in place, by L-BFGS."""
+    optimizer = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(line[0] * x + line[1], y)
+        loss = loss_of()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    scale, bias = line.tolist()
-    return scale, bias
 
 
 def _images_with_masks(dataset: RegionDataset) -> Iterator[tuple[int, NDArray[np.int64]]]:

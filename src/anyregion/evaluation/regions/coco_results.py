@@ -189,18 +189,18 @@ def _positions(
     # ids of another file are its own: 1 may be another photograph, and another class
     named = [image for image in records.images if image.file_name]
     if named:
-        ours = [name_parts(name, alike=True) for name in annotations.file_names]
-        theirs = [name_parts(str(image.file_name), alike=True) for image in named]
+        annotated = [name_parts(name, alike=True) for name in annotations.file_names]
+        predicted = [name_parts(str(image.file_name), alike=True) for image in named]
         by_name: dict[str, list[int]] = defaultdict(list)
-        for i, parts in enumerate(ours):
+        for i, parts in enumerate(annotated):
             if parts:
                 by_name[parts[-1]].append(i)
-        found = {
-            image.key: _best(parts, ours, by_name.get(parts[-1], ()) if parts else ())
+        matches = {
+            image.key: _best(parts, annotated, by_name.get(parts[-1], ()) if parts else ())
             # of two images of one id the first stands
-            for image, parts in reversed(list(zip(named, theirs, strict=True)))
+            for image, parts in reversed(list(zip(named, predicted, strict=True)))
         }
-        image_of = {key: i for key, i in found.items() if i is not None}
+        image_of = {key: i for key, i in matches.items() if i is not None}
     if records.categories:
         names = {name_key(name): i for i, name in enumerate(annotations.categories.names)}
         keys = {category.key: name_key(category.name) for category in records.categories}

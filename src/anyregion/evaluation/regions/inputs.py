@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anyregion.data.image_files import find_image
 from anyregion.errors import InputError, SetAside
-from anyregion.evaluation.regions.right_names import RightNames
+from anyregion.evaluation.regions.right_names import RightNames, positions_of
 from anyregion.exemplars import ExemplarVocabulary
 from anyregion.files import name_parts
 from anyregion.io.regions import ImageEntry, RegionFile, load_regions
@@ -17,7 +17,7 @@ from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import Sample, Track, silent
 from anyregion.scoring import Score
-from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
+from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary
 
 SIZE_NAMES = ("small", "medium", "large")
 SIZE_EDGES = (32.0**2, 96.0**2)
@@ -115,19 +115,10 @@ def category_names(
     elif options.templates is not None or options.cleaning != "plain":
         raise InputError("templates and cleaning belong to the vocabulary that was given")
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
-    right = None
-    if right_names is None:
-        # of names with one key the first counts, so they are entered last to first
-        by_key = {name_key(n, names.cleaning): i for i, n in reversed(list(enumerate(names.names)))}
-        positions = {
-            category: by_key[key]
-            for category, name in categories.items()
-            # a region of no category has -1, which is no category's id
-            if category != -1 and (key := name_key(name, names.cleaning)) in by_key
-        }
-    else:
-        right = right_names.positions(categories, names)
-        positions = {category: at[0] for category, at in right.items()}
+    right = None if right_names is None else right_names.positions(categories, names)
+    listed = positions_of(categories, names, {}) if right is None else right
+    # of names with one key the first counts
+    positions = {category: at[0] for category, at in listed.items()}
     if not positions:
         raise InputError(f"{source}: none of its categories is in the vocabulary")
     return CategoryNames(vocabulary, names, positions, set_aside, right)

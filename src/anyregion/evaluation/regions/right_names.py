@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -40,23 +40,35 @@ class RightNames:
         Raises:
             InputError: the list has none of the categories.
         """
-        cleaning = names.cleaning
-        listed = {name_key(name, cleaning): words for name, words in self.classes.items()}
-        keys = {i: name_key(name, cleaning) for i, name in categories.items()}
-        if not any(key in listed for key in keys.values()):
+        listed = {name_key(name, names.cleaning) for name in self.classes}
+        if not any(name_key(name, names.cleaning) in listed for name in categories.values()):
             first = next(iter(categories.values()))
             raise InputError(f"{self.source}: lists none of the categories; {first!r}, for one")
-        by_key: dict[str, list[int]] = {}
-        for position, name in enumerate(names.names):
-            by_key.setdefault(name_key(name, cleaning), []).append(position)
-        found: dict[int, tuple[int, ...]] = {}
-        for category, key in keys.items():
-            right = {key, *(name_key(word, cleaning) for word in listed.get(key, ()))}
-            at = sorted(position for word in right for position in by_key.get(word, ()))
-            # a region of no category has -1, which is no category's id
-            if at and category != -1:
-                found[category] = tuple(at)
-        return found
+        return positions_of(categories, names, self.classes)
+
+
+def positions_of(
+    categories: Mapping[int, str], names: Vocabulary, others: Mapping[str, Sequence[str]]
+) -> dict[int, tuple[int, ...]]:
+    """`{category id: positions in a vocabulary}` of each category's name and its `others`, rising.
+
+    Names are compared whatever their case and underscores; categories without a position are left
+    out.
+    """
+    cleaning = names.cleaning
+    listed = {name_key(name, cleaning): words for name, words in others.items()}
+    by_key: dict[str, list[int]] = {}
+    for position, name in enumerate(names.names):
+        by_key.setdefault(name_key(name, cleaning), []).append(position)
+    positions: dict[int, tuple[int, ...]] = {}
+    for category, name in categories.items():
+        key = name_key(name, cleaning)
+        right = {key, *(name_key(word, cleaning) for word in listed.get(key, ()))}
+        at = sorted(position for word in right for position in by_key.get(word, ()))
+        # a region of no category has -1, which is no category's id
+        if at and category != -1:
+            positions[category] = tuple(at)
+    return positions
 
 
 def load_right_names(spec: str | Path) -> RightNames:

@@ -37,15 +37,12 @@ from anyregion.compact.training import checkpoint
 from anyregion.compact.training.checkpoint import save_region_head
 from anyregion.compact.training.dataset import StoreConfig, open_named_dataset, read_pyramid
 from anyregion.compact.training.export import rounded
+from anyregion.compact.training.keeping_task import make_task
 from anyregion.compact.training.losses import classification_loss, distillation_loss
 from anyregion.compact.training.metrics import fit_scores
+from anyregion.compact.training.region_config import RegionObjective, RegionTaskConfig
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
-from anyregion.compact.training.region_task import (
-    RegionObjective,
-    RegionTask,
-    RegionTaskConfig,
-    sample_boxes,
-)
+from anyregion.compact.training.region_task import RegionTask, sample_boxes
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.mirror import mirror_boxes
 from anyregion.errors import CheckpointError, InputError
@@ -423,7 +420,7 @@ def task(seed: int = 0, **changes: object) -> RegionTask:
     store = FakeStore()
     dataset = open_named_dataset(store, text_encoder, unseen=settings.unseen)  # type: ignore[arg-type]
     validation = open_named_dataset(store, text_encoder)  # type: ignore[arg-type]
-    return RegionTask([dataset], config=settings, validation=validation, seed=seed)
+    return make_task([dataset], settings, validation=validation, seed=seed)
 
 
 def test_steps_follow_from_the_seed_alone() -> None:

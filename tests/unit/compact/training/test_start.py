@@ -17,6 +17,7 @@ from anyregion.compact.model import CompactModel
 from anyregion.compact.region_head import Calibration
 from anyregion.compact.training import checkpoint
 from anyregion.compact.training.checkpoint import save_region_head
+from anyregion.compact.training.keeping_task import KeepingRegionTask
 from anyregion.compact.training.start import (
     built_in_module,
     load_kept_regions,
@@ -68,6 +69,7 @@ def test_it_begins_at_the_built_in_answer() -> None:
 
 def test_it_learns_beside_what_it_keeps(tmp_path: Path) -> None:
     learner = task(start="shipped", novelty=0.1)
+    assert isinstance(learner, KeepingRegionTask)
     (before,) = learner.notes()
     assert "100.0% of stored regions" in before
     frozen = {n: p.clone() for n, p in learner.module.named_parameters() if not p.requires_grad}
