@@ -47,7 +47,8 @@ from anyregion.masks import RLE, decode_mask, encode_mask, mask_iou
 from anyregion.proposals import RegionProposer, box_iou
 from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import RegionEncoder
-from anyregion.tiles import TileOptions, mask_from_tile, tiled, untiled
+from anyregion.tile_grids import TileOptions
+from anyregion.tiles import mask_from_tile, tiled, untiled
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 GREY = 127

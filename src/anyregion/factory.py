@@ -18,7 +18,8 @@ from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import RegionEncoder
 from anyregion.scoring import Score
-from anyregion.tiles import TiledEncoder, TileOptions, tiled, tiled_proposer, untiled
+from anyregion.tile_grids import TileOptions
+from anyregion.tiles import TiledEncoder, tiled, tiled_proposer, untiled
 from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -56,7 +56,7 @@ from anyregion.model_card import ModelCard, write_card
 from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings
 from anyregion.regions import Boxes, Regions
 from anyregion.scoring import Score
-from anyregion.tiles import TileOptions
+from anyregion.tile_grids import TileOptions
 from anyregion.vocabulary import Vocabulary
 
 # long side of an image that is embedded as one: a crop needs no small cells

@@ -15,18 +15,14 @@ from anyregion.images import read_image
 from anyregion.masks import decode_mask, encode_mask, mask_box
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
+from anyregion.tile_grids import TileOptions, covering_tiles, grid_sides, plan_tiles, spare_scale
 from anyregion.tiles import (
     KEPT,
     TiledEncoder,
     TiledProposer,
-    TileOptions,
-    covering_tiles,
-    grid_sides,
     mask_from_tile,
-    plan_tiles,
     region_spans,
     regions_in_tile,
-    spare_scale,
     tiled,
     untiled,
 )

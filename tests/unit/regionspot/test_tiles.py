@@ -10,14 +10,8 @@ pytest.importorskip("transformers")
 
 from anyregion import Regions
 from anyregion.masks import mask_area, mask_box
-from anyregion.tiles import (
-    TiledEncoder,
-    TileOptions,
-    cut_tile,
-    grid_sides,
-    plan_tiles,
-    regions_in_tile,
-)
+from anyregion.tile_grids import TileOptions, grid_sides, plan_tiles
+from anyregion.tiles import TiledEncoder, cut_tile, regions_in_tile
 from tests.helpers.toy_regionspot import toy_encoder
 
 OPTIONS = TileOptions(limit=20, side=64, whole=64)
