@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from anyregion.recognizer import Recognizer
     from anyregion.regions import Regions
     from anyregion.runs.recognize import recognize_images
+    from anyregion.teaching.teacher import Teacher
+    from anyregion.teaching.vocabulary import TaughtVocabulary
     from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 __version__ = "0.1.0"
@@ -50,13 +52,15 @@ __getattr__, __dir__ = attach(
         "recognizer": "Recognizer",
         "regions": "Regions",
         "runs.recognize": "recognize_images",
+        "teaching.teacher": "Teacher",
+        "teaching.vocabulary": "TaughtVocabulary",
         "vocabulary": "EncodedVocabulary Vocabulary",
     },
 )
 
 __all__ = [
     "AnyRegionError", "CheckpointError", "EncodedVocabulary", "Exemplar", "InputError",
-    "MissingExtraError", "Predictions", "Recognizer", "Regions", "SetAside", "Vocabulary", "draw",
-    "list_models", "load_proposer", "load_recognizer", "load_regions", "load_vocabulary",
-    "pretrain", "read_image", "recognize_images", "train",
+    "MissingExtraError", "Predictions", "Recognizer", "Regions", "SetAside", "TaughtVocabulary",
+    "Teacher", "Vocabulary", "draw", "list_models", "load_proposer", "load_recognizer",
+    "load_regions", "load_vocabulary", "pretrain", "read_image", "recognize_images", "train",
 ]  # fmt: skip

@@ -20,8 +20,8 @@ from anyregion.images import (
     DecodedImage,
     ImageLike,
     Pixels,
+    image_digest,
     read_batches,
-    read_image,
 )
 from anyregion.regions import Regions
 from anyregion.vocabulary import EncodedVocabulary, Floats, Progress, Vocabulary, name_key
@@ -95,7 +95,9 @@ class ExemplarVocabulary:
         if words is not None and not isinstance(words, (Vocabulary, EncodedVocabulary)):
             words = Vocabulary.from_names(words)
         named = words.vocabulary if isinstance(words, EncodedVocabulary) else words
-        vocabulary = _all_names(list(exemplars), named, ids or {})
+        if isinstance(words, EncodedVocabulary) and words.classifier is not None:
+            raise InputError("this vocabulary was taught: teach it the exemplars, as corrections")
+        vocabulary = all_names(list(exemplars), named, ids or {})
         # "Cup" among the words and "cup" among the exemplars are one name
         positions = {name_key(n, vocabulary.cleaning): i for i, n in enumerate(vocabulary.names)}
         by_position: dict[int, tuple[Exemplar, ...]] = {}
@@ -124,7 +126,11 @@ class ExemplarVocabulary:
         for position, exemplars in sorted(self.exemplars.items()):
             for number, exemplar in enumerate(exemplars, start=1):
                 digest.update(f"{position} {number}".encode())
-                digest.update(_content(exemplar, self._title(position, number, exemplar)))
+                try:
+                    digest.update(image_digest(exemplar.image))
+                except InputError as error:
+                    title = self._title(position, number, exemplar)
+                    raise InputError(f"{title}: {error}") from None
                 digest.update(_prompts(exemplar.regions))
         return digest.hexdigest()
 
@@ -234,7 +240,7 @@ def mix_rows(words: Floats | None, exemplars: Mapping[int, Floats], weight: floa
     return matrix
 
 
-def _all_names(
+def all_names(
     exemplars: Sequence[str], words: Vocabulary | None, ids: Mapping[str, int]
 ) -> Vocabulary:
     """The names of the words, then those of exemplars alone, with category ids of their own."""
@@ -285,20 +291,6 @@ def _unit(rows: Floats) -> Floats:
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     unit: Floats = (rows / np.maximum(lengths, np.float32(1e-12))).astype(np.float32)
     return unit
-
-
-def _content(exemplar: Exemplar, title: str) -> bytes:
-    image = exemplar.image
-    if isinstance(image, (str, Path)):
-        try:
-            with Path(image).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
-        except OSError as error:
-            raise InputError(f"{title}: cannot be read ({error.strerror})") from None
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).digest()
-    pixels = read_image(image)
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
 def _prompts(regions: Regions | None) -> bytes:

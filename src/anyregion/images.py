@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import io
 import os
 import threading
@@ -129,6 +130,24 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
             a wrong array.
     """
     return decode(image, max_pixels=max_pixels).pixels
+
+
+def image_digest(image: ImageLike) -> bytes:
+    """SHA-256 of an image's file, or of its pixels where it has none.
+
+    Raises:
+        InputError: a file that cannot be read, or pixels that are no image.
+    """
+    if isinstance(image, (str, Path)):
+        try:
+            with Path(image).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise InputError(f"{image}: cannot be read ({error.strerror})") from None
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    pixels = read_image(image)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
 def decode(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:

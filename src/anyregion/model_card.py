@@ -93,7 +93,7 @@ def write_card(
         # an absolute name stands for itself: Path("a") / "/b" is "/b"
         sha256 = {name: hash_path(folder / name) for name in weights}
         digest = hashlib.sha256(repr(sorted(sha256.values())).encode()).hexdigest()
-        card = replace(card, versions=_versions(), sha256=sha256, fingerprint=digest[:32])
+        card = replace(card, versions=package_versions(), sha256=sha256, fingerprint=digest[:32])
         if vocabulary is not None:
             vocabulary.save(folder / VOCABULARY)
         write_json(folder / CARD, {"format": FORMAT, **asdict(card)}, indent=2)
@@ -151,7 +151,8 @@ def _hash_file(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of Python and of the packages that answers depend on, those that are installed."""
     versions = {"python": platform.python_version()}
     packages = {name: package_version(name) for name in _PACKAGES}
     return versions | {name: version for name, version in packages.items() if version}

@@ -67,6 +67,8 @@ class Predictions:
         masks: per row the mask as COCO RLE, or None where none were decoded.
         mask_scores: `(M,)` float32, the localizer's own estimate of each mask's IoU, or None.
         mask_logits: `(M, h, w)` float32, low-resolution logits to refine from, or None.
+        none: `(M,)` float32, the probability of "none of these", of a taught vocabulary; or None.
+        refused: `(M,)`, whether the best name is not to be trusted, where that was taught; or None.
     """
 
     vocabulary: Vocabulary = field(repr=False)
@@ -80,6 +82,8 @@ class Predictions:
     masks: tuple[RLE, ...] | None = field(default=None, repr=False)
     mask_scores: NDArray[np.float32] | None = field(default=None, repr=False)
     mask_logits: NDArray[np.float32] | None = field(default=None, repr=False)
+    none: NDArray[np.float32] | None = field(default=None, repr=False)
+    refused: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -117,6 +121,8 @@ class Predictions:
             masks=None if self.masks is None else tuple(self.masks[i] for i in rows),
             mask_scores=None if self.mask_scores is None else self.mask_scores[rows],
             mask_logits=None if self.mask_logits is None else self.mask_logits[rows],
+            none=None if self.none is None else self.none[rows],
+            refused=None if self.refused is None else self.refused[rows],
         )
 
     def __str__(self) -> str:

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anyregion.errors import InputError
+from anyregion.errors import CheckpointError, InputError
 from anyregion.exemplars import Exemplar, ExemplarVocabulary, mix_rows
 from anyregion.images import ImageLike, Pixels, read_image, size_of
 from anyregion.model_card import ModelCard
 from anyregion.predictions import Predictions
 from anyregion.region_encoder import RegionEncoder, name_embeddings
 from anyregion.regions import Regions
-from anyregion.scoring import Score
+from anyregion.scoring import Score, best_names
 from anyregion.tiles import untiled
 from anyregion.vocabulary import (
     EncodedVocabulary,
@@ -288,12 +288,20 @@ class Recognizer:
             top_k, score, masks, multimask: as for `predict`.
         """
         encoder = self.encoder
-        embedded = encoder.embed_regions(encoded, regions, masks=masks, multimask=multimask)
+        options: dict[str, bool] = {"masks": masks, "multimask": multimask}
+        classifier, answers = vocabulary.classifier, None
+        if classifier is not None:
+            options["features"] = True
+        embedded = encoder.embed_regions(encoded, regions, **options)
         predictions: list[Predictions] = []
         for e, r, size in zip(embedded, regions, sizes, strict=True):
-            indices, scores = name_embeddings(  # (M, K) each
-                encoder, e.embeddings, vocabulary.matrix, top_k=top_k, score=score
-            )
+            if classifier is None:
+                indices, scores = name_embeddings(  # (M, K) each
+                    encoder, e.embeddings, vocabulary.matrix, top_k=top_k, score=score
+                )
+            else:
+                answers = classifier.answer(encoder, e, vocabulary.matrix, size, score)
+                indices, scores = best_names(answers.probabilities, top_k)
             rows = np.arange(len(scores)) if e.rows is None else e.rows  # (M,)
             # a detector's doubt whether there is anything is independent of what it would be
             if r.scores is not None:
@@ -311,6 +319,8 @@ class Recognizer:
                     masks=e.masks,
                     mask_scores=e.mask_scores,
                     mask_logits=e.mask_logits,
+                    none=None if answers is None else answers.none,
+                    refused=None if answers is None else answers.refused,
                 )
             )
         return predictions
@@ -322,6 +332,15 @@ class Recognizer:
                 f"this vocabulary was encoded by {vocabulary.model}, "
                 f"but {encoder.name} reads {text.fingerprint}"
             )
+        if vocabulary.classifier is not None:
+            # tiles change which pixels a region is seen by, not what its features mean
+            fingerprint = untiled(encoder).fingerprint
+            if vocabulary.regions != fingerprint:
+                raise CheckpointError(
+                    f"this vocabulary was taught to {vocabulary.regions}, but {encoder.name} is "
+                    f"{fingerprint}: teach it again, with its corrections and their images"
+                )
+            return
         # the encoder's fingerprint may cost a hash over all weights: only exemplars need it
         if vocabulary.regions is not None and vocabulary.regions != encoder.fingerprint:
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from anyregion.images import Pixels
 from anyregion.masks import RLE
 from anyregion.regions import Boxes, Regions
-from anyregion.scoring import Floats, Score, top_names
+from anyregion.scoring import Floats, Score, logits, top_names
 from anyregion.vocabulary import TextEncoder
 
 # Regions whose features are in memory together, so that it does not grow with the regions of an
@@ -29,6 +29,8 @@ class RegionEmbeddings:
         boxes: `(M, 4)` float64, xyxy in pixels.
         rows: `(M,)` int64, the region that each row belongs to; None: row i to region i.
         masks, mask_scores, mask_logits: as in `Predictions`.
+        features: `{name: (M, F)}`, what a classifier of regions learns from (`teaching`); None
+            where it was not asked for, or where that is the embeddings alone.
     """
 
     embeddings: NDArray[np.float32]
@@ -37,6 +39,7 @@ class RegionEmbeddings:
     masks: tuple[RLE, ...] | None = None
     mask_scores: NDArray[np.float32] | None = None
     mask_logits: NDArray[np.float32] | None = None
+    features: Mapping[str, NDArray[np.float32]] | None = None
 
 
 class RegionEncoder(Protocol):
@@ -75,6 +78,7 @@ class RegionEncoder(Protocol):
         *,
         masks: bool = False,
         multimask: bool = False,
+        features: bool = False,
     ) -> list[RegionEmbeddings]:
         """Embed the regions of each image; an image may have none.
 
@@ -83,8 +87,63 @@ class RegionEncoder(Protocol):
             regions: regions that fit their images (`Regions.fit`).
             masks: also decode masks, where the method has any of its own.
             multimask: three candidates a region, best mask first, where the method has them.
+            features: also give what a classifier learns from, where that is more than embeddings.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class RegionAnswers:
+    """What a classifier says of one image's regions.
+
+    Attributes:
+        probabilities: `(M, C)` of each name.
+        none: `(M,)`, of "none of these".
+        refused: `(M,)`, whether the best name is not to be trusted.
+    """
+
+    probabilities: Floats
+    none: Floats
+    refused: NDArray[np.bool_]
+
+
+class RegionClassifier(Protocol):
+    """What names regions by more than the cosines of their embeddings; see `teaching`."""
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever an answer would."""
+        ...
+
+    def answer(
+        self,
+        encoder: RegionEncoder,
+        embedded: RegionEmbeddings,
+        matrix: Floats,
+        size: tuple[int, int],
+        score: Score | None,
+    ) -> RegionAnswers:
+        """Name regions that were embedded with their features.
+
+        Args:
+            encoder: the method.
+            embedded: one image's regions.
+            matrix: `(C, E)`, the names as words.
+            size: `(height, width)` of the image.
+            score: which score the caller asked for, or None.
+
+        Raises:
+            InputError: a score that it cannot give.
+            CheckpointError: features of another model.
+        """
+        ...
+
+
+def word_logits(encoder: RegionEncoder, embeddings: Floats, matrix: Floats) -> NDArray[np.float64]:
+    """The logits of a softmax over the names, `(M, C)`, on the scale of the encoder's own score."""
+    answers = getattr(encoder, "answers", None)
+    scale = encoder.logit_scale if answers is None else answers.scale
+    return logits(embeddings, matrix, scale=scale).astype(np.float64)
 
 
 def name_embeddings(

@@ -64,6 +64,20 @@ def logits(embeddings: Floats, matrix: Floats, *, scale: float, bias: float = 0.
     return scaled.astype(np.float32, copy=False)
 
 
+def best_names(probabilities: Floats, top_k: int) -> tuple[NDArray[np.int64], Floats]:
+    """The `top_k` most probable names `(M, min(top_k, C))` of `(M, C)`, and their probabilities.
+
+    Of equal ones the earlier name comes first.
+
+    Raises:
+        InputError: `top_k` below 1.
+    """
+    if not isinstance(top_k, int) or top_k < 1:
+        raise InputError(f"top_k must be a whole number of at least 1; it is {top_k}")
+    indices = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return indices, np.take_along_axis(probabilities, indices, axis=1)
+
+
 def top_names(
     embeddings: Floats,
     matrix: Floats,

@@ -133,10 +133,13 @@ class TiledEncoder:
         *,
         masks: bool = False,
         multimask: bool = False,
+        features: bool = False,
     ) -> list[RegionEmbeddings]:
         """See `RegionEncoder`. Where an image has tiles, there are no `mask_logits` of it."""
         plans = [self._plan(image, r) for image, r in zip(encoded, regions, strict=True)]
         options: dict[str, bool] = {"masks": masks, "multimask": multimask}
+        if features:  # else an encoder without that argument will do
+            options["features"] = True
         # all images together, and those without tiles with all of their regions, as without tiles
         wholes = self.encoder.embed_regions(
             [image.whole for image in encoded],
@@ -416,6 +419,12 @@ def _join(parts: Sequence[RegionEmbeddings], rows: Sequence[Sequence[int]]) -> R
         mask_scores=np.concatenate(scores)[order] if len(scores) == len(parts) else None,
         # those of a tile are no prompt for the whole image
         mask_logits=None,
+        features=None
+        if parts[0].features is None
+        else {
+            name: np.concatenate([(part.features or {})[name] for part in parts])[order]
+            for name in parts[0].features
+        },
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from safetensors.numpy import save
 
 from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, cache_folder, private_folder, valid_text, write_json
+
+if TYPE_CHECKING:
+    from anyregion.region_encoder import RegionClassifier
 
 Floats: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -263,6 +266,8 @@ class EncodedVocabulary:
         model: fingerprint of the text encoder that encoded it.
         unreadable: names that the text model has no pieces for: their rows mean little.
         regions: fingerprint of the region encoder, where rows are of exemplars, else None.
+        classifier: what names regions in place of cosines with the matrix, where one was taught
+            (`teaching`, whose `TaughtVocabulary` is saved by itself).
     """
 
     vocabulary: Vocabulary
@@ -270,6 +275,7 @@ class EncodedVocabulary:
     model: str
     unreadable: tuple[str, ...] = ()
     regions: str | None = None
+    classifier: RegionClassifier | None = None
 
     def save(self, path: str | Path, *, private: bool = False) -> None:
         """Write one safetensors file: the matrix, and in its metadata the names and a hash of all.

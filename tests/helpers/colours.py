@@ -64,6 +64,7 @@ class ColourEncoder:
         *,
         masks: bool = False,
         multimask: bool = False,
+        features: bool = False,  # nothing but the embedding
     ) -> list[RegionEmbeddings]:
         return [
             _embed(image, image_regions, masks, multimask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +52,10 @@ class CropEncoder:
         *,
         masks: bool = False,
         multimask: bool = False,
+        features: bool = False,
     ) -> list[RegionEmbeddings]:
         """See `RegionEncoder`. The masks are the prompts' own, else the filled boxes."""
-        del multimask  # there is one candidate a region
+        del multimask, features  # there is one candidate a region, and nothing but its embedding
         if not len(regions):
             return []
         embeddings: list[NDArray[np.float32]] = []
@@ -80,16 +81,21 @@ def split_by_image(
     sizes: Sequence[tuple[int, int]],
     *,
     masks: bool,
+    features: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> list[RegionEmbeddings]:
     """The rows `(sum of N, E)` of all images' regions, image by image; masks are the prompts'."""
     ends = np.cumsum([len(prompts) for prompts in regions])[:-1]
+    parts = {name: np.split(values, ends) for name, values in (features or {}).items()}
     return [
         RegionEmbeddings(
             embeddings=rows,
             boxes=prompts.extents(size),
             masks=prompt_masks(prompts, size) if masks else None,
+            features=None if features is None else {name: part[i] for name, part in parts.items()},
         )
-        for rows, prompts, size in zip(np.split(embeddings, ends), regions, sizes, strict=True)
+        for i, (rows, prompts, size) in enumerate(
+            zip(np.split(embeddings, ends), regions, sizes, strict=True)
+        )
     ]
 
 

@@ -51,13 +51,18 @@ class DenseEncoder:
         *,
         masks: bool = False,
         multimask: bool = False,
+        features: bool = False,
     ) -> list[RegionEmbeddings]:
-        """See `RegionEncoder`. The masks are the prompts' own, else the filled boxes."""
+        """See `RegionEncoder`. The masks are the prompts' own, else the filled boxes.
+
+        Features are the averages before and after they are projected.
+        """
         del multimask  # there is one candidate a region
         if not len(regions):
             return []
         embeddings: list[NDArray[np.float32]] = []
         waiting: list[NDArray[np.float32]] = []  # means that are projected together
+        means: list[NDArray[np.float32]] = []
         for (dense, _), prompts in zip(encoded, regions, strict=True):
             # boxes are not clipped: one around a point near the border may reach into the padding
             boxes = prompts.extents()
@@ -65,11 +70,19 @@ class DenseEncoder:
             for start in range(0, max(len(prompts), 1), REGIONS_AT_ONCE):
                 rows = slice(start, start + REGIONS_AT_ONCE)
                 waiting.append(pool(dense, boxes[rows], DecodedMasks(prompts.masks[rows])))
+                if features:
+                    means.append(waiting[-1])
                 if len(prompts) > REGIONS_AT_ONCE:
                     embeddings.append(self.embedder.project(np.concatenate(waiting)))  # (n, E)
                     waiting = []
         if waiting:
             embeddings.append(self.embedder.project(np.concatenate(waiting)))
+        joined = np.concatenate(embeddings)
+        seen = {"pooled": np.concatenate(means), "embedding": joined} if features else None
         return split_by_image(
-            np.concatenate(embeddings), regions, [size for _, size in encoded], masks=masks
+            joined,
+            regions,
+            [size for _, size in encoded],
+            masks=masks,
+            features=seen,
         )

@@ -185,7 +185,6 @@ def read_vocabulary(
         masks: also use the masks of exemplars, as those of the regions to name.
     """
     from anyregion.cli import terminal
-    from anyregion.io.vocabulary import load_vocabulary
     from anyregion.vocabulary import Vocabulary
 
     # an argument without effect is a misunderstanding, which is said
@@ -193,18 +192,7 @@ def read_vocabulary(
     alone = [f"--{d.replace('_', '-')}" for d in details if getattr(args, d) is not None]
     if alone and args.exemplars is None:
         raise InputError(f"{', '.join(alone)}: only with --exemplars")
-    words: Vocabulary | EncodedVocabulary | None = None
-    if args.vocabulary is not None:
-        words = load_vocabulary(
-            args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning
-        )
-        templates = parse_templates(args.templates) if args.templates else None
-        if isinstance(words, Vocabulary):
-            words = replace(words, templates=templates)
-        elif templates or args.cleaning != "plain" or args.no_synonyms:
-            raise InputError(
-                "--templates, --cleaning, --no-synonyms: this vocabulary is encoded already"
-            )
+    words = None if args.vocabulary is None else read_words(args)
     if args.exemplars is None:
         if words is None:
             raise InputError("no names: give --vocabulary, --exemplars or both")
@@ -224,6 +212,28 @@ def read_vocabulary(
     )
     terminal.warn_list("read from the vocabulary", shown.vocabulary.notes)
     return shown
+
+
+def read_words(args: argparse.Namespace) -> Vocabulary | EncodedVocabulary:
+    """`--vocabulary`, with the arguments that say how its names become prompts."""
+    from anyregion.io.vocabulary import load_vocabulary
+    from anyregion.teaching.vocabulary import TaughtVocabulary
+    from anyregion.vocabulary import Vocabulary
+
+    words = load_vocabulary(args.vocabulary, synonyms=not args.no_synonyms, cleaning=args.cleaning)
+    templates = parse_templates(args.templates) if args.templates else None
+    if isinstance(words, Vocabulary):
+        words = replace(words, templates=templates)
+    elif templates or args.cleaning != "plain" or args.no_synonyms:
+        raise InputError(
+            "--templates, --cleaning, --no-synonyms: this vocabulary is encoded already"
+        )
+    precision = getattr(args, "precision", None)
+    if precision is not None:
+        if not isinstance(words, TaughtVocabulary):
+            raise InputError("--precision needs a taught vocabulary (anyregion teach)")
+        words = words.at_precision(precision)
+    return words
 
 
 def parse_templates(texts: Sequence[str]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ GROUPS = {
 # each is a module with `add_arguments(parser)` and `run(arguments)`: `data check` is `data_check`
 COMMANDS = {
     "recognize": "name the regions of images",
+    "teach": "learn names from corrected regions, in seconds",
     "evaluate classification": "regions given, names asked: accuracies",
     "evaluate detection": "boxes and masks as a detector's: COCO and LVIS AP",
     "evaluate odinw": "a folder of small data sets: AP of each, and the average",

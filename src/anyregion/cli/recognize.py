@@ -105,6 +105,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "predictions.jsonl and .csv, and left out of the pictures and of predictions.json",
     )
     parser.add_argument(
+        "--precision",
+        type=float,
+        metavar="P",
+        help="of a taught vocabulary: refuse so that of each name's answers the share P is right, "
+        "by what was said of its corrections before their images were seen",
+    )
+    parser.add_argument(
         "--keep-refused",
         action="store_true",
         help='regions under --min-score are in predictions.json too, with "refused": true',

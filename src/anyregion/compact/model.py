@@ -201,11 +201,13 @@ class CompactEncoder:
         *,
         masks: bool = False,
         multimask: bool = False,
+        features: bool = False,
     ) -> list[RegionEmbeddings]:
         """See `RegionEncoder`. A region of points is grown to a box, and a box to a mask.
 
         `mask_scores` are how well the mask probably fits (intersection over union); of a region
-        grown from points, how well its box does, if that is less.
+        grown from points, how well its box does, if that is less. Features are what the region head
+        sees (`RegionFeatures`: pooled, conse), and its answer.
         """
         del multimask  # there is one candidate a region
         results = []
@@ -223,14 +225,19 @@ class CompactEncoder:
                 # a box that was widened to a point may reach beyond the last pixel
                 boxes[at_points] = np.clip(grown, 0, np.tile(pyramid.size[::-1], 2).astype(float))
             parts = []
+            blocks: dict[str, list[NDArray[np.float32]]] = {"pooled": [], "conse": [], "head": []}
             # one empty block where there are no regions: it has the width of the others
             for start in range(0, max(len(prompts), 1), REGIONS_AT_ONCE):
                 rows = slice(start, start + REGIONS_AT_ONCE)
                 prompt_masks = DecodedMasks(prompts.masks[rows]) if has_mask.any() else None
-                features = extract_region_features(pyramid, boxes[rows], self.conse, prompt_masks)
+                seen = extract_region_features(pyramid, boxes[rows], self.conse, prompt_masks)
                 # (n, 384), and what is for names that were not trained: (n, 388)
-                embedded = self.model.region_head.embed(features)
+                embedded = self.model.region_head.embed(seen)
                 parts.append(self.calibration.stack_regions(embedded))
+                if features:
+                    blocks["pooled"].append(seen.pooled)
+                    blocks["conse"].append(seen.conse)
+                    blocks["head"].append(embedded)
             embeddings = np.concatenate(parts)  # (N, 388)
             decoded: tuple[RLE, ...] | None = None
             scores: NDArray[np.float32] | None = None
@@ -238,7 +245,15 @@ class CompactEncoder:
                 decoded, mask_scores = self._decode_masks(pyramid, prompts, boxes)
                 scores = np.minimum(mask_scores, box_scores).astype(np.float32)
             results.append(
-                RegionEmbeddings(embeddings, boxes=boxes, masks=decoded, mask_scores=scores)
+                RegionEmbeddings(
+                    embeddings,
+                    boxes=boxes,
+                    masks=decoded,
+                    mask_scores=scores,
+                    features={name: np.concatenate(block) for name, block in blocks.items()}
+                    if features
+                    else None,
+                )
             )
         return results
 

@@ -18,6 +18,7 @@ from typing import Any
 from anyregion.data.annotations.layouts import describe_file
 from anyregion.errors import InputError
 from anyregion.files import read_json, read_text, reading, unique_keys
+from anyregion.teaching.vocabulary import TaughtVocabulary, is_taught
 from anyregion.vocabulary import Cleaning, EncodedVocabulary, Vocabulary, name_key
 
 _BUILT_IN = files("anyregion") / "vocabularies"
@@ -34,7 +35,9 @@ LAYOUTS = (
 )
 _TEXT_SUFFIXES = ("", ".txt", ".names", ".labels", ".lst", ".list")
 # what is typed and ends like this is a file, also among commas
-_FILE_SUFFIXES = (".txt", ".json", ".csv", ".yaml", ".yml", ".tsv", ".names", ".safetensors")
+_FILE_SUFFIXES = (
+    ".txt", ".json", ".csv", ".yaml", ".yml", ".tsv", ".names", ".safetensors", ".vocab",
+)  # fmt: skip
 # `vocab.yaml`, `labels.v2`, but neither `t.v.` nor `St. Bernard`, `St.Bernard` or `No.5`
 _SUFFIX = re.compile(r"[^\s.]\.[a-z][a-z0-9]{1,11}$|[^\s.]\.[A-Z0-9]{3,5}$")
 # the key under which a file of several things holds the names
@@ -102,6 +105,7 @@ def load_vocabulary(
         `.yaml`: the same layouts; YOLO's `data.yaml` is one.
         `.csv`: a header with `name` and, if wanted, `id` and `synonyms` (these parted by `|`).
         `.safetensors`: an encoded vocabulary, as `EncodedVocabulary.save` wrote it.
+        `.vocab`: one that was taught, as `TaughtVocabulary.save` wrote it.
     4. Anything else is the names themselves, parted by commas: `dog, red car | automobile, bus`.
        One that looks like a file (`vocab.yaml`, `my/labels`) is taken for a file that is missing,
        unless it stands among commas (`and/or,`).
@@ -130,7 +134,10 @@ def load_vocabulary(
         # a pipe (`<(...)`) is a file, too
         is_file = isinstance(spec, Path) or (file.exists() and not is_folder)
         path = file if is_file and not built_in and spec != "-" else None
-    if path is not None and path.suffix.casefold() == ".safetensors":
+    if path is not None and path.suffix.casefold() in (".safetensors", ".vocab"):
+        # before names are read from what is no text
+        if path.suffix.casefold() == ".vocab" or is_taught(path):
+            return TaughtVocabulary.load(path)
         return EncodedVocabulary.load(path)
     source = "standard input" if spec == "-" else path
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anyregion.baselines.embedder import DenseMap
+from anyregion.baselines.pooling import DecodedMasks, pool
 from anyregion.errors import InputError
 from anyregion.images import Pixels
 from anyregion.localizers.loading import load_localizer
@@ -212,6 +214,7 @@ class RegionSpotEncoder:
         *,
         masks: bool = False,
         multimask: bool = False,
+        features: bool = False,
     ) -> list[RegionEmbeddings]:
         """See `RegionEncoder`. Candidates come ranked by the localizer's own estimate."""
         if multimask and self.source == "prompt":
@@ -231,8 +234,24 @@ class RegionSpotEncoder:
                 rles = None
                 if masks and result.mask_logits is not None:
                     rles = self.localizer.masks(image.localized, result.mask_logits)
-                results.append(_rank_candidates(image, r, result, e, rles))
+                seen = self._features(image, r, result.tokens, e) if features else None
+                results.append(_rank_candidates(image, r, result, e, rles, seen))
         return results
+
+    def _features(
+        self, image: EncodedImage, regions: Regions, tokens: Tensor, embeddings: Tensor
+    ) -> dict[str, Tensor]:
+        """The localizer's tokens `(N, M, W)`, the VLM's map averaged in each region, embeddings."""
+        seen = {"token": tokens, "embedding": embeddings}
+        if image.features is not None and all(image.grid):
+            height, width = image.grid
+            # without what stands before the cells: a class token, registers
+            cells = image.features[-height * width :].float().cpu().numpy()
+            dense = DenseMap(cells.reshape(height, width, -1), image.size)  # the image is squashed
+            boxes = regions.extents(image.size)
+            pooled = torch.from_numpy(pool(dense, boxes, DecodedMasks(regions.masks)))  # (N, D)
+            seen["pooled"] = pooled[:, None].expand(-1, tokens.shape[1], -1)
+        return seen
 
     @torch.no_grad()
     def embed_tokens(
@@ -277,6 +296,7 @@ def _rank_candidates(
     result: RegionTokens,
     embeddings: Tensor,
     rles: list[list[RLE]] | None,
+    features: Mapping[str, Tensor] | None = None,
 ) -> RegionEmbeddings:
     """Embeddings `(N, M, E)` of one image and what goes with them as rows, best candidate first."""
     count, candidates = embeddings.shape[:2]
@@ -302,6 +322,9 @@ def _rank_candidates(
         masks=masks,
         mask_scores=None if scores is None else _ordered(scores, order),
         mask_logits=None if logits is None else _ordered(logits, order),
+        features=None
+        if features is None
+        else {name: _ordered(values, order) for name, values in features.items()},
     )
 
 

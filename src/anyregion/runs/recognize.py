@@ -359,4 +359,6 @@ def _digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> 
     if isinstance(vocabulary, EncodedVocabulary):
         digest.update(vocabulary.model.encode())
         digest.update(vocabulary.matrix.tobytes())
+        if vocabulary.classifier is not None:
+            digest.update(vocabulary.classifier.digest.encode())
     return f"sha256:{digest.hexdigest()}"

@@ -333,15 +333,18 @@ class ResultsFolder:
             "regions": predictions.to_records(),
         }
         # float32, as `Predictions.above` compares them: what is written is rounded
-        for record, score in zip(line["regions"], predictions.scores[:, 0], strict=True):
-            if score < min_score:
+        refused = predictions.scores[:, 0] < min_score
+        if predictions.refused is not None:
+            refused = refused | predictions.refused
+        for record, is_refused in zip(line["regions"], refused.tolist(), strict=True):
+            if is_refused:
                 record["refused"] = True
         if image_id is not None:
             line["image_id"] = image_id
         if pixels is not None:
             from anyregion.drawing import draw
 
-            picture = draw(pixels, predictions.above(min_score).best_candidates())
+            picture = draw(pixels, predictions[~refused].best_candidates())
             line["picture"] = self._write_picture(name, picture)
         if file is not None:
             line["file"] = dict(file)

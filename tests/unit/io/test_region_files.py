@@ -19,11 +19,10 @@ from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.check import check_data
 from anyregion.data.image_files import find_image
 from anyregion.errors import InputError
-from anyregion.evaluation.regions.inputs import annotated_samples
 from anyregion.io.regions import load_regions
 from anyregion.masks import filled_box
 from anyregion.regions import Regions
-from anyregion.runs.pipeline import Sample, file_samples
+from anyregion.runs.pipeline import Sample, annotated_samples, file_samples
 from tests.helpers.coco_files import content, photo, region, write
 from tests.helpers.colours import colour_recognizer
 from tests.helpers.shared import SHARED, needs_shared

@@ -16,7 +16,6 @@ from anyregion.evaluation.metrics.calibration import ScoreBin, auroc, ece, score
 from anyregion.evaluation.regions.inputs import (
     EmptyEvaluationError,
     EvaluationOptions,
-    annotated_samples,
     category_names,
     keep_categories,
     loaded,
@@ -26,7 +25,7 @@ from anyregion.evaluation.regions.vocabulary_subsets import VocabularySubset, vo
 from anyregion.io.regions import load_regions
 from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import name_embeddings
-from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, run_pipeline
+from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, annotated_samples, run_pipeline
 from anyregion.vocabulary import Vocabulary
 
 EVERY_SECOND = "every:2:1"

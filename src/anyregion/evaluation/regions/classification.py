@@ -26,7 +26,6 @@ from anyregion.evaluation.regions.inputs import (
     CategoryNames,
     EmptyEvaluationError,
     EvaluationOptions,
-    annotated_samples,
     category_names,
     keep_categories,
     loaded,
@@ -36,7 +35,7 @@ from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categ
 from anyregion.io.regions import load_regions
 from anyregion.predictions import Predictions
 from anyregion.recognizer import Recognizer
-from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, run_pipeline
+from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, annotated_samples, run_pipeline
 from anyregion.vocabulary import name_key
 
 

@@ -26,7 +26,6 @@ from anyregion.evaluation.regions.coco_results import from_predictions, read_res
 from anyregion.evaluation.regions.inputs import (
     EmptyEvaluationError,
     EvaluationOptions,
-    annotated_samples,
     category_names,
     detected_samples,
     loaded,
@@ -37,7 +36,13 @@ from anyregion.io.regions import ImageEntry
 from anyregion.predictions import Predictions
 from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
-from anyregion.runs.pipeline import ProposedRegions, RecognizeOptions, RegionNamer, run_pipeline
+from anyregion.runs.pipeline import (
+    ProposedRegions,
+    RecognizeOptions,
+    RegionNamer,
+    annotated_samples,
+    run_pipeline,
+)
 from anyregion.vocabulary import Progress
 
 PAIRS = 300

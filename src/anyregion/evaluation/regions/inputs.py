@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from anyregion.data.image_files import find_image
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.regions.right_names import RightNames, positions_of
 from anyregion.exemplars import ExemplarVocabulary
@@ -122,46 +120,6 @@ def category_names(
     if not positions:
         raise InputError(f"{source}: none of its categories is in the vocabulary")
     return CategoryNames(vocabulary, names, positions, set_aside, right)
-
-
-def annotated_samples(
-    entries: Iterable[ImageEntry],
-    folder: Path,
-    *,
-    limit: int | None = None,
-    without_regions: bool = False,
-    set_aside: list[SetAside],
-) -> list[Sample]:
-    """The first `limit` entries, each with its image file; one that has none is set aside.
-
-    Args:
-        folder: `file_name` starts from it; see `find_image`.
-        without_regions: also take entries that have no regions.
-
-    Raises:
-        InputError: a limit below 1.
-    """
-    if limit is not None and limit < 1:
-        raise InputError(f"the limit must be at least 1 image; it is {limit}")
-    # of all entries, not of the first `limit`: two that claim one file may lie far apart
-    listed = [entry for entry in entries if entry.file_name]
-    paths: dict[str, Path | None] = {}
-    for entry in listed:
-        paths[entry.key] = find_image(folder, str(entry.file_name))
-    claims = Counter(paths.values())
-    samples: list[Sample] = []
-    for entry in [e for e in listed if without_regions or len(e.regions)][:limit]:
-        path = paths[entry.key]
-        if path is None:
-            set_aside.append(SetAside(str(entry.file_name), f"not in {folder}"))
-        elif claims[path] > 1:
-            # `a/1.jpg` and `b/1.jpg` both lead to `1.jpg`: whose regions it has, nobody can tell
-            reason = f"{path} could be the file of {claims[path]} entries"
-            set_aside.append(SetAside(str(entry.file_name), reason))
-        else:
-            mismatch = "{}, but the annotations say {}"
-            samples.append(Sample(str(path), path, entry.regions, entry.key, entry.size, mismatch))
-    return samples
 
 
 def detected_samples(

@@ -18,7 +18,6 @@ from anyregion.evaluation.regions.inputs import (
     SIZE_EDGES,
     SIZE_NAMES,
     EmptyEvaluationError,
-    annotated_samples,
     loaded,
 )
 from anyregion.io.regions import load_regions
@@ -27,7 +26,7 @@ from anyregion.proposals import box_iou
 from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import RegionEmbeddings, RegionEncoder
 from anyregion.regions import Regions
-from anyregion.runs.pipeline import ReadSample, Track, run_pipeline, silent
+from anyregion.runs.pipeline import ReadSample, Track, annotated_samples, run_pipeline, silent
 
 Prompt: TypeAlias = Literal["box", "point"]
 GOOD_IOU = 0.5

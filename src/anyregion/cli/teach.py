@@ -1,0 +1,170 @@
+"""`anyregion teach`: names learnt from corrected regions, into one file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyregion.cli import arguments as shared
+from anyregion.cli.exit_codes import FINE, SET_ASIDE
+from anyregion.errors import InputError
+
+if TYPE_CHECKING:
+    from anyregion.runs.teach import TeachReport
+    from anyregion.teaching.teacher import Teacher
+    from anyregion.teaching.vocabulary import TaughtVocabulary
+
+EXAMPLE = """\
+anyregion recognize photos --regions boxes.json --vocabulary "hat, scarf" --out run
+  correct the categories in run/predictions.json, in any tool for COCO; one that is called
+  "none of these" is for regions that have none of the names
+anyregion teach run/predictions.json --images photos --out my.vocab
+anyregion recognize more --regions boxes.json --vocabulary my.vocab
+
+"""
+# rows of the table of names
+SHOWN = 40
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = EXAMPLE + (parser.epilog or "")
+    parser.add_argument(
+        "corrections",
+        nargs="?",
+        type=Path,
+        metavar="CORRECTIONS",
+        help="regions with their right names: COCO annotations, a run's predictions.json that was "
+        "edited, a Pascal VOC folder or list, or OpenImages' CSV. Every region in it counts as "
+        "looked over",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the folder of the images; not needed for regions that --vocabulary was taught before",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="NAMES_OR_FILE",
+        help="the names, as for recognize (default: the categories of CORRECTIONS); or a taught "
+        "vocabulary (my.vocab) to go on with. Names of corrections that it lacks join it",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.vocab", help="where to write it"
+    )
+    parser.add_argument(
+        "--forget",
+        action="append",
+        default=[],
+        metavar="IMAGE[:REGION]",
+        help="take back what --vocabulary was taught by an image, or by the region of it with that "
+        "id; may be repeated",
+    )
+    parser.add_argument(
+        "--use-masks", action="store_true", help="use the masks of CORRECTIONS as prompts too"
+    )
+    shared.add_vocabulary_arguments(parser, exemplars=False)
+    shared.add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Teach, and say what was learnt."""
+    from anyregion.cli import terminal
+    from anyregion.runs.teach import teach_images
+    from anyregion.teaching.teacher import Teacher
+    from anyregion.teaching.vocabulary import TaughtVocabulary
+    from anyregion.vocabulary import Vocabulary
+
+    if args.out.suffix.casefold() != ".vocab":
+        raise InputError(f"{args.out}: a taught vocabulary is called FILE.vocab")
+    if args.corrections is None and not args.forget:
+        raise InputError("nothing to learn: give CORRECTIONS, or --forget")
+    names: Vocabulary | TaughtVocabulary | None = None
+    if args.vocabulary is not None:
+        words = shared.read_words(args)
+        if not isinstance(words, (Vocabulary, TaughtVocabulary)):
+            raise InputError(f"{args.vocabulary}: encoded already: give its names")
+        names = words
+        listed = names if isinstance(names, Vocabulary) else names.vocabulary
+        terminal.warn_list("read from the vocabulary", listed.notes)
+        terminal.warn_list("names left out of the vocabulary", listed.set_aside)
+    if args.forget and not isinstance(names, TaughtVocabulary):
+        raise InputError("--forget needs a taught vocabulary as --vocabulary")
+    recognizer = shared.recognizer_loader(args)()
+    if isinstance(names, TaughtVocabulary) and args.forget:
+        teacher = Teacher(recognizer, names)
+        for item in args.forget:
+            _forget(teacher, item)
+        names = teacher.vocabulary()
+    report: TeachReport | None = None
+    if args.corrections is not None:
+        with terminal.progress() as track:
+            report = teach_images(
+                args.corrections,
+                args.images,
+                names,
+                recognizer=recognizer,
+                use_masks=args.use_masks,
+                batch_size=args.batch_size,
+                track=track,
+            )
+        terminal.warn_list("set aside", report.set_aside)
+        names = report.vocabulary
+    assert isinstance(names, TaughtVocabulary)
+    names.save(args.out)
+    _print(args, names, report)
+    return SET_ASIDE if report is not None and report.set_aside else FINE
+
+
+def _forget(teacher: Teacher, item: str) -> None:
+    images = () if teacher.corrections is None else teacher.corrections.images
+    image, _, region = item.rpartition(":")
+    # a file's name may hold a colon
+    if image and item not in [m.name for m in images]:
+        teacher.forget(image, region)
+    else:
+        teacher.forget(item)
+
+
+def _print(args: argparse.Namespace, taught: TaughtVocabulary, report: TeachReport | None) -> None:
+    from anyregion.cli import terminal
+    from anyregion.runs.teach import left_out_figures
+
+    figures = left_out_figures(taught)
+    shown = sorted((f for f in figures if f[1]), key=lambda f: (f[2] or 0.0, -f[1]))
+    terminal.table(
+        ("name", "examples", "right"),
+        ((name, count, "-" if r is None else f"{r:.0%}") for name, count, r in shown[:SHOWN]),
+        numbers=(1, 2),
+    )
+    if len(shown) > SHOWN:
+        print(f"... and {len(shown) - SHOWN} more")
+    print()
+    labels, left_out = taught.labels, taught.left_out
+    lines: list[tuple[str, object]] = []
+    if report is not None:
+        lines += [
+            ("images seen", report.images),
+            ("regions new", report.added),
+            ("regions known", report.known),
+        ]
+        if report.names_added:
+            lines.append(("names added", ", ".join(report.names_added[:8])))
+    lines += [
+        ("corrections", len(labels)),
+        ("none of these", int((labels == len(taught.vocabulary)).sum())),
+        ("names", f"{len(taught.vocabulary)}, {len(shown)} with examples"),
+    ]
+    if left_out is not None:
+        # with the model that has not seen the region's image
+        right = float((left_out.best == labels).mean())
+        lines.append(("right, left out", f"{right:.1%} (mean score {left_out.scores.mean():.3f})"))
+    if report is not None:
+        lines += [
+            ("set aside", len(report.set_aside)),
+            ("seconds", f"{report.seconds:.1f}"),
+        ]
+    lines.append(("results", args.out))
+    terminal.fields(lines)

@@ -1,0 +1,201 @@
+"""`teach_images`: corrections of many images to a taught vocabulary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyregion.data.image_files import find_image
+from anyregion.errors import InputError, SetAside
+from anyregion.files import name_parts
+from anyregion.images import image_digest
+from anyregion.io.regions import ImageEntry, RegionFile, load_regions
+from anyregion.recognizer import Recognizer
+from anyregion.region_encoder import RegionEmbeddings
+from anyregion.regions import Regions
+from anyregion.runs.pipeline import ReadSample, Track, annotated_samples, run_pipeline, silent
+from anyregion.teaching.corrections import NONE_OF_THESE, CorrectedImage
+from anyregion.teaching.teacher import Teacher
+from anyregion.teaching.vocabulary import TaughtVocabulary
+from anyregion.vocabulary import Vocabulary, name_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachReport:
+    """What was taught.
+
+    Attributes:
+        vocabulary: the names with all that they were taught.
+        images: images that were read.
+        added: regions that were seen for the first time.
+        known: regions that were corrected before; their names are those said now.
+        names_added: names of the corrections that the vocabulary did not have.
+        seconds: without loading the model.
+        set_aside: images and regions that could not be used, and why.
+    """
+
+    vocabulary: TaughtVocabulary
+    images: int
+    added: int
+    known: int
+    names_added: tuple[str, ...]
+    seconds: float
+    set_aside: tuple[SetAside, ...]
+
+
+def teach_images(
+    corrections: str | Path,
+    images: str | Path | None,
+    names: Vocabulary | TaughtVocabulary | None = None,
+    *,
+    recognizer: Recognizer | Callable[[], Recognizer],
+    use_masks: bool = False,
+    batch_size: int = 4,
+    track: Track = silent,
+) -> TeachReport:
+    """Teach a vocabulary by a file of corrections.
+
+    Every region of the file counts as looked over: its category is its right name, and one that is
+    called "none of these" has none. Regions that a taught vocabulary has seen are given the names
+    of the file without their image; only of others are images read.
+
+    Args:
+        corrections: a file that `load_regions` reads, with categories: COCO's layout (that of
+            `predictions.json` too), VOC, OpenImages.
+        images: the folder of its images; None where all regions were seen before.
+        names: the names as words, or a taught vocabulary to go on with; names of corrections that
+            are missing join them. None for the file's categories.
+        recognizer: the model, or what loads it.
+        use_masks: give the masks of the corrections as prompts too.
+        batch_size: images at once.
+        track: shows how far the work is.
+
+    Raises:
+        InputError: a file that cannot be used, or says no right name of any region.
+        CheckpointError: a taught vocabulary of another model.
+    """
+    file = load_regions(corrections, masks=use_masks, scores=False, images=images)
+    if not file.categories:
+        raise InputError(f"{corrections}: no categories, so nothing says what its regions are")
+    if names is None:
+        listed = {i: n for i, n in file.categories.items() if name_key(n) != _NONE}
+        if not listed:
+            raise InputError(f"{corrections}: its only category is none of these: give names")
+        names = Vocabulary.from_names(list(listed.values()), ids=list(listed))
+    teacher = Teacher(recognizer if isinstance(recognizer, Recognizer) else recognizer(), names)
+    started = time.perf_counter()
+    set_aside = list(file.set_aside)
+    before = set(teacher.names.names if teacher.names else ())
+    folder = None if images is None else Path(images)
+    # by the entry's key, the image as it was corrected before
+    known, entries = 0, []
+    for entry in file.images.values():
+        entry = _named(entry, file, set_aside)
+        if not len(entry.regions):
+            continue
+        path = None if folder is None else find_image(folder, entry.file_name or "")
+        record = _corrected_image(teacher, entry, path)
+        if record is not None:
+            regions, _ = entry.regions.fit(*record.size)
+            new = teacher.update(record, regions, _labels(regions, file))
+            known += len(regions) - len(new)
+            entry = replace(entry, regions=regions[new])
+        if len(entry.regions):
+            entries.append(entry)
+    if folder is None:
+        set_aside += [
+            SetAside(str(e.file_name or e.key), "not seen before: give the folder of the images")
+            for e in entries
+        ]
+        entries = []
+    samples = [] if folder is None else annotated_samples(entries, folder, set_aside=set_aside)
+    encoder, added, read = teacher.recognizer.encoder, 0, 0
+
+    def embed(encoded: Sequence[Any], items: Sequence[ReadSample]) -> list[RegionEmbeddings]:
+        regions = [_prompts(item.regions, masks=use_masks) for item in items]
+        return encoder.embed_regions(encoded, regions, features=True)
+
+    for batch in run_pipeline(
+        samples, encoder, embed, batch_size=batch_size, progress=track("seeing regions", "images")
+    ):
+        set_aside += batch.set_aside
+        for item, embedded in batch.results:
+            # the sample's name is the path as it was found; that of the file is the user's
+            entry = file.images[str(item.sample.key)]
+            digest = image_digest(item.sample.image).hex()
+            record = CorrectedImage(str(entry.file_name), digest, item.size)
+            regions = _prompts(item.regions, masks=use_masks)
+            count = len(teacher)
+            teacher.add_embedded(record, regions, embedded, _labels(regions, file))
+            added += len(teacher) - count
+            read += 1
+    if not len(teacher):
+        last = f"; the last that was set aside: {set_aside[-1]}" if set_aside else ""
+        raise InputError(f"{corrections}: no region that could be taught{last}")
+    taught = teacher.vocabulary()
+    return TeachReport(
+        vocabulary=taught,
+        images=read,
+        added=added,
+        known=known,
+        names_added=tuple(n for n in taught.vocabulary.names if n not in before),
+        seconds=time.perf_counter() - started,
+        set_aside=tuple(set_aside),
+    )
+
+
+_NONE = name_key(NONE_OF_THESE)
+
+
+def _named(entry: ImageEntry, file: RegionFile, set_aside: list[SetAside]) -> ImageEntry:
+    """The entry with the regions that have a category; others are set aside."""
+    categories = entry.regions.categories
+    listed = [-1] * len(entry.regions) if categories is None else categories.tolist()
+    rows = [i for i, category in enumerate(listed) if category in file.categories]
+    missing = len(listed) - len(rows)
+    if missing:
+        reason = f"{missing} regions without a category that the file names"
+        set_aside.append(SetAside(str(entry.file_name or entry.key), reason))
+    return replace(entry, regions=entry.regions[rows])
+
+
+def _labels(regions: Regions, file: RegionFile) -> list[str]:
+    categories = [] if regions.categories is None else regions.categories.tolist()
+    return [file.categories[category] for category in categories]
+
+
+def _corrected_image(
+    teacher: Teacher, entry: ImageEntry, path: Path | None
+) -> CorrectedImage | None:
+    """The image of an entry, if it was corrected before: by its content, or by its name alone."""
+    images = [] if teacher.corrections is None else teacher.corrections.images
+    if path is not None:
+        try:
+            digest = image_digest(path).hex()
+        except InputError:
+            return None  # the pipeline says so when it reads it
+        return next((m for m in images if m.digest == digest), None)
+    name = name_parts(entry.file_name or "", alike=True)
+    same = [m for m in images if name_parts(m.name, alike=True) == name]
+    return same[0] if name and len(same) == 1 else None
+
+
+def _prompts(regions: Regions, *, masks: bool) -> Regions:
+    return regions if masks else replace(regions, masks=(None,) * len(regions))
+
+
+def left_out_figures(taught: TaughtVocabulary) -> list[tuple[str, int, float | None]]:
+    """Per name its examples, and the share that a fit without their image names rightly."""
+    labels = taught.labels
+    right = np.zeros(0, dtype=bool)
+    if taught.left_out is not None:
+        right = taught.left_out.best == labels
+    return [
+        (name, int(count), float(right[labels == i].mean()) if count else None)
+        for i, (name, count) in enumerate(zip(taught.vocabulary.names, taught.counts, strict=True))
+    ]

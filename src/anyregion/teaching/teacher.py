@@ -1,0 +1,321 @@
+"""`Teacher`: takes corrections, one image after the other, and makes a `TaughtVocabulary`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyregion.errors import CheckpointError, InputError
+from anyregion.exemplars import all_names
+from anyregion.images import ImageLike, image_digest, read_image, size_of
+from anyregion.model_card import ModelCard
+from anyregion.recognizer import Recognizer
+from anyregion.region_encoder import RegionEmbeddings, word_logits
+from anyregion.regions import Regions
+from anyregion.teaching.classifier import LeftOut, TaughtClassifier, learn, word_probabilities
+from anyregion.teaching.corrections import (
+    NONE_OF_THESE,
+    CorrectedImage,
+    Corrections,
+    region_keys,
+)
+from anyregion.teaching.features import feature_rows
+from anyregion.teaching.kernel import KernelColumns
+from anyregion.teaching.ridge import (
+    by_image,
+    choose_landmarks,
+    choose_penalty,
+    penalty_regions,
+)
+from anyregion.teaching.vocabulary import TaughtVocabulary
+from anyregion.tiles import untiled
+from anyregion.vocabulary import EncodedVocabulary, Floats, Vocabulary, name_key
+
+Labels = NDArray[np.int64]
+
+
+class Teacher:
+    """Learns names from corrected regions; every correction counts at once.
+
+    >>> teacher = Teacher(recognizer, ["hat", "scarf"])
+    >>> teacher.add("a.jpg", regions, ["hat", None])  # None: none of these
+    >>> recognizer.recognize(["b.jpg"], [others], teacher.vocabulary())
+
+    Args:
+        recognizer: whose features are learnt from.
+        names: the names as words; corrections may bring others. Or a taught vocabulary to go on
+            with.
+
+    Raises:
+        CheckpointError: a taught vocabulary of another model.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        names: Vocabulary | TaughtVocabulary | Sequence[str] | None = None,
+    ) -> None:
+        self.recognizer = recognizer
+        self.names: Vocabulary | None = None
+        self.corrections: Corrections | None = None
+        self.card = ModelCard()
+        self._kernel: KernelColumns | None = None
+        # the words of every correction: their logits and probabilities, and whose words these are
+        self._words: tuple[EncodedVocabulary, NDArray[np.float64], NDArray[np.float64]] | None
+        self._words = None
+        # the penalty, and the labels and images that it was chosen by
+        self._penalty: tuple[bytes, float] | None = None
+        self._taught: TaughtVocabulary | None = None
+        if isinstance(names, TaughtVocabulary):
+            recognizer.encode_vocabulary(names)  # raises where another model saw the corrections
+            self.names, self.corrections = names.vocabulary, names.corrections
+            self.card = names.card
+        elif isinstance(names, Vocabulary) or names is None:
+            self.names = names
+        else:
+            self.names = Vocabulary.from_names(names)
+
+    def __len__(self) -> int:
+        return 0 if self.corrections is None else len(self.corrections)
+
+    def add(
+        self,
+        image: ImageLike,
+        regions: Regions,
+        labels: Sequence[str | None],
+        *,
+        name: str | None = None,
+    ) -> None:
+        """Say what regions of an image are; what was said of the same regions before is forgotten.
+
+        Args:
+            image: as `read_image` takes it.
+            regions: of the image, clipped to it.
+            labels: the right name of each; None, or "none of these", for none of the names.
+            name: what to call the image; unless given, its file's name.
+
+        Raises:
+            InputError: another number of labels, a region that does not lie in the image.
+        """
+        if len(labels) != len(regions):
+            raise InputError(f"{len(regions)} regions but {len(labels)} labels")
+        digest = image_digest(image).hex()
+        pixels = read_image(image)
+        size = size_of(pixels)
+        regions.refuse_fractions()
+        fitted, outside = regions.fit(*size)
+        if outside:
+            raise InputError("; ".join(map(str, outside)))
+        if name is None:
+            name = Path(image).name if isinstance(image, (str, Path)) else digest[:12]
+        record = CorrectedImage(name, digest, size)
+        new = self.update(record, fitted, labels)
+        if new:
+            encoder = self.recognizer.encoder
+            part = fitted[new]
+            (embedded,) = encoder.embed_regions(
+                encoder.encode_images([pixels]), [part], features=True
+            )
+            self.add_embedded(record, part, embedded, [labels[i] for i in new])
+
+    def update(
+        self, image: CorrectedImage, regions: Regions, labels: Sequence[str | None]
+    ) -> list[int]:
+        """Give regions that were corrected before the names that are said now.
+
+        Args:
+            image: which image; by its digest.
+            regions: clipped to the image.
+            labels: see `add`.
+
+        Returns:
+            The positions of regions that are new: their features are needed (`add_embedded`).
+        """
+        if self.corrections is None:
+            return list(range(len(regions)))
+        known = self.corrections.positions(image.digest)
+        keys = region_keys(regions)
+        at = [i for i, key in enumerate(keys) if key in known]
+        if at:
+            positions = [known[keys[i]] for i in at]
+            right = self._positions([labels[i] for i in at])
+            if not np.array_equal(self.corrections.labels[positions], right):
+                self.corrections = self.corrections.relabel(positions, right)
+                self._taught = None
+        return [i for i in range(len(regions)) if keys[i] not in known]
+
+    def add_embedded(
+        self,
+        image: CorrectedImage,
+        regions: Regions,
+        embedded: RegionEmbeddings,
+        labels: Sequence[str | None],
+    ) -> None:
+        """Add regions that are not there, as the encoder embedded them with `features`.
+
+        Args:
+            image: which image.
+            regions: `N` of them, clipped to the image; of equal prompts the last one counts.
+            embedded: one row a region.
+            labels: see `add`.
+
+        Raises:
+            CheckpointError: features of another layout.
+        """
+        features = feature_rows(embedded, image.size)
+        if self.corrections is None:
+            self.corrections = Corrections.empty(features.layout, embedded.embeddings.shape[1])
+        elif self.corrections.layout != features.layout:
+            raise CheckpointError(
+                f"the corrections were seen as {self.corrections.layout}, these regions as "
+                f"{features.layout}: another model, or another version of it"
+            )
+        right = self._positions(labels)
+        last = {key: i for i, key in enumerate(region_keys(regions))}
+        rows = sorted(last.values())
+        self.corrections = self.corrections.append(
+            image,
+            regions[rows],
+            right[rows],
+            features.rows[rows],
+            embedded.embeddings[rows],
+            embedded.boxes[rows],
+        )
+        if self._kernel is not None:
+            # as they are stored: a file that is opened again is to say the same
+            self._kernel.append(self.corrections.rows[-len(rows) :].astype(np.float32))
+        self._taught = None
+
+    def forget(self, image: str, region: int | str | None = None) -> int:
+        """Take corrections back; names stay.
+
+        Args:
+            image: its name or digest.
+            region: the id of one region; None for all of the image.
+
+        Returns:
+            How many were forgotten.
+
+        Raises:
+            InputError: no correction is of that image and region.
+        """
+        corrections = self.corrections
+        positions: list[int] = []
+        if corrections is not None:
+            images = [i for i, m in enumerate(corrections.images) if image in (m.name, m.digest)]
+            positions = [
+                i
+                for i in np.flatnonzero(np.isin(corrections.image_of, images)).tolist()
+                if region is None or str(corrections.ids[i]) == str(region)
+            ]
+        if corrections is None or not positions:
+            of = f"region {region} of {image}" if region is not None else image
+            raise InputError(f"{of}: there is no correction of it to forget")
+        self.corrections = corrections.without(positions)
+        self._kernel = self._words = self._taught = None
+        return len(positions)
+
+    def vocabulary(self) -> TaughtVocabulary:
+        """The names with all that was learnt so far.
+
+        Raises:
+            InputError: no names at all.
+        """
+        if self._taught is not None:
+            return self._taught
+        if self.names is None:
+            raise InputError("nothing to learn: give names, or corrections that name something")
+        recognizer, corrections = self.recognizer, self.corrections
+        encoded = recognizer.encode_vocabulary(self.names)
+        classifier: TaughtClassifier | None = None
+        left_out: LeftOut | None = None
+        if corrections is not None and len(corrections):
+            classifier, left_out = self._learn(encoded, corrections)
+        self._taught = TaughtVocabulary(
+            vocabulary=self.names,
+            matrix=encoded.matrix,
+            model=encoded.model,
+            unreadable=encoded.unreadable,
+            regions=untiled(recognizer.encoder).fingerprint,
+            classifier=classifier,
+            corrections=corrections,
+            left_out=left_out,
+            card=self.card,
+        )
+        return self._taught
+
+    def _learn(
+        self, encoded: EncodedVocabulary, corrections: Corrections
+    ) -> tuple[TaughtClassifier, LeftOut]:
+        if self._kernel is None:
+            self._kernel = KernelColumns(corrections.rows.astype(np.float32))
+        labels = np.where(corrections.labels < 0, len(encoded.matrix), corrections.labels)
+        landmarks = choose_landmarks(labels)
+        return learn(
+            self._kernel.rows,
+            corrections.layout,
+            self._kernel.columns(landmarks),
+            landmarks,
+            labels,
+            corrections.image_of,
+            self._by_words(encoded, corrections),
+            self._chosen_penalty(labels, corrections.image_of),
+        )
+
+    def _by_words(
+        self, encoded: EncodedVocabulary, corrections: Corrections
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What words say of every correction; of those that were asked before, as it was."""
+        start, parts = 0, []
+        if self._words is not None and self._words[0] is encoded:
+            start = len(self._words[1])
+            parts.append(self._words[1:])
+        if start < len(corrections):
+            encoder = self.recognizer.encoder
+            new: Floats = corrections.embeddings[start:].astype(np.float32)
+            logits = word_logits(encoder, new, encoded.matrix)
+            parts.append((logits, word_probabilities(encoder, new, encoded.matrix)))
+        logits, probabilities = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
+        self._words = (encoded, logits, probabilities)
+        return logits, probabilities
+
+    def _chosen_penalty(self, labels: Labels, images: Labels) -> float:
+        assert self._kernel is not None
+        count = penalty_regions(len(labels))
+        labels, images = labels[:count], images[:count]
+        key = labels.tobytes() + images.tobytes()
+        if self._penalty is None or self._penalty[0] != key:
+            landmarks = choose_landmarks(labels)
+            rows = self._kernel.rows[:count]
+            shown, classes = np.unique(labels, return_inverse=True)
+            penalty = choose_penalty(
+                (rows @ rows[landmarks].T).astype(np.float64),
+                landmarks,
+                classes,
+                by_image(images),
+                len(shown),
+            )
+            self._penalty = (key, penalty)
+        return self._penalty[1]
+
+    def _positions(self, labels: Sequence[str | None]) -> Labels:
+        """Positions of names, -1 for none of these; names that are new join the others."""
+        none = name_key(NONE_OF_THESE)
+        named = [n for n in labels if n is not None and name_key(n) != none]
+        if named or self.names is not None:
+            # an empty name is nobody's
+            if empty := [n for n in named if not name_key(n)]:
+                raise InputError(f"{empty[0]!r} is no name; None means none of these")
+            names = all_names(list(dict.fromkeys(named)), self.names, {})
+            if names is not self.names:
+                self.names, self._words = names, None
+        cleaning = "plain" if self.names is None else self.names.cleaning
+        listed = () if self.names is None else self.names.names
+        at = {name_key(name, cleaning): i for i, name in enumerate(listed)}
+        return np.array(
+            [-1 if n is None or name_key(n) == none else at[name_key(n, cleaning)] for n in labels],
+            dtype=np.int64,
+        )
