@@ -101,14 +101,14 @@ class TaughtClassifier:
         names = len(matrix)
         learnt = np.zeros((len(features.rows), names + 1))
         learnt[:, self.shown] = features.rows @ self.weights
-        kernel = (features.rows @ self.landmarks.T).astype(np.float64)  # (M, m)
+        kernel = features.rows @ self.landmarks.T  # (M, m)
         alike = likeness(kernel, features.rows, self.landmarks, self.layout)
         probabilities = mix(
             learnt,
             word_logits(encoder, embedded.embeddings, matrix),
             word_probabilities(encoder, embedded.embeddings, matrix),
             np.broadcast_to(self.counts, (len(learnt), names)),
-            self.familiarity.of(alike.max(axis=1, initial=-np.inf)),
+            self.familiarity.of(alike.max(axis=1, initial=-np.inf).astype(np.float64)),
             self.mixing,
         )
         refused = probabilities[:, names] > probabilities[:, :names].max(axis=1, initial=0)
@@ -137,7 +137,7 @@ class TaughtClassifier:
 def learn(
     rows: Floats,
     layout: Layout,
-    kernel: Doubles,
+    kernel: Floats,
     landmarks: Labels,
     labels: Labels,
     images: Labels,
@@ -170,13 +170,13 @@ def learn(
         others[group] -= np.bincount(labels[group], minlength=names + 1)[:names]
     alike = likeness(kernel, rows, rows[landmarks], layout)  # (n, m)
     alike[images[:, None] == images[landmarks]] = -np.inf
-    nearest = alike.max(axis=1)  # (n,)
+    nearest = alike.max(axis=1).astype(np.float64)  # (n,)
     familiarity = Familiarity.fit(nearest)
     mixing = fit_mixing(learnt, logits, others, labels)
     probabilities = mix(learnt, logits, by_words, others, familiarity.of(nearest), mixing)
     classifier = TaughtClassifier(
         layout=layout,
-        weights=(rows[landmarks].T @ fit.coefficients).astype(np.float32),
+        weights=rows[landmarks].T @ fit.coefficients.astype(np.float32),
         shown=shown,
         counts=counts,
         landmark_rows=landmarks,

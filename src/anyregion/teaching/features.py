@@ -65,9 +65,7 @@ def feature_rows(embedded: RegionEmbeddings, size: tuple[int, int]) -> FeatureRo
     return FeatureRows(np.concatenate(parts, axis=1), layout)
 
 
-def likeness(
-    kernel: NDArray[np.float64], rows: Floats, landmarks: Floats, layout: Layout
-) -> NDArray[np.float64]:
+def likeness(kernel: Floats, rows: Floats, landmarks: Floats, layout: Layout) -> Floats:
     """How alike regions look, wherever they lie, `(M, m)` from -1 to 1.
 
     Args:
@@ -78,8 +76,8 @@ def likeness(
     widths = dict(layout)
     elsewhere = -(widths[PLACE] + widths[INTERCEPT])
     # 512 products of 4,000 numbers are there already: the place's part is taken off again
-    others = rows[:, elsewhere:].astype(np.float64) @ landmarks[:, elsewhere:].T
-    return np.asarray((kernel - others) / (1 - PLACE_SHARE))
+    others = rows[:, elsewhere:] @ landmarks[:, elsewhere:].T
+    return np.asarray((kernel - others) / np.float32(1 - PLACE_SHARE))
 
 
 def _place(boxes: Boxes, size: tuple[int, int]) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 
@@ -46,8 +45,8 @@ class KernelColumns:
         self._rows[start : self._count] = rows
         self._products[start : self._count] = rows @ self._basis.T
 
-    def columns(self, landmarks: Labels) -> Doubles:
-        """The products of all rows with those of the landmarks, `(n, m)`."""
+    def columns(self, landmarks: Labels) -> Floats:
+        """The products of all rows with those of the landmarks, `(n, m)`, a view."""
         if not np.array_equal(landmarks, self._landmarks):
             products = np.empty((len(self._rows), len(landmarks)), dtype=np.float32)
             _, new, old = np.intersect1d(
@@ -58,4 +57,4 @@ class KernelColumns:
             products[: self._count, missing] = self.rows @ self._rows[landmarks[missing]].T
             self._landmarks, self._products = landmarks.copy(), products
             self._basis = self._rows[landmarks]
-        return self._products[: self._count].astype(np.float64)
+        return self._products[: self._count]

@@ -103,7 +103,7 @@ def fit_logits(
     value = loss(current)
     for _ in range(_STEPS):
         shares = _softmax(design @ current) * weights[:, None]  # (n, C)
-        means = np.einsum("nc,nck->nk", shares, design)  # weighted
+        means = (shares[:, None] @ design)[:, 0]  # (n, k), weighted
         gradient = precision * (current - prior) + (means - weights[:, None] * right).sum(axis=0)
         flat = design.reshape(-1, design.shape[-1])
         safe = np.maximum(weights, 1e-300)[:, None]

@@ -292,7 +292,7 @@ class Teacher:
             rows = self._kernel.rows[:count]
             shown, classes = np.unique(labels, return_inverse=True)
             penalty = choose_penalty(
-                (rows @ rows[landmarks].T).astype(np.float64),
+                rows @ rows[landmarks].T,
                 landmarks,
                 classes,
                 by_image(images),
