@@ -19,7 +19,9 @@ from anyregion.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import supervision
 
-CSV_COLUMNS = ("image", "id", "x0", "y0", "x1", "y1", "label", "score")
+CSV_COLUMNS = ("image", "id", "x0", "y0", "x1", "y1", "label", "score", "margin", "none")
+"""The first columns of a CSV file; those of the second best name follow (`label_2`, `score_2`), and
+so on. `none` is empty where the vocabulary was not taught."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,11 +179,17 @@ class Predictions:
                 record["mask"] = self.masks[i]
             if self.mask_scores is not None:
                 record["mask_score"] = float(f"{self.mask_scores[i]:.6g}")
+            if self.none is not None:
+                record["none"] = float(f"{self.none[i]:.6g}")
             records.append(record)
         return records
 
     def to_coco(self, image_id: int, first_id: int = 1) -> list[dict[str, Any]]:
-        """COCO annotations with a `score`, the best name of each row as `category_id`."""
+        """COCO annotations: the best name of each row as `category_id`, and its `score`.
+
+        Beside COCO's keys all names that were kept, `labels` and `scores`, best first, and of a
+        taught vocabulary `none`.
+        """
         return [
             record_to_coco(record, image_id, first_id + i, self.vocabulary.ids[self.indices[i, 0]])
             for i, record in enumerate(self.to_records())
@@ -192,11 +200,12 @@ class Predictions:
         return b"".join(map(to_line, self.to_records())).decode()
 
     def to_csv(self, image: str = "") -> str:
-        """One line a row under a header (`CSV_COLUMNS`); boxes are xyxy in pixels."""
+        """One line a row under a header (`csv_columns`); boxes are xyxy in pixels."""
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow(CSV_COLUMNS)
-        writer.writerows(record_to_csv(record, image) for record in self.to_records())
+        count = self.indices.shape[1]
+        writer.writerow(csv_columns(count))
+        writer.writerows(record_to_csv(record, image, count) for record in self.to_records())
         # names of files and ids need not be Unicode, and a file of CSV has to be
         return text.getvalue().encode(errors="backslashreplace").decode()
 
@@ -248,9 +257,24 @@ def record_to_coco(
         "segmentation": [] if mask is None else mask,
         "score": record["score"],
         "region_id": record["id"],
+        "labels": record["labels"],
+        "scores": record["scores"],
+        **({"none": record["none"]} if "none" in record else {}),
     }
 
 
-def record_to_csv(record: dict[str, Any], image: str) -> list[Any]:
-    """The values of `CSV_COLUMNS` from one record of `Predictions.to_records`."""
-    return [image, record["id"], *record["box"], record["label"], record["score"]]
+def csv_columns(names: int) -> tuple[str, ...]:
+    """The header of a CSV file that has so many names of each region."""
+    others = (f"{what}_{i}" for i in range(2, names + 1) for what in ("label", "score"))
+    return (*CSV_COLUMNS, *others)
+
+
+def record_to_csv(record: dict[str, Any], image: str, names: int) -> list[Any]:
+    """The values of `csv_columns(names)` from one record of `Predictions.to_records`."""
+    labels, scores = record["labels"][:names], record["scores"][:names]
+    # one name alone is ahead of nothing
+    margin = float(f"{scores[0] - scores[1]:.6g}") if len(scores) > 1 else scores[0]
+    others = [v for pair in zip(labels[1:], scores[1:], strict=True) for v in pair]
+    missing = [""] * (2 * (names - len(labels)))
+    head = [image, record["id"], *record["box"], record["label"], record["score"]]
+    return [*head, margin, record.get("none", ""), *others, *missing]

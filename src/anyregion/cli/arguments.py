@@ -189,11 +189,12 @@ def read_vocabulary(
 
     # an argument without effect is a misunderstanding, which is said
     details = ("exemplar_images", "shots", "exemplar_seed", "exemplar_weight")
-    alone = [f"--{d.replace('_', '-')}" for d in details if getattr(args, d) is not None]
-    if alone and args.exemplars is None:
+    alone = [f"--{d.replace('_', '-')}" for d in details if getattr(args, d, None) is not None]
+    exemplars = getattr(args, "exemplars", None)  # not every command takes them
+    if alone and exemplars is None:
         raise InputError(f"{', '.join(alone)}: only with --exemplars")
     words = None if args.vocabulary is None else read_words(args)
-    if args.exemplars is None:
+    if exemplars is None:
         if words is None:
             raise InputError("no names: give --vocabulary, --exemplars or both")
         listed = words if isinstance(words, Vocabulary) else words.vocabulary
@@ -202,7 +203,7 @@ def read_vocabulary(
     from anyregion.io.exemplars import load_exemplars
 
     shown = load_exemplars(
-        args.exemplars,
+        exemplars,
         images=args.exemplar_images,
         shots=args.shots,
         seed=args.exemplar_seed or 0,

@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-refused",
         action="store_true",
-        help='regions under --min-score are in predictions.json too, with "refused": true',
+        help='refused regions are in predictions.json too, with "refused": true',
     )
     parser.add_argument("--masks", action="store_true", help="also find each region's mask")
     parser.add_argument(
@@ -249,7 +249,7 @@ def run(args: argparse.Namespace) -> int:
         [
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
-            *([("refused", report.refused)] if args.min_score else []),
+            *([("refused", report.refused)] if args.min_score or report.refused else []),
             # without --vocabulary the names are those of the exemplars
             ("vocabulary", shared.count_names(count, args.vocabulary or "")),
             ("set aside", len(report.set_aside)),

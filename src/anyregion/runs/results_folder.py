@@ -19,7 +19,7 @@ from anyregion.errors import AnyRegionError, InputError, SetAside
 from anyregion.files import atomic_path, to_line, writing
 from anyregion.images import Pixels
 from anyregion.masks import segmentation_to_rle
-from anyregion.predictions import CSV_COLUMNS, Predictions, record_to_coco, record_to_csv
+from anyregion.predictions import Predictions, csv_columns, record_to_coco, record_to_csv
 from anyregion.runs.run_file import EXPORTS, changes_of, read_run
 from anyregion.vocabulary import Vocabulary
 
@@ -423,11 +423,18 @@ class ResultsFolder:
         return ids[label]
 
     def write_csv(self) -> None:
-        """Write `predictions.csv`: one row a region, of `CSV_COLUMNS`; boxes are xyxy in pixels.
+        """Write `predictions.csv`: one row a region, of `csv_columns`; boxes are xyxy in pixels.
 
-        A run with a least score has one more column, `refused`.
+        A run that refused regions, or had a least score, has one more column, `refused`.
         """
-        with_refused = bool(self._run["settings"].get("min_score"))
+        settings = self._run["settings"]
+        with_refused = bool(settings.get("min_score")) or any(
+            entry.refused for entry in self.journal.entries.values()
+        )
+        # fewer where the vocabulary is smaller
+        kept = (len(r["labels"]) for line in self.journal.lines() for r in line["regions"])
+        names = max(next(kept, 1), 1)
+        columns = csv_columns(names)
         path = self.path / "predictions.csv"
         with (
             writing(path),
@@ -435,10 +442,10 @@ class ResultsFolder:
             temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow((*CSV_COLUMNS, "refused") if with_refused else CSV_COLUMNS)
+            writer.writerow((*columns, "refused") if with_refused else columns)
             for line in self.journal.lines():
                 for record in line["regions"]:
-                    values = record_to_csv(record, line["image"])
+                    values = record_to_csv(record, line["image"], names)
                     refused = "true" if record.get("refused") else "false"
                     writer.writerow([*values, refused] if with_refused else values)
 

@@ -231,15 +231,16 @@ def word_probabilities(encoder: RegionEncoder, embeddings: Floats, matrix: Float
     return probabilities
 
 
-# right answers that a name's own are joined with where it has few: as many of all names' answers
-_POOLED = 5.0
+# as many answers as the mean score counts, beside those that were counted
+_PRIOR_ANSWERS = 5.0
 
 
 def precision_thresholds(left_out: LeftOut, labels: Labels, precision: float) -> Floats:
     """Per name `(C,)` the lowest score from which on its answers are right that often.
 
-    Of a name with few answers the precision is drawn towards that of all names' answers with such
-    scores; a name that never reaches it is refused always (a threshold above 1).
+    The share of a name's left-out answers that is right is drawn towards their mean score, so that
+    two right answers do not promise that all are. A name with no answer has what all answers
+    together have; one that never gets there is refused always (a threshold above 1).
 
     Args:
         left_out: answers for left-out images.
@@ -255,20 +256,16 @@ def precision_thresholds(left_out: LeftOut, labels: Labels, precision: float) ->
     order = np.argsort(-scores, kind="stable")
     best, scores = best[order], scores[order]
     right = (best == labels[order]).astype(np.float64)
-    # (n,) of all answers with at least this score the share that is right
-    pooled = np.cumsum(right) / np.arange(1, len(right) + 1)
     thresholds = np.full(left_out.probabilities.shape[1] - 1, 2.0)
     for name in range(len(thresholds)):
         own = np.flatnonzero(best == name)
-        if len(own):
-            shares = (np.cumsum(right[own]) + _POOLED * pooled[own]) / (
-                np.arange(1, len(own) + 1) + _POOLED
-            )
-            reached, steps = np.flatnonzero(shares >= precision), scores[own]
-        else:
-            reached, steps = np.flatnonzero(pooled >= precision), scores
+        rows = own if len(own) else np.arange(len(best))
+        counts = np.arange(1, len(rows) + 1)
+        expected = np.cumsum(scores[rows]) / counts
+        shares = (np.cumsum(right[rows]) + _PRIOR_ANSWERS * expected) / (counts + _PRIOR_ANSWERS)
+        reached = np.flatnonzero(shares >= precision)
         if len(reached):
-            thresholds[name] = steps[reached[-1]]
+            thresholds[name] = scores[rows[reached[-1]]]
     return thresholds.astype(np.float32)
 
 

@@ -180,8 +180,10 @@ def test_prediction_forms() -> None:
     header, row, _ = csv.reader(io.StringIO(result.to_csv("a,b.jpg")))
     assert dict(zip(header, row, strict=True)) == {
         "image": "a,b.jpg", "id": "a", "x0": "1.0", "y0": "2.0", "x1": "5.0", "y1": "6.0",
-        "label": "pen", "score": "0.75",
+        "label": "pen", "score": "0.75", "margin": "0.625", "none": "",
+        "label_2": "cup", "score_2": "0.125",
     }  # fmt: skip
+    assert (first["labels"], first["scores"]) == (["pen", "cup"], [0.75, 0.125])
 
 
 def test_regions_are_a_sequence() -> None:

@@ -36,7 +36,9 @@ def test_everything_is_written(photos: Path, tmp_path: Path) -> None:
     pictures = sorted(p.relative_to(out / "pictures").as_posix() for p in files)
     assert pictures == ["a/x.jpg", "b/x.jpg", "y.png", "z.webp-2.jpg", "z.webp.jpg"]
     rows = (out / "predictions.csv").read_text().splitlines()
-    assert rows[0] == "image,id,x0,y0,x1,y1,label,score"
+    assert rows[0] == (
+        "image,id,x0,y0,x1,y1,label,score,margin,none,label_2,score_2,label_3,score_3"
+    )
     assert rows[1].startswith("a/x.jpg,0,0.0,0.0,20.0,30.0,red,0.9")
     assert len(rows) == 11
     assert (out / "skipped.jsonl").read_text() == ""
@@ -128,7 +130,8 @@ def test_refused_regions_are_marked(photos: Path, tmp_path: Path, keep: bool) ->
 def test_without_a_least_score_nothing_is_refused(photos: Path, tmp_path: Path) -> None:
     assert run(photos, tmp_path / "out", csv=True).refused == 0
     header = (tmp_path / "out" / "predictions.csv").read_text().splitlines()[0]
-    assert header == "image,id,x0,y0,x1,y1,label,score"
+    assert header.startswith("image,id,x0,y0,x1,y1,label,score,margin,none,label_2,score_2,")
+    assert header.endswith("label_5,score_5")
 
 
 def records(out: Path, image: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
+from anyregion.errors import InputError
 
 if TYPE_CHECKING:
     from anyregion.evaluation.regions.calibration import CalibrationReport
@@ -42,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="report the share of regions whose best score is below S (default: 0.5)",
     )
     shared.add_vocabulary_arguments(parser, exemplars=False)
+    parser.add_argument(
+        "--vocabulary",
+        metavar="FILE.vocab",
+        help="a taught vocabulary, in place of those made of the annotations' categories: regions "
+        "of categories that it does not have are the absent ones",
+    )
     evaluation.add_naming_arguments(parser, vocabulary=False)
     evaluation.add_json_argument(parser)
 
@@ -53,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.io.vocabulary import load_vocabulary
     from anyregion.vocabulary import EncodedVocabulary
 
+    if args.vocabulary is not None and not args.vocabulary.casefold().endswith(".vocab"):
+        raise InputError(f"--vocabulary {args.vocabulary}: calibration takes only a taught one")
     distractors = None if args.distractors is None else load_vocabulary(args.distractors)
     if isinstance(distractors, EncodedVocabulary):
         distractors = distractors.vocabulary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from anyregion.io.regions import load_regions
 from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import name_embeddings
 from anyregion.runs.pipeline import RecognizeOptions, RegionNamer, annotated_samples, run_pipeline
-from anyregion.vocabulary import Vocabulary
+from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 EVERY_SECOND = "every:2:1"
 # names as one types them by hand, as many as COCO has, and about as many as LVIS
@@ -89,7 +89,7 @@ class CalibrationReport:
         ece: expected calibration error with the whole vocabulary, 15 bins of equal width.
         bins: what it is made of.
         top1, mean_score: accuracy and mean score of the best names: equal, if calibrated.
-        auroc: of refusing regions of absent classes with the `half` vocabulary.
+        auroc: of refusing regions of absent classes with the `half` vocabulary, or the taught one.
         refusals: each vocabulary: `all`, `half`, and the sizes that were asked for.
         threshold: the score below which `refusals` count a region as refused.
         absent_classes: the classes that were left out of the vocabularies but `all`.
@@ -139,7 +139,8 @@ def evaluate_calibration(
 
     Args:
         recognizer, annotations, images: as for `evaluate_classification`.
-        options: how regions are named; a vocabulary of its own makes no sense here.
+        options: how regions are named; of vocabularies only a taught one makes sense here: it is
+            asked as it is, and regions whose category it does not have are the absent ones.
         absent: which classes are left out, as `unseen_categories` reads it; every second one, in
             the order of their ids, unless given.
         sizes: sizes of further vocabularies.
@@ -150,20 +151,28 @@ def evaluate_calibration(
         InputError: files that cannot be used, or no region that could be named.
     """
     options = options or EvaluationOptions()
-    if options.vocabulary is not None:
-        raise InputError("calibration makes its vocabularies of the annotations' categories")
+    taught = isinstance(options.vocabulary, EncodedVocabulary) and options.vocabulary.classifier
+    if options.vocabulary is not None and not taught:
+        raise InputError(
+            "calibration makes its vocabularies of the annotations' categories; it takes only a "
+            "taught one"
+        )
     if not 0 <= threshold <= 1:
         raise InputError(f"the threshold must be from 0 to 1; it is {threshold}")
     file = load_regions(annotations, masks=options.use_masks, scores=False, images=images)
     names = category_names(file.categories, options, source=annotations)
-    left_out = _positions(absent, file.categories, names.positions)
+    left_out = set() if taught else _positions(absent, file.categories, names.positions)
     unseen = None
     if options.unseen is not None:
         unseen = _positions(options.unseen, file.categories, names.positions)
     set_aside = [*file.set_aside, *names.set_aside]
-    subsets = vocabulary_subsets(
-        names.names, left_out, sizes=sizes, distractors=distractors, set_aside=set_aside
-    )
+    if taught:
+        # what was learnt belongs to these names: no part of them, and no others
+        subsets = [VocabularySubset("all", names.names, np.arange(len(names.names)))]
+    else:
+        subsets = vocabulary_subsets(
+            names.names, left_out, sizes=sizes, distractors=distractors, set_aside=set_aside
+        )
     samples = annotated_samples(
         file.images.values(), Path(images), limit=options.limit, set_aside=set_aside
     )
@@ -172,14 +181,17 @@ def evaluate_calibration(
     recognizer = loaded(recognizer)
     encoder, track = recognizer.encoder, options.track
     encoding = track("reading the vocabulary", "names")
-    encoded = [recognizer.encode_vocabulary(s.vocabulary, progress=encoding) for s in subsets]
+    if taught:
+        encoded = [recognizer.encode_vocabulary(names.vocabulary)]
+    else:
+        encoded = [recognizer.encode_vocabulary(s.vocabulary, progress=encoding) for s in subsets]
 
     labels: list[NDArray[np.int64]] = []
     best: list[list[NDArray[np.int64]]] = [[] for _ in subsets]
     scores: list[list[NDArray[np.float32]]] = [[] for _ in subsets]
     started = time.perf_counter()
     for batch in run_pipeline(
-        [keep_categories(sample, names.positions)[0] for sample in samples],
+        samples if taught else [keep_categories(s, names.positions)[0] for s in samples],
         encoder,
         RegionNamer(recognizer, encoded[0], RecognizeOptions(top_k=1, score=options.score)),
         batch_size=options.batch_size,
@@ -189,7 +201,11 @@ def evaluate_calibration(
         for item, predictions in batch.results:
             categories = item.regions.categories
             listed = [] if categories is None else categories.tolist()
-            labels.append(np.array([names.positions[c] for c in listed]))
+            labels.append(np.array([names.positions.get(c, -1) for c in listed], dtype=np.int64))
+            if taught:
+                best[0].append(predictions.indices[:, 0])
+                scores[0].append(predictions.scores[:, 0])
+                continue
             # the regions' embeddings are the same whatever names they are compared with
             for i, vocabulary in enumerate(encoded):
                 indices, values = name_embeddings(
@@ -211,13 +227,13 @@ def evaluate_calibration(
         for label in dict.fromkeys(subset.label for subset in subsets)
     )
     # the vocabulary that nothing was left out of
-    full = answers[0]
+    full, known = answers[0].of_present(), truth[truth >= 0]
     return CalibrationReport(
         ece=ece(full.scores, full.correct),
         bins=score_bins(full.scores, full.correct),
         top1=float(full.correct.mean()),
         mean_score=float(full.scores.mean()),
-        auroc=refusals[1].auroc,
+        auroc=refusals[0 if taught else 1].auroc,
         refusals=refusals,
         threshold=threshold,
         absent_classes=tuple(names.names.names[i] for i in sorted(left_out)),
@@ -226,7 +242,7 @@ def evaluate_calibration(
         names=len(names.names),
         seconds=seconds,
         set_aside=tuple(set_aside),
-        split=None if unseen is None else _split(full, truth, unseen, names.names.names),
+        split=None if unseen is None else _split(full, known, unseen, names.names.names),
     )
 
 
@@ -253,6 +269,13 @@ class _Answers:
         correct = subset.origin[best] == truth
         count = len(subset.vocabulary)
         return cls(subset.label, count, present, correct, scores.astype(np.float64))
+
+    def of_present(self) -> _Answers:
+        """Those about regions whose class the vocabulary has."""
+        rows = self.present
+        return replace(
+            self, present=rows[rows], correct=self.correct[rows], scores=self.scores[rows]
+        )
 
 
 def _refusal(label: str, answers: list[_Answers], threshold: float) -> Refusal:

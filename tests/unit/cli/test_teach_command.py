@@ -1,0 +1,161 @@
+"""`anyregion teach`, and what takes the vocabulary that it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anyregion import load_vocabulary
+from anyregion.cli.main import main
+from tests.helpers.halves import picture
+
+COLOURS = [("tomato", "navy"), ("navy", "olive"), ("olive", "tomato")]
+NAMES = ["fruit", "sea", "leaf", "none of these"]
+OF = {"tomato": 1, "navy": 2, "olive": 3, "gray": 4}
+
+
+def write(folder: str, pairs: list[tuple[str, str]], start: int = 1) -> str:
+    """Pictures of two halves, and a COCO file that says what each half is."""
+    images, annotations = [], []
+    for i, pair in enumerate(pairs, start=start):
+        name = f"{i}.png"
+        picture(Path(folder) / name, *pair)
+        images.append({"id": i, "file_name": name})
+        for half, colour in enumerate(pair):
+            number = 2 * i + half
+            annotations.append(
+                {"id": number, "image_id": i, "bbox": [20 * half, 0, 20, 30],
+                 "category_id": OF[colour]}
+            )  # fmt: skip
+    categories = [{"id": i, "name": name} for i, name in enumerate(NAMES, start=1)]
+    path = Path(f"{folder}.json")
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+@pytest.fixture
+def taught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    corrections = write("photos", COLOURS)
+    assert main(["teach", corrections, "--images", "photos", "--out", "my.vocab"]) == 0
+    return "my.vocab"
+
+
+def labels(out: str) -> list[str]:
+    lines = Path(out, "predictions.jsonl").read_text().splitlines()
+    return [region["label"] for line in lines for region in json.loads(line)["regions"]]
+
+
+def test_what_was_taught_is_named(taught: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["teach", "photos.json", "--images", "photos", "--out", taught]) == 0
+    printed = capsys.readouterr().out
+    assert "regions new      6" in printed
+    assert "right, left out" in printed
+    regions = write("more", [("navy", "tomato")], start=50)
+    command = ["recognize", "more", "--regions", regions, "--vocabulary", taught, "--csv"]
+    assert main([*command, "--out", "run"]) == 0
+    assert labels("run") == ["sea", "fruit"]
+    header, row, _ = Path("run/predictions.csv").read_text().splitlines()
+    assert header.split(",")[8:10] == ["margin", "none"]
+    assert 0 <= float(row.split(",")[9]) < 0.5
+    annotation = json.loads(Path("run/predictions.json").read_text())["annotations"][0]
+    assert annotation["labels"][0] == "sea"
+    assert len(annotation["scores"]) == 3
+    assert "none" in annotation
+
+
+def test_evaluations_take_it(taught: str, capsys: pytest.CaptureFixture[str]) -> None:
+    held_out = write("held_out", [("navy", "tomato"), ("gray", "olive")], start=50)
+    data = ["--annotations", held_out, "--images", "held_out", "--vocabulary", taught, "--json"]
+    capsys.readouterr()
+    assert main(["evaluate", "classification", *data]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["regions"], report["top1"], report["outside_vocabulary"]) == (3, 1, 1)
+    assert main(["evaluate", "detection", *data]) == 0
+    # the grey half has none of the names, and is a false alarm of one of them
+    assert json.loads(capsys.readouterr().out)["boxes"]["AP"] > 0.7
+    assert main(["evaluate", "calibration", *data]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["top1"], report["regions"]) == (1, 4)
+    (refusal,) = report["refusals"]
+    assert (refusal["present"], refusal["absent"]) == (3, 1)
+    # scores are for this vocabulary
+    assert report["auroc"] == refusal["auroc"]
+    assert main(["evaluate", "calibration", *data[:4], "--vocabulary", "sea, leaf"]) == 1
+    assert "only a taught one" in capsys.readouterr().err
+
+
+def test_teaching_again_needs_no_image(
+    taught: str, colours: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in Path("photos").iterdir():
+        path.unlink()
+    content = json.loads(Path("photos.json").read_text())
+    content["annotations"][0]["category_id"] = 3
+    Path("photos.json").write_text(json.dumps(content))
+    again = ["teach", "photos.json", "--vocabulary", taught, "--out", "again.vocab"]
+    assert main(again) == 0
+    assert "regions known    6" in capsys.readouterr().out
+    before, after = (load_vocabulary(name) for name in (taught, "again.vocab"))
+    assert (before.counts.tolist(), after.counts.tolist()) == ([2, 2, 2], [1, 2, 3])
+    # with the folder too, which holds none of them
+    assert main([*again, "--images", "photos"]) == 0
+
+
+def test_more_corrections_join_and_others_are_forgotten(taught: str) -> None:
+    more = write("more", [("gray", "navy")], start=50)
+    command = ["teach", more, "--images", "more", "--vocabulary", taught, "--out", "more.vocab"]
+    assert main(command) == 0
+    vocabulary = load_vocabulary("more.vocab")
+    assert vocabulary.corrections.labels.tolist() == [0, 1, 1, 2, 2, 0, -1, 1]
+    assert vocabulary.vocabulary.names == ("fruit", "sea", "leaf")
+    forget = ["teach", "--vocabulary", "more.vocab", "--out", "less.vocab", "--forget"]
+    assert main([*forget, "50.png:100", "--forget", "1.png"]) == 0
+    assert load_vocabulary("less.vocab").corrections.labels.tolist() == [1, 2, 2, 0, 1]
+    assert main([*forget, "nothing.png"]) == 1
+
+
+def test_a_precision_refuses(taught: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["recognize", "photos", "--regions", "photos.json", "--vocabulary", taught]
+    # six corrections cannot tell of such a precision
+    assert main([*command, "--precision", "0.999999", "--out", "run"]) == 0
+    assert "refused     6" in capsys.readouterr().out
+    assert json.loads(Path("run/predictions.json").read_text())["annotations"] == []
+    plain = ["recognize", "photos", "--regions", "photos.json", "--vocabulary", "a, b"]
+    assert main([*plain, "--precision", "0.9", "--out", "run2"]) == 1
+    assert "needs a taught vocabulary" in capsys.readouterr().err
+
+
+def test_an_edited_run_is_a_file_of_corrections(taught: str) -> None:
+    command = ["recognize", "photos", "--regions", "photos.json", "--vocabulary", "olive, navy"]
+    assert main([*command, "--out", "run"]) == 0
+    path = Path("run/predictions.json")
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 1
+    path.write_text(json.dumps(content))
+    assert main(["teach", str(path), "--images", "photos", "--out", "edited.vocab"]) == 0
+    assert load_vocabulary("edited.vocab").counts.tolist() == [6, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos.json", "--out", "x.json"], "is called FILE.vocab"),
+        (["--out", "x.vocab"], "nothing to learn"),
+        (["--forget", "1.png", "--out", "x.vocab"], "--forget needs a taught vocabulary"),
+        (["photos.json", "--out", "x.vocab"], "not seen before"),
+        (["names.json", "--images", "photos", "--out", "x.vocab"], "no categories"),
+    ],
+)
+def test_wrong_arguments(
+    taught: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("names.json").write_text('{"1.png": {"boxes": [[0, 0, 20, 30]]}}')
+    assert main(["teach", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path("x.vocab").exists()
