@@ -23,16 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import timm
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save
 from timm.data import ImageNetInfo
 from tokenizers import Tokenizer
 from transformers import BertModel
+
+from image_encoder_graph import TAPS, image_encoder_graph
+from onnx_graph import Array, Graph
 
 ASSETS = Path(__file__).parents[1] / "src" / "anyregion" / "compact" / "assets"
 COMMAND = "python tools/build_compact_assets.py"
@@ -47,51 +48,11 @@ PINNED = {
     MINILM_WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     MINILM_TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-OPSET, IR_VERSION = 20, 9  # what ONNX Runtime 1.19, the oldest that is allowed, reads
-
-# EfficientNet-Lite0 (TensorFlow's tpu/models/efficientnet/lite): repeats, kernel, stride of its
-# seven stages; widths come with the weights.
-STAGES = ((1, 3, 1), (2, 3, 2), (2, 5, 2), (3, 3, 2), (3, 5, 1), (4, 5, 2), (1, 3, 1))
-TAPS = {2: "stride8", 4: "stride16", 6: "stride32"}  # output of which stage is which map
-BATCH_NORM_EPS = 1e-3
-
 LAYERS, HEADS, WIDTH, PIECES = 6, 12, 384, 256  # MiniLM; it was tuned on 256 pieces at most
 LAYER_NORM_EPS = 1e-12
 BLOCK = 128  # inputs that share a scale: the worst cosine rises from 0.9980 to 0.9993
 
 SHRINK = 0.1  # of the largest variance; 0.03 to 0.3 name COCO's training boxes equally well
-
-Array = NDArray[Any]
-
-
-class Graph:
-    """Collects nodes and weights of one ONNX graph."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def add(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
-        output = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
-
-    def weight(self, name: str, value: Array) -> str:
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def model(
-        self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
-    ) -> bytes:
-        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.weights)
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="anyregion",
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model.SerializeToString(deterministic=True)
 
 
 def package_file(package: str, path: str) -> Path:
@@ -116,81 +77,6 @@ def lite0_weights() -> dict[str, Array]:
 def minilm_weights() -> dict[str, Array]:
     """The tensors of all-MiniLM-L6-v2, under the names of `transformers`' BertModel."""
     return load_file(package_file(MINILM, MINILM_WEIGHTS))
-
-
-def image_encoder_graph(state: dict[str, Array]) -> bytes:
-    """EfficientNet-Lite0 without its classifier, BatchNorm folded into the convolutions.
-
-    Input `pixels` (N, 3, H, W), `(x - 127) / 128`, H and W multiples of 32: then TensorFlow's
-    "same" padding is a constant. Outputs `stride8`, `stride16`, `stride32` (40, 112, 320
-    channels) and `last` (1280 channels at stride 32).
-    """
-    graph = Graph()
-
-    def convolution(
-        x: str, conv: str, norm: str, *, stride: int = 1, relu6: bool = True, output: str = ""
-    ) -> str:
-        weight = state[f"{conv}.weight"].astype(np.float64)
-        gain = state[f"{norm}.weight"] / np.sqrt(
-            state[f"{norm}.running_var"].astype(np.float64) + BATCH_NORM_EPS
-        )
-        bias = state[f"{norm}.bias"] - gain * state[f"{norm}.running_mean"]
-        kernel = weight.shape[-1]
-        before = (kernel - stride) // 2  # an even size and stride 2: the odd pixel goes last
-        after = kernel - stride - before
-        folded = (weight * gain[:, None, None, None]).astype(np.float32)
-        inputs = [
-            x,
-            graph.weight(f"{conv}.weight", folded),
-            graph.weight(f"{conv}.bias", bias.astype(np.float32)),
-        ]
-        group = len(weight) if weight.shape[1] == 1 and kernel > 1 else 1
-        out = graph.add(
-            "Conv",
-            inputs,
-            "" if relu6 else output,
-            kernel_shape=[kernel, kernel],
-            strides=[stride, stride],
-            pads=[before, before, after, after],
-            group=group,
-        )
-        return graph.add("Clip", [out, "zero", "six"], output) if relu6 else out
-
-    graph.weight("zero", np.float32(0))
-    graph.weight("six", np.float32(6))
-    x = convolution("pixels", "_conv_stem", "_bn0", stride=2)
-    number = 0
-    for stage, (repeats, _, stage_stride) in enumerate(STAGES):
-        for repeat in range(repeats):
-            block, entry = f"_blocks.{number}", x
-            stride = stage_stride if repeat == 0 else 1
-            tap = TAPS.get(stage, "") if repeat == repeats - 1 else ""
-            if f"{block}._expand_conv.weight" in state:
-                x = convolution(x, f"{block}._expand_conv", f"{block}._bn0")
-            x = convolution(x, f"{block}._depthwise_conv", f"{block}._bn1", stride=stride)
-            project = f"{block}._project_conv"
-            shortcut = repeat > 0
-            x = convolution(
-                x, project, f"{block}._bn2", relu6=False, output="" if shortcut else tap
-            )
-            if shortcut:
-                x = graph.add("Add", [x, entry], tap)
-            number += 1
-    convolution(x, "_conv_head", "_bn1", output="last")
-    value = helper.make_tensor_value_info
-    return graph.model(
-        "eyes",
-        [value("pixels", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
-        [
-            value(name, TensorProto.FLOAT, ["batch", channels, f"h{stride}", f"w{stride}"])
-            for name, channels, stride in (
-                ("stride8", 40, 8),
-                ("stride16", 112, 16),
-                ("stride32", 320, 32),
-                ("last", 1280, 32),
-            )
-        ],
-    )
 
 
 def int8_rows(values: Array) -> tuple[Array, Array]:
@@ -347,7 +233,7 @@ def conse_numbers(
 
 
 def check_image_encoder(graph: bytes) -> float:
-    """The largest difference of any map from `timm`'s own EfficientNet-Lite0."""
+    """The largest difference of any map from `timm`'s own EfficientNet-Lite0, all in float32."""
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     state = torch.load(package_file(LITE0, LITE0_WEIGHTS), map_location="cpu", weights_only=True)
     network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
@@ -364,6 +250,22 @@ def check_image_encoder(graph: bytes) -> float:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     arrays = session.run(list(maps), {"pixels": pixels.numpy()})
     return max(float(np.abs(m - r).max()) for m, r in zip(arrays, maps.values(), strict=True))
+
+
+def check_quantised(graph: bytes, quantised: bytes) -> float:
+    """The mean squared difference of the worst map over its variance, on smooth noise."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand((1, 3, 30, 40), generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, scale_factor=16, mode="bicubic")
+    pixels = smooth.clamp(0, 1).mul(255).round().sub(127).div(128).numpy()
+    names = [*TAPS.values(), "last"]
+    exact, rounded = (
+        onnxruntime.InferenceSession(g, providers=["CPUExecutionProvider"]).run(
+            names, {"pixels": pixels}
+        )
+        for g in (graph, quantised)
+    )
+    return max(float(((r - e) ** 2).mean() / e.var()) for r, e in zip(rounded, exact, strict=True))
 
 
 def check_text_encoder(graph: bytes, tokenizer: str, texts: Sequence[str]) -> float:
@@ -398,14 +300,16 @@ def main() -> None:
     out: Path = parser.parse_args().out
     lite0, minilm = lite0_weights(), minilm_weights()
     tokenizer, kept = slim_tokenizer(package_file(MINILM, MINILM_TOKENIZER).read_text("utf-8"))
-    images, texts = image_encoder_graph(lite0), text_encoder_graph(minilm, kept)
+    exact, images = image_encoder_graph(lite0, quantised=False), image_encoder_graph(lite0)
+    texts = text_encoder_graph(minilm, kept)
     numbers, classes = conse_numbers(lite0, texts, tokenizer)
-    difference = check_image_encoder(images)
+    difference, rounding = check_image_encoder(exact), check_quantised(exact, images)
     cosine = check_text_encoder(texts, tokenizer, [w for c in classes for w in c["words"]][::10])
     print(
-        f"images differ from the original by at most {difference:.1e}; texts' cosine {cosine:.5f}"
+        f"images differ from the original by at most {difference:.1e}, and in integers by "
+        f"{rounding:.3f} of the variance; texts' cosine {cosine:.5f}"
     )
-    if difference > 1e-4 or cosine < 0.998:
+    if difference > 1e-4 or rounding > 0.1 or cosine < 0.998:
         sys.exit("that is too far from the originals; nothing was written")
 
     lite0_origin = {"package": f"{LITE0} {VERSIONS[LITE0]}", "file": LITE0_WEIGHTS}

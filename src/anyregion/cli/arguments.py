@@ -62,7 +62,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--tiles",
         type=int,
         metavar="N",
-        help="see small regions of images over 640 pixels in up to N tiles an image; 0: the whole "
+        help="see small regions of images over 768 pixels in up to N tiles an image; 0: the whole "
         "image alone (default: 128 for compact, 0 for other models, whose tiles begin at the size "
         "of their input)",
     )

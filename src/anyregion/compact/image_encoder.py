@@ -1,4 +1,4 @@
-"""The image encoder of the built-in model: EfficientNet-Lite0 on ONNX Runtime."""
+"""The image encoder of the built-in model: EfficientNet-Lite0 in 8-bit integers on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ MapName: TypeAlias = Literal["stride8", "stride16", "stride32", "last"]
 CHANNELS: dict[MapName, int] = {"stride8": 40, "stride16": 112, "stride32": 320, "last": 1280}
 ALL_MAPS: tuple[MapName, ...] = tuple(CHANNELS)
 STRIDE = 32
-# pixels of the longer side: names small regions best for its time; the crops of one object that
-# `CompactEmbedder` embeds need fewer
-LONG_SIDE = 640
+# pixels of the longer side. In integers 768 cost what 640 did in float, and name 69.0 instead of
+# 67.0 % of COCO's held-out regions; the crops of one object that `CompactEmbedder` embeds need
+# fewer
+LONG_SIDE = 768
 
 
 @dataclass(frozen=True, eq=False)

