@@ -23,6 +23,7 @@ from anyregion.tiles import TiledEncoder, tiled, tiled_proposer, untiled
 from anyregion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.data.features import FeatureExtractor
     from anyregion.localizers.protocol import Localizer
 
@@ -175,6 +176,7 @@ def load_proposer(
     recognizer: Recognizer | None = None,
     device: str = "cpu",
     tiles: int | None = None,
+    options: ProposalOptions | None = None,
 ) -> RegionProposer:
     """Build a proposer: what finds the regions of an image where there are none yet.
 
@@ -187,6 +189,7 @@ def load_proposer(
         tiles: most tiles of a large image, in which regions are looked for too (see
             `anyregion.tiles.TiledProposer`); 0 for none. Unless given, as many as `recognizer` may
             have, and without one 128 for `compact` and 0 for `sam`.
+        options: which boxes are proposals, for `compact` alone.
 
     Raises:
         InputError: unknown proposer, `sam` without a localizer, `compact` with one.
@@ -210,17 +213,16 @@ def load_proposer(
             CompactProposer,
             tile_options,
         )
-        from anyregion.compact.proposal_head import NMS_IOU
 
         # of the same model an image is encoded once, for its proposals and for their names
         compact = encoder if isinstance(encoder, CompactEncoder) else None
         model = compact.model if compact else CompactModel(device=device)
+        proposer = CompactProposer(model, encoder=compact, options=options)
         return tiled_proposer(
-            CompactProposer(model, encoder=compact),
-            tile_options(tiles),
-            nms_iou=NMS_IOU,
-            encoder=in_tiles,
+            proposer, tile_options(tiles), nms_iou=proposer.options.nms_iou, encoder=in_tiles
         )
+    if options is not None:
+        raise InputError("the proposer sam has options of its own")
     if loaded is None and localizer is None:
         raise InputError("the proposer sam needs a localizer: SAM's hub name, folder or file")
     require("torch", "torch", "torchvision", "transformers")

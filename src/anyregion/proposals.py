@@ -1,7 +1,8 @@
-"""Region proposals: the protocols of proposers, IoU of boxes, and non-maximum suppression."""
+"""Region proposals: the protocols of proposers, overlaps of boxes, and non-maximum suppression."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +10,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from anyregion.errors import InputError
 from anyregion.images import Pixels
-from anyregion.regions import Regions
+from anyregion.regions import Boxes, Regions
+
+
+@dataclass(frozen=True)
+class DuplicateOptions:
+    """When two found regions of one name are of one thing, so that the better one stays.
+
+    Chosen on COCO's `val` (see docs/proposals.md). Regions of different names both stay.
+
+    Attributes:
+        iou: their intersection over union is above this.
+        contained: so large a share of the smaller lies in the larger, or more.
+    """
+
+    iou: float = 0.45
+    contained: float = 0.85
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.iou <= 1 and self.contained > 0):
+            raise InputError(f"iou from 0 to 1 and contained above 0, not {self}")
 
 
 class RegionProposer(Protocol):
@@ -83,6 +103,45 @@ def nms(
         overlaps = box_iou(corners[best : best + 1], corners[remaining])[0]
         remaining = remaining[overlaps <= iou]
     return np.array(selected, dtype=np.int64)
+
+
+def without_duplicates(
+    boxes: Boxes, names: ArrayLike, scores: ArrayLike, options: DuplicateOptions
+) -> NDArray[np.int64]:
+    """Positions, ascending, of the regions that no better one of the same name stands for.
+
+    Args:
+        boxes: `(N, 4)` xyxy; `N` may be 0.
+        names: `(N,)`, equal ones for equal names.
+        scores: `(N,)`; of equal ones the earlier is better.
+        options: see there.
+    """
+    labels, values = np.asarray(names), np.asarray(scores, dtype=np.float64)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    kept: list[int] = []
+    for i in np.argsort(-values, kind="stable").tolist():
+        same = [j for j in kept if labels[j] == labels[i]]
+        if same:
+            one, others = boxes[i : i + 1], boxes[same]
+            share = contained_share(one, others)[0]
+            # the better one may be the part
+            whole = np.where(areas[same] < areas[i], contained_share(others, one)[:, 0], share)
+            if (box_iou(one, others)[0] > options.iou).any() or (whole >= options.contained).any():
+                continue
+        kept.append(i)
+    return np.sort(np.array(kept, dtype=np.int64))
+
+
+def contained_share(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    """Share of each of `(N, 4)` xyxy boxes that lies in each of `(M, 4)`, `(N, M)`; 0 of empty."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])  # (N, M, 2)
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    intersection = np.clip(high - low, 0, None).prod(axis=2)  # (N, M)
+    areas = np.clip(first[:, 2:] - first[:, :2], 0, None).prod(axis=1)[:, None]
+    share: NDArray[np.float64] = np.divide(
+        intersection, areas, out=np.zeros(intersection.shape, dtype=np.float64), where=areas > 0
+    )
+    return share
 
 
 def box_iou(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:

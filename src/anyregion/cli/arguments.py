@@ -28,6 +28,13 @@ PROPOSER: dict[str, Any] = {
 }
 
 
+# `--keep-duplicates`, for `add_argument`
+KEEP_DUPLICATES: dict[str, Any] = {
+    "action": "store_true",
+    "help": "keep found regions that overlap a better one of the same name, too",
+}
+
+
 def positive(text: str) -> int:
     """A whole number from 1 up."""
     value = int(text)
@@ -103,21 +110,29 @@ def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> Propos
     """The source of the regions with `--regions auto`, else None.
 
     Args:
-        args: with `--regions`, `--proposer` and `--use-masks`.
+        args: with `--regions`, `--proposer`, `--keep-duplicates` and `--use-masks`.
         scores: whether the proposals' scores count.
     """
     if args.regions != "auto":
-        if args.proposer:
-            raise InputError("--proposer needs --regions auto")
+        for flag in ("proposer", "keep_duplicates"):
+            if getattr(args, flag):
+                raise InputError(f"--{flag.replace('_', '-')} needs --regions auto")
         return None
     from anyregion import factory
+    from anyregion.proposals import DuplicateOptions
     from anyregion.runs.pipeline import ProposedRegions
 
     proposer: factory.Proposer = args.proposer or "own"
     alone = proposer == "sam" and not factory.uses_localizer(args.model, args.method)
     localizer = args.localizer if alone else None  # a RegionSpot's is loaded with it
     return ProposedRegions(
-        proposer, localizer, args.device, masks=args.use_masks, scores=scores, tiles=args.tiles
+        proposer,
+        localizer,
+        args.device,
+        masks=args.use_masks,
+        scores=scores,
+        tiles=args.tiles,
+        duplicates=None if args.keep_duplicates else DuplicateOptions(),
     )
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate detection": "boxes and masks as a detector's: COCO and LVIS AP",
     "evaluate odinw": "a folder of small data sets: AP of each, and the average",
     "evaluate masks": "boxes or points given, masks asked: how well they fit",
+    "evaluate proposals": "regions found: recall, and how many each thing has",
     "evaluate calibration": "whether scores can be trusted, and refusing works",
     "evaluate knn": "a backbone: images named by their nearest neighbours",
     "evaluate linear": "a backbone: a linear classifier on its frozen features",

@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where --regions are COCO results, the COCO file that lists their images",
     )
     where.add_argument("--proposer", **shared.PROPOSER)
+    where.add_argument("--keep-duplicates", **shared.KEEP_DUPLICATES)
     where.add_argument(
         "--box",
         action="append",
@@ -250,6 +251,7 @@ def run(args: argparse.Namespace) -> int:
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
             *([("refused", report.refused)] if args.min_score or report.refused else []),
+            *([("duplicates left out", report.duplicates)] if args.regions == "auto" else []),
             # without --vocabulary the names are those of the exemplars
             ("vocabulary", shared.count_names(count, args.vocabulary or "")),
             ("set aside", len(report.set_aside)),

@@ -31,7 +31,7 @@ from anyregion.compact.confidence import SHARPNESS, Confidence, answer_features
 from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, WIDTH, load_conse
 from anyregion.compact.image_encoder import ALL_MAPS, LONG_SIDE, FeaturePyramid, ImageEncoder
 from anyregion.compact.mask_head import MaskHead
-from anyregion.compact.proposal_head import ProposalHead
+from anyregion.compact.proposal_head import ProposalHead, ProposalOptions
 from anyregion.compact.region_head import (
     ANCHOR,
     CONFIG,
@@ -354,8 +354,7 @@ class CompactProposer:
         model: may be the one of the recogniser that names the regions.
         encoder: that recogniser's encoder, so that an image is encoded once for both; None for
             another model's.
-        limit: most regions of an image.
-        min_score: lowest objectness.
+        options: which boxes are proposals.
 
     Raises:
         CheckpointError: one of the model's files is missing or altered.
@@ -368,19 +367,17 @@ class CompactProposer:
         model: CompactModel,
         *,
         encoder: CompactEncoder | None = None,
-        limit: int = 50,
-        min_score: float = 0.35,
+        options: ProposalOptions | None = None,
     ) -> None:
         self.model, self.encoder = model, encoder
-        self.limit, self.min_score = limit, min_score
+        self.options = options or ProposalOptions()
         # loaded now: a file that is missing is an error here, not at the first image
         self._head = model.proposal_head
 
     @property
     def fingerprint(self) -> str:
-        """Of the image encoder, the proposal head and the limits."""
-        files = (IMAGE_ENCODER, PROPOSAL_HEAD)
-        return _fingerprint(files, LONG_SIDE, self.limit, self.min_score)
+        """Of the image encoder, the proposal head and the options."""
+        return _fingerprint((IMAGE_ENCODER, PROPOSAL_HEAD), LONG_SIDE, self.options)
 
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`."""
@@ -388,7 +385,7 @@ class CompactProposer:
 
     def propose_encoded(self, encoded: FeaturePyramid) -> Regions:
         """See `EncodedProposer`."""
-        boxes, scores = self._head.propose(encoded, limit=self.limit, min_score=self.min_score)
+        boxes, scores = self._head.propose(encoded, self.options)
         return Regions.from_boxes(boxes, scores=scores)
 
 

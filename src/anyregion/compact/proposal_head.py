@@ -16,26 +16,43 @@ from anyregion.regions import Boxes
 LEVELS = (8, 16, 32, 64)
 """Strides of the grids, in pixels of the network's input."""
 
-# of two proposals that overlap more, the better one stays
-NMS_IOU = 0.5
+OUTPUTS = ("boxes", "scores", "point_boxes", "point_scores")
+"""What the graph gives; see `GridBoxes`."""
+
 # candidates that NMS compares: it takes as many comparisons as their square
 _CANDIDATES = 2000
 
 
+@dataclass(frozen=True)
+class ProposalOptions:
+    """Which of the boxes of an image are its proposals.
+
+    Attributes:
+        limit: most of an image.
+        min_score: the lowest score.
+        nms_iou: of two that overlap more, the better one stays.
+    """
+
+    limit: int = 50
+    min_score: float = 0.35
+    nms_iou: float = 0.5
+
+
 @dataclass(frozen=True, eq=False)
 class GridBoxes:
-    """A box and scores for each cell of the four grids: level by level, row by row.
+    """Boxes and scores for each cell of the four grids: level by level, row by row.
 
     Attributes:
         boxes: `(cells, 4)` xyxy in pixels of the image, inside it.
         scores: `(cells,)`, the predicted intersection over union of the box with an object.
-        point_scores: the same, provided that an object lies at the cell.
+        point_boxes, point_scores: the same, provided that an object lies at the cell.
         rows, columns: cells at stride 32.
         scale: `(4,)`, pixels of the network's input for a pixel of the image, for x0 to y1.
     """
 
     boxes: Boxes
     scores: NDArray[np.float64]
+    point_boxes: Boxes
     point_scores: NDArray[np.float64]
     rows: int
     columns: int
@@ -48,22 +65,22 @@ class ProposalHead:
 
     Attributes:
         session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
-            takes the maps and gives `boxes` `(cells, 4)` in pixels of the network's input, `scores`
-            and `point_scores` `(cells,)`: see `GridBoxes`.
+            takes the maps and gives `OUTPUTS`: boxes `(cells, 4)` in pixels of the network's input
+            and scores `(cells,)`.
     """
 
     session: Any
 
     def propose(
-        self, pyramid: FeaturePyramid, *, limit: int = 100, min_score: float = 0.0
+        self, pyramid: FeaturePyramid, options: ProposalOptions | None = None
     ) -> tuple[Boxes, NDArray[np.float64]]:
-        """The most probable objects of an image, best first; see `best_proposals`.
+        """The most probable objects of an image, best first.
 
         Returns:
             Boxes `(n, 4)`, xyxy in pixels of the image, and the intersection over union with an
             object that is predicted for each, `(n,)`.
         """
-        return best_proposals(self._predict(pyramid), limit=limit, min_score=min_score)
+        return best_proposals(self._predict(pyramid), options or ProposalOptions())
 
     def boxes_from_points(
         self,
@@ -91,13 +108,18 @@ class ProposalHead:
     def _predict(self, pyramid: FeaturePyramid) -> GridBoxes:
         """Run the graph; boxes in pixels of the image, clipped to it."""
         feed = {str(name): pyramid.maps[name] for name in CHANNELS}
-        boxes, scores, point_scores = self.session.run(["boxes", "scores", "point_scores"], feed)
+        # heads that were trained before there were boxes for points alone have one kind
+        listed = getattr(self.session, "get_outputs", None)
+        given = set(OUTPUTS) if listed is None else {output.name for output in listed()}
+        names = [n if n in given else "boxes" for n in OUTPUTS]
+        boxes, scores, point_boxes, point_scores = self.session.run(names, feed)
         rows, columns = pyramid.maps["stride32"].shape[:2]
         scale = pyramid.frame_scale()
-        height, width = pyramid.size
+        limits = np.array(pyramid.size[::-1] * 2, dtype=np.float64)  # (4,)
         return GridBoxes(
-            boxes=np.clip(boxes / scale, 0, np.array([width, height] * 2, dtype=np.float64)),
+            boxes=np.clip(boxes / scale, 0, limits),
             scores=scores.astype(np.float64),
+            point_boxes=np.clip(point_boxes / scale, 0, limits),
             point_scores=point_scores.astype(np.float64),
             rows=rows,
             columns=columns,
@@ -105,18 +127,13 @@ class ProposalHead:
         )
 
 
-def best_proposals(
-    grid: GridBoxes, *, limit: int, min_score: float = 0.0, nms_iou: float = NMS_IOU
-) -> tuple[Boxes, NDArray[np.float64]]:
-    """The best boxes that overlap little, best first: `(n, 4)` and their scores `(n,)`.
-
-    Of two boxes with an intersection over union above `nms_iou` the worse one is dropped.
-    """
+def best_proposals(grid: GridBoxes, options: ProposalOptions) -> tuple[Boxes, NDArray[np.float64]]:
+    """The best boxes that overlap little, best first: `(n, 4)` and their scores `(n,)`."""
     sides = grid.boxes[:, 2:] - grid.boxes[:, :2]
     # a box of less than a pixel shows nothing
-    usable = np.flatnonzero((grid.scores >= min_score) & (sides >= 1).all(axis=1))
+    usable = np.flatnonzero((grid.scores >= options.min_score) & (sides >= 1).all(axis=1))
     best = usable[np.argsort(-grid.scores[usable], kind="stable")][:_CANDIDATES]
-    best = best[nms(grid.boxes[best], grid.scores[best], nms_iou, limit=limit)]
+    best = best[nms(grid.boxes[best], grid.scores[best], options.nms_iou, limit=options.limit)]
     return grid.boxes[best], grid.scores[best]
 
 
@@ -136,7 +153,7 @@ def box_of_points(
     """
     foreground, background = points[labels == 1], points[labels == 0]
     candidates = np.unique(np.concatenate([_cells_at(grid, point) for point in foreground]))
-    boxes, scores = grid.boxes[candidates], grid.point_scores[candidates]
+    boxes, scores = grid.point_boxes[candidates], grid.point_scores[candidates]
     holds = _contains(boxes, foreground).all(axis=1)  # (n,)
     clean = holds & ~_contains(boxes, background).any(axis=1)
     for fits in (clean, holds):

@@ -39,6 +39,7 @@ class RegionDataset:
         ratio: its share of the steps, against other data sets' ratios.
         repeat_threshold: of repeat-factor sampling; 0 draws all images alike.
         terms: licence or terms of use, for the card.
+        mirrored: whether the reader has mirror images too.
     """
 
     name: str
@@ -50,6 +51,7 @@ class RegionDataset:
     ratio: int = 1
     repeat_threshold: float = 0.0
     terms: str = "not stated"
+    mirrored: bool = True
 
     @property
     def annotations(self) -> Annotations:
@@ -117,11 +119,13 @@ def region_dataset(
     ratio: int = 1,
     repeat_threshold: float = 0.0,
     terms: str = "not stated",
+    mirrored: bool = True,
 ) -> RegionDataset:
     """Put a reader and a vocabulary together.
 
     Args:
-        name, reader, vocabulary, folder, ratio, repeat_threshold, terms: see `RegionDataset`.
+        name, reader, vocabulary, folder, ratio, repeat_threshold, terms, mirrored: see
+            `RegionDataset`.
         excluded: ids of categories whose regions have no label, whatever the vocabulary holds.
         images: those that have features; None for all.
 
@@ -144,7 +148,7 @@ def region_dataset(
         what = "of some use" if vocabulary is None else "with a name of the vocabulary"
         raise InputError(f"{name}: no image has a region {what}: there is nothing to learn from")
     return RegionDataset(
-        name, reader, vocabulary, labels, usable, folder, ratio, repeat_threshold, terms
+        name, reader, vocabulary, labels, usable, folder, ratio, repeat_threshold, terms, mirrored
     )
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from anyregion.evaluation.regions.detection import evaluate_detection as evaluate_detection
     from anyregion.evaluation.regions.inputs import EvaluationOptions as EvaluationOptions
     from anyregion.evaluation.regions.mask_quality import evaluate_masks as evaluate_masks
+    from anyregion.evaluation.regions.proposal_quality import (
+        evaluate_proposals as evaluate_proposals,
+    )
 
 __getattr__, __dir__ = attach(
     __name__,
@@ -23,5 +26,6 @@ __getattr__, __dir__ = attach(
         "regions.detection": "evaluate_detection",
         "regions.inputs": "EvaluationOptions",
         "regions.mask_quality": "evaluate_masks",
+        "regions.proposal_quality": "evaluate_proposals",
     },
 )

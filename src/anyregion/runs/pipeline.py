@@ -12,7 +12,7 @@ import json
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -27,7 +27,7 @@ from anyregion.files import name_parts, shared_tail
 from anyregion.images import AS_STORED, UNSURE_TURN, ImageLike, Pixels, read_batches
 from anyregion.io.regions import ImageEntry, RegionFile
 from anyregion.predictions import Predictions
-from anyregion.proposals import RegionProposer
+from anyregion.proposals import DuplicateOptions, RegionProposer, without_duplicates
 from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import RegionEncoder
 from anyregion.regions import Regions
@@ -102,6 +102,7 @@ class ProposedRegions:
         localizer, device, tiles: see `load_proposer`.
         masks: also use the masks as prompts.
         scores: multiply the names' scores by the regions' objectness.
+        duplicates: which regions of one name are of one thing; None keeps all.
     """
 
     proposer: factory.Proposer | RegionProposer = "own"
@@ -110,6 +111,7 @@ class ProposedRegions:
     masks: bool = False
     scores: bool = True
     tiles: int | None = None
+    duplicates: DuplicateOptions | None = field(default_factory=DuplicateOptions)
     set_aside: tuple[SetAside, ...] = ()
 
     @property
@@ -117,7 +119,7 @@ class ProposedRegions:
         """What is to be proposed, in words: known before anything is loaded."""
         # run.json of earlier runs has these words
         name = self.proposer if isinstance(self.proposer, str) else self.proposer.name
-        return f"found by {name}, masks={self.masks}, scores={self.scores}"
+        return f"found by {name}, masks={self.masks}, scores={self.scores}, {self.duplicates}"
 
     def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
         """By the images' names, each without regions as yet."""
@@ -309,6 +311,8 @@ class RegionNamer:
         options: how regions are named.
         use_masks: give the masks that regions bring as prompts.
         use_scores: multiply the names' scores by the regions' own.
+        duplicates: of regions that a proposer found, which of one name are of one thing; None for
+            none. Regions that were given are all answered.
     """
 
     recognizer: Recognizer
@@ -316,6 +320,7 @@ class RegionNamer:
     options: RecognizeOptions
     use_masks: bool = True
     use_scores: bool = True
+    duplicates: DuplicateOptions | None = None
 
     def __call__(self, encoded: Sequence[Any], items: Sequence[ReadSample]) -> list[Predictions]:
         """Name the regions of encoded images."""
@@ -330,10 +335,23 @@ class RegionNamer:
             top_k=options.top_k, score=options.score,
             masks=options.masks, multimask=options.multimask,
         )  # fmt: skip
-        if self.use_masks and self.use_scores:
+        if not (self.use_masks and self.use_scores):
+            # masks that were no prompts are still there to be judged
+            pairs = zip(answers, items, strict=True)
+            answers = [replace(a, regions=item.regions) for a, item in pairs]
+        if self.duplicates is None:
             return answers
-        # masks that were no prompts are still there to be judged
-        return [replace(a, regions=item.regions) for a, item in zip(answers, items, strict=True)]
+        return [
+            _without_duplicates(a, self.duplicates) if item.sample.regions is None else a
+            for a, item in zip(answers, items, strict=True)
+        ]
+
+
+def _without_duplicates(predictions: Predictions, options: DuplicateOptions) -> Predictions:
+    """The rows of the regions that no better one of the same name stands for."""
+    best = predictions.best_candidates()
+    kept = without_duplicates(best.boxes, best.indices[:, 0], best.scores[:, 0], options)
+    return predictions[np.isin(predictions.rows, best.rows[kept])]
 
 
 def run_pipeline(

@@ -14,6 +14,8 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anyregion import factory
 from anyregion.errors import InputError, SetAside
 from anyregion.exemplars import ExemplarVocabulary
@@ -77,6 +79,7 @@ class RunReport:
         unreadable: names that the text model has no pieces for.
         only: the journal's line where the folder holds one image, else None.
         refused: rows whose best name scores less than `min_score`.
+        duplicates: found regions that this run left out for a better one of the same name.
     """
 
     out: Path
@@ -88,6 +91,7 @@ class RunReport:
     unreadable: tuple[str, ...]
     only: dict[str, Any] | None
     refused: int = 0
+    duplicates: int = 0
 
 
 def recognize_images(
@@ -207,7 +211,12 @@ def recognize_images(
             if isinstance(source, ProposedRegions):
                 proposer = source.load(model)
                 models["proposer"] = proposer.fingerprint
-                namer = replace(namer, use_masks=source.masks, use_scores=source.scores)
+                namer = replace(
+                    namer,
+                    use_masks=source.masks,
+                    use_scores=source.scores,
+                    duplicates=source.duplicates,
+                )
             folder.renew(models, stale=stale)
             started = time.perf_counter()
         elif stale:
@@ -218,6 +227,7 @@ def recognize_images(
             if isinstance(reason, str):
                 folder.skip([SetAside("image", reason)], image=name)
                 set_aside.append(SetAside(name, reason))
+        duplicates = 0
         if pending:
             batches = run_pipeline(
                 pending, model.encoder, namer, proposer=proposer,
@@ -226,9 +236,10 @@ def recognize_images(
                 batch_size=options.batch_size,
                 progress=track("naming regions", "images"),
             )  # fmt: skip
-            set_aside += _write_results(
+            skipped, duplicates = _write_results(
                 batches, folder, marks, pictures=output.pictures, min_score=options.min_score
             )
+            set_aside += skipped
         seconds = time.perf_counter() - started
         # of the journal, not of this run's answers: earlier ones belong to the results too
         if finished:
@@ -246,6 +257,7 @@ def recognize_images(
             set_aside=(*set_aside, *earlier_skips),
             unreadable=unreadable,
             only=next(folder.journal.lines()) if len(finished) == 1 else None,
+            duplicates=duplicates,
         )
     finally:
         folder.journal.file.close()
@@ -307,9 +319,14 @@ def _write_results(
     *,
     pictures: bool,
     min_score: float,
-) -> list[SetAside]:
-    """Write each batch in a thread, while the next is named and the one after it is read."""
+) -> tuple[list[SetAside], int]:
+    """Write each batch in a thread, while the next is named and the one after it is read.
+
+    Returns:
+        What was set aside, and how many duplicates were left out.
+    """
     set_aside: list[SetAside] = []
+    duplicates = 0
     writing: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-write") as writer:
         try:
@@ -322,6 +339,7 @@ def _write_results(
                 set_aside += batch.set_aside
                 writing = []
                 for item, predictions in batch.results:
+                    duplicates += len(item.regions) - len(np.unique(predictions.rows))
                     # a region file's ids are of any kind, if any; COCO's ids of images are numbers
                     key = item.sample.key or ""
                     future = writer.submit(
@@ -342,7 +360,7 @@ def _write_results(
             wait(writing, timeout=_SECONDS_TO_WRITE)
             writer.shutdown(wait=False, cancel_futures=True)
             raise
-    return set_aside
+    return set_aside, duplicates
 
 
 def _digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> str:

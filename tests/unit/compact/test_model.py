@@ -11,6 +11,7 @@ import pytest
 from anyregion import Recognizer, Regions, Vocabulary, load_recognizer, read_image
 from anyregion.baselines.dense import DenseEncoder
 from anyregion.compact.model import CompactEncoder, CompactModel, CompactProposer
+from anyregion.compact.proposal_head import ProposalOptions
 from anyregion.errors import CheckpointError, InputError
 from anyregion.factory import load_proposer
 from anyregion.masks import decode_mask
@@ -172,7 +173,7 @@ def test_narrow_images(compact: CompactEncoder) -> None:
 
 
 def test_proposals(compact: CompactEncoder, photo: np.ndarray) -> None:
-    proposer = CompactProposer(compact.model, limit=20, min_score=0.0)
+    proposer = CompactProposer(compact.model, options=ProposalOptions(limit=20, min_score=0.0))
     result = proposer.propose(photo)
     assert 1 <= len(result) <= 20
     assert result.scores is not None
@@ -181,7 +182,7 @@ def test_proposals(compact: CompactEncoder, photo: np.ndarray) -> None:
     assert (result.boxes[:, 2:] <= [photo.shape[1], photo.shape[0]]).all()
     again = proposer.propose(photo)
     assert np.array_equal(result.boxes, again.boxes)
-    fewer = CompactProposer(compact.model, limit=3, min_score=0.0)
+    fewer = CompactProposer(compact.model, options=ProposalOptions(limit=3, min_score=0.0))
     assert np.array_equal(fewer.propose(photo).boxes, result.boxes[:3])
     assert fewer.fingerprint != proposer.fingerprint
 

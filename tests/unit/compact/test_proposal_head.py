@@ -9,6 +9,7 @@ from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, letterbox
 from anyregion.compact.proposal_head import (
     GridBoxes,
     ProposalHead,
+    ProposalOptions,
     best_proposals,
     box_of_points,
     level_sizes,
@@ -24,7 +25,7 @@ def cells(answers: dict[int, tuple[list[float], float]]) -> GridBoxes:
     boxes, scores = np.zeros((CELLS, 4)), np.zeros(CELLS)
     for cell, (box, score) in answers.items():
         boxes[cell], scores[cell] = box, score
-    return GridBoxes(boxes, scores, scores, ROWS, COLUMNS, np.ones(4))
+    return GridBoxes(boxes, scores, boxes, scores, ROWS, COLUMNS, np.ones(4))
 
 
 def at(level: int, row: int, column: int) -> int:
@@ -50,11 +51,21 @@ def test_proposals_come_best_first_without_doubles() -> None:
             3: ([50, 5, 50.5, 30], 0.8),  # too thin to be anything
         }
     )
-    boxes, scores = best_proposals(grid, limit=10, min_score=0.1)
+    boxes, scores = best_proposals(grid, ProposalOptions(limit=10, min_score=0.1, nms_iou=0.6))
     assert boxes.tolist() == [[0, 0, 10, 11], [20, 20, 40, 40]]
     assert scores.tolist() == [0.9, 0.7]
-    assert len(best_proposals(grid, limit=1)[0]) == 1
-    assert best_proposals(grid, limit=5, min_score=0.95)[0].shape == (0, 4)
+    assert len(best_proposals(grid, ProposalOptions(limit=1, min_score=0))[0]) == 1
+    none, _ = best_proposals(grid, ProposalOptions(limit=5, min_score=0.95))
+    assert none.shape == (0, 4)
+    # the first two overlap by 10 of 11
+    every = ProposalOptions(limit=10, min_score=0.1, nms_iou=0.95)
+    assert best_proposals(grid, every)[1].tolist() == [0.9, 0.7, 0.5]
+
+
+def test_points_have_boxes_of_their_own() -> None:
+    nothing, box = np.zeros((CELLS, 4)), np.tile([0.0, 0, 50, 60], (CELLS, 1))
+    grid = GridBoxes(nothing, np.ones(CELLS), box, np.ones(CELLS), ROWS, COLUMNS, np.ones(4))
+    assert ask(grid, [[35, 28]], [1]) == ([0, 0, 50, 60], 1.0)
 
 
 def test_a_point_takes_the_surest_level() -> None:
@@ -102,7 +113,9 @@ class OneCell:
 
     def run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         boxes = np.tile(np.array([[-8.0, 4, 400, 16]], dtype=np.float32), (22, 1))
-        return [boxes, np.ones(22, np.float32), np.full(22, 0.5, np.float32)]
+        answers = {"boxes": boxes, "scores": np.ones(22, np.float32)}
+        answers |= {"point_boxes": boxes, "point_scores": np.full(22, 0.5, np.float32)}
+        return [answers[name] for name in outputs]
 
 
 def test_boxes_are_clipped_to_the_image() -> None:

@@ -70,6 +70,7 @@ def add_region_arguments(parser: argparse.ArgumentParser, *, folder: bool = Fals
         f"detector's{each}, with its scores (default: ground-truth)",
     )
     parser.add_argument("--proposer", **shared.PROPOSER)
+    parser.add_argument("--keep-duplicates", **shared.KEEP_DUPLICATES)
     parser.add_argument("--masks", action="store_true", help="also judge masks")
     parser.add_argument(
         "--use-masks",

@@ -64,6 +64,7 @@ def _judge_results(args: argparse.Namespace) -> DetectionReport:
         "--limit": args.limit,
         "--save": args.save,
         "--proposer": args.proposer,
+        "--keep-duplicates": args.keep_duplicates or None,
         "--use-masks": args.use_masks or None,
         "--regions": None if args.regions == "ground-truth" else args.regions,
     }
@@ -135,6 +136,12 @@ def _print(report: DetectionReport, *, per_class: bool) -> None:
         ]
     if report.top1 is not None:
         lines.append(("top-1", evaluation.percent(report.top1)))
+    if report.things is not None:
+        lines += [
+            ("duplicates left out", report.things.duplicates),
+            ("things with at most one", evaluation.percent(report.things.at_most_one)),
+            ("of those with any, with one", evaluation.percent(report.things.once)),
+        ]
     lines += [
         ("images", report.images),
         ("regions", "-" if report.regions is None else report.regions),

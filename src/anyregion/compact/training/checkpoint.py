@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -15,7 +15,8 @@ from anyregion.compact.assets import CALIBRATION, REGION_HEAD
 from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.region_head import CONFIG, README, WEIGHTS, Calibration
 from anyregion.compact.training.export import export_region_head, rounded
-from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule, ProposalHeadModule
+from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
+from anyregion.compact.training.proposal_module import ProposalHeadConfig, ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule
 from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, write_json, writing
@@ -77,13 +78,26 @@ def read_mask_head(path: Path) -> MaskHeadModule:
     Raises:
         CheckpointError: it cannot be read, or is no mask head.
     """
+    return _read_head(path, MaskHeadModule, MaskHeadConfig, "mask head")
+
+
+def read_proposal_head(path: Path) -> ProposalHeadModule:
+    """A proposal head that `write_head` wrote.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no proposal head.
+    """
+    return _read_head(path, ProposalHeadModule, ProposalHeadConfig, "proposal head")
+
+
+def _read_head(path: Path, kind: Callable[[Any], M], config: Callable[..., Any], title: str) -> M:
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
-        head = MaskHeadModule(MaskHeadConfig(**json.loads(metadata["config"])))
+        head = kind(config(**json.loads(metadata["config"])))
         head.load_state_dict(read_state_dict(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not a mask head ({error})") from None
+        raise CheckpointError(f"{path}: not a {title} ({error})") from None
     return head.eval()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
@@ -54,8 +55,11 @@ def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -
     # the maps of a mirror image are no mirrored maps: the encoder saw the mirrored image
     features = dataset.reader.read(image, flipped=flipped)
     lacking = [name for name in ("span", *CHANNELS) if name not in features]
+    # torch converts half precision ten times sooner than numpy
     maps = {
-        name: np.asarray(features[name], dtype=np.float32) for name in CHANNELS if name in features
+        name: torch.from_numpy(np.asarray(features[name])).float().numpy()
+        for name in CHANNELS
+        if name in features
     }
     span = np.asarray(features.get("span", ())).reshape(-1)
     shapes = {name: values.shape for name, values in maps.items()}
@@ -63,7 +67,8 @@ def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -
         len(shapes[name]) == 3 and min(shapes[name]) > 0 and shapes[name][2] == CHANNELS[name]
         for name in maps
     )
-    finite = all(np.isfinite(values).all() for values in (span, *maps.values()))
+    # a sum of finite halves is finite, and that of others is not
+    finite = all(np.isfinite(values.sum()) for values in (span, *maps.values()))
     if lacking or not whole or span.shape != (2,) or not finite or span.min() <= 0:
         fault = f"no {', '.join(lacking)}" if lacking else f"maps {shapes}, span {span.tolist()}"
         name = dataset.reader.annotations.file_names[image]
@@ -110,7 +115,8 @@ def open_unnamed_datasets(
 ) -> tuple[list[RegionDataset], RegionDataset | None]:
     """What a mask head or a proposal head is trained and validated on: regions without names.
 
-    `task` is what messages call the settings; the stores of `data` have mirror images.
+    `task` is what messages call the settings. Of a store without mirror images each image is seen
+    as it is alone: photographs that were augmented before are varied enough.
 
     Raises:
         InputError: stores that cannot be had, or were made by another encoder.
@@ -119,7 +125,6 @@ def open_unnamed_datasets(
         raise InputError(f"{task}.data: name at least one data set")
     configs = [*data, *([] if validation is None else [validation])]
     stores = open_stores(configs, masks=True)
-    check_mirrored(stores[: len(data)], "make it anew")
     datasets = []
     for config, store in zip(configs, stores, strict=True):
         # a head that sees no pixels has no folder of images
@@ -127,7 +132,12 @@ def open_unnamed_datasets(
         folder = None if images is None else Path(images)
         datasets.append(
             region_dataset(
-                config.store, store, images=store.usable(), folder=folder, terms=config.terms
+                config.store,
+                store,
+                images=store.usable(),
+                folder=folder,
+                terms=config.terms,
+                mirrored=store.info.mirrored,
             )
         )
     return datasets[: len(data)], None if validation is None else datasets[-1]
@@ -196,6 +206,7 @@ class RegionSampler:
         at_most: regions of an image in one item; None for all.
         seed: of everything random.
         kind: a name, so that two of them in one training differ.
+        unmirrored: images that are never mirrored.
 
     Raises:
         InputError: no image has a row.
@@ -208,7 +219,9 @@ class RegionSampler:
         at_most: int | None,
         seed: int,
         kind: str = "rows",
+        unmirrored: Collection[int] = (),
     ) -> None:
+        self._unmirrored = frozenset(unmirrored)
         self._rows = {image: of_image for image, of_image in rows.items() if len(of_image)}
         self._at_most = at_most
         self._seed = seed
@@ -223,7 +236,7 @@ class RegionSampler:
         """The item that comes after `position` others."""
         epoch, place = divmod(position, self.items)
         image, rows = self._epoch(epoch)[place]
-        flipped = bool((epoch + image + self._seed) % 2)
+        flipped = bool((epoch + image + self._seed) % 2) and image not in self._unmirrored
         return SampledRegions(self._kind, position, image, flipped, rows)
 
     def _shuffled(self, epoch: int) -> list[tuple[int, tuple[int, ...]]]:
@@ -245,6 +258,7 @@ class LocalizingTask(Task):
         validation: what `validate` measures on, or None.
         images: data set and position of each image, by a number of its own: of one data set, its
             positions.
+        unmirrored: numbers of the images of which there are no mirror images.
         sampler: the regions of every step.
     """
 
@@ -259,6 +273,7 @@ class LocalizingTask(Task):
         for dataset in datasets:
             self.images |= {start + image: (dataset, image) for image in dataset.images.tolist()}
             start += len(dataset.annotations)
+        self.unmirrored = frozenset(n for n, (data, _) in self.images.items() if not data.mirrored)
 
     def describe(self, item: SampledRegions) -> str:
         """See `Task`."""

@@ -16,8 +16,10 @@ from torch.export import Dim
 
 from anyregion.compact.conse import WIDTH
 from anyregion.compact.image_encoder import CHANNELS
+from anyregion.compact.proposal_head import OUTPUTS
 from anyregion.compact.region_head import INPUTS, MEMORY, POOLED
-from anyregion.compact.training.modules import MaskHeadModule, Projection, ProposalHeadModule
+from anyregion.compact.training.modules import MaskHeadModule, Projection
+from anyregion.compact.training.proposal_module import ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule
 from anyregion.files import atomic_path
 
@@ -136,7 +138,7 @@ class ProposalGraph(nn.Module):
     """The proposal head with the signature of its graph: see `compact.proposal_head`."""
 
     inputs = MAPS
-    outputs = ("boxes", "scores", "point_scores")
+    outputs = OUTPUTS
 
     def __init__(self, head: ProposalHeadModule) -> None:
         super().__init__()
@@ -144,10 +146,11 @@ class ProposalGraph(nn.Module):
 
     def forward(
         self, stride8: Tensor, stride16: Tensor, stride32: Tensor, last: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         maps = {"stride8": stride8, "stride16": stride16, "stride32": stride32, "last": last}
-        boxes, scores, point_scores = self.head([maps])[0]
-        return boxes, scores.sigmoid(), point_scores.sigmoid()
+        batch = {name: cells[None] for name, cells in maps.items()}
+        boxes, scores, point_boxes, point_scores = (p[0] for p in self.head.predict(batch)[:4])
+        return boxes, scores.sigmoid(), point_boxes, point_scores.sigmoid()
 
 
 class TorchSession:

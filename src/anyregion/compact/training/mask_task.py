@@ -142,7 +142,9 @@ class MaskTask(LocalizingTask):
         self._seed = seed
         rows = {n: data.rows(image, with_mask=True) for n, (data, image) in self.images.items()}
         most = self.config.max_regions
-        self.sampler = RegionSampler(rows, at_most=most, seed=seed, kind="masks")
+        self.sampler = RegionSampler(
+            rows, at_most=most, seed=seed, kind="masks", unmirrored=self.unmirrored
+        )
         self._teacher = teacher
         self._taught_sampler: RegionSampler | None = None
         self._teacher_masks: dict[int, dict[int, RLE]] = {}
@@ -152,7 +154,9 @@ class MaskTask(LocalizingTask):
             without = {
                 n: data.rows(image, with_mask=False) for n, (data, image) in self.images.items()
             }
-            self._taught_sampler = RegionSampler(without, at_most=most, seed=seed, kind="taught")
+            self._taught_sampler = RegionSampler(
+                without, at_most=most, seed=seed, kind="taught", unmirrored=self.unmirrored
+            )
         seed_torch(seed, "mask head")
         with_mask = [self.images[number] for number, of_image in rows.items() if len(of_image)]
         self.module: nn.Module = standardised(MaskHeadModule(self.config.head), with_mask)

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from anyregion.compact.mask_head import MaskHead
-from anyregion.compact.proposal_head import ProposalHead
+from anyregion.compact.proposal_head import ProposalHead, ProposalOptions
 from anyregion.compact.training.dataset import read_pyramid
 from anyregion.data.region_dataset import RegionDataset
 from anyregion.errors import InputError
+from anyregion.evaluation.metrics.average_precision import proposal_recall
 from anyregion.evaluation.metrics.calibration import auroc
-from anyregion.evaluation.metrics.overlap import AR_THRESHOLDS, count_matched, mask_ious, mean_iou
+from anyregion.evaluation.metrics.overlap import mask_ious, mean_iou
 from anyregion.masks import decode_mask
 from anyregion.proposals import box_iou
 from anyregion.training.task import Metric
@@ -28,6 +29,7 @@ MASK_METRICS = {
 PROPOSAL_METRICS = {
     **{f"ar_{k}": Metric(f"average recall of {k} proposals, IoU 0.5 to 0.95") for k in LIMITS},
     **{f"recall50_{k}": Metric(f"recall of {k} proposals at IoU 0.5") for k in LIMITS},
+    "ap50": Metric("average precision at IoU 0.5, all regions being of one class"),
 }
 POINT_METRICS = {
     "point_box_iou": Metric("intersection over union of boxes grown from one point, mean"),
@@ -50,17 +52,15 @@ def mask_metrics(head: MaskHead, dataset: RegionDataset) -> dict[str, float]:
 
 def proposal_metrics(head: ProposalHead, dataset: RegionDataset) -> dict[str, float]:
     """The values of `PROPOSAL_METRICS`: recall of annotated boxes of any class, as COCO's."""
-    matched = np.zeros((len(LIMITS), len(AR_THRESHOLDS)))
-    total = 0
-    for image in dataset.images.tolist():
-        true_boxes, _ = dataset.labelled(image)
-        boxes, _ = head.propose(read_pyramid(dataset, image), limit=max(LIMITS))
-        total += len(true_boxes)
-        for i, limit in enumerate(LIMITS):
-            matched[i] += [count_matched(boxes[:limit], true_boxes, t) for t in AR_THRESHOLDS]
-    recall = matched / max(total, 1)  # (limits, thresholds)
-    by_limit = {f"ar_{limit}": float(recall[i].mean()) for i, limit in enumerate(LIMITS)}
-    return by_limit | {f"recall50_{limit}": float(recall[i, 0]) for i, limit in enumerate(LIMITS)}
+    options = ProposalOptions(limit=max(LIMITS), min_score=0.0)
+    images = dataset.images.tolist()
+    proposals = [head.propose(read_pyramid(dataset, image), options) for image in images]
+    boxes, scores = zip(*proposals, strict=True)
+    table = proposal_recall(dataset.annotations, images, boxes, scores, LIMITS)
+    recall = table.recall[:, 0, 0]  # (thresholds, limits)
+    metrics = {f"ar_{limit}": float(recall[:, i].mean()) for i, limit in enumerate(LIMITS)}
+    metrics |= {f"recall50_{limit}": float(recall[0, i]) for i, limit in enumerate(LIMITS)}
+    return metrics | {"ap50": float(table.precision[0, 0, 0])}
 
 
 def point_metrics(head: ProposalHead, dataset: RegionDataset, *, seed: int = 0) -> dict[str, float]:

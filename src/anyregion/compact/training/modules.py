@@ -1,4 +1,4 @@
-"""The localising heads in torch: masks of boxes, and boxes of objects, on stored feature maps.
+"""The mask head in torch, and what it shares with the proposal head: stored maps to cells.
 
 Names of submodules are keys of saved weights: they stay.
 """
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from anyregion.compact.image_encoder import CHANNELS, MapName
-from anyregion.compact.proposal_head import LEVELS
 from anyregion.data.region_dataset import RegionDataset
 
 # images over which the channels' means and deviations are taken: each has thousands of cells
@@ -52,19 +51,6 @@ class MaskHeadConfig:
     side: int = 28
     margin: float = 0.1
     dropout: float = 0.1
-
-
-@dataclass(frozen=True)
-class ProposalHeadConfig:
-    """Sizes of a `ProposalHeadModule`.
-
-    Attributes:
-        width: channels everywhere.
-        depth: convolutions shared by all levels, before the predictions.
-    """
-
-    width: int = 48
-    depth: int = 1
 
 
 class MaskHeadModule(nn.Module):
@@ -164,66 +150,6 @@ class MaskHeadModule(nn.Module):
         return positions[None].expand(cells.shape[0], 3, side, side)
 
 
-class ProposalHeadModule(nn.Module):
-    """Stored maps of one image to a box and scores for each cell of four strides.
-
-    One stage, no anchors, as FCOS (arXiv 1904.01355, section 3), with the predicted intersection
-    over union as the score (arXiv 2006.04388, section 3.1): there are no classes. A second score
-    serves points, at which something is known to lie: the question is only which size is meant.
-    """
-
-    def __init__(self, config: ProposalHeadConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or ProposalHeadConfig()
-        width = config.width
-        self.from_last = Projection(("stride32", "last"), width)
-        self.from_16 = Projection(("stride16",), width)
-        self.from_8 = Projection(("stride8",), width)
-        self.smooth = nn.ModuleList(conv_block(width, width, stride=s) for s in (1, 1, 1, 2))
-        self.tower = nn.Sequential(*(conv_block(width, width) for _ in range(config.depth)))
-        self.levels = nn.Parameter(torch.zeros(len(LEVELS), width))
-        self.predict = nn.Conv2d(width, 6, 1)
-        with torch.no_grad():
-            self.predict.weight.mul_(0.1)
-            # training begins at a box of some cells, and no object
-            start = torch.tensor([0.7, 0.7, 0.7, 0.7, -4.0, 0.0])
-            nn.init.zeros_(self.predict.bias).add_(start)  # type: ignore[arg-type]
-
-    def forward(
-        self, images: Sequence[Mapping[str, Tensor]]
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Predict at every cell of each image.
-
-        Args:
-            images: per image the stored maps, `(h, w, channels)` each.
-
-        Returns:
-            Per image boxes `(cells, 4)`, xyxy in pixels of the network's input, not clipped, and
-            two columns `(cells,)` of logits of their intersection over union with an object: where
-            there may be none, and provided that one lies there. Level by level, and within it as
-            in `centres`.
-        """
-        return [self._predict(maps) for maps in images]
-
-    def _predict(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        # top-down, as a feature pyramid network; (1, width, h, w) each
-        stride32 = self.smooth[2](self.from_last(maps))
-        stride64 = self.smooth[3](stride32)
-        stride16 = self.smooth[1](self.from_16(maps) + F.interpolate(stride32, scale_factor=2))
-        stride8 = self.smooth[0](self.from_8(maps) + F.interpolate(stride16, scale_factor=2))
-        boxes, scores, point_scores = [], [], []
-        levels = (stride8, stride16, stride32, stride64)
-        for i, (stride, cells) in enumerate(zip(LEVELS, levels, strict=True)):
-            x = cells + self.levels[i][None, :, None, None]
-            prediction = self.predict(x + self.tower(x))[0].flatten(1).T  # (h * w, 6)
-            at = centres(cells.shape[2], cells.shape[3], stride, cells.device)
-            reach = F.softplus(prediction[:, :4]) * (2 * stride)
-            boxes.append(torch.cat([at - reach[:, :2], at + reach[:, 2:]], dim=1))
-            scores.append(prediction[:, 4])
-            point_scores.append(prediction[:, 5])
-        return torch.cat(boxes), torch.cat(scores), torch.cat(point_scores)
-
-
 class Projection(nn.Module):
     """Standardised channels of some maps of one size, to fewer: `(1, width, h, w)`."""
 
@@ -245,8 +171,12 @@ class Projection(nn.Module):
         self.factor.copy_(1 / torch.maximum(deviation, deviation.median() / 10).clamp_min(1e-6))
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        cells = torch.cat([maps[name] for name in self.names], dim=-1)  # (h, w, total)
-        return F.linear(cells, *self.on_raw_channels()).permute(2, 0, 1)[None]
+        return self.project({name: maps[name][None] for name in self.names})
+
+    def project(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """Maps of `B` images of one size, `(B, h, w, channels)`, to `(B, width, h, w)`."""
+        cells = torch.cat([maps[name] for name in self.names], dim=-1)  # (B, h, w, total)
+        return F.linear(cells, *self.on_raw_channels()).permute(0, 3, 1, 2)
 
     def on_raw_channels(self) -> tuple[Tensor, Tensor]:
         """The weight and bias that do the same to channels that are not standardised."""
@@ -308,13 +238,6 @@ def enlarged(boxes: Tensor, margin: float) -> Tensor:
     """Boxes grown by `margin` of their width and height on each side."""
     grow = (boxes[:, 2:] - boxes[:, :2]) * margin
     return torch.cat([boxes[:, :2] - grow, boxes[:, 2:] + grow], dim=1)
-
-
-def centres(rows: int, columns: int, stride: int, device: torch.device | str = "cpu") -> Tensor:
-    """Centres of the cells of one level, row by row, `(rows * columns, 2)` x and y."""
-    y = (torch.arange(rows, device=device) + 0.5) * stride
-    x = (torch.arange(columns, device=device) + 0.5) * stride
-    return torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)], 2).flatten(0, 1)
 
 
 def as_tensors(maps: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ times all classes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -29,6 +29,7 @@ from anyregion.data.annotations.annotations import Annotations
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.coco_eval import OUTSIDE_ALL, Detections, Kind, evaluate_class
 from anyregion.masks import RLE, mask_area, segmentation_to_rle
+from anyregion.regions import Boxes
 from anyregion.vocabulary import Progress
 
 Style: TypeAlias = Literal["coco", "lvis"]
@@ -128,6 +129,7 @@ def average_precision(
     kind: Kind = "box",
     images: NDArray[np.int64] | None = None,
     limit: int | None = None,
+    recalls: tuple[int, ...] | None = None,
     progress: Progress | None = None,
 ) -> PrecisionTable:
     """Compare detections with annotations.
@@ -138,6 +140,8 @@ def average_precision(
     Args:
         images: positions of the images that count; all unless given.
         limit: detections an image, over all classes; in LVIS 300, in COCO all, unless given.
+        recalls: the numbers of detections that recall is computed for, ascending; AP is at the
+            last. Unless given, COCO's or LVIS's.
         progress: called with (done, total) classes.
 
     Raises:
@@ -166,7 +170,7 @@ def average_precision(
     rank = _rank(annotations.image_ids)
     truth, answers = (replace(rows, images=rank[rows.images]) for rows in (truth, answers))
     sizes = annotations.sizes[np.argsort(rank)]
-    allowed = COCO_DETECTIONS if style == "coco" else (limit or LVIS_DETECTIONS,)
+    allowed = recalls or (COCO_DETECTIONS if style == "coco" else (limit or LVIS_DETECTIONS,))
     count = len(annotations.categories)
     precision = np.full((10, count, 4), np.nan)
     recall = np.full((10, count, 4, len(allowed)), np.nan)
@@ -184,6 +188,42 @@ def average_precision(
     return PrecisionTable(
         style, kind, precision, recall, allowed, tuple(annotations.categories.frequency)
     )
+
+
+def proposal_recall(
+    annotations: Annotations,
+    images: Sequence[int],
+    boxes: Sequence[Boxes],
+    scores: Sequence[NDArray[np.float64]],
+    limits: tuple[int, ...],
+) -> PrecisionTable:
+    """Precision and recall of proposals, all regions being of one class.
+
+    Args:
+        annotations: the regions; no others count as wrong than those that lie on none.
+        images: positions of the images that count, each once.
+        boxes, scores: of each of these, `(n, 4)` xyxy and `(n,)`.
+        limits: the numbers of proposals that recall is computed for, ascending.
+    """
+    truth = replace(
+        annotations,
+        categories=annotations.categories.take([0]),
+        labels=np.zeros_like(annotations.labels),
+        negatives=(),
+        not_exhaustive=(),
+    )
+    detections = Detections.join(
+        [
+            Detections(
+                np.full(len(b), image, dtype=np.int64),
+                np.zeros(len(b), dtype=np.int64),
+                np.asarray(s, dtype=np.float64),
+                np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),  # xywh
+            )
+            for image, b, s in zip(images, boxes, scores, strict=True)
+        ]
+    )
+    return average_precision(truth, detections, images=np.array(images), recalls=limits)
 
 
 def _truth(annotations: Annotations, style: Style, kind: Kind) -> Detections:

@@ -1,4 +1,4 @@
-"""Intersection over union: mean IoU of masks, and recall of boxes."""
+"""Intersection over union: mean IoU of masks, and how many boxes each thing has."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.masks import RLE, mask_iou
-from anyregion.proposals import box_iou
+from anyregion.proposals import box_iou, contained_share
 from anyregion.regions import Boxes
 
-AR_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""IoU thresholds that COCO's average recall (AR) is a mean over."""
+THING_IOU = 0.3
+"""A box that overlaps a thing by as much is one of that thing, if a poor one."""
+PART_SHARE = 0.9
+"""A box of which so much lies in a thing, and that is of no other thing, is a part of it."""
 
 
 def mask_ious(predicted: Sequence[RLE], true: Sequence[RLE]) -> NDArray[np.float64]:
@@ -26,20 +28,19 @@ def mean_iou(ious: NDArray[np.float64] | Sequence[float]) -> float:
     return float(np.mean(ious)) if len(ious) else float("nan")
 
 
-def count_matched(boxes: Boxes, true_boxes: Boxes, threshold: float) -> int:
-    """How many true boxes are recalled by proposals `(P, 4)`, best first, at an IoU threshold.
+def boxes_per_thing(boxes: Boxes, things: Boxes) -> NDArray[np.int64]:
+    """How many boxes `(P, 4)` are of each thing `(T, 4)`, `(T,)`.
 
-    Each proposal in turn takes the true box it overlaps most of those not yet taken, if by
-    `threshold` or more.
+    A box is of the thing that it overlaps most, by an IoU of `THING_IOU` or more; else of the
+    smallest thing that `PART_SHARE` of it lies in; else of none.
     """
-    # greedy, as COCO's evaluation matches; an optimal assignment would recall a little more
-    free = np.ones(len(true_boxes), dtype=bool)
-    for box in boxes:
-        if not free.any():
-            break
-        # (T,) of this proposal with every true box; those taken are out of reach
-        ious = np.where(free, box_iou(box[None], true_boxes)[0], -1.0)
-        best = int(np.argmax(ious))
-        if ious[best] >= threshold:
-            free[best] = False
-    return int((~free).sum())
+    if not len(boxes) or not len(things):
+        return np.zeros(len(things), dtype=np.int64)
+    ious, shares = box_iou(boxes, things), contained_share(boxes, things)  # (P, T)
+    areas = (things[:, 2:] - things[:, :2]).prod(axis=1)
+    around = np.where(shares >= PART_SHARE, areas, np.inf)
+    best, smallest = ious.argmax(axis=1), around.argmin(axis=1)
+    is_thing = ious.max(axis=1) >= THING_IOU
+    is_part = np.isfinite(around.min(axis=1))
+    owner = np.where(is_thing, best, smallest)[is_thing | is_part]
+    return np.bincount(owner, minlength=len(things))

@@ -22,6 +22,7 @@ from anyregion.evaluation.metrics.average_precision import (
     true_masks,
 )
 from anyregion.evaluation.metrics.coco_eval import Detections, Kind
+from anyregion.evaluation.metrics.overlap import boxes_per_thing
 from anyregion.evaluation.regions.coco_results import from_predictions, read_results, to_results
 from anyregion.evaluation.regions.inputs import (
     EmptyEvaluationError,
@@ -34,7 +35,7 @@ from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categ
 from anyregion.files import write_json, writing
 from anyregion.io.regions import ImageEntry
 from anyregion.predictions import Predictions
-from anyregion.proposals import RegionProposer
+from anyregion.proposals import DuplicateOptions, RegionProposer
 from anyregion.recognizer import Recognizer
 from anyregion.runs.pipeline import (
     ProposedRegions,
@@ -75,6 +76,21 @@ class SplitPrecision:
 
 
 @dataclass(frozen=True)
+class RegionsPerThing:
+    """How found regions lie on the annotated things, whatever they are named.
+
+    Attributes:
+        duplicates: regions that were left out for a better one of the same name.
+        at_most_one: fraction of the things with one region or none (see `boxes_per_thing`).
+        once: of the things with any region the fraction with exactly one.
+    """
+
+    duplicates: int
+    at_most_one: float
+    once: float | None
+
+
+@dataclass(frozen=True)
 class DetectionReport:
     """AP of named regions. All figures are fractions from 0 to 1, None where nothing is to average.
 
@@ -92,6 +108,7 @@ class DetectionReport:
         seconds: of naming, without loading the model or encoding the names.
         judging_seconds: of comparing with the annotations.
         set_aside: what could not be used.
+        things: of found regions, how they lie on the annotated things; else None.
     """
 
     style: Style
@@ -107,6 +124,7 @@ class DetectionReport:
     seconds: float
     judging_seconds: float
     set_aside: tuple[SetAside, ...]
+    things: RegionsPerThing | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -176,7 +194,9 @@ def evaluate_detection(
     # all that can be wrong with the files was found out: now the slow part begins
     recognizer = loaded(recognizer)
     proposer = None if isinstance(regions, (str, Path)) else regions
+    duplicates: DuplicateOptions | None = DuplicateOptions()
     if isinstance(proposer, ProposedRegions):
+        duplicates = proposer.duplicates
         proposer = proposer.load(recognizer)
     track = options.track
     encoding = track("reading the vocabulary", "names")
@@ -191,13 +211,16 @@ def evaluate_detection(
     # images that were looked at, also those without a region: what they lack is missed
     counted: list[int] = []
     parts: list[Detections] = []
-    correct = count = 0
+    correct = count = left_out = 0
+    per_thing: list[NDArray[np.int64]] = []
     started = time.perf_counter()
     naming = RecognizeOptions(top_k=min(len(names.names), pairs), score=options.score, masks=masks)
     for batch in run_pipeline(
         samples,
         recognizer.encoder,
-        RegionNamer(recognizer, encoded, naming, use_masks=options.use_masks),
+        RegionNamer(
+            recognizer, encoded, naming, use_masks=options.use_masks, duplicates=duplicates
+        ),
         proposer=proposer,
         batch_size=options.batch_size,
         progress=track("naming regions", "images"),
@@ -208,6 +231,8 @@ def evaluate_detection(
             count += len(predictions)
             correct += _correct(predictions, names.positions) if own_regions else 0
             image = position[str(item.sample.key)]
+            left_out += len(item.regions) - len(np.unique(predictions.rows))
+            per_thing.append(boxes_per_thing(predictions.boxes, truth.boxes[truth.rows(image)]))
             parts.append(from_predictions(image, predictions, labels_of, pairs=pairs, masks=masks))
     seconds = time.perf_counter() - started
     if not counted:
@@ -227,6 +252,7 @@ def evaluate_detection(
         names=len(names.names),
         seconds=seconds,
         set_aside=tuple(set_aside),
+        things=None if proposer is None else _per_thing(per_thing, left_out),
     )
 
 
@@ -265,6 +291,15 @@ def evaluate_results(
         unseen=ids, progress=progress,
     )  # fmt: skip
     return replace(report, names=len(truth.categories), set_aside=tuple(set_aside))
+
+
+def _per_thing(counts: list[NDArray[np.int64]], duplicates: int) -> RegionsPerThing | None:
+    joined = np.concatenate([np.zeros(0, dtype=np.int64), *counts])  # (T,) regions of each thing
+    if not len(joined):
+        return None
+    boxed = joined[joined > 0]
+    once = float((boxed == 1).mean()) if len(boxed) else None
+    return RegionsPerThing(duplicates, float((joined <= 1).mean()), once)
 
 
 def _names(truth: Annotations) -> dict[int, str]:

@@ -18,10 +18,11 @@ import torch
 
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.mask_head import AT_ONCE, MaskHead
-from anyregion.compact.proposal_head import ProposalHead
+from anyregion.compact.proposal_head import OUTPUTS, ProposalHead, ProposalOptions
 from anyregion.compact.training.export import MaskGraph, ProposalGraph, TorchSession, rounded
 from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
-from anyregion.compact.training.modules import MaskHeadConfig, ProposalHeadConfig
+from anyregion.compact.training.modules import MaskHeadConfig
+from anyregion.compact.training.proposal_module import ProposalHeadConfig
 from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
 from anyregion.masks import mask_area, mask_box
 from anyregion.torch_utils.weights import read_state_dict
@@ -85,10 +86,12 @@ def test_the_proposal_graph_equals_torch(proposals: tuple[ProposalTask, Path]) -
     graph, head = session(folder / "finder.onnx"), TorchSession(ProposalGraph(rounded(task.module)))
     for rows, columns, _ in SIZES:
         feed = some_maps(rows, columns)
-        names = ["boxes", "scores", "point_scores"]
-        arrays, expected = graph.run(names, feed), head.run(names, feed)
-        np.testing.assert_allclose(arrays[0], expected[0], rtol=1e-5, atol=1e-4)
-        np.testing.assert_allclose(arrays[1:], expected[1:], rtol=0, atol=1e-4)
+        arrays, expected = graph.run(list(OUTPUTS), feed), head.run(list(OUTPUTS), feed)
+        for name, array, values in zip(OUTPUTS, arrays, expected, strict=True):
+            assert array.shape == values.shape
+            # a pixel of the network's input, or a score
+            tolerance = 1e-3 if "boxes" in name else 1e-4
+            np.testing.assert_allclose(array, values, rtol=1e-5, atol=tolerance)
 
 
 def test_graphs_hold_half_precision_and_no_trace_of_where_they_were_made(
@@ -99,7 +102,7 @@ def test_graphs_hold_half_precision_and_no_trace_of_where_they_were_made(
         (proposals[0], proposals[1] / "finder.onnx"),
     ):
         weights = sum(p.numel() for p in task.module.parameters())
-        assert path.stat().st_size < 2 * weights + 100_000  # nodes and places
+        assert path.stat().st_size < 2 * weights + 130_000  # nodes and places
         assert b".py" not in path.read_bytes()
     stored = read_state_dict(masks[1] / "mask_head.safetensors")
     assert set(stored) == set(masks[0].module.state_dict())
@@ -134,7 +137,7 @@ def test_the_proposal_head_proposes_and_boxes_points(proposals: tuple[ProposalTa
     features = toy_maps(pixels)  # the frame has twice its size
     maps = {n: features[n].astype(np.float32) for n in CHANNELS}
     pyramid = FeaturePyramid(maps, (48.0, 64.0), (48, 64))
-    boxes, scores = head.propose(pyramid, limit=7)
+    boxes, scores = head.propose(pyramid, ProposalOptions(limit=7, min_score=0.0))
     assert len(boxes) == len(scores) <= 7
     assert (np.diff(scores) <= 0).all()
     assert (boxes >= 0).all()
