@@ -20,8 +20,8 @@ def test_python(capsys: pytest.CaptureFixture[str]) -> None:
     assert [r["id"] for r in names["records"]] == ["cup", "spoon"][: len(names["best"])]
     first, *per_region, last = capsys.readouterr().out.splitlines()
     assert first.startswith("2 cup [325.")
-    assert [line.split()[:2] for line in per_region] == [["cup", "cup"], ["spoon", "cup"]]
-    assert last == "['cup', 'cup'] Apache-2.0"
+    assert [line.split()[:2] for line in per_region] == [["cup", "cup"], ["spoon", "spoon"]]
+    assert last == "['cup', 'spoon'] Apache-2.0"
 
 
 def test_exemplars() -> None:

@@ -39,8 +39,8 @@ def test_the_python_of_readme(
     names, values = run_block(block)
     (predictions,) = (v for v in names.values() if isinstance(v, Predictions))
     # the cup fills the first box; the second holds its right half with the spoon before it
-    assert predictions.labels == ["cup", "cup"]
-    assert capsys.readouterr().out.startswith("['cup', 'cup'] [0.")
+    assert predictions.labels == ["cup", "spoon"]
+    assert capsys.readouterr().out.startswith("['cup', 'spoon'] [0.")
     (picture,) = (v for v in values if isinstance(v, Image.Image))
     photograph = Image.open("examples/coffee.jpg")
     assert picture.width / picture.height == pytest.approx(photograph.width / photograph.height)
