@@ -42,6 +42,7 @@ COMMANDS = {
     "train": "train RegionSpot's module, or the built-in model's",
     "pretrain": "learn a backbone from images without labels (R2O)",
     "data check": "what is wrong with annotated images",
+    "data suspects": "regions whose names are probably wrong",
     "convert": "a published RegionSpot checkpoint to safetensors",
     "export": "a backbone for torchvision, timm, Hugging Face or detectron2",
     "models": "models and vocabularies, and which are here",

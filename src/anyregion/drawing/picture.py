@@ -120,7 +120,7 @@ def draw(
         mask: RLE | None = records[i].get("mask")
         anchor = None if mask is None else _draw_mask(picture, mask, colours[i], line, scale)
         if anchor is None:
-            _draw_box(picture, boxes[i], colours[i], line)
+            draw_box(picture, boxes[i], colours[i], line)
         else:
             anchors[i] = anchor
     for i in large_first:
@@ -143,7 +143,7 @@ def draw(
 
 def _best_scored(records: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> set[int]:
     """The regions whose labels a picture has room for: all, unless there are hundreds."""
-    number = _measure(str(len(records)), _letters(size)[1])
+    number = measure_label(str(len(records)), _letters(size)[1])
     room = int(_MOST_NUMBERED * size[0] * size[1] / (number.width * number.height))
     if len(records) <= room:
         return set(range(len(records)))
@@ -170,7 +170,7 @@ def name_colour(name: str) -> Colour:
     return int(code[:2], 16), int(code[2:4], 16), int(code[4:], 16)
 
 
-def _draw_box(picture: Image.Image, box: NDArray[np.float64], colour: Colour, line: int) -> None:
+def draw_box(picture: Image.Image, box: NDArray[np.float64], colour: Colour, line: int) -> None:
     """An outline within the box, between shadows that set it off from any ground."""
     x0, y0, x1, y1 = (round(float(v)) for v in box)
     x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
@@ -247,7 +247,7 @@ def _draw_points(
 
 
 @dataclass(frozen=True)
-class _Label:
+class Label:
     """A measured line of text on a ground of its own.
 
     Attributes:
@@ -274,9 +274,9 @@ def _draw_labels(
     """
     width, height = picture.size
     base, small = _letters(picture.size)
-    texts = {i: _shorten(names[i], scores[i], small, 0.45 * width) for i in order}
+    texts = {i: shorten(names[i], scores[i], small, 0.45 * width) for i in order}
     labels = {
-        letters: {i: _measure(text, letters) for i, text in texts.items()}
+        letters: {i: measure_label(text, letters) for i, text in texts.items()}
         for letters in (base, small)
     }
     share = {
@@ -284,17 +284,17 @@ def _draw_labels(
         for letters, row in labels.items()
     }
     first = 3 if share[small] > 0.4 else 1 if share[base] > 0.3 else 0
-    placed: list[tuple[int, _Label, Placement]] = []
+    placed: list[tuple[int, Label, Placement]] = []
     numbered: dict[int, bool] = {}
     for row, i in enumerate(order):
-        number = _measure(str(i + 1), small)
+        number = measure_label(str(i + 1), small)
         ladder = [  # label, how far from its region it may stand, highest cost of its spot
             (labels[base][i], 0.0, 0.3),
             (labels[small][i], 0.0, 0.35),
             (labels[small][i], 4.0 * small, 0.45),
             (number, 0.0, 0.7),
             (number, 6.0 * small, 1.0),
-            (_measure(str(i + 1), 10), 20.0 * small, 4.0),
+            (measure_label(str(i + 1), 10), 20.0 * small, 4.0),
         ]
         for label, reach, limit in ladder[first:]:
             placement = layout.place(row, label.width, label.height, limit=limit, reach=reach)
@@ -310,11 +310,11 @@ def _draw_labels(
             pen.line(placement.leader, fill=(0, 0, 0), width=3)
             pen.line(placement.leader, fill=name_colour(names[i]), width=1)
     for i, label, placement in placed:
-        _draw_label(pen, label, round(placement.x), round(placement.y), name_colour(names[i]))
+        draw_label(pen, label, round(placement.x), round(placement.y), name_colour(names[i]))
     return numbered
 
 
-def _shorten(name: str, score: str, letters: int, room: float) -> str:
+def shorten(name: str, score: str, letters: int, room: float) -> str:
     """Name and score, the name cut so that both fit into `room` pixels."""
     text = name + score
     while len(name) > 4 and _font_for(text, letters).getlength(text) > room:
@@ -323,16 +323,14 @@ def _shorten(name: str, score: str, letters: int, room: float) -> str:
     return text
 
 
-def _measure(text: str, letters: int) -> _Label:
+def measure_label(text: str, letters: int) -> Label:
     """A line of text in letters of a size, in pixels."""
     font = _font_for(text, letters)
     _, top, right, bottom = font.getbbox(text)
     _, usual_top, _, usual_bottom = font.getbbox("Ay")
     top, bottom = int(min(top, usual_top)), int(np.ceil(max(bottom, usual_bottom)))
     x, y = max(2, letters // 4), max(1, letters // 7)
-    return _Label(
-        text, font, int(np.ceil(right)) + 2 * x, bottom - top + 2 * y, offset=(x, y - top)
-    )
+    return Label(text, font, int(np.ceil(right)) + 2 * x, bottom - top + 2 * y, offset=(x, y - top))
 
 
 @lru_cache(maxsize=4096)
@@ -359,7 +357,7 @@ def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
         return None
 
 
-def _draw_label(pen: ImageDraw.ImageDraw, label: _Label, x: int, y: int, ground: Colour) -> None:
+def draw_label(pen: ImageDraw.ImageDraw, label: Label, x: int, y: int, ground: Colour) -> None:
     """Text on a rounded ground, black or white, whichever contrasts more (WCAG 2)."""
     corner = (x + label.width - 1, y + label.height - 1)
     pen.rounded_rectangle((x, y, *corner), max(1, label.height // 6), fill=ground)
@@ -382,14 +380,14 @@ def _with_legend(
     cells: list[tuple[str, Colour | None]] = []  # a name on its colour, else numbers on white
     for name in sorted(groups, key=str.casefold):
         shown = [i for i in groups[name] if numbered[i]]
-        cells.append((_shorten(name, "", letters, 0.6 * width), name_colour(name)))
+        cells.append((shorten(name, "", letters, 0.6 * width), name_colour(name)))
         cells.extend((f"{i + 1}:{scores[i]}" if scores[i] else f"{i + 1}", None) for i in shown)
         if rest := len(groups[name]) - len(shown):
             cells.append((f"{'and ' if shown else ''}{rest} without a number", None))
     x, y, row = margin, margin, round(1.7 * letters)
-    placed: list[tuple[_Label, int, int, Colour]] = []
+    placed: list[tuple[Label, int, int, Colour]] = []
     for text, colour in cells:
-        label = _measure(text, letters)
+        label = measure_label(text, letters)
         x += margin if colour is not None and x > margin else 0
         if x + label.width > width - margin:
             x, y = margin, y + row
@@ -399,5 +397,5 @@ def _with_legend(
     sheet.paste(picture)
     pen = ImageDraw.Draw(sheet)
     for label, left, top, ground in placed:
-        _draw_label(pen, label, left, top, ground)
+        draw_label(pen, label, left, top, ground)
     return sheet

@@ -83,10 +83,7 @@ def teach_images(
     if not file.categories:
         raise InputError(f"{corrections}: no categories, so nothing says what its regions are")
     if names is None:
-        listed = {i: n for i, n in file.categories.items() if name_key(n) != _NONE}
-        if not listed:
-            raise InputError(f"{corrections}: its only category is none of these: give names")
-        names = Vocabulary.from_names(list(listed.values()), ids=list(listed))
+        names = file_names(file, corrections)
     teacher = Teacher(recognizer if isinstance(recognizer, Recognizer) else recognizer(), names)
     started = time.perf_counter()
     set_aside = list(file.set_aside)
@@ -117,7 +114,7 @@ def teach_images(
     encoder, added, read = teacher.recognizer.encoder, 0, 0
 
     def embed(encoded: Sequence[Any], items: Sequence[ReadSample]) -> list[RegionEmbeddings]:
-        regions = [_prompts(item.regions, masks=use_masks) for item in items]
+        regions = [prompts(item.regions, masks=use_masks) for item in items]
         return encoder.embed_regions(encoded, regions, features=True)
 
     for batch in run_pipeline(
@@ -129,7 +126,7 @@ def teach_images(
             entry = file.images[str(item.sample.key)]
             digest = image_digest(item.sample.image).hex()
             record = CorrectedImage(str(entry.file_name), digest, item.size)
-            regions = _prompts(item.regions, masks=use_masks)
+            regions = prompts(item.regions, masks=use_masks)
             count = len(teacher)
             teacher.add_embedded(record, regions, embedded, _labels(regions, file))
             added += len(teacher) - count
@@ -150,6 +147,18 @@ def teach_images(
 
 
 _NONE = name_key(NONE_OF_THESE)
+
+
+def file_names(file: RegionFile, path: str | Path) -> Vocabulary:
+    """The categories of a file of corrections as names, but for "none of these".
+
+    Raises:
+        InputError: it names nothing; `path` is what messages call it.
+    """
+    listed = {i: n for i, n in file.categories.items() if name_key(n) != _NONE}
+    if not listed:
+        raise InputError(f"{path}: its only category is none of these: give names")
+    return Vocabulary.from_names(list(listed.values()), ids=list(listed))
 
 
 def _named(entry: ImageEntry, file: RegionFile, set_aside: list[SetAside]) -> ImageEntry:
@@ -185,7 +194,8 @@ def _corrected_image(
     return same[0] if name and len(same) == 1 else None
 
 
-def _prompts(regions: Regions, *, masks: bool) -> Regions:
+def prompts(regions: Regions, *, masks: bool) -> Regions:
+    """The regions as they are shown to the model: with their masks, or without."""
     return regions if masks else replace(regions, masks=(None,) * len(regions))
 
 
