@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load
 
 from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import DecodedMasks, pool
@@ -20,6 +21,7 @@ from anyregion.compact.assets import (
     CALIBRATION,
     CONSE,
     IMAGE_ENCODER,
+    KEPT_REGIONS,
     MASK_HEAD,
     PROPOSAL_HEAD,
     REGION_HEAD,
@@ -29,7 +31,13 @@ from anyregion.compact.assets import (
 )
 from anyregion.compact.confidence import SHARPNESS, Confidence, answer_features
 from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, WIDTH, load_conse
-from anyregion.compact.image_encoder import ALL_MAPS, LONG_SIDE, FeaturePyramid, ImageEncoder
+from anyregion.compact.image_encoder import (
+    ALL_MAPS,
+    CHANNELS,
+    LONG_SIDE,
+    FeaturePyramid,
+    ImageEncoder,
+)
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.proposal_head import ProposalHead, ProposalOptions
 from anyregion.compact.region_head import (
@@ -170,6 +178,24 @@ class CompactEncoder:
         files = (IMAGE_ENCODER, CONSE, PROPOSAL_HEAD, MASK_HEAD)
         parts = (LONG_SIDE, model.region_head.digest, self.logit_scale, self.logit_bias)
         self.fingerprint = _fingerprint(files, *parts, self.text.fingerprint)
+
+    @cached_property
+    def everyday(self) -> RegionEmbeddings | None:
+        """Regions of everyday photographs with their features, which `teaching` tells others from.
+
+        Those that trainings keep (docs/compact.md); None of a head that was trained since, whose
+        answers to them are not known. Where they lie is not kept: their boxes are the whole image.
+        """
+        if self.model.folder is not None:
+            return None
+        kept = load(read_asset(KEPT_REGIONS))
+        pooled, answers = (kept[name].astype(np.float32) for name in ("pooled", "answers"))
+        conse = self.conse.project(pooled[:, -CHANNELS["last"] :])  # (R, 384)
+        return RegionEmbeddings(
+            answers,
+            boxes=np.tile([0.0, 0.0, 1.0, 1.0], (len(pooled), 1)),
+            features={"pooled": pooled, "conse": conse, "head": answers},
+        )
 
     def save_pretrained(
         self,

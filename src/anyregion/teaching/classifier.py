@@ -17,7 +17,7 @@ from anyregion.region_encoder import (
     word_logits,
 )
 from anyregion.scoring import Score
-from anyregion.teaching.familiarity import Familiarity
+from anyregion.teaching.familiarity import Familiarity, fit_likeness
 from anyregion.teaching.features import Layout, feature_rows, likeness
 from anyregion.teaching.mixing import Mixing, fit_mixing
 from anyregion.teaching.ridge import by_image, fit_ridge
@@ -76,8 +76,12 @@ class TaughtClassifier:
     @property
     def digest(self) -> str:
         """See `RegionClassifier`."""
-        digest = hashlib.sha256(repr((self.layout, self.familiarity, self.mixing)).encode())
-        for values in (self.weights, self.shown, self.counts, self.landmarks, self.thresholds):
+        near = self.familiarity
+        digest = hashlib.sha256(
+            repr((self.layout, self.mixing, near.threshold, near.unit)).encode()
+        )
+        arrays = (self.weights, self.shown, self.counts, self.landmarks, near.direction)
+        for values in (*arrays, self.thresholds):
             digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
@@ -101,14 +105,16 @@ class TaughtClassifier:
         names = len(matrix)
         learnt = np.zeros((len(features.rows), names + 1))
         learnt[:, self.shown] = features.rows @ self.weights
-        kernel = features.rows @ self.landmarks.T  # (M, m)
-        alike = likeness(kernel, features.rows, self.landmarks, self.layout)
+        if self.familiarity.direction is not None:
+            alike = features.rows @ self.familiarity.direction  # (M,)
+        else:
+            kernel = features.rows @ self.landmarks.T  # (M, m)
+            alike = likeness(kernel, features.rows, self.landmarks, self.layout).max(axis=1)
         probabilities = mix(
             learnt,
-            word_logits(encoder, embedded.embeddings, matrix),
             word_probabilities(encoder, embedded.embeddings, matrix),
             np.broadcast_to(self.counts, (len(learnt), names)),
-            self.familiarity.of(alike.max(axis=1, initial=-np.inf).astype(np.float64)),
+            self.familiarity.of(alike),
             self.mixing,
         )
         refused = probabilities[:, names] > probabilities[:, :names].max(axis=1, initial=0)
@@ -141,8 +147,9 @@ def learn(
     landmarks: Labels,
     labels: Labels,
     images: Labels,
-    words: tuple[Doubles, Doubles],
+    words: Doubles,
     penalty: float,
+    line: tuple[Familiarity, Doubles] | None = None,
 ) -> tuple[TaughtClassifier, LeftOut]:
     """Fit a classifier to corrections.
 
@@ -153,11 +160,12 @@ def learn(
         landmarks: `(m,)`, which regions are the landmarks.
         labels: `(n,)`, the right name; C for "none of these".
         images: `(n,)`, the image of each region.
-        words: of the regions `(n, C)` the words' logits, and `(n, C + 1)` the words' probabilities.
+        words: `(n, C + 1)`, the words' probabilities.
         penalty: of the ridge.
+        line: how familiar regions are, and the score `(n,)` of each by a fit without its image;
+            None to go by how alike they look.
     """
-    logits, by_words = words
-    names = logits.shape[1]
+    names = words.shape[1] - 1
     shown, classes = np.unique(labels, return_inverse=True)
     groups = by_image(images)
     fit = fit_ridge(kernel, landmarks, classes, groups, len(shown), penalty)
@@ -168,12 +176,14 @@ def learn(
     others = np.tile(counts.astype(np.float64), (len(labels), 1))
     for group in groups:
         others[group] -= np.bincount(labels[group], minlength=names + 1)[:names]
-    alike = likeness(kernel, rows, rows[landmarks], layout)  # (n, m)
-    alike[images[:, None] == images[landmarks]] = -np.inf
-    nearest = alike.max(axis=1).astype(np.float64)  # (n,)
-    familiarity = Familiarity.fit(nearest)
-    mixing = fit_mixing(learnt, logits, others, labels)
-    probabilities = mix(learnt, logits, by_words, others, familiarity.of(nearest), mixing)
+    if line is None:
+        alike = likeness(kernel, rows, rows[landmarks], layout)  # (n, m)
+        alike[images[:, None] == images[landmarks]] = -np.inf
+        nearest = alike.max(axis=1)  # (n,)
+        line = fit_likeness(nearest), nearest.astype(np.float64)
+    familiarity, scores = line
+    mixing = fit_mixing(learnt, words[:, :names], others, labels)
+    probabilities = mix(learnt, words, others, familiarity.of(scores), mixing)
     classifier = TaughtClassifier(
         layout=layout,
         weights=rows[landmarks].T @ fit.coefficients.astype(np.float32),
@@ -190,7 +200,6 @@ def learn(
 def mix(
     learnt: Doubles,
     words: Doubles,
-    by_words: Doubles,
     counts: Doubles,
     familiar: Doubles,
     mixing: Mixing,
@@ -200,14 +209,14 @@ def mix(
     As far as a region is familiar, what was learnt answers with the words' help; else words alone.
 
     Args:
-        learnt, words, counts: see `fit_mixing`.
-        by_words: `(M, C + 1)`, the words' own probabilities.
+        learnt, counts: see `fit_mixing`.
+        words: `(M, C + 1)`, the words' own probabilities (`word_probabilities`).
         familiar: `(M,)`.
         mixing: the coefficients.
     """
-    taught = mixing.probabilities(learnt, words, counts)
+    taught = mixing.probabilities(learnt, words[:, :-1], counts)
     share = familiar[:, None]
-    return np.asarray(share * taught + (1 - share) * by_words)
+    return np.asarray(share * taught + (1 - share) * words)
 
 
 def word_probabilities(encoder: RegionEncoder, embeddings: Floats, matrix: Floats) -> Doubles:

@@ -65,6 +65,14 @@ def feature_rows(embedded: RegionEmbeddings, size: tuple[int, int]) -> FeatureRo
     return FeatureRows(np.concatenate(parts, axis=1), layout)
 
 
+def without_place(rows: Floats, layout: Layout) -> Floats:
+    """Rows `(M, F)` that say nothing of where their regions lie."""
+    widths = dict(layout)
+    changed = rows.copy()
+    changed[:, -(widths[PLACE] + widths[INTERCEPT]) : -widths[INTERCEPT]] = 0
+    return changed
+
+
 def likeness(kernel: Floats, rows: Floats, landmarks: Floats, layout: Layout) -> Floats:
     """How alike regions look, wherever they lie, `(M, m)` from -1 to 1.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from anyregion.exemplars import all_names
 from anyregion.images import ImageLike, image_digest, read_image, size_of
 from anyregion.model_card import ModelCard
 from anyregion.recognizer import Recognizer
-from anyregion.region_encoder import RegionEmbeddings, word_logits
+from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.teaching.classifier import LeftOut, TaughtClassifier, learn, word_probabilities
 from anyregion.teaching.corrections import (
@@ -22,6 +23,7 @@ from anyregion.teaching.corrections import (
     Corrections,
     region_keys,
 )
+from anyregion.teaching.familiarity import FITTED_TO, Familiarity, fit_line
 from anyregion.teaching.features import feature_rows
 from anyregion.teaching.kernel import KernelColumns
 from anyregion.teaching.ridge import (
@@ -35,6 +37,7 @@ from anyregion.tiles import untiled
 from anyregion.vocabulary import EncodedVocabulary, Floats, Vocabulary, name_key
 
 Labels = NDArray[np.int64]
+Doubles = NDArray[np.float64]
 
 
 class Teacher:
@@ -63,11 +66,12 @@ class Teacher:
         self.corrections: Corrections | None = None
         self.card = ModelCard()
         self._kernel: KernelColumns | None = None
-        # the words of every correction: their logits and probabilities, and whose words these are
-        self._words: tuple[EncodedVocabulary, NDArray[np.float64], NDArray[np.float64]] | None
-        self._words = None
+        # what words say of every correction, and whose words these are
+        self._words: tuple[EncodedVocabulary, Doubles] | None = None
         # the penalty, and the labels and images that it was chosen by
         self._penalty: tuple[bytes, float] | None = None
+        # how familiar regions are, and what that was fitted to
+        self._line: tuple[bytes, Familiarity, Doubles] | None = None
         self._taught: TaughtVocabulary | None = None
         if isinstance(names, TaughtVocabulary):
             recognizer.encode_vocabulary(names)  # raises where another model saw the corrections
@@ -263,24 +267,20 @@ class Teacher:
             corrections.image_of,
             self._by_words(encoded, corrections),
             self._chosen_penalty(labels, corrections.image_of),
+            self._familiarity(corrections),
         )
 
-    def _by_words(
-        self, encoded: EncodedVocabulary, corrections: Corrections
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _by_words(self, encoded: EncodedVocabulary, corrections: Corrections) -> Doubles:
         """What words say of every correction; of those that were asked before, as it was."""
-        start, parts = 0, []
+        parts: list[Doubles] = []
         if self._words is not None and self._words[0] is encoded:
-            start = len(self._words[1])
-            parts.append(self._words[1:])
+            parts.append(self._words[1])
+        start = sum(map(len, parts))
         if start < len(corrections):
-            encoder = self.recognizer.encoder
             new: Floats = corrections.embeddings[start:].astype(np.float32)
-            logits = word_logits(encoder, new, encoded.matrix)
-            parts.append((logits, word_probabilities(encoder, new, encoded.matrix)))
-        logits, probabilities = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
-        self._words = (encoded, logits, probabilities)
-        return logits, probabilities
+            parts.append(word_probabilities(self.recognizer.encoder, new, encoded.matrix))
+        self._words = (encoded, np.concatenate(parts))
+        return self._words[1]
 
     def _chosen_penalty(self, labels: Labels, images: Labels) -> float:
         assert self._kernel is not None
@@ -300,6 +300,24 @@ class Teacher:
             )
             self._penalty = (key, penalty)
         return self._penalty[1]
+
+    def _familiarity(self, corrections: Corrections) -> tuple[Familiarity, Doubles] | None:
+        """By the encoder's everyday regions, where it has any."""
+        everyday = getattr(untiled(self.recognizer.encoder), "everyday", None)
+        if everyday is None or self._kernel is None:
+            return None
+        count = penalty_regions(len(corrections), FITTED_TO)
+        rows, images = self._kernel.rows, corrections.image_of[:count]
+        content = images.tobytes() + corrections.rows[:count].tobytes()
+        key = hashlib.sha256(content).digest()
+        if self._line is None or self._line[0] != key:
+            # their place is not looked at
+            others = feature_rows(everyday, (1, 1)).rows
+            line = fit_line(rows[:count], images, corrections.layout, others)
+            self._line = (key, *line)
+        _, familiarity, scores = self._line
+        assert familiarity.direction is not None
+        return familiarity, np.concatenate([scores, rows[count:] @ familiarity.direction])
 
     def _positions(self, labels: Sequence[str | None]) -> Labels:
         """Positions of names, -1 for none of these; names that are new join the others."""

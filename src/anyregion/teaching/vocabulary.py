@@ -94,7 +94,7 @@ class TaughtVocabulary(EncodedVocabulary):
                 "images": [astuple(image) for image in corrections.images],
                 "ids_of_regions": corrections.ids,
                 "keys_of_regions": corrections.keys,
-                "familiarity": asdict(classifier.familiarity),
+                "familiarity": [classifier.familiarity.threshold, classifier.familiarity.unit],
                 "mixing": asdict(classifier.mixing),
             }
             tensors |= {
@@ -109,6 +109,8 @@ class TaughtVocabulary(EncodedVocabulary):
                 "landmarks": classifier.landmark_rows,
                 "left_out": self.left_out.probabilities,
             }
+            if classifier.familiarity.direction is not None:
+                tensors["familiar"] = classifier.familiarity.direction
         tensors = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
         text = json.dumps(metadata | {"sha256": _digest(metadata, tensors)})
         with writing(Path(path)), atomic_path(Path(path), private=private) as temporary:
@@ -176,6 +178,8 @@ class TaughtVocabulary(EncodedVocabulary):
             ids=tuple(metadata["ids_of_regions"]),
             keys=tuple(metadata["keys_of_regions"]),
         )
+        threshold, unit = map(float, metadata["familiarity"])
+        familiarity = Familiarity(threshold, unit, tensors.get("familiar"))
         classifier = TaughtClassifier(
             layout=corrections.layout,
             weights=tensors["weights"],
@@ -183,7 +187,7 @@ class TaughtVocabulary(EncodedVocabulary):
             counts=np.array(metadata["counts"], dtype=np.int64),
             landmark_rows=tensors["landmarks"],
             landmarks=corrections.rows[tensors["landmarks"]].astype(np.float32),
-            familiarity=Familiarity(**metadata["familiarity"]),
+            familiarity=familiarity,
             mixing=Mixing(**metadata["mixing"]),
         )
         return replace(

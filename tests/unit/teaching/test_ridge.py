@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anyregion.teaching.familiarity import Familiarity
+from anyregion.teaching.familiarity import fit_likeness, fit_line
 from anyregion.teaching.kernel import KernelColumns
 from anyregion.teaching.mixing import PRECISION, PRIOR, Mixing, fit_logits, fit_mixing
 from anyregion.teaching.ridge import (
@@ -103,13 +103,13 @@ def test_coefficients_follow_the_data_and_without_any_the_prior() -> None:
     # a tenth of the answers is wrong
     wrong = random.permutation(300)[:30]
     learnt[wrong] = np.roll(learnt[wrong][:, :3], 1, axis=1)[:, [0, 1, 2, 2]] * [1, 1, 1, 0]
-    counts, words = np.full((300, 3), 50.0), np.zeros((300, 3))
+    counts, words = np.full((300, 3), 50.0), np.full((300, 3), 1 / 3)
     mixing = fit_mixing(learnt, words, counts, labels)
     probabilities = mixing.probabilities(learnt, words, counts)
     assert probabilities.sum(axis=1) == pytest.approx(1)
     # as sure as it is right
     assert probabilities[:, :3].max(axis=1).mean() == pytest.approx(0.9, abs=0.02)
-    empty = np.zeros((0, 4, 4))
+    empty = np.zeros((0, 4, 5))
     prior = np.array(PRIOR)
     unmoved = fit_logits(empty, np.zeros(0, dtype=np.int64), prior, np.array(PRECISION))
     np.testing.assert_allclose(unmoved, prior)
@@ -132,24 +132,52 @@ def test_the_steps_end_where_the_gradient_is_zero() -> None:
 
 
 def test_words_lose_weight_with_examples() -> None:
-    mixing = Mixing(learnt=0, words=1, unshown=0, none=0)
-    words = np.array([[2.0, 0.0]])
+    mixing = Mixing(learnt=0, fading=1, words=0, unshown=0, none=-20)
+    words = np.array([[0.8, 0.2]])
     few, many = (
         mixing.probabilities(np.zeros((1, 3)), words, np.full((1, 2), c)) for c in (0.0, 100.0)
     )
-    assert few[0, 0] > 0.6
-    assert many[0, 0] == pytest.approx(1 / 3, abs=0.02)
+    assert few[0, 0] == pytest.approx(0.8, abs=0.01)
+    assert many[0, 0] == pytest.approx(0.5, abs=0.02)
 
 
 def test_familiar_is_what_looks_like_corrections() -> None:
-    fitted = Familiarity.fit(np.random.default_rng(0).normal(0.7, 0.05, 500))
-    assert fitted.mean == pytest.approx(0.7, abs=0.01)
+    fitted = fit_likeness(np.random.default_rng(0).normal(0.7, 0.05, 500))
     familiar = fitted.of(np.array([0.75, 0.6, 0.3, -np.inf]))
     assert (np.diff(familiar) <= 0).all()
     assert familiar[0] > 0.99
     assert familiar[2] < 0.01
-    # a single image says nothing of others
-    alone = Familiarity.fit(np.array([-np.inf]))
-    assert (alone.mean, alone.deviation) == (
-        pytest.approx(Familiarity().mean), pytest.approx(Familiarity().deviation),
-    )  # fmt: skip
+    # a single image says nothing of others: what is known before any correction
+    alone = fit_likeness(np.array([-np.inf]))
+    assert alone.of(np.array([0.65]))[0] > 0.99 > 0.5 > alone.of(np.array([0.2]))[0]
+
+
+def row_set(centre: int, count: int, seed: int) -> np.ndarray:
+    """Rows around one of the axes: 20 numbers of looks, two of place, the intercept."""
+    random = np.random.default_rng(seed)
+    rows = 0.1 * random.normal(size=(count, 23))
+    rows[:, centre] += 1
+    rows[:, -1] = 1
+    return rows.astype(np.float32)
+
+
+LAYOUT = (("looks", 20), ("place", 2), ("intercept", 1))
+
+
+def test_a_line_tells_corrections_from_everyday_regions() -> None:
+    rows, everyday = row_set(0, 60, 0), row_set(1, 200, 1)
+    familiarity, scores = fit_line(rows, np.arange(60) // 3, LAYOUT, everyday)
+    assert familiarity.direction is not None
+    assert familiarity.of(row_set(0, 50, 2) @ familiarity.direction).min() > 0.95
+    assert familiarity.of(row_set(1, 50, 3) @ familiarity.direction).max() < 0.05
+    assert familiarity.of(scores).min() > 0.9
+    # the place makes no difference
+    moved = row_set(0, 50, 2)
+    moved[:, 20:22] += 100
+    assert familiarity.of(moved @ familiarity.direction).min() > 0.95
+
+
+def test_corrections_of_everyday_photographs_are_familiar() -> None:
+    rows, everyday = row_set(0, 60, 0), row_set(0, 200, 1)
+    familiarity, scores = fit_line(rows, np.arange(60) // 3, LAYOUT, everyday)
+    assert (familiarity.of(scores) > 0.5).mean() > 0.9
