@@ -29,7 +29,7 @@ _FLOOR = 0.003
 PRIOR = (9.0, 0.6, 0.4, -0.3, -2.0)
 PRECISION = (0.1, 3.0, 3.0, 3.0, 1.0)
 # regions that the coefficients are fitted to: five numbers need no more
-_FITTED_TO = 1000
+_FITTED_TO = 600
 _STEPS = 25
 
 

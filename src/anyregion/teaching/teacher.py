@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,7 +70,7 @@ class Teacher:
         # the penalty, and the labels and images that it was chosen by
         self._penalty: tuple[bytes, float] | None = None
         # how familiar regions are, and what that was fitted to
-        self._line: tuple[bytes, Familiarity, Doubles] | None = None
+        self._line: tuple[object, Familiarity, Doubles] | None = None
         self._taught: TaughtVocabulary | None = None
         if isinstance(names, TaughtVocabulary):
             recognizer.encode_vocabulary(names)  # raises where another model saw the corrections
@@ -308,8 +307,7 @@ class Teacher:
             return None
         count = penalty_regions(len(corrections), FITTED_TO)
         rows, images = self._kernel.rows, corrections.image_of[:count]
-        content = images.tobytes() + corrections.rows[:count].tobytes()
-        key = hashlib.sha256(content).digest()
+        key = (corrections.keys[:count], images.tobytes())
         if self._line is None or self._line[0] != key:
             # their place is not looked at
             others = feature_rows(everyday, (1, 1)).rows
