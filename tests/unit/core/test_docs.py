@@ -1,4 +1,4 @@
-"""The Python of docs/python.md and docs/exemplars.md runs as it stands."""
+"""The Python of pages of the documentation runs as it stands."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def test_python(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_exemplars() -> None:
     assert run_blocks("exemplars.md")["labels"] == ["my cup"]
+
+
+def test_teaching(tmp_path: Path) -> None:
+    names = run_blocks("teaching.md")
+    assert names["teacher"].vocabulary().vocabulary.names == ("cup", "spoon", "my cup")
+    assert (tmp_path / "my.vocab").is_file()
