@@ -48,23 +48,38 @@ class MaskHead:
             A mask of the image for each box, and the intersection over union with the true region
             that the head predicts for it, `(N,)`.
         """
+        cells, scores, margin = self.probabilities(pyramid, frame, boxes)
+        masks = tuple(
+            paste(inside, box, margin=margin, size=pyramid.size, threshold=THRESHOLD)
+            for inside, box in zip(cells, boxes, strict=True)
+        )
+        return masks, scores
+
+    def probabilities(
+        self, pyramid: FeaturePyramid, frame: NDArray[np.float32], boxes: Boxes
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
+        """What `masks_from_boxes` pastes into the image.
+
+        Args:
+            pyramid, frame, boxes: as there.
+
+        Returns:
+            How probably each cell of the enlarged boxes is inside, `(N, side, side)`; the predicted
+            intersection over union, `(N,)`; how much boxes are enlarged on each side, as a share of
+            their width and height.
+        """
         if not len(boxes):
-            return (), np.zeros(0)
+            return np.zeros((0, 1, 1), np.float32), np.zeros(0), 0.0
         feed = {str(name): pyramid.maps[name] for name in CHANNELS} | {"frame": frame}
         framed = (boxes * pyramid.frame_scale()).astype(np.float32)
-        masks: list[RLE] = []
-        scores: list[NDArray[np.float64]] = []
-        for start in range(0, len(boxes), AT_ONCE):
-            rows = slice(start, start + AT_ONCE)
-            inside, ious, margin = self.session.run(
-                ["inside", "scores", "margin"], {**feed, "boxes": framed[rows]}
+        parts = [
+            self.session.run(
+                ["inside", "scores", "margin"], {**feed, "boxes": framed[start : start + AT_ONCE]}
             )  # (n, side, side), (n,), ()
-            scores.append(ious.astype(np.float64))
-            masks += [
-                paste(cells, box, margin=float(margin), size=pyramid.size, threshold=THRESHOLD)
-                for cells, box in zip(inside, boxes[rows], strict=True)
-            ]
-        return tuple(masks), np.concatenate(scores)
+            for start in range(0, len(boxes), AT_ONCE)
+        ]
+        cells, scores = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        return cells, scores.astype(np.float64), float(parts[0][2])
 
 
 def paste(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from anyregion.compact.assets import MASK_HEAD
+from anyregion.compact.image_encoder import FeaturePyramid
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.checkpoint import read_mask_head, unwrapped, write_head
 from anyregion.compact.training.dataset import (
@@ -35,7 +36,8 @@ from anyregion.compact.training.modules import (
 )
 from anyregion.data.region_dataset import RegionDataset
 from anyregion.errors import InputError
-from anyregion.masks import RLE, decode_mask
+from anyregion.images import Pixels
+from anyregion.masks import decode_mask
 from anyregion.regions import Boxes
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator, seed_torch
@@ -48,7 +50,9 @@ class MaskTaskConfig:
     Attributes:
         data: the data sets, each with its images: the head also sees the pixels.
         validation: another one, for metrics; None for none.
-        teacher: `mask_head.safetensors` of a training before, for `taught_images`.
+        start: `mask_head.safetensors` of a training before, whose weights this one begins with
+            wherever it has the same ones; None for fresh ones.
+        teacher: the same of the head whose masks stand in on `taught_images`.
         head: its sizes.
         batch: images of a step.
         taught_images: further images of a step, whose regions have no masks but a teacher's.
@@ -60,6 +64,7 @@ class MaskTaskConfig:
 
     data: tuple[PhotoStoreConfig, ...] = ()
     validation: PhotoStoreConfig | None = None
+    start: str | None = None
     teacher: str | None = None
     head: MaskHeadConfig = field(default_factory=MaskHeadConfig)
     batch: int = 12
@@ -81,6 +86,7 @@ def build(settings: MaskTaskConfig, *, loop: LoopConfig) -> MaskTask:
 
     Raises:
         InputError: stores that cannot be had, hold no masks, or were made by another encoder.
+        CheckpointError: `teacher` or `start` is no mask head.
     """
     datasets, validation = open_unnamed_datasets(
         "compact_masks", settings.data, settings.validation
@@ -90,8 +96,14 @@ def build(settings: MaskTaskConfig, *, loop: LoopConfig) -> MaskTask:
     teacher = None
     if settings.teacher is not None:
         teacher = MaskHead(TorchSession(MaskGraph(read_mask_head(Path(settings.teacher)))))
+    start = None if settings.start is None else read_mask_head(Path(settings.start))
     return MaskTask(
-        datasets, config=settings, validation=validation, teacher=teacher, seed=loop.seed
+        datasets,
+        config=settings,
+        validation=validation,
+        teacher=teacher,
+        start=start,
+        seed=loop.seed,
     )
 
 
@@ -104,12 +116,14 @@ class MaskExample:
         frame: the network's input, `(1, 3, H, W)`.
         boxes: `(n, 4)` in pixels of the network's input.
         targets: `(n, side, side)`.
+        annotated: whether the targets are annotated masks, not a teacher's.
     """
 
     maps: dict[str, Tensor]
     frame: Tensor
     boxes: Tensor
     targets: Tensor
+    annotated: bool
 
 
 class MaskTask(LocalizingTask):
@@ -121,6 +135,7 @@ class MaskTask(LocalizingTask):
         teacher: a head trained before, whose masks stand in where the annotations have none: a few
             thousand masks are soon learned by heart, and boxes are many. Needed for
             `taught_images`.
+        start: a head whose weights are the first ones; None for fresh ones.
         seed: of everything random, the head's first weights among it.
 
     Raises:
@@ -134,6 +149,7 @@ class MaskTask(LocalizingTask):
         config: MaskTaskConfig,
         validation: RegionDataset | None = None,
         teacher: MaskHead | None = None,
+        start: MaskHeadModule | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(datasets, validation, config.licence)
@@ -147,7 +163,8 @@ class MaskTask(LocalizingTask):
         )
         self._teacher = teacher
         self._taught_sampler: RegionSampler | None = None
-        self._teacher_masks: dict[int, dict[int, RLE]] = {}
+        self._teacher_cells: dict[int, dict[int, NDArray[np.float32]]] = {}
+        self._teacher_margin = 0.0
         if self.config.taught_images:
             if teacher is None:
                 raise InputError("taught_images need a teacher")
@@ -160,6 +177,8 @@ class MaskTask(LocalizingTask):
         seed_torch(seed, "mask head")
         with_mask = [self.images[number] for number, of_image in rows.items() if len(of_image)]
         self.module: nn.Module = standardised(MaskHeadModule(self.config.head), with_mask)
+        if start is not None:
+            take_over(self.module, start)
 
     def plan(self, step: int) -> Sequence[SampledRegions]:
         """See `Task`."""
@@ -181,20 +200,19 @@ class MaskTask(LocalizingTask):
             spread=config.spread,
             share=config.jittered,
         )
-        targets = []
-        for row, box in zip(item.rows, boxes, strict=True):
-            mask = decode_mask(self._mask(item.image, row))
-            mask = mask[:, ::-1] if item.flipped else mask
-            targets.append(mask_target(mask, box, side=config.head.side, margin=config.head.margin))
-        # only the pixels are changed: maps of other colours would have to be computed
-        frame = pyramid.letterbox(dataset.pixels(image, flipped=item.flipped))
-        contrast = np.float32(1 + random.uniform(-1, 1) * config.brightness)
-        tint = (random.uniform(-1, 1, (1, 3, 1, 1)) * config.tint).astype(np.float32)
+        taught = item.kind == "taught"
+        target = self._taught_target if taught else self._annotated_target
+        targets = [
+            target(item.image, row, box, flipped=item.flipped)
+            for row, box in zip(item.rows, boxes, strict=True)
+        ]
+        frame = self._frame(pyramid, dataset.pixels(image, flipped=item.flipped), random)
         return MaskExample(
             as_tensors(pyramid.maps),
-            torch.from_numpy(frame * contrast + tint),
+            frame,
             torch.from_numpy(boxes * pyramid.frame_scale()).float(),
             torch.stack(targets),
+            annotated=not taught,
         )
 
     def losses(self, module: nn.Module, examples: Sequence[MaskExample]) -> dict[str, Tensor]:
@@ -206,7 +224,11 @@ class MaskTask(LocalizingTask):
             [e.boxes.to(device) for e in examples],
         )
         targets = torch.cat([e.targets for e in examples]).to(device)  # (N, side, side)
-        by_region = mask_losses(logits.float(), quality.float(), targets)
+        # how like a teacher's mask is says nothing of how good it is
+        annotated = [torch.full((len(e.boxes),), float(e.annotated)) for e in examples]
+        by_region = mask_losses(
+            logits.float(), quality.float(), targets, annotated=torch.cat(annotated).to(device)
+        )
         counts = [len(e.boxes) for e in examples]
         return {
             name: torch.stack([part.sum() for part in torch.split(values, counts)])
@@ -227,21 +249,71 @@ class MaskTask(LocalizingTask):
         write_head(head, path.with_suffix(".safetensors"))
         export_mask_head(head, path)
 
-    def _mask(self, number: int, row: int) -> RLE:
-        """The mask of a region of an image: the annotations', else the teacher's."""
+    def _frame(
+        self, pyramid: FeaturePyramid, pixels: Pixels, random: np.random.Generator
+    ) -> Tensor:
+        """The network's input in other colours; maps of those would have to be computed."""
+        frame = pyramid.letterbox(pixels)
+        contrast = np.float32(1 + random.uniform(-1, 1) * self.config.brightness)
+        tint = (random.uniform(-1, 1, (1, 3, 1, 1)) * self.config.tint).astype(np.float32)
+        return torch.from_numpy(frame * contrast + tint)
+
+    def _annotated_target(
+        self, number: int, row: int, box: NDArray[np.float64], *, flipped: bool
+    ) -> Tensor:
         dataset, image = self.images[number]
-        masks = dataset.annotations.segmentations
-        if self._teacher is None or (masks is not None and masks[row]):
-            return dataset.rle(image, row)
-        if number not in self._teacher_masks:
+        mask = decode_mask(dataset.rle(image, row))
+        head = self.config.head
+        mask = mask[:, ::-1] if flipped else mask
+        return mask_target(mask, box, side=head.side, margin=head.margin)
+
+    def _taught_target(
+        self, number: int, row: int, box: NDArray[np.float64], *, flipped: bool
+    ) -> Tensor:
+        """The teacher's probabilities, of the cells of this task's head."""
+        dataset, image = self.images[number]
+        cells = self._teacher_says(number)[row]
+        whole = dataset.boxes(image, np.array([row]), flipped=flipped)
+        cells = cells[:, ::-1] if flipped else cells
+        return resampled(
+            torch.from_numpy(np.ascontiguousarray(cells)),
+            enlarged(torch.from_numpy(whole), self._teacher_margin)[0],
+            enlarged(torch.from_numpy(box[None]), self.config.head.margin)[0],
+            side=self.config.head.side,
+        )
+
+    def _teacher_says(self, number: int) -> dict[int, NDArray[np.float32]]:
+        if number not in self._teacher_cells:
             # all of an image at once, so that the numbers do not depend on the order of items
-            rows = dataset.rows(image, with_mask=False)
-            pyramid = read_pyramid(dataset, image)
-            grown, _ = self._teacher.masks_from_boxes(
-                pyramid, pyramid.letterbox(dataset.pixels(image)), dataset.boxes(image, rows)
-            )
-            self._teacher_masks[number] = dict(zip(rows.tolist(), grown, strict=True))
-        return self._teacher_masks[number][row]
+            self._teacher_cells[number] = self._ask_teacher(number)
+        return self._teacher_cells[number]
+
+    def _ask_teacher(self, number: int) -> dict[int, NDArray[np.float32]]:
+        """What the teacher says of an image's regions without a mask, by row.
+
+        It is the mean over the image and its mirror image, where there is one, not thresholded, so
+        that what the teacher does not know is not taught as if it did.
+        """
+        teacher, (dataset, image) = self._teacher, self.images[number]
+        assert teacher is not None  # a taught item follows from `taught_images`
+        rows = dataset.rows(image, with_mask=False)
+        views = []
+        for flipped in (False, True) if dataset.mirrored else (False,):
+            pyramid = read_pyramid(dataset, image, flipped=flipped)
+            frame = pyramid.letterbox(dataset.pixels(image, flipped=flipped))
+            boxes = dataset.boxes(image, rows, flipped=flipped)
+            cells, _, self._teacher_margin = teacher.probabilities(pyramid, frame, boxes)
+            views.append(cells[:, :, ::-1] if flipped else cells)
+        mean = np.stack(views).mean(axis=0)  # (n, side, side)
+        return dict(zip(rows.tolist(), mean, strict=True))
+
+
+def take_over(module: nn.Module, start: nn.Module) -> None:
+    """Copy the weights of a head wherever the other has a weight of that name and shape."""
+    own = module.state_dict()
+    for name, values in start.state_dict().items():
+        if name in own and own[name].shape == values.shape:
+            own[name].copy_(values)
 
 
 def mask_target(
@@ -259,6 +331,20 @@ def mask_target(
     # -1: as many samples as pixels
     share: Tensor = roi_align(pixels, [wide], side, 1.0, -1, aligned=True)[0, 0]
     return share
+
+
+def resampled(cells: Tensor, origin: Tensor, box: Tensor, *, side: int) -> Tensor:
+    """A grid's values on the grid of another box, `(side, side)`; nothing outside the first.
+
+    Args:
+        cells: `(s, s)`, over `origin`.
+        origin, box: xyxy, `(4,)`.
+        side: cells of the result, along a side.
+    """
+    low, reach = origin[:2].tile(2), (origin[2:] - origin[:2]).tile(2)
+    roi = ((box - low) / reach * len(cells)).float()
+    values: Tensor = roi_align(cells[None, None].float(), [roi[None]], side, 1.0, 2, aligned=True)
+    return values[0, 0]
 
 
 def jitter_sides(

@@ -32,6 +32,7 @@ class MaskHeadConfig:
         coarse, fine: channels at half of the side, and at the full side.
         semantic: channels that stride 32 and the last convolution are projected to.
         colours: channels that the pixels become.
+        edges: channels of the pixels at twice the side, for things that are thin; 0 for none.
         depth: convolutions at half of the side, after the first.
         attention: layers of self-attention among the cells at half of the side.
         fine_depth: convolutions at the full side, after the first.
@@ -45,9 +46,10 @@ class MaskHeadConfig:
     fine: int = 40
     semantic: int = 48
     colours: int = 16
+    edges: int = 16
     depth: int = 1
     attention: int = 2
-    fine_depth: int = 2
+    fine_depth: int = 3
     side: int = 28
     margin: float = 0.1
     dropout: float = 0.1
@@ -75,10 +77,17 @@ class MaskHeadModule(nn.Module):
         self.context = nn.Linear(coarse, coarse)
         self.to_fine = nn.Conv2d(coarse, fine + 1, 1)
         self.pixels = conv_block(6, colours, stride=2)
+        self.edges: nn.Sequential | None = None
+        if config.edges:
+            last = conv_block(config.edges, colours, stride=2)
+            self.edges = nn.Sequential(conv_block(6, config.edges), last)
         self.join = conv_block(2 * fine + colours + 3, fine)
         self.fine = nn.ModuleList(conv_block(fine, fine) for _ in range(config.fine_depth))
         self.logits = nn.Conv2d(fine, 1, 1)
         self.quality = nn.Sequential(nn.Linear(coarse + fine + 3, 64), nn.SiLU(), nn.Linear(64, 1))
+        # what is added to something begins at nothing
+        for block in (*self.deep, *self.fine, *([] if self.edges is None else [self.edges[1]])):
+            nn.init.zeros_(block[1].weight)
 
     def forward(
         self,
@@ -125,7 +134,10 @@ class MaskHeadModule(nn.Module):
             x = layer(x)
         x = x + self.context(x.mean(dim=(2, 3)))[:, :, None, None]  # (N, coarse, S/2, S/2)
         guess = F.interpolate(self.to_fine(x), scale_factor=2, mode="bilinear")
-        colours = self.pixels(torch.cat([rgb, self._positions(rgb)], dim=1))  # (N, colours, S, S)
+        rgb = torch.cat([rgb, self._positions(rgb)], dim=1)
+        colours = self.pixels(rgb)  # (N, colours, S, S)
+        if self.edges is not None:
+            colours = colours + self.edges(rgb)
         y = self.join(_compare(guess, torch.cat([low, colours], dim=1)))  # (N, fine, S, S)
         for layer in self.fine:
             y = y + layer(y)

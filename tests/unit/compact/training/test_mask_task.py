@@ -24,8 +24,10 @@ from anyregion.compact.training.mask_task import (
     MaskTaskConfig,
     jitter_sides,
     mask_target,
+    resampled,
+    take_over,
 )
-from anyregion.compact.training.modules import MaskHeadConfig, enlarged
+from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule, enlarged
 from anyregion.errors import CheckpointError, InputError
 from tests.helpers.compact_data import toy_dataset
 
@@ -188,6 +190,56 @@ def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
     assert len(task.losses(task.module, examples)["loss"]) == 5
     assert torch.equal(examples[3].targets, task.load(items[3]).targets)
     assert 0 < examples[3].targets.mean() < 1
+
+
+def test_a_teachers_doubt_is_taught_as_doubt_and_says_nothing_of_quality(tmp_path: Path) -> None:
+    dataset = toy_dataset(tmp_path)
+    masks = list(dataset.reader.annotations.segmentations or ())
+    masks[1] = masks[4] = None
+    object.__setattr__(dataset.reader.annotations, "segmentations", tuple(masks))
+    teacher = MaskHead(TorchSession(MaskGraph(MaskHeadModule(SMALL))))  # knows nothing
+    config = replace(CONFIG, taught_images=2, jittered=0.0)
+    task = MaskTask([dataset], config=config, teacher=teacher)
+    examples = [task.load(item) for item in task.plan(0)]
+    assert [e.annotated for e in examples] == [True] * 3 + [False] * 2
+    doubtful = (examples[3].targets > 0.1) & (examples[3].targets < 0.9)
+    assert doubtful.float().mean() > 0.5
+    losses = task.losses(task.module, examples)
+    assert (losses["quality"][:3] > 0).all()
+    assert not losses["quality"][3:].any()
+
+
+def test_the_overlap_is_least_at_the_target_also_where_that_is_in_doubt() -> None:
+    target = torch.full((1, 8, 8), 0.6)
+    at = [
+        mask_losses(torch.full((1, 8, 8), p).logit(), torch.zeros(1), target)["overlap"].item()
+        for p in (0.4, 0.6, 0.95)
+    ]
+    assert at[1] == pytest.approx(0, abs=1e-5)
+    assert min(at[0], at[2]) > 0.1
+
+
+def test_cells_lie_where_they_were_on_the_grid_of_another_box() -> None:
+    cells = torch.zeros(8, 8)
+    cells[:, :4] = 1  # the left half of a box from 10 to 50
+    origin = torch.tensor([10.0, 10, 50, 50])
+    torch.testing.assert_close(resampled(cells, origin, origin, side=8), cells, rtol=0, atol=0.26)
+    left = resampled(cells, origin, torch.tensor([10.0, 10, 30, 30]), side=8)
+    assert left[:, :7].min() == 1
+    assert not resampled(cells, origin, torch.tensor([60.0, 10, 90, 30]), side=8).any()
+
+
+def test_a_head_goes_on_from_a_smaller_one_with_the_same_answers(tmp_path: Path) -> None:
+    before = MaskHeadModule(replace(SMALL, edges=0, fine_depth=2)).eval()
+    task = MaskTask([toy_dataset(tmp_path)], config=CONFIG, start=before)
+    example = task.load(task.plan(0)[0])
+    inputs = [example.maps], [example.frame], [example.boxes]
+    with torch.no_grad():
+        for mine, its in zip(task.module.eval()(*inputs), before(*inputs), strict=True):
+            torch.testing.assert_close(mine, its, rtol=0, atol=1e-5)
+    fresh = MaskHeadModule(SMALL)
+    take_over(fresh, MaskHeadModule(replace(SMALL, coarse=32)))
+    assert fresh.state_dict()["first.0.weight"].shape[0] == 16
 
 
 def test_what_is_no_mask_head_is_refused(tmp_path: Path) -> None:
