@@ -24,8 +24,8 @@ class DuplicateOptions:
         contained: so large a share of the smaller lies in the larger, or more.
     """
 
-    iou: float = 0.45
-    contained: float = 0.85
+    iou: float = 0.4
+    contained: float = 0.7
 
     def __post_init__(self) -> None:
         if not (0 <= self.iou <= 1 and self.contained > 0):

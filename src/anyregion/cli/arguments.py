@@ -15,23 +15,19 @@ from anyregion.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.exemplars import ExemplarVocabulary
     from anyregion.recognizer import Recognizer
     from anyregion.runs.pipeline import ProposedRegions
     from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
+# of `ProposalOptions`, which is not imported for a help text; a test compares them
+_MOST, _LOWEST = 50, 0.25
 # `--proposer`, for `add_argument`
 PROPOSER: dict[str, Any] = {
     "choices": ["own", "compact", "sam"],
     "help": "what finds the regions of --regions auto: compact (built in), sam (automatic masks of "
     "--localizer), own (of RegionSpot its localizer, else compact; the default)",
-}
-
-
-# `--keep-duplicates`, for `add_argument`
-KEEP_DUPLICATES: dict[str, Any] = {
-    "action": "store_true",
-    "help": "keep found regions that overlap a better one of the same name, too",
 }
 
 
@@ -41,6 +37,50 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
+def add_proposer_arguments(parser: argparse._ActionsContainer) -> None:
+    """Which regions `--regions auto` finds, and which of them stay."""
+    parser.add_argument("--proposer", **PROPOSER)
+    add_proposal_limits(parser)
+    parser.add_argument(
+        "--keep-duplicates",
+        action="store_true",
+        help="keep found regions that overlap a better one of the same name, too",
+    )
+
+
+def add_proposal_limits(parser: argparse._ActionsContainer) -> None:
+    """How many of the found regions are kept; `proposal_options` reads it."""
+    parser.add_argument(
+        "--most",
+        type=positive,
+        metavar="N",
+        help=f"found regions of an image or a tile, at most (compact's default: {_MOST})",
+    )
+    parser.add_argument(
+        "--min-objectness",
+        type=share,
+        metavar="S",
+        help=f"lowest objectness of a found region (compact's default: {_LOWEST})",
+    )
+
+
+def proposal_options(args: argparse.Namespace) -> ProposalOptions | None:
+    """What `--most` and `--min-objectness` say; None where they say nothing."""
+    from anyregion.compact.proposal_head import ProposalOptions
+
+    stated = {"limit": args.most, "min_score": args.min_objectness}
+    changes = {name: value for name, value in stated.items() if value is not None}
+    return ProposalOptions(**changes) if changes else None
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +150,12 @@ def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> Propos
     """The source of the regions with `--regions auto`, else None.
 
     Args:
-        args: with `--regions`, `--proposer`, `--keep-duplicates` and `--use-masks`.
+        args: with `--regions`, `--use-masks` and those of `add_proposer_arguments`.
         scores: whether the proposals' scores count.
     """
     if args.regions != "auto":
-        for flag in ("proposer", "keep_duplicates"):
-            if getattr(args, flag):
+        for flag in ("proposer", "most", "min_objectness", "keep_duplicates"):
+            if getattr(args, flag) not in (None, False):
                 raise InputError(f"--{flag.replace('_', '-')} needs --regions auto")
         return None
     from anyregion import factory
@@ -133,6 +173,7 @@ def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> Propos
         scores=scores,
         tiles=args.tiles,
         duplicates=None if args.keep_duplicates else DuplicateOptions(),
+        options=proposal_options(args),
     )
 
 

@@ -61,8 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="where --regions are COCO results, the COCO file that lists their images",
     )
-    where.add_argument("--proposer", **shared.PROPOSER)
-    where.add_argument("--keep-duplicates", **shared.KEEP_DUPLICATES)
+    shared.add_proposer_arguments(where)
     where.add_argument(
         "--box",
         action="append",

@@ -34,8 +34,8 @@ class ProposalOptions:
     """
 
     limit: int = 50
-    min_score: float = 0.35
-    nms_iou: float = 0.5
+    min_score: float = 0.25
+    nms_iou: float = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +108,7 @@ class ProposalHead:
     def _predict(self, pyramid: FeaturePyramid) -> GridBoxes:
         """Run the graph; boxes in pixels of the image, clipped to it."""
         feed = {str(name): pyramid.maps[name] for name in CHANNELS}
-        # heads that were trained before there were boxes for points alone have one kind
-        listed = getattr(self.session, "get_outputs", None)
-        given = set(OUTPUTS) if listed is None else {output.name for output in listed()}
-        names = [n if n in given else "boxes" for n in OUTPUTS]
-        boxes, scores, point_boxes, point_scores = self.session.run(names, feed)
+        boxes, scores, point_boxes, point_scores = self.session.run(list(OUTPUTS), feed)
         rows, columns = pyramid.maps["stride32"].shape[:2]
         scale = pyramid.frame_scale()
         limits = np.array(pyramid.size[::-1] * 2, dtype=np.float64)  # (4,)

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from anyregion.region_encoder import RegionEncoder
 from anyregion.regions import Regions
 from anyregion.scoring import Score
 from anyregion.vocabulary import EncodedVocabulary, Progress
+
+if TYPE_CHECKING:
+    from anyregion.compact.proposal_head import ProposalOptions
 
 Answer = TypeVar("Answer")
 
@@ -103,6 +106,7 @@ class ProposedRegions:
         masks: also use the masks as prompts.
         scores: multiply the names' scores by the regions' objectness.
         duplicates: which regions of one name are of one thing; None keeps all.
+        options: which boxes `compact` proposes; None for its own.
     """
 
     proposer: factory.Proposer | RegionProposer = "own"
@@ -112,6 +116,7 @@ class ProposedRegions:
     scores: bool = True
     tiles: int | None = None
     duplicates: DuplicateOptions | None = field(default_factory=DuplicateOptions)
+    options: ProposalOptions | None = None
     set_aside: tuple[SetAside, ...] = ()
 
     @property
@@ -119,7 +124,8 @@ class ProposedRegions:
         """What is to be proposed, in words: known before anything is loaded."""
         # run.json of earlier runs has these words
         name = self.proposer if isinstance(self.proposer, str) else self.proposer.name
-        return f"found by {name}, masks={self.masks}, scores={self.scores}, {self.duplicates}"
+        words = f"found by {name}, masks={self.masks}, scores={self.scores}, {self.duplicates}"
+        return words if self.options is None else f"{words}, {self.options}"
 
     def samples(self, images: Mapping[str, Path]) -> dict[str, Sample | str]:
         """By the images' names, each without regions as yet."""
@@ -135,6 +141,7 @@ class ProposedRegions:
             recognizer=recognizer,
             device=self.device,
             tiles=self.tiles,
+            options=self.options,
         )
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from anyregion import factory
+from anyregion.cli import arguments
 from anyregion.cli.main import main
-from tests.helpers.command_line import BOXES, recognize
+from anyregion.compact.proposal_head import ProposalOptions
+from tests.helpers.command_line import BOXES, code_of, recognize
 from tests.helpers.halves import MaskedHalves, picture
 from tests.helpers.runs import labels
 
@@ -35,7 +37,7 @@ def test_regions_are_proposed(photos: Path, proposers: list[Any]) -> None:
     ((args, options),) = proposers
     assert args == ("own",)
     assert options.pop("recognizer").encoder.name == "colours"
-    assert options == {"localizer": None, "device": "cuda:1", "tiles": None}
+    assert options == {"localizer": None, "device": "cuda:1", "tiles": None, "options": None}
     assert recognize("photos", "--regions", "auto", "--ignore-scores") == 1, "another setting"
 
 
@@ -50,6 +52,16 @@ def test_a_proposer_of_its_own(photos: Path, proposers: list[Any], colours: list
     assert recognize(*words, "--model", "mine", "--method", "regionspot", "--out", "other") == 0
     assert proposers[0][1]["localizer"] is None, "the recogniser's own"
     assert colours[1][1]["localizer"] == "folder"
+
+
+def test_limits_of_what_is_found(photos: Path, proposers: list[Any]) -> None:
+    words = ["photos", "--regions", "auto", "--most", "7", "--min-objectness", "0.1"]
+    assert recognize(*words) == 0
+    assert proposers[0][1]["options"] == ProposalOptions(limit=7, min_score=0.1)
+    assert recognize(*words, "--most", "8") == 1, "another setting"
+    words = ["recognize", "--vocabulary", "a", "photos", "--regions", "auto"]
+    assert code_of(*words, "--min-objectness", "2") == 2
+    assert recognize("photos", *BOXES, "--most", "8") == 1
 
 
 def test_a_file_called_auto_is_a_file(photos: Path, proposers: list[Any]) -> None:
@@ -108,3 +120,8 @@ def test_errors_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_help_states_the_limits_of_compact() -> None:
+    options = ProposalOptions()
+    assert (options.limit, options.min_score) == (arguments._MOST, arguments._LOWEST)

@@ -60,6 +60,7 @@ def test_detection_with_proposed_regions(
     assert report["regions"] == 10, "a whole that is named as its half is left out"
     assert report["things"]["duplicates"] == 2
     assert report["things"]["at_most_one"] == 0.75
+    assert report["things"]["at_most_one_named"] == report["things"]["named_once"] == 1
     assert report["boxes"]["AP"] == pytest.approx(1)
     assert loaded[0][0] == ("compact",)
     assert main(["evaluate", "detection", *DATA, "--proposer", "sam"]) == 1

@@ -69,8 +69,7 @@ def add_region_arguments(parser: argparse.ArgumentParser, *, folder: bool = Fals
         help="whose regions are named: the annotations' own, those that are found, or a "
         f"detector's{each}, with its scores (default: ground-truth)",
     )
-    parser.add_argument("--proposer", **shared.PROPOSER)
-    parser.add_argument("--keep-duplicates", **shared.KEEP_DUPLICATES)
+    shared.add_proposer_arguments(parser)
     parser.add_argument("--masks", action="store_true", help="also judge masks")
     parser.add_argument(
         "--use-masks",

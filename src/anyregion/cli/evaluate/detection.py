@@ -64,6 +64,8 @@ def _judge_results(args: argparse.Namespace) -> DetectionReport:
         "--limit": args.limit,
         "--save": args.save,
         "--proposer": args.proposer,
+        "--most": args.most,
+        "--min-objectness": args.min_objectness,
         "--keep-duplicates": args.keep_duplicates or None,
         "--use-masks": args.use_masks or None,
         "--regions": None if args.regions == "ground-truth" else args.regions,
@@ -140,7 +142,8 @@ def _print(report: DetectionReport, *, per_class: bool) -> None:
         lines += [
             ("duplicates left out", report.things.duplicates),
             ("things with at most one", evaluation.percent(report.things.at_most_one)),
-            ("of those with any, with one", evaluation.percent(report.things.once)),
+            ("  of their own name", evaluation.percent(report.things.at_most_one_named)),
+            ("  of those with any, one", evaluation.percent(report.things.named_once)),
         ]
     lines += [
         ("images", report.images),

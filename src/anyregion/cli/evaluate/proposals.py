@@ -11,6 +11,7 @@ from anyregion.cli import arguments as shared
 from anyregion.cli.evaluate import arguments as evaluation
 
 if TYPE_CHECKING:
+    from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.evaluation.regions.proposal_quality import ProposalReport
     from anyregion.proposals import RegionProposer
 
@@ -26,18 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "which looks at nothing",
     )
     parser.add_argument("--localizer", metavar="NAME", help="SAM's hub name or folder, for sam")
-    parser.add_argument(
-        "--most",
-        type=shared.positive,
-        metavar="N",
-        help="regions that are kept of an image (default: as recognize keeps them)",
-    )
-    parser.add_argument(
-        "--min-score",
-        type=float,
-        metavar="S",
-        help="lowest score of a region that is kept (default: as recognize keeps them)",
-    )
+    shared.add_proposal_limits(parser)
     parser.add_argument(
         "--tiles",
         type=int,
@@ -58,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
     from anyregion.evaluation.regions.proposal_quality import GridProposer, evaluate_proposals
 
-    load, most, min_score = _loader(args)
+    load, kept = _loader(args)
     with terminal.progress() as track:
         evaluate = partial(
             evaluate_proposals,
@@ -68,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         )
         report = evaluate(
             load,
-            kept=args.most or most,
-            min_score=min_score if args.min_score is None else args.min_score,
+            kept=kept.limit if kept else args.most,
+            min_score=kept.min_score if kept else args.min_objectness or 0.0,
             track=track,
         )
         # beside it what costs nothing, with as many regions
@@ -81,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _loader(
     args: argparse.Namespace,
-) -> tuple[Callable[[], RegionProposer], int | None, float]:
-    """What loads the proposer with no limit of its own, and the limits that `recognize` has."""
+) -> tuple[Callable[[], RegionProposer], ProposalOptions | None]:
+    """What loads the proposer with no limit of its own, and the limits that compact's have."""
     from anyregion.errors import InputError
     from anyregion.evaluation.regions.proposal_quality import LIMITS, GridProposer
     from anyregion.factory import load_proposer
@@ -90,7 +80,7 @@ def _loader(
     if args.localizer and args.proposer != "sam":
         raise InputError(f"the proposer {args.proposer} uses no localizer")
     if args.proposer == "grid":
-        return GridProposer, None, 0.0
+        return GridProposer, None
     load = partial(
         load_proposer,
         args.proposer,
@@ -99,14 +89,14 @@ def _loader(
         tiles=args.tiles,
     )
     if args.proposer == "sam":
-        return load, None, 0.0
+        return load, None
     from dataclasses import replace
 
     from anyregion.compact.proposal_head import ProposalOptions
 
-    own = ProposalOptions()
-    every = replace(own, limit=max(LIMITS), min_score=0.0)
-    return partial(load, options=every), own.limit, own.min_score
+    kept = shared.proposal_options(args) or ProposalOptions()
+    every = replace(kept, limit=max(LIMITS), min_score=0.0)
+    return partial(load, options=every), kept
 
 
 def _print(report: ProposalReport, grid: ProposalReport) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -37,6 +37,7 @@ from anyregion.io.regions import ImageEntry
 from anyregion.predictions import Predictions
 from anyregion.proposals import DuplicateOptions, RegionProposer
 from anyregion.recognizer import Recognizer
+from anyregion.regions import Boxes
 from anyregion.runs.pipeline import (
     ProposedRegions,
     RecognizeOptions,
@@ -77,17 +78,19 @@ class SplitPrecision:
 
 @dataclass(frozen=True)
 class RegionsPerThing:
-    """How found regions lie on the annotated things, whatever they are named.
+    """How found regions lie on the annotated things; see `boxes_per_thing`.
 
     Attributes:
         duplicates: regions that were left out for a better one of the same name.
-        at_most_one: fraction of the things with one region or none (see `boxes_per_thing`).
-        once: of the things with any region the fraction with exactly one.
+        at_most_one: fraction of the things with one region or none, whatever it is named.
+        at_most_one_named: the same of the regions that have the thing's own name.
+        named_once: of the things with any region of their own name the fraction with exactly one.
     """
 
     duplicates: int
     at_most_one: float
-    once: float | None
+    at_most_one_named: float
+    named_once: float | None
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,9 @@ def evaluate_detection(
     counted: list[int] = []
     parts: list[Detections] = []
     correct = count = left_out = 0
+    # regions of each thing, and those of its own name
     per_thing: list[NDArray[np.int64]] = []
+    named: list[NDArray[np.int64]] = []
     started = time.perf_counter()
     naming = RecognizeOptions(top_k=min(len(names.names), pairs), score=options.score, masks=masks)
     for batch in run_pipeline(
@@ -232,7 +237,10 @@ def evaluate_detection(
             correct += _correct(predictions, names.positions) if own_regions else 0
             image = position[str(item.sample.key)]
             left_out += len(item.regions) - len(np.unique(predictions.rows))
-            per_thing.append(boxes_per_thing(predictions.boxes, truth.boxes[truth.rows(image)]))
+            rows = truth.rows(image)
+            things, labels = truth.boxes[rows], truth.labels[rows]
+            per_thing.append(boxes_per_thing(predictions.boxes, things))
+            named.append(_named_per_thing(predictions, labels_of, things, labels))
             parts.append(from_predictions(image, predictions, labels_of, pairs=pairs, masks=masks))
     seconds = time.perf_counter() - started
     if not counted:
@@ -252,7 +260,7 @@ def evaluate_detection(
         names=len(names.names),
         seconds=seconds,
         set_aside=tuple(set_aside),
-        things=None if proposer is None else _per_thing(per_thing, left_out),
+        things=None if proposer is None else _per_thing(per_thing, named, left_out),
     )
 
 
@@ -293,13 +301,36 @@ def evaluate_results(
     return replace(report, names=len(truth.categories), set_aside=tuple(set_aside))
 
 
-def _per_thing(counts: list[NDArray[np.int64]], duplicates: int) -> RegionsPerThing | None:
-    joined = np.concatenate([np.zeros(0, dtype=np.int64), *counts])  # (T,) regions of each thing
-    if not len(joined):
+def _per_thing(
+    counts: list[NDArray[np.int64]], named: list[NDArray[np.int64]], duplicates: int
+) -> RegionsPerThing | None:
+    none = np.zeros(0, dtype=np.int64)
+    of_any, of_own = np.concatenate([none, *counts]), np.concatenate([none, *named])  # (T,) each
+    if not len(of_any):
         return None
-    boxed = joined[joined > 0]
-    once = float((boxed == 1).mean()) if len(boxed) else None
-    return RegionsPerThing(duplicates, float((joined <= 1).mean()), once)
+    with_own = of_own[of_own > 0]
+    return RegionsPerThing(
+        duplicates,
+        float((of_any <= 1).mean()),
+        float((of_own <= 1).mean()),
+        float((with_own == 1).mean()) if len(with_own) else None,
+    )
+
+
+def _named_per_thing(
+    predictions: Predictions,
+    labels_of: Sequence[Sequence[int]],
+    things: Boxes,
+    labels: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """How many regions with its own name as the best each thing has, `(T,)`."""
+    counts = np.zeros(len(things), dtype=np.int64)
+    names = predictions.indices[:, 0].tolist()
+    for label in np.unique(labels).tolist():
+        rows = [i for i, name in enumerate(names) if label in labels_of[name]]
+        mine = labels == label
+        counts[mine] = boxes_per_thing(predictions.boxes[rows], things[mine])
+    return counts
 
 
 def _names(truth: Annotations) -> dict[int, str]:
