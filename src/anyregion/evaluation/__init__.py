@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from anyregion.evaluation.regions.proposal_quality import (
         evaluate_proposals as evaluate_proposals,
     )
+    from anyregion.evaluation.regions.teaching import TeachingOptions as TeachingOptions
+    from anyregion.evaluation.regions.teaching import evaluate_teaching as evaluate_teaching
 
 __getattr__, __dir__ = attach(
     __name__,
@@ -27,5 +29,6 @@ __getattr__, __dir__ = attach(
         "regions.inputs": "EvaluationOptions",
         "regions.mask_quality": "evaluate_masks",
         "regions.proposal_quality": "evaluate_proposals",
+        "regions.teaching": "TeachingOptions evaluate_teaching",
     },
 )

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from anyregion.data.image_files import find_image
-from anyregion.drawing.crops import crop_region, crop_sheet
-from anyregion.errors import AnyRegionError, CheckpointError, InputError, SetAside
+from anyregion.errors import CheckpointError, InputError, SetAside
 from anyregion.files import atomic_path, write_json, writing
-from anyregion.images import image_digest, read_image
+from anyregion.images import image_digest
 from anyregion.io.regions import RegionFile, load_regions
 from anyregion.recognizer import Recognizer
+from anyregion.runs.crop_sheets import Crop, write_sheets
 from anyregion.runs.pipeline import Track, silent
 from anyregion.runs.teach import file_names, prompts, teach_images
 from anyregion.teaching.corrections import region_keys
@@ -29,8 +28,6 @@ from anyregion.vocabulary import Vocabulary
 
 FEATURES = "taught.vocab"
 """The file of a results folder that keeps the features, and all that was learnt."""
-# suspects of a sheet, which is read from left to right in rows of six
-ON_A_SHEET = 30
 COLUMNS = (
     *("image", "region", "x0", "y0", "x1", "y1", "given", "suggested"),
     *("contradiction", "given_probability", "suggested_probability", "examples"),
@@ -159,7 +156,7 @@ def check_labels(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         _write_csv(out / "suspects.csv", shown)
-        missing = _write_sheets(out / "sheets", shown, images, track)
+        missing = write_sheets(out / "sheets", _crops(shown), images, track)
         result = replace(result, set_aside=(*result.set_aside, *missing))
         write_json(out / "suspects.json", result.to_dict(), indent=2)
     return result
@@ -241,40 +238,14 @@ def _write_csv(path: Path, suspects: Sequence[Suspect]) -> None:
             writer.writerow([values[column] for column in COLUMNS])
 
 
-def _write_sheets(
-    folder: Path, suspects: Sequence[Suspect], images: str | Path | None, track: Track
-) -> list[SetAside]:
-    """Sheets of crops in the order of the suspects; what could not be shown, and why."""
-    for old in folder.glob("[0-9][0-9][0-9].jpg"):
-        old.unlink()
-    if images is None or not suspects:
-        return []
-    folder.mkdir(exist_ok=True)
-    set_aside: list[SetAside] = []
-    progress = track("cutting out suspects", "sheets")
-    starts = range(0, len(suspects), ON_A_SHEET)
-    progress(0, len(starts))
-    for number, start in enumerate(starts, 1):
-        of_sheet = suspects[start : start + ON_A_SHEET]
-        crops: dict[int, Image.Image] = {}
-        for name in dict.fromkeys(s.image for s in of_sheet):  # each image once
-            path = find_image(Path(images), name)
-            try:
-                if path is None:
-                    raise InputError(f"not found in {images}")
-                pixels = read_image(path)
-            except AnyRegionError as error:
-                set_aside.append(SetAside(name, f"no crop: {error}"))
-                pixels = np.full((8, 8, 3), 200, dtype=np.uint8)
-            for i, suspect in enumerate(of_sheet):
-                if suspect.image == name:
-                    crops[i] = crop_region(pixels, np.array(suspect.box), suspect.suggested)
-        lines = [
-            [(s.given, f"  #{start + i}"), (s.suggested, f" ? {s.suggested_probability:.2f}")]
-            for i, s in enumerate(of_sheet, 1)
-        ]
-        sheet = crop_sheet([crops[i] for i in range(len(of_sheet))], lines)
-        with atomic_path(folder / f"{number:03}.jpg") as temporary:
-            sheet.save(temporary, "JPEG", quality=90)
-        progress(number, len(starts))
-    return set_aside
+def _crops(suspects: Sequence[Suspect]) -> list[Crop]:
+    """What the sheets show of each."""
+    return [
+        Crop(
+            s.image,
+            np.array(s.box),
+            s.suggested,
+            ((s.given, f"  #{i}"), (s.suggested, f" ? {s.suggested_probability:.2f}")),
+        )
+        for i, s in enumerate(suspects, 1)
+    ]

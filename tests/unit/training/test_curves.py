@@ -9,18 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyregion.training.curves import (
-    HEIGHT,
-    INK,
-    LOSS_COLOUR,
-    METRIC_COLOUR,
-    RATE_COLOUR,
-    WIDTH,
-    Panel,
-    draw_panels,
-    read_panels,
-    round_values,
-)
+from anyregion.drawing.curves import HEIGHT, INK, WIDTH, Panel, draw_panels, round_values
+from anyregion.training.curves import LOSS_COLOUR, METRIC_COLOUR, RATE_COLOUR, read_panels
 from anyregion.training.loop import fit
 from tests.helpers.toy_task import ToyTask
 from tests.helpers.training_worker import config

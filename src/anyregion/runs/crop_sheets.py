@@ -1,0 +1,85 @@
+"""Sheets of crops of many images' regions, in files: 001.jpg, 002.jpg and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anyregion.data.image_files import find_image
+from anyregion.drawing.crops import crop_region, crop_sheet
+from anyregion.errors import AnyRegionError, InputError, SetAside
+from anyregion.files import atomic_path, writing
+from anyregion.images import read_image
+from anyregion.runs.pipeline import Track
+
+# of a sheet, which is read from left to right in rows of six
+ON_A_SHEET = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A region to be shown.
+
+    Attributes:
+        image: its file's name.
+        box: `(4,)` xyxy in pixels; NaN for the whole image.
+        colour_of: the name whose colour outlines it.
+        lines: below it, each a name on its colour and what follows it; as many as of any other.
+    """
+
+    image: str
+    box: NDArray[np.float64]
+    colour_of: str
+    lines: tuple[tuple[str, str], ...]
+
+
+def write_sheets(
+    folder: Path, crops: Sequence[Crop], images: str | Path | None, track: Track
+) -> list[SetAside]:
+    """Sheets of crops in their order; what could not be shown, and why.
+
+    Sheets that are there are removed.
+
+    Args:
+        folder: made if there is anything to show.
+        crops: the regions.
+        images: the folder of their images; None: none are shown.
+        track: shows how far the work is.
+    """
+    with writing(folder):
+        for old in folder.glob("[0-9][0-9][0-9].jpg"):
+            old.unlink()
+        if images is None or not crops:
+            return []
+        folder.mkdir(exist_ok=True)
+    set_aside: list[SetAside] = []
+    progress = track("cutting out regions", "sheets")
+    starts = range(0, len(crops), ON_A_SHEET)
+    progress(0, len(starts))
+    for number, start in enumerate(starts, 1):
+        of_sheet = crops[start : start + ON_A_SHEET]
+        shown: dict[int, Image.Image] = {}
+        for name in dict.fromkeys(crop.image for crop in of_sheet):  # each image once
+            path = find_image(Path(images), name)
+            try:
+                if path is None:
+                    raise InputError(f"not found in {images}")
+                pixels = read_image(path)
+            except AnyRegionError as error:
+                set_aside.append(SetAside(name, f"no crop: {error}"))
+                pixels = np.full((8, 8, 3), 200, dtype=np.uint8)
+            for i, crop in enumerate(of_sheet):
+                if crop.image == name:
+                    shown[i] = crop_region(pixels, crop.box, crop.colour_of)
+        lines = [crop.lines for crop in of_sheet]
+        sheet = crop_sheet([shown[i] for i in range(len(of_sheet))], lines)
+        target = folder / f"{number:03}.jpg"
+        with writing(target), atomic_path(target) as temporary:
+            sheet.save(temporary, "JPEG", quality=90)
+        progress(number, len(starts))
+    return set_aside
