@@ -285,6 +285,9 @@ def read_words(args: argparse.Namespace) -> Vocabulary | EncodedVocabulary:
         raise InputError(
             "--templates, --cleaning, --no-synonyms: this vocabulary is encoded already"
         )
+    if isinstance(words, TaughtVocabulary) and args.score not in (None, "probability"):
+        # before any image is seen
+        raise InputError(f"--score {args.score}: a taught vocabulary scores by probability")
     precision = getattr(args, "precision", None)
     if precision is not None:
         if not isinstance(words, TaughtVocabulary):

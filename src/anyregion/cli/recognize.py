@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names with commas between (dog,cat), a built-in list (coco, lvis, ...), - for "
         "standard input, or a file: .txt (a name a line; '0 cat' a line; names in one line with "
         "commas), .json ([names], {names|classes|categories: [...]}, {id: name}, id2label, "
-        "{name: [synonyms]}, COCO), .csv, .yaml (YOLO's data.yaml), .safetensors; needed unless "
+        "{name: [synonyms]}, COCO), .csv, .yaml (YOLO's data.yaml), .safetensors, .vocab "
+        "(of anyregion teach); needed unless "
         "--exemplars shows what to name",
     )
     where = parser.add_argument_group("regions (pixels of the upright image; one kind is needed)")

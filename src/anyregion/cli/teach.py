@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CORRECTIONS",
         help="regions with their right names: COCO annotations, a run's predictions.json that was "
         "edited, a Pascal VOC folder or list, or OpenImages' CSV. Every region in it counts as "
-        "looked over",
+        "looked over; regions that two entries name otherwise, as the later one says",
     )
     parser.add_argument(
         "--images",
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.suffix.casefold() != ".vocab":
         raise InputError(f"{args.out}: a taught vocabulary is called FILE.vocab")
+    _check_place(args.out)
     if args.corrections is None and not args.forget:
         raise InputError("nothing to learn: give CORRECTIONS, or --forget")
     names: Vocabulary | TaughtVocabulary | None = None
@@ -110,12 +112,25 @@ def run(args: argparse.Namespace) -> int:
                 batch_size=args.batch_size,
                 track=track,
             )
+        if names is None:
+            listed = report.vocabulary.vocabulary
+            terminal.warn_list("read from CORRECTIONS", listed.notes)
+            terminal.warn_list("categories that are no name of their own", listed.set_aside)
         terminal.warn_list("set aside", report.set_aside)
         names = report.vocabulary
     assert isinstance(names, TaughtVocabulary)
     names.save(args.out)
     _print(args, names, report)
     return SET_ASIDE if report is not None and report.set_aside else FINE
+
+
+def _check_place(out: Path) -> None:
+    """Whether the file can be written there: teaching may take long, and is not to be in vain."""
+    if out.is_dir():
+        raise InputError(f"{out}: a folder; give the name of a file")
+    folder = next(place for place in out.absolute().parents if place.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{out}: cannot be written: {folder} does not let files be made in it")
 
 
 def _forget(teacher: Teacher, item: str) -> None:
@@ -159,7 +174,7 @@ def _print(args: argparse.Namespace, taught: TaughtVocabulary, report: TeachRepo
     ]
     if left_out is not None:
         # with the model that has not seen the region's image
-        right = float((left_out.best == labels).mean())
+        right = float(left_out.right(labels).mean())
         lines.append(("right, left out", f"{right:.1%} (mean score {left_out.scores.mean():.3f})"))
     if report is not None:
         lines += [

@@ -114,7 +114,10 @@ def check_labels(
     started = time.perf_counter()
     set_aside: list[SetAside] = []
     computed = 0
-    if annotations.is_file() and is_taught(annotations):
+    # one that is damaged says so
+    if annotations.suffix.casefold() == ".vocab" or (
+        annotations.is_file() and is_taught(annotations)
+    ):
         taught = TaughtVocabulary.load(annotations)
         started = time.perf_counter()
     else:
@@ -148,7 +151,7 @@ def check_labels(
         least=least_contradiction(taught.labels) if least is None else least,
         regions=len(taught.labels),
         images=len(taught.corrections.images),
-        agreed=float((taught.left_out.best == taught.labels).mean()),
+        agreed=float(taught.left_out.right(taught.labels).mean()),
         computed=computed,
         seconds=time.perf_counter() - started,
         set_aside=tuple(set_aside),

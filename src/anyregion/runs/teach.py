@@ -19,9 +19,9 @@ from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import ReadSample, Track, annotated_samples, run_pipeline, silent
-from anyregion.teaching.corrections import NONE_OF_THESE, CorrectedImage
+from anyregion.teaching.corrections import NONE_OF_THESE, CorrectedImage, region_keys
 from anyregion.teaching.teacher import Teacher
-from anyregion.teaching.vocabulary import TaughtVocabulary
+from anyregion.teaching.vocabulary import TaughtVocabulary, is_taught
 from anyregion.vocabulary import Vocabulary, name_key
 
 
@@ -79,6 +79,12 @@ def teach_images(
         InputError: a file that cannot be used, or says no right name of any region.
         CheckpointError: a taught vocabulary of another model.
     """
+    if images is not None and not Path(images).is_dir():
+        raise InputError(f"{images}: there is no such folder of images")
+    if Path(corrections).is_file() and is_taught(corrections):
+        raise InputError(
+            f"{corrections}: a taught vocabulary, not corrections (give it as --vocabulary)"
+        )
     file = load_regions(corrections, masks=use_masks, scores=False, images=images)
     if not file.categories:
         raise InputError(f"{corrections}: no categories, so nothing says what its regions are")
@@ -89,7 +95,7 @@ def teach_images(
     set_aside = list(file.set_aside)
     before = set(teacher.names.names if teacher.names else ())
     folder = None if images is None else Path(images)
-    # by the entry's key, the image as it was corrected before
+    said = _Said(set_aside)
     known, entries = 0, []
     for entry in file.images.values():
         entry = _named(entry, file, set_aside)
@@ -98,8 +104,12 @@ def teach_images(
         path = None if folder is None else find_image(folder, entry.file_name or "")
         record = _corrected_image(teacher, entry, path)
         if record is not None:
-            regions, _ = entry.regions.fit(*record.size)
-            new = teacher.update(record, regions, _labels(regions, file))
+            regions, outside = entry.regions.fit(*record.size)
+            set_aside += [SetAside(f"{record.name}, {o.item}", o.reason) for o in outside]
+            regions = prompts(regions, masks=use_masks)
+            labels = _labels(regions, file)
+            said.add(record, regions, labels)
+            new = teacher.update(record, regions, labels)
             known += len(regions) - len(new)
             entry = replace(entry, regions=regions[new])
         if len(entry.regions):
@@ -127,8 +137,9 @@ def teach_images(
             digest = image_digest(item.sample.image).hex()
             record = CorrectedImage(str(entry.file_name), digest, item.size)
             regions = prompts(item.regions, masks=use_masks)
-            count = len(teacher)
-            teacher.add_embedded(record, regions, embedded, _labels(regions, file))
+            count, labels = len(teacher), _labels(regions, file)
+            said.add(record, regions, labels)
+            teacher.add_embedded(record, regions, embedded, labels)
             added += len(teacher) - count
             read += 1
     if not len(teacher):
@@ -158,17 +169,18 @@ def file_names(file: RegionFile, path: str | Path) -> Vocabulary:
     listed = {i: n for i, n in file.categories.items() if name_key(n) != _NONE}
     if not listed:
         raise InputError(f"{path}: its only category is none of these: give names")
-    return Vocabulary.from_names(list(listed.values()), ids=list(listed))
+    places = [f"category {i}" for i in listed]
+    return Vocabulary.from_names(list(listed.values()), ids=list(listed), places=places)
 
 
 def _named(entry: ImageEntry, file: RegionFile, set_aside: list[SetAside]) -> ImageEntry:
-    """The entry with the regions that have a category; others are set aside."""
+    """The entry with the regions that have a category with a name; others are set aside."""
     categories = entry.regions.categories
     listed = [-1] * len(entry.regions) if categories is None else categories.tolist()
-    rows = [i for i, category in enumerate(listed) if category in file.categories]
+    rows = [i for i, category in enumerate(listed) if name_key(file.categories.get(category, ""))]
     missing = len(listed) - len(rows)
     if missing:
-        reason = f"{missing} regions without a category that the file names"
+        reason = f"{missing} of {len(listed)} regions have no category that the file names"
         set_aside.append(SetAside(str(entry.file_name or entry.key), reason))
     return replace(entry, regions=entry.regions[rows])
 
@@ -176,6 +188,25 @@ def _named(entry: ImageEntry, file: RegionFile, set_aside: list[SetAside]) -> Im
 def _labels(regions: Regions, file: RegionFile) -> list[str]:
     categories = [] if regions.categories is None else regions.categories.tolist()
     return [file.categories[category] for category in categories]
+
+
+class _Said:
+    """What was said of each region so far: who says two things of one is told which one counts."""
+
+    def __init__(self, set_aside: list[SetAside]) -> None:
+        self._set_aside = set_aside
+        # by the image's digest and the region's key
+        self._names: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def add(self, image: CorrectedImage, regions: Regions, labels: Sequence[str]) -> None:
+        """Remember names; those that others take the place of are set aside."""
+        for key, region, name in zip(region_keys(regions), regions.ids, labels, strict=True):
+            place = f"{image.name}, region {region}"
+            before, other = self._names.get((image.digest, key), (place, name))
+            if name_key(other) != name_key(name):
+                reason = f"called {other!r}, but the same region is called {name!r} later ({place})"
+                self._set_aside.append(SetAside(before, reason))
+            self._names[image.digest, key] = (place, name)
 
 
 def _corrected_image(
@@ -204,7 +235,7 @@ def left_out_figures(taught: TaughtVocabulary) -> list[tuple[str, int, float | N
     labels = taught.labels
     right = np.zeros(0, dtype=bool)
     if taught.left_out is not None:
-        right = taught.left_out.best == labels
+        right = taught.left_out.right(labels)
     return [
         (name, int(count), float(right[labels == i].mean()) if count else None)
         for i, (name, count) in enumerate(zip(taught.vocabulary.names, taught.counts, strict=True))

@@ -47,6 +47,16 @@ class LeftOut:
         """`(n,)`, the best name's probability."""
         return np.asarray(self.probabilities[:, :-1].max(axis=1))
 
+    def right(self, labels: Labels) -> NDArray[np.bool_]:
+        """`(n,)`, whether each is answered rightly: the right name, or more probably none of them.
+
+        Args:
+            labels: `(n,)`, what they are; C for "none of these".
+        """
+        names = self.probabilities.shape[1] - 1
+        refused = self.probabilities[:, names] > self.scores
+        return np.asarray(np.where(labels == names, refused, self.best == labels))
+
 
 @dataclass(frozen=True, eq=False)
 class TaughtClassifier:

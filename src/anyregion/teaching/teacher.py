@@ -157,10 +157,10 @@ class Teacher:
         embedded: RegionEmbeddings,
         labels: Sequence[str | None],
     ) -> None:
-        """Add regions that are not there, as the encoder embedded them with `features`.
+        """Add regions as the encoder embedded them with `features`; known ones are named anew.
 
         Args:
-            image: which image.
+            image: which image; a copy of it under another name is the same one.
             regions: `N` of them, clipped to the image; of equal prompts the last one counts.
             embedded: one row a region.
             labels: see `add`.
@@ -178,7 +178,10 @@ class Teacher:
             )
         right = self._positions(labels)
         last = {key: i for i, key in enumerate(region_keys(regions))}
-        rows = sorted(last.values())
+        # a copy of an image may have come between, in the same file of corrections
+        new = self.update(image, regions, labels)
+        if not (rows := sorted(set(last.values()).intersection(new))):
+            return
         self.corrections = self.corrections.append(
             image,
             regions[rows],
@@ -325,7 +328,10 @@ class Teacher:
             # an empty name is nobody's
             if empty := [n for n in named if not name_key(n)]:
                 raise InputError(f"{empty[0]!r} is no name; None means none of these")
-            names = all_names(list(dict.fromkeys(named)), self.names, {})
+            by_key: dict[str, str] = {}
+            for name in named:  # `Cup` and `cup` are one, which is called as it was called first
+                by_key.setdefault(name_key(name), name)
+            names = all_names(list(by_key.values()), self.names, {})
             if names is not self.names:
                 self.names, self._words = names, None
         cleaning = "plain" if self.names is None else self.names.cleaning

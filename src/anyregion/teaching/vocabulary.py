@@ -140,12 +140,19 @@ class TaughtVocabulary(EncodedVocabulary):
             raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
         except (SafetensorError, LookupError, TypeError, AttributeError, ValueError,
                 RecursionError, OSError) as error:  # fmt: skip
-            raise InputError(f"{path}: not a taught vocabulary ({error})") from None
+            if isinstance(error, (SafetensorError, OSError)):
+                reason = str(error)
+            elif is_taught(path):
+                reason = f"malformed, or of another version; teach it again: {error}"
+            else:
+                reason = "safetensors, but not of `anyregion teach`"
+            raise InputError(f"{path}: not a taught vocabulary ({reason})") from None
 
     @classmethod
     def _from_parts(
         cls, metadata: dict[str, Any], tensors: dict[str, NDArray[Any]]
     ) -> TaughtVocabulary:
+        _check_parts(metadata, tensors)
         templates = metadata["templates"]
         vocabulary = Vocabulary(
             names=tuple(metadata["names"]),
@@ -205,6 +212,43 @@ def is_taught(path: str | Path) -> bool:
             return _KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False
+
+
+def _check_parts(metadata: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+    """Refuse parts that do not fit each other, or are not finite, though their hash is right."""
+    names = len(metadata["names"])
+    # per tensor its kind, its shape (-1: any), and from where to where whole numbers may go
+    parts: dict[str, tuple[str, tuple[int, ...], tuple[int, int] | None]]
+    parts = {"matrix": ("f", (names, -1), None)}
+    if "layout" in metadata:
+        count, features = len(metadata["ids_of_regions"]), sum(w for _, w in metadata["layout"])
+        shown, images = tensors["shown"].size, len(metadata["images"])
+        if (len(metadata["keys_of_regions"]), len(metadata["counts"])) != (count, names):
+            raise InputError("keys or counts of another number of regions or names")
+        parts |= {
+            "rows": ("f", (count, features), None),
+            "embeddings": ("f", (count, -1), None),
+            "labels": ("i", (count,), (-1, names - 1)),
+            "image_of": ("i", (count,), (0, images - 1)),
+            "weights": ("f", (features, shown), None),
+            "shown": ("i", (shown,), (0, names)),
+            "landmarks": ("i", (-1,), (0, count - 1)),
+            "left_out": ("f", (count, names + 1), None),
+        }
+        parts |= {"familiar": ("f", (features,), None)} if "familiar" in tensors else {}
+        if tensors["boxes"].shape != (count, 4):  # NaN where a region has no box
+            raise InputError(f"boxes of shape {tensors['boxes'].shape} for {count} regions")
+    for name, (kind, shape, bounds) in parts.items():
+        values = tensors[name]
+        fits = values.ndim == len(shape) and all(
+            s in (-1, v) for s, v in zip(shape, values.shape, strict=True)
+        )
+        if values.dtype.kind != kind or not fits:
+            raise InputError(f"{name} is {values.dtype} of shape {values.shape}, not {shape}")
+        if bounds is None and not np.isfinite(values).all():
+            raise InputError(f"{name} has numbers that are not finite")
+        if bounds and values.size and not bounds[0] <= values.min() <= values.max() <= bounds[1]:
+            raise InputError(f"{name} lies outside {bounds[0]} to {bounds[1]}")
 
 
 def _digest(metadata: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> str:

@@ -159,3 +159,99 @@ def test_wrong_arguments(
     assert main(["teach", *arguments]) == 1
     assert message in capsys.readouterr().err
     assert not Path("x.vocab").exists()
+
+
+def change(path: str, **changes: Any) -> dict[str, Any]:
+    """A file of corrections with other parts."""
+    content = json.loads(Path(path).read_text()) | changes
+    Path(path).write_text(json.dumps(content))
+    return content
+
+
+def test_of_two_names_for_one_region_the_later_counts_and_it_is_said(
+    taught: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(Path("photos.json").read_text())
+    again = content["annotations"][0] | {"id": 99, "category_id": 2}
+    # a copy of the image under another name is the same image
+    Path("photos/copy.png").write_bytes(Path("photos/1.png").read_bytes())
+    copied = [
+        {"id": 100 + i, "image_id": 9, "bbox": [20 * i, 0, 20, 30], "category_id": 3}
+        for i in (0, 1)
+    ]
+    change(
+        "photos.json",
+        images=[*content["images"], {"id": 9, "file_name": "copy.png"}],
+        annotations=[*content["annotations"], again, *copied],
+    )
+    command = ["teach", "photos.json", "--images", "photos", "--out", "two.vocab"]
+    # seen now, and seen before
+    for known in ([], ["--vocabulary", taught], ["--vocabulary", "two.vocab"]):
+        assert main([*command, *known]) == 3
+        error = capsys.readouterr().err
+        assert "1.png, region 2: called 'fruit', but the same region is called 'sea' later" in error
+        assert "1.png, region 99: called 'sea', but the same region is called 'leaf'" in error
+        assert load_vocabulary("two.vocab").corrections.labels.tolist() == [2, 2, 1, 2, 2, 0]
+
+
+def test_names_that_are_one_and_names_that_are_none(
+    taught: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(Path("photos.json").read_text())
+    rows = content["annotations"]
+    rows[0]["category_id"], rows[1]["category_id"], rows[2]["category_id"] = 5, 6, 7
+    more = [{"id": 5, "name": "FRUIT"}, {"id": 6, "name": " "}, {"id": 7, "name": "Fruit "}]
+    change("photos.json", annotations=rows, categories=content["categories"] + more)
+    command = ["teach", "photos.json", "--images", "photos", "--out", "x.vocab"]
+    assert main(command) == 3
+    error = capsys.readouterr().err
+    assert "category 5: 'FRUIT' repeats 'fruit'" in error
+    assert "1.png: 1 of 2 regions have no category that the file names" in error
+    assert load_vocabulary("x.vocab").counts.tolist() == [3, 0, 2]
+    # and where names of the vocabulary are others, and these join them
+    assert main([*command, "--vocabulary", "a, b"]) == 3
+    assert load_vocabulary("x.vocab").vocabulary.names == ("a", "b", "FRUIT", "leaf")
+
+
+def test_regions_that_are_none_of_these_are_answered_rightly_too(
+    taught: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = [(colour, "gray") for colour in ("tomato", "navy", "olive")] * 4
+    corrections = write("grey", [(a, b) for a, b in grey], start=20)
+    for i, name in enumerate(sorted(Path("grey").iterdir())):
+        # images of equal bytes are one
+        picture(name, *grey[i], size=(40, 30 + i))
+    assert main(["teach", corrections, "--images", "grey", "--out", "g.vocab"]) == 0
+    # none of these is no name, but it is what half of them are
+    assert "right, left out  100.0%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos.json", "--images", "gone"], "gone: there is no such folder of images"),
+        (["photos.json", "--images", "photos.json"], "there is no such folder of images"),
+        (["my.vocab", "--images", "photos"], "a taught vocabulary, not corrections"),
+        (["photos.json", "--images", "photos", "--out", "photos.vocab"], "a folder"),
+        (["photos.json", "--images", "photos", "--out", "photos.json/x.vocab"], "be written"),
+        (["photos.json", "--vocabulary", "my.vocab", "--score", "softmax"], "by probability"),
+    ],
+)
+def test_what_cannot_work_is_said_before_an_image_is_seen(
+    taught: str, colours: list[Any], arguments: list[str], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    Path("photos.vocab").mkdir()
+    out = [] if "--out" in arguments else ["--out", "x.vocab"]
+    assert main(["teach", *arguments, *out]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path("x.vocab").exists()
+
+
+def test_a_score_of_another_kind_sets_no_image_aside(
+    taught: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["recognize", "photos", "--regions", "photos.json", "--vocabulary", taught]
+    assert main([*command, "--score", "softmax", "--out", "run"]) == 1
+    assert "a taught vocabulary scores by probability" in capsys.readouterr().err
+    assert not Path("run").exists()

@@ -210,3 +210,22 @@ def test_no_contradiction_of_that_size(least: float) -> None:
     annotations = save(write({}))
     with pytest.raises(InputError, match="between 0 and 1"):
         check_labels(annotations, "photos", "out", recognizer=colour_recognizer(), least=least)
+
+
+def test_copies_of_an_image_are_one_and_stay_one() -> None:
+    content = write({})
+    Path("photos/copy.png").write_bytes(Path("photos/1.png").read_bytes())
+    content["images"].append({"id": 50, "file_name": "copy.png"})
+    copied = [a for a in content["annotations"] if a["image_id"] == 1]
+    content["annotations"] += [a | {"id": a["id"] + 100, "image_id": 50} for a in copied]
+    annotations = save(content)
+    first = check_labels(annotations, "photos", "out", recognizer=colour_recognizer())
+    second = check_labels(annotations, "photos", "out", recognizer=colour_recognizer())
+    assert (first.regions, second.regions, second.computed) == (24, 24, 0)
+    assert (first.agreed, second.agreed) == (1, 1)
+
+
+def test_a_damaged_taught_vocabulary_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my.vocab").write_text("nothing")
+    assert main(["data", "suspects", "my.vocab"]) == 1
+    assert "my.vocab: not a taught vocabulary" in capsys.readouterr().err
