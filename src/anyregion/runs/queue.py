@@ -217,7 +217,7 @@ def _items(
 
     items: list[QueueItem] = []
     for k, row in enumerate(queue.rows.tolist()):
-        indices, scores = best_names(probabilities[row : row + 1, :-1], NAMES)
+        indices, scores = best_names(probabilities[row : row + 1, :-1].astype(np.float32), NAMES)
         labels = tuple(names.names[i] for i in indices[0])
         values = tuple(map(digits, scores[0].tolist()))
         x0, y0, x1, y1 = (round(v, 3) for v in table.boxes[row].tolist())

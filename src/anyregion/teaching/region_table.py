@@ -146,7 +146,10 @@ class RegionTable:
                 self.boxes[of_image], ids=[self.ids[i] for i in of_image.tolist()]
             )
             teacher.add_embedded(
-                self.images[image], prompts, self.embedded(of_image), [labels[i] for i in at]
+                self.images[image],
+                prompts,
+                self.embedded(of_image),
+                [labels[i] for i in at.tolist()],
             )
 
     def save(self, path: Path, source: str) -> None:

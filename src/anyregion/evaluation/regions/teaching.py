@@ -362,7 +362,8 @@ class _Lab:
 
 def _unit(values: NDArray[np.floating[Any]]) -> Floats:
     wide: Floats = values.astype(np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-9))
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.asarray(wide / np.maximum(lengths, 1e-9), dtype=np.float32)
 
 
 def _mean(points: Sequence[_Point]) -> CurvePoint:
@@ -453,11 +454,11 @@ def _saved(runs: Mapping[str, Sequence[Sequence[_Point]]]) -> tuple[LabelsSaved,
     saved: list[LabelsSaved] = []
     for metric in METRICS[:2]:
         # (S, P) each
-        curves = [
+        random, queue = (
             np.array([[point.figures[metric] for point in curve] for curve in runs[order]])
             for order in ORDERS
-        ]
-        saved += labels_saved(corrections, *curves, metric)
+        )
+        saved += labels_saved(corrections, random, queue, metric)
     return tuple(saved)
 
 
