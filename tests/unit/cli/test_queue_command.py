@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anyregion import load_vocabulary
 from anyregion.cli.main import main
 from tests.unit.cli.test_teach_command import write
 
@@ -157,11 +158,14 @@ def test_learning_curves(
         assert drawn.size[0] == 3 * 360
     # what is held out is not taught, whatever it is called
     Path("photos/1.png").write_bytes(Path("held/50.png").read_bytes())
-    assert main([*command, *held, "--out", "curves"]) == 3
+    assert main([*command, *held, "--out", "curves", "--trained", "other"]) == 3
     printed, warned = capsys.readouterr()
     assert "1.png: held out, so it is not taught" in warned
     assert "same accuracy" in printed
     assert "all corrections" in printed
+    # the same model by words alone, which stands for another one here
+    assert f"trained          top-1 {report['curves']['queue'][0]['top1']:.1%}" in printed
+    assert len(load_vocabulary("curves/taught.vocab").labels) == 28
     vary("photos")
     assert main([*command, "--held-out", "every:3:1", "--seeds", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -50,8 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="where to write curves.png and report.json, and keep the regions' features, so that "
-        "another call needs seconds",
+        help="where to write curves.png, report.json and taught.vocab (of all corrections), and "
+        "keep the regions' features, so that another call reads no image",
+    )
+    parser.add_argument(
+        "--trained",
+        metavar="FOLDER",
+        help="a model that was trained on the same corrections, to be named beside",
     )
     parser.add_argument("--vocabulary", metavar="NAMES_OR_FILE",
         help="further names (those of the annotations are there anyway)",
@@ -66,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write and print."""
+    from functools import partial
+
+    from anyregion import factory
     from anyregion.cli import terminal
     from anyregion.evaluation.regions.teaching import (
         TeachingOptions,
@@ -74,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
     )
     from anyregion.files import write_json, writing
 
+    trained = None
+    if args.trained is not None:
+        trained = partial(factory.load_recognizer, args.trained, device=args.device)
     with terminal.progress() as track:
         report = evaluate_teaching(
             shared.recognizer_loader(args),
@@ -91,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             ),
             held_out_images=args.held_out_images,
             keep=args.out,
+            trained=trained,
         )
     if args.out is not None:
         write_curves(report, args.out / CURVES)
@@ -145,6 +157,11 @@ def _print(report: TeachingReport, out: Path | None) -> None:
          f"{last.seconds_queue:.2f}, teaching {everything.seconds_teach:.2f}, naming "
          f"{everything.seconds_name:.2f}"),
     ]  # fmt: skip
+    if report.trained is not None:
+        after = report.trained
+        by_class = percent(after.mean_class_accuracy)
+        line = f"top-1 {percent(after.top1)}, by class {by_class}, ECE {after.ece:.3f}"
+        lines.insert(1, ("trained", line))
     if out is not None:
         lines.append(("results", out))
     terminal.fields(lines)

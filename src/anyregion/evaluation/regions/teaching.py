@@ -31,12 +31,14 @@ from anyregion.teaching.corrections import NONE_OF_THESE
 from anyregion.teaching.queue import order_regions
 from anyregion.teaching.region_table import RegionTable
 from anyregion.teaching.teacher import Teacher
+from anyregion.teaching.vocabulary import TaughtVocabulary
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary, name_key
 
 Labels = NDArray[np.int64]
 
 ORDERS = ("random", "queue")
 METRICS = ("top1", "mean_class_accuracy", "ece", "auroc")
+TAUGHT = "taught.vocab"
 # each seed has its own photographs: all but this share
 LEFT_OUT = 0.2
 # the accuracies that labels are counted for: those of random order with these shares of the labels
@@ -133,6 +135,7 @@ class TeachingReport:
             a seed's.
         saved: labels saved, by metric and accuracy.
         all_corrections: the point of all corrections of all photographs, once.
+        trained: the point of a model that was trained on them, by words; None without one.
         regions, images: that can be corrected.
         held_out, held_out_images: that are named.
         names: how many names there are.
@@ -144,6 +147,7 @@ class TeachingReport:
     curves: Mapping[str, tuple[CurvePoint, ...]]
     saved: tuple[LabelsSaved, ...]
     all_corrections: CurvePoint
+    trained: CurvePoint | None
     regions: int
     images: int
     held_out: int
@@ -167,6 +171,7 @@ def evaluate_teaching(
     *,
     held_out_images: str | Path | None = None,
     keep: str | Path | None = None,
+    trained: Recognizer | Callable[[], Recognizer] | None = None,
 ) -> TeachingReport:
     """Measure learning curves in random order and in the queue's.
 
@@ -181,7 +186,10 @@ def evaluate_teaching(
             annotations from the K-th on (from 0), in the order of the file.
         options: see there.
         held_out_images: the folder of their images, unless it is the same.
-        keep: a folder to keep the regions' features in.
+        keep: a folder to keep the regions' features in, and all that was taught, as
+            `taught.vocab`.
+        trained: a model that was trained on the same corrections, to be named beside; or what
+            loads it.
 
     Raises:
         InputError: files that cannot be used, or none that both are about.
@@ -226,13 +234,17 @@ def evaluate_teaching(
         for i, order in enumerate(ORDERS, start=1):
             runs[order].append(lab.curve(order, pool, options))
             progress(len(ORDERS) * seed + i, total)
+    taught, all_corrections = lab.everything()
+    if folder is not None:
+        taught.save(folder / TAUGHT)
     return TeachingReport(
         curves={
             order: tuple(_mean(points) for points in zip(*curves, strict=True))
             for order, curves in runs.items()
         },
         saved=_saved(runs),
-        all_corrections=_mean([lab.everything()]),
+        all_corrections=_mean([all_corrections]),
+        trained=None if trained is None else _trained(loaded(trained), sources[1], lab, options),
         regions=len(tables[0]),
         images=len(np.unique(tables[0].image_of)),
         held_out=len(tables[1]),
@@ -314,14 +326,14 @@ class _Lab:
             points.append(self.point(taught, asked, chosen - started, done - chosen))
         return points
 
-    def everything(self) -> _Point:
-        """All corrections of all photographs."""
+    def everything(self) -> tuple[TaughtVocabulary, _Point]:
+        """All corrections of all photographs: what is learnt, and how good that is."""
         asked = np.arange(len(self.table))
         teacher = Teacher(self.recognizer, self.words.vocabulary)
         started = time.perf_counter()
         self.teach(teacher, asked)
         taught = teacher.vocabulary()
-        return self.point(taught, asked, 0.0, time.perf_counter() - started)
+        return taught, self.point(taught, asked, 0.0, time.perf_counter() - started)
 
     def teach(self, teacher: Teacher, rows: Labels) -> None:
         """Say what some regions are."""
@@ -358,6 +370,26 @@ class _Lab:
         best = shown[(_unit(self.held_out.embeddings) @ means.T).argmax(axis=1)]
         ranks = ranks_of(best[:, None], self.truth)
         return top_k(ranks, 1), mean_class_accuracy(ranks, self.truth)
+
+
+def _trained(
+    recognizer: Recognizer, source: ListedRegions, lab: _Lab, options: TeachingOptions
+) -> CurvePoint:
+    """The held-out regions named by another model, by words."""
+    seen = see_regions(
+        source, recognizer, use_masks=options.use_masks, limit=options.limit,
+        batch_size=options.batch_size, track=options.track,
+    )  # fmt: skip
+    names = lab.words.vocabulary
+    table, truth = _labelled(seen.table, source.categories, names, [])
+    named = np.flatnonzero(truth >= 0)
+    encoded = recognizer.encode_vocabulary(names)
+    other = replace(
+        lab, recognizer=recognizer, words=encoded, held_out=table.select(named), truth=truth[named]
+    )
+    none = np.zeros(0, dtype=np.int64)
+    point = _mean([other.point(encoded, none, 0.0, 0.0)])
+    return replace(point, corrections=len(lab.table))
 
 
 def _unit(values: NDArray[np.floating[Any]]) -> Floats:
