@@ -127,6 +127,11 @@ def main() -> None:
     def encode() -> None:
         recognizer.encoder.encode_images([image])
 
+    pyramid = model.image_encoder.encode(image)
+
+    def propose() -> None:
+        model.proposal_head.propose(pyramid)
+
     def eager() -> None:
         with torch.inference_mode():
             network(pixels)
@@ -137,6 +142,7 @@ def main() -> None:
         "crop": lambda: name(2),
         "masks": lambda: name(0, masks=True),
         "encoder": encode,
+        "proposals": propose,
         "eager": eager,
     }
     for work in works.values():
@@ -156,6 +162,7 @@ def main() -> None:
         "crops_over_naming": round(crops, 2),
         "with_masks_ms": round(middle("masks"), 1),
         "image_encoder_ms": round(middle("encoder"), 1),
+        "proposals_ms": round(middle("proposals"), 1),
         "image_encoder_in_eager_torch_ms": round(middle("eager"), 1),
         "torch_over_encoder": round(ratio, 2),
         "import_and_load_s": round(float(loading.stdout), 2),

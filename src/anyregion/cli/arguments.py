@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 # of `ProposalOptions`, which is not imported for a help text; a test compares them
-_MOST, _LOWEST = 50, 0.25
+_MOST, _LOWEST = 50, 0.28
 # `--proposer`, for `add_argument`
 PROPOSER: dict[str, Any] = {
     "choices": ["own", "compact", "sam"],

@@ -34,7 +34,7 @@ class ProposalOptions:
     """
 
     limit: int = 50
-    min_score: float = 0.25
+    min_score: float = 0.28
     nms_iou: float = 0.6
 
 
