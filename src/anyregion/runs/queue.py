@@ -147,6 +147,8 @@ def queue_regions(
     path = Path(regions)
     if not 1 <= count <= CANDIDATES:
         raise InputError(f"a queue has 1 to {CANDIDATES:,} regions; it is to have {count:,}")
+    if not path.exists():
+        raise InputError(f"{path}: there is no such folder or file")
     if out is None and not is_results_folder(path):
         raise InputError(f"{path} is no run's folder, so say where to write")
     folder = path if out is None else Path(out)

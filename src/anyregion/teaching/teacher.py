@@ -103,6 +103,9 @@ class Teacher:
         Raises:
             InputError: another number of labels, a region that does not lie in the image.
         """
+        # a string is a sequence of strings, too: its letters
+        if isinstance(labels, str) or not all(n is None or isinstance(n, str) for n in labels):
+            raise InputError(f"labels must be a list of names or None, not {labels!r:.60}")
         if len(labels) != len(regions):
             raise InputError(f"{len(regions)} regions but {len(labels)} labels")
         digest = image_digest(image).hex()

@@ -103,7 +103,7 @@ def test_refused_regions_are_asked_about(run: str) -> None:
     ("arguments", "message"),
     [
         (["run", "--vocabulary", NAMES, "--count", "5000"], "1 to 3,000 regions"),
-        (["nowhere", "--vocabulary", NAMES], "say where to write"),
+        (["nowhere", "--vocabulary", NAMES], "there is no such folder or file"),
         (["nowhere", "--vocabulary", NAMES, "--out", "x"], "nowhere"),
         (["run", "--vocabulary", "all.vocab"], "nothing to ask"),
         (["run", "--vocabulary", NAMES, "--use-masks"], "does not keep the masks"),

@@ -117,6 +117,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     # the half is one of the grid's boxes: 21 x 30 pixels for 20 x 30
     assert report["ar"]["300"] > 0.5
     assert report["grid"]["ar"] == report["ar"]
+    # NaN would be no JSON
+    assert report["ar_by_size"]["large"] is report["grid"]["ar_by_size"]["large"] is None
     assert main(words) == 0
     assert "things with at most one" in capsys.readouterr().out
     assert main([*words, "--localizer", "sam"]) == 1

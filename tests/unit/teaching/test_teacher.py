@@ -223,6 +223,9 @@ def test_wrong_input_names_the_item() -> None:
     with pytest.raises(InputError, match="is no name"):
         teacher.add(picture("moss", "fern", 0), BOXES, ["moss", " "])
     far = Regions.from_boxes([[100, 100, 120, 120]], ids=["far"])
+    for labels in ("ab", [1, 2], [float("nan"), None]):
+        with pytest.raises(InputError, match="a list of names or None"):
+            teacher.add(picture("moss", "fern", 0), BOXES, labels)
     with pytest.raises(InputError, match="far"):
         teacher.add(picture("moss", "fern", 0), far, ["moss"])
     assert len(teacher) == 0

@@ -79,8 +79,9 @@ class ProposalReport:
     set_aside: tuple[SetAside, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return asdict(self)
+        """As plain JSON; null where there is no thing of a size."""
+        sizes = {name: None if np.isnan(ar) else ar for name, ar in self.ar_by_size.items()}
+        return asdict(self) | {"ar_by_size": sizes}
 
 
 class GridProposer:
