@@ -16,6 +16,7 @@ pytest.importorskip("lightning_fabric")
 import torch
 
 from anyregion.compact.proposal_head import level_sizes
+from anyregion.compact.training.checkpoint import write_head
 from anyregion.compact.training.proposal_losses import (
     AssignmentConfig,
     assign,
@@ -30,6 +31,7 @@ from anyregion.compact.training.proposal_module import (
     centres,
 )
 from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig, objects_at
+from anyregion.errors import CheckpointError
 from tests.helpers.compact_data import toy_dataset
 
 CONFIG = ProposalTaskConfig(head=ProposalHeadConfig(width=16), batch=3)
@@ -151,6 +153,18 @@ def test_images_without_mirror_images_are_seen_as_they_are(tmp_path: Path) -> No
     items = [item for step in range(4) for item in task.plan(step)]
     assert len({item.image for item in items}) == 3
     assert not any(item.flipped for item in items)
+
+
+def test_a_training_begins_at_the_weights_of_another(tmp_path: Path, task: ProposalTask) -> None:
+    with torch.no_grad():
+        task.module.levels.add_(0.5)
+    write_head(task.module, tmp_path / "finder.safetensors")
+    config = replace(CONFIG, start=str(tmp_path / "finder.safetensors"), head=ProposalHeadConfig())
+    again = ProposalTask([toy_dataset(tmp_path)], config=config)
+    assert again.module.config == task.module.config, "the sizes are those of the weights"
+    torch.testing.assert_close(again.module.state_dict(), task.module.state_dict())
+    with pytest.raises(CheckpointError, match="not a proposal head"):
+        ProposalTask([toy_dataset(tmp_path)], config=replace(CONFIG, start=str(tmp_path / "no")))
 
 
 def test_losses_fall_and_the_task_repeats_itself(tmp_path: Path, task: ProposalTask) -> None:
