@@ -330,7 +330,7 @@ class Recognizer:
         if vocabulary.model != text.fingerprint:
             raise InputError(
                 f"this vocabulary was encoded by {vocabulary.model}, "
-                f"but {encoder.name} reads {text.fingerprint}"
+                f"but {encoder.name} reads {text.fingerprint}: make it again with this model"
             )
         if vocabulary.classifier is not None:
             # tiles change which pixels a region is seen by, not what its features mean

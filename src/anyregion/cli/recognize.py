@@ -161,9 +161,7 @@ def run(args: argparse.Namespace) -> int:
     if args.annotations and (typed or args.regions == "auto"):
         raise InputError("--annotations needs COCO results as --regions: it names their images")
     load, scores = shared.recognizer_loader(args), not args.ignore_scores
-    source: RegionSource | None = None
-    if args.regions == "auto" or args.proposer:
-        source = shared.proposed_regions(args, scores=scores)
+    source: RegionSource | None = shared.proposed_regions(args, scores=scores)
     vocabulary = shared.read_vocabulary(args, masks=args.use_masks)
     listed = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     count = len(listed.names)
@@ -181,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
             annotations=args.annotations,
             images=first if first.is_dir() else first.parent,
         )
-    if count == 1:
+    if count == 1 and getattr(vocabulary, "classifier", None) is None:
         shared.warn_one_name(args)
     settings = {
         "model": args.model,

@@ -23,6 +23,9 @@ anyregion recognize photos --regions boxes.json --vocabulary "hat, scarf" --out 
 anyregion teach run/predictions.json --images photos --out my.vocab
 anyregion recognize more --regions boxes.json --vocabulary my.vocab
 
+printed is of each name how many of its examples are named rightly by what was learnt without
+their image ("right"): where a name has one example, or all are in one image, by its words alone
+
 """
 # rows of the table of names
 SHOWN = 40

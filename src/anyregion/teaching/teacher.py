@@ -248,7 +248,8 @@ class Teacher:
             matrix=encoded.matrix,
             model=encoded.model,
             unreadable=encoded.unreadable,
-            regions=untiled(recognizer.encoder).fingerprint,
+            # words alone are nobody's features
+            regions=None if classifier is None else untiled(recognizer.encoder).fingerprint,
             classifier=classifier,
             corrections=corrections,
             left_out=left_out,

@@ -11,6 +11,7 @@ from anyregion import CheckpointError, InputError, Regions, Vocabulary, load_voc
 from anyregion.recognizer import Recognizer
 from anyregion.teaching.teacher import Teacher
 from anyregion.teaching.vocabulary import TaughtVocabulary
+from anyregion.tiles import TileOptions, tiled
 from tests.helpers.colours import ColourEncoder, colour_recognizer
 
 BOXES = Regions.from_boxes([[0, 0, 10, 10], [10, 0, 20, 10]], ids=["left", "right"])
@@ -130,6 +131,18 @@ def test_forgetting() -> None:
     )
     with pytest.raises(InputError, match="no correction"):
         teacher.forget("0.png")
+
+
+def test_with_all_forgotten_it_is_its_words_in_tiles_too(tmp_path: Path) -> None:
+    encoder = tiled(ColourEncoder(), TileOptions(limit=4, side=16, whole=16))
+    teacher = Teacher(Recognizer(encoder, cache=None), ["red", "lime"])
+    image = picture("moss", "brick", 0)
+    teacher.add(image, BOXES, ["red", "red"], name="0.png")
+    assert labels_of(teacher.recognizer, teacher.vocabulary(), "moss", "brick", 1) == ["red"] * 2
+    teacher.forget("0.png")
+    teacher.vocabulary().save(tmp_path / "my.vocab")
+    loaded = load_vocabulary(tmp_path / "my.vocab")
+    assert labels_of(teacher.recognizer, loaded, "moss", "brick", 1) == ["lime", "red"]
 
 
 def test_a_file_says_the_same_and_can_be_gone_on_with(tmp_path: Path) -> None:

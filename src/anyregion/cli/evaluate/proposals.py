@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="also look in up to N tiles of images over 640 pixels (default: 0, for in that "
+        help="also look in up to N tiles of images over 768 pixels (default: 0, for in that "
         "the number of proposals differs between images)",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
