@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
 from anyregion.errors import InputError
+from anyregion.files import read_json
 
 if TYPE_CHECKING:
     from anyregion.runs.teach import TeachReport
@@ -120,6 +121,11 @@ def run(args: argparse.Namespace) -> int:
             terminal.warn_list("read from CORRECTIONS", listed.notes)
             terminal.warn_list("categories that are no name of their own", listed.set_aside)
         terminal.warn_list("set aside", report.set_aside)
+        if _is_as_answered(args.corrections):
+            terminal.note(
+                "warning: every name is as it was answered: nothing was corrected "
+                "(what counts is category_id, not labels)"
+            )
         names = report.vocabulary
     assert isinstance(names, TaughtVocabulary)
     names.save(args.out)
@@ -134,6 +140,30 @@ def _check_place(out: Path) -> None:
     folder = next(place for place in out.absolute().parents if place.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"{out}: cannot be written: {folder} does not let files be made in it")
+
+
+def _is_as_answered(corrections: Path) -> bool:
+    """Whether the file is what `recognize` wrote, with no category changed."""
+    # what is larger is no run that somebody edited, and takes long to read
+    if corrections.suffix.casefold() != ".json" or not 0 < _size(corrections) < 1e8:
+        return False
+    content = read_json(corrections)
+    if not isinstance(content, dict):
+        return False
+    categories, rows = (content.get(key) or [] for key in ("categories", "annotations"))
+    # what is malformed was set aside
+    names = {str(c.get("id")): c.get("name") for c in categories if isinstance(c, dict)}
+    answered = [
+        isinstance(row.get("labels"), list)
+        and row["labels"][:1] == [names.get(str(row.get("category_id")))]
+        for row in rows
+        if isinstance(row, dict)
+    ]
+    return bool(answered) and all(answered)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _forget(teacher: Teacher, item: str) -> None:

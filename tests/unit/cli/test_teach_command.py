@@ -130,16 +130,21 @@ def test_a_precision_refuses(taught: str, capsys: pytest.CaptureFixture[str]) ->
     assert "needs a taught vocabulary" in capsys.readouterr().err
 
 
-def test_an_edited_run_is_a_file_of_corrections(taught: str) -> None:
+def test_an_edited_run_is_a_file_of_corrections(
+    taught: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["recognize", "photos", "--regions", "photos.json", "--vocabulary", "olive, navy"]
     assert main([*command, "--out", "run"]) == 0
     path = Path("run/predictions.json")
+    assert main(["teach", str(path), "--images", "photos", "--out", "same.vocab"]) == 0
+    assert "nothing was corrected" in capsys.readouterr().err
     content = json.loads(path.read_text())
     for annotation in content["annotations"]:
         annotation["category_id"] = 1
     path.write_text(json.dumps(content))
     assert main(["teach", str(path), "--images", "photos", "--out", "edited.vocab"]) == 0
     assert load_vocabulary("edited.vocab").counts.tolist() == [6, 0]
+    assert "nothing was corrected" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
