@@ -221,8 +221,11 @@ class Teacher:
                 if region is None or str(corrections.ids[i]) == str(region)
             ]
         if corrections is None or not positions:
-            of = f"region {region} of {image}" if region is not None else image
-            raise InputError(f"{of}: there is no correction of it to forget")
+            of = f"region {region!r} of {image!r}" if region is not None else repr(image)
+            names = [] if corrections is None else [m.name for m in corrections.images]
+            there = f"there are of {', '.join(names[:3])}" if names else "there are none at all"
+            more = f" and {len(names) - 3} more images" if len(names) > 3 else ""
+            raise InputError(f"{of}: there is no correction of it to forget; {there}{more}")
         self.corrections = corrections.without(positions)
         self._kernel = self._words = self._taught = None
         return len(positions)
