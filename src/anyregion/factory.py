@@ -411,6 +411,11 @@ def _vlm_tiles(vlm: object, limit: int | None) -> TileOptions:
     return TileOptions(limit=limit or 0, side=side, whole=side)
 
 
+def known_names(model: str | Path) -> Vocabulary | None:
+    """The names that a trained model's folder states, or None; a model by its name states none."""
+    return _vocabulary(Path(model)) if Path(model).is_dir() else None
+
+
 def _vocabulary(folder: Path) -> Vocabulary | None:
     """The names that a model's folder knows, or None."""
     path = folder / VOCABULARY

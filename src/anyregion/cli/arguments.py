@@ -252,6 +252,12 @@ def read_vocabulary(
     words = None if args.vocabulary is None else read_words(args)
     if exemplars is None:
         if words is None:
+            from anyregion.factory import known_names
+
+            words = known_names(args.model)
+            if words is not None and (args.templates or args.cleaning != "plain"):
+                raise InputError("--templates and --cleaning need --vocabulary")
+        if words is None:
             raise InputError("no names: give --vocabulary, --exemplars or both")
         listed = words if isinstance(words, Vocabulary) else words.vocabulary
         terminal.warn_list("read from the vocabulary", listed.notes)

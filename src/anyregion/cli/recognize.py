@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "commas), .json ([names], {names|classes|categories: [...]}, {id: name}, id2label, "
         "{name: [synonyms]}, COCO), .csv, .yaml (YOLO's data.yaml), .safetensors, .vocab "
         "(of anyregion teach); needed unless "
-        "--exemplars shows what to name",
+        "--exemplars shows what to name, or --model is a folder that knows its names",
     )
     where = parser.add_argument_group("regions (pixels of the upright image; one kind is needed)")
     where.add_argument(

@@ -47,7 +47,8 @@ README = """# A trained region head of compact
 
 Names regions with anyregion's built-in model, whose frozen parts come with the package:
 
-`anyregion recognize PHOTO --model FOLDER --vocabulary "cat, dog" --regions regions.json`
+`anyregion recognize PHOTO --model FOLDER --regions regions.json` gives the names of
+`vocabulary.json`, with `--vocabulary "cat, dog"` any others.
 """
 INPUTS = ("pooled", "conse", "boxes", "memory", "cells", "shape")
 # cosine to the nearest trained name: below, a name is new; above, it is a trained one in other

@@ -27,7 +27,7 @@ from anyregion.vocabulary import Progress
 from anyregion.yaml_text import parse_yaml
 
 # settings whose words are taken as they are, and those that may also be lists or mappings
-_TEXTS = {"annotations", "store", "terms", "validation_images", "vocabulary"}
+_TEXTS = {"annotations", "names", "store", "terms", "validation_images", "vocabulary"}
 _SOURCES = {"data", "images", "stores", "validation"}
 
 
@@ -148,6 +148,11 @@ def read_training(
         reason = f"a setting is empty, or of the wrong kind ({' '.join(str(error).split())})"
         raise InputError(f"{where}: {reason}") from None
     return Training(name, loop, objects[name])
+
+
+def task_name(config: str | Path | Mapping[str, Any]) -> str:
+    """The task of a configuration; `InputError` where it is none."""
+    return str(_read(config)[0]["task"])
 
 
 def as_words(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from anyregion.errors import InputError, require
 
 # the package's face names these functions, so that this module must load without the extra
 if TYPE_CHECKING:
+    from anyregion.compact.training.corrections import CorrectionsData
     from anyregion.recipes.loading import Training
     from anyregion.training.loop import Callbacks
     from anyregion.training.report import TrainingReport
@@ -25,6 +26,8 @@ def train(
     out: str | Path,
     *,
     settings: Mapping[str, Any] | Sequence[str] = (),
+    corrections: str | Path | None = None,
+    images: str | Path | None = None,
     overwrite: bool = False,
     callbacks: Callbacks | None = None,
 ) -> TrainingReport:
@@ -35,6 +38,9 @@ def train(
         out: the run's folder; what was learned is in its `model`.
         settings: in place of the configuration's: `{"optimizer.lr": 1e-4, "compact.batch": 16}`, or
             as words of a command line.
+        corrections: of `compact`, a taught vocabulary whose corrections are the data; annotations
+            and features are made in the run's folder.
+        images: the folder of their images; None for those that it was taught from.
         overwrite: begin anew where a run lies.
 
     Raises:
@@ -44,10 +50,21 @@ def train(
         MissingExtraError: without `anyregion[train]`.
     """
     require("train", "torch", "torchvision", "transformers", "jsonargparse", "lightning_fabric")
-    from anyregion.recipes.loading import as_words, read_training
+    from anyregion.recipes.loading import as_words, read_training, task_name
 
-    training = read_training(config, as_words(settings))
-    return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks)
+    words = as_words(settings)
+    if corrections is None:
+        if images is not None:
+            raise InputError("images are of corrections: give both")
+        training = read_training(config, words)
+        return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks)
+    from anyregion.compact.training.corrections import corrections_data
+
+    if (task := task_name(config)) != "compact":
+        raise InputError(f"{corrections}: corrections train compact, not {task}")
+    data = corrections_data(corrections, out, images)
+    training = read_training(config, [*as_words(data.settings), *words])
+    return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks, data=data)
 
 
 def pretrain(
@@ -108,8 +125,15 @@ def _run(
     overwrite: bool,
     callbacks: Callbacks | None,
     record: Callable[[Task], dict[str, Any]] | None = None,
+    data: CorrectionsData | None = None,
 ) -> TrainingReport:
-    """Build the task and fit it; `record` is the part of `config.yaml` that building decides."""
+    """Build the task and fit it.
+
+    Args:
+        training, out, overwrite, callbacks: see `train`.
+        record: the part of `config.yaml` that building decides.
+        data: whose features are computed first.
+    """
     from anyregion.recipes.loading import upgrade_settings
     from anyregion.training.distributed import is_first
     from anyregion.training.loop import Callbacks, fit
@@ -123,6 +147,12 @@ def _run(
     # each process builds its own task; the first one speaks
     if callbacks is None or not is_first():
         callbacks = Callbacks()
+    if data is not None:
+        for text in data.notes:
+            callbacks.note(text)
+        if overwrite and is_first():
+            data.remove_others()
+        data.fill(callbacks.prepare)
     task = training.build(progress=callbacks.prepare)
     for text in task.notes():
         callbacks.note(text)

@@ -96,6 +96,8 @@ def teach_images(
     before = set(teacher.names.names if teacher.names else ())
     folder = None if images is None else Path(images)
     said = _Said(set_aside)
+    if folder is not None:
+        teacher.folders = tuple(dict.fromkeys([*teacher.folders, str(folder.absolute())]))
     known, entries = 0, []
     for entry in file.images.values():
         entry = _named(entry, file, set_aside)

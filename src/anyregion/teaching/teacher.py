@@ -64,6 +64,7 @@ class Teacher:
         self.names: Vocabulary | None = None
         self.corrections: Corrections | None = None
         self.card = ModelCard()
+        self.folders: tuple[str, ...] = ()
         self._kernel: KernelColumns | None = None
         # what words say of every correction, and whose words these are
         self._words: tuple[EncodedVocabulary, Doubles] | None = None
@@ -75,7 +76,7 @@ class Teacher:
         if isinstance(names, TaughtVocabulary):
             recognizer.encode_vocabulary(names)  # raises where another model saw the corrections
             self.names, self.corrections = names.vocabulary, names.corrections
-            self.card = names.card
+            self.card, self.folders = names.card, names.folders
         elif isinstance(names, Vocabulary) or names is None:
             self.names = names
         else:
@@ -257,6 +258,7 @@ class Teacher:
             corrections=corrections,
             left_out=left_out,
             card=self.card,
+            folders=self.folders,
         )
         return self._taught
 

@@ -36,11 +36,13 @@ class TaughtVocabulary(EncodedVocabulary):
         corrections: the corrected regions, with their features.
         left_out: what is said of each by a fit that has not seen its image; None without any.
         card: origin, licence and terms, and the versions that wrote it.
+        folders: where the images lay that it was taught from, for a training that needs them again.
     """
 
     corrections: Corrections | None = None
     left_out: LeftOut | None = None
     card: ModelCard = field(default_factory=ModelCard)
+    folders: tuple[str, ...] = ()
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -83,6 +85,7 @@ class TaughtVocabulary(EncodedVocabulary):
             "model": self.model,
             "regions": self.regions,
             "counts": self.counts.tolist(),
+            "folders": self.folders,
             "card": asdict(replace(self.card, versions=package_versions())),
         }
         tensors: dict[str, NDArray[Any]] = {"matrix": self.matrix}
@@ -168,6 +171,7 @@ class TaughtVocabulary(EncodedVocabulary):
             tuple(metadata["unreadable"]),
             metadata["regions"],
             card=ModelCard(**metadata["card"]),
+            folders=tuple(map(str, metadata.get("folders", ()))),
         )
         if "layout" not in metadata:
             return taught

@@ -11,6 +11,7 @@ checkpoints/      last.safetensors
 samples/          pictures, where the task draws any
 best/             what was learned at the best validation, ready for use
 model/            what was learned at the end, ready for use
+data/             annotations and features of `--from my.vocab`
 README.md         the card
 ```
 """
@@ -38,6 +39,8 @@ from anyregion.yaml_text import parse_yaml
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+PREPARED = "data"
+"""What a command made in a run's folder before its training: annotations and features."""
 # what `overwrite` removes; anything else in the folder is someone's own
 _WRITTEN = (
     *("checkpoints", "tensorboard", "samples", "best", "model"),
@@ -184,7 +187,7 @@ def _earlier_settings(path: Path, overwrite: bool) -> Settings | None:
     if not path.is_dir():
         raise InputError(f"{path}: a file, not a folder")
     if not (path / CONFIG).is_file():
-        if any(not entry.name.startswith(".") for entry in path.iterdir()):
+        if any(e.name != PREPARED and not e.name.startswith(".") for e in path.iterdir()):
             raise InputError(f"{path}: holds something else than a training; give another folder")
         return None
     if overwrite:

@@ -22,6 +22,7 @@ from anyregion.errors import CheckpointError
 from anyregion.files import atomic_path, write_json, writing
 from anyregion.model_card import ModelCard, write_card
 from anyregion.torch_utils.weights import read_state_dict, write_tensors
+from anyregion.vocabulary import Vocabulary
 
 FORMAT = "anyregion.compact.namer/1"
 
@@ -35,8 +36,10 @@ def save_region_head(
     *,
     card: ModelCard,
     metrics: Mapping[str, float],
+    vocabulary: Vocabulary | None = None,
 ) -> None:
-    """Write the module, ready for `compact` (graph and numbers), and for going on (weights).
+    """Write the module, ready for `compact` (graph, numbers, the names that it gives where none are
+    asked for), and for going on (weights).
 
     Raises:
         AnyRegionError: they cannot be written.
@@ -58,7 +61,11 @@ def save_region_head(
         }
         write_json(folder / CONFIG, content, indent=2)
     write_card(
-        folder, card, weights=[REGION_HEAD, CALIBRATION, WEIGHTS], vocabulary=None, readme=README
+        folder,
+        card,
+        weights=[REGION_HEAD, CALIBRATION, WEIGHTS],
+        vocabulary=vocabulary,
+        readme=README,
     )
 
 

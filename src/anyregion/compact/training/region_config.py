@@ -68,6 +68,8 @@ class RegionTaskConfig:
             learns what is added to its answers; the folder of a head trained so goes on from it.
         keep_validation: where it begins at the built-in head: a store whose classes are to be named
             as well as before, measured before and after; None for none.
+        names: a file of names that the trained folder is to know, and gives where none are asked
+            for; None for those of `data`.
         licence: under which the weights may be used.
     """
 
@@ -84,6 +86,7 @@ class RegionTaskConfig:
     licence: str = "not stated"
     start: str = "none"
     keep_validation: StoreConfig | None = None
+    names: str | None = None
 
     def __post_init__(self) -> None:
         if not self.data:

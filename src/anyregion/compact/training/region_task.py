@@ -27,6 +27,7 @@ from anyregion.data.samplers import EpochSampler
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
 from anyregion.evaluation.regions.vocabulary_subsets import unrelated_names
+from anyregion.io.vocabulary import load_vocabulary
 from anyregion.model_card import ModelCard
 from anyregion.regions import Boxes
 from anyregion.torch_utils.weights import fingerprint
@@ -203,7 +204,26 @@ class RegionTask(Task):
                 origin=f"trained on {sum(len(s.images) for s in self.datasets):,} images",
             ),
             metrics={**self.validate(module), "ece": error, **self._further_metrics(module)},
+            vocabulary=self._known_names(),
         )
+
+    def _known_names(self) -> Vocabulary:
+        """The names that the folder gives where none are asked for: those of the data, or a file's.
+
+        Raises:
+            InputError: `names` is no file of names.
+        """
+        if self.config.names is None:
+            listed = {
+                name_key(name): name
+                for d in reversed(self.datasets)
+                for name in named_vocabulary(d).vocabulary.names
+            }
+            return Vocabulary.from_names(list(listed.values()))
+        names = load_vocabulary(self.config.names)
+        if not isinstance(names, Vocabulary):
+            raise InputError(f"compact.names: {self.config.names} is encoded: give names")
+        return names
 
     def _trained_names(self) -> dict[str, tuple[str, NDArray[np.float32]]]:
         """By key every trained name once, with the first data set's embedding of it."""
