@@ -15,6 +15,7 @@ from anyregion.compact.training.corrections import corrections_data
 from anyregion.data.store.store import Store
 from anyregion.recipes.run import train
 from anyregion.teaching.vocabulary import TaughtVocabulary
+from anyregion.tiles import untiled
 from tests.helpers.colours import colour_recognizer
 
 BOXES = Regions.from_boxes([[0, 0, 40, 60], [40, 0, 80, 60]])
@@ -123,7 +124,7 @@ def test_from_corrections_to_a_folder_that_knows_its_names(
     assert recognizer.vocabulary is not None
     assert recognizer.vocabulary.names == ("tomato", "navy", "olive", "hat")
     # the 80 names are kept beside them
-    assert {"person", "tomato"} <= set(recognizer.encoder.calibration.names)
+    assert {"person", "tomato"} <= set(untiled(recognizer.encoder).calibration.names)
     assert main(["recognize", "photos/0.png", "--box", "0,0,40,60", "--model", "run/model",
                  "--out", "named"]) == 0  # fmt: skip
     (line,) = Path("named/predictions.jsonl").read_text().splitlines()
