@@ -86,10 +86,10 @@ def test_compact_is_the_same_on_the_fly(tmp_path: Path) -> None:
         assert same(features, direct.read(0, flipped=flipped))
         shapes = {name: values.shape for name, values in features.items()}
         assert shapes == {
-            "stride8": (56, 80, 40),  # 24 x 16 becomes 640 x 427, padded to 448
-            "stride16": (28, 40, 112),
-            "stride32": (14, 20, 320),
-            "last": (14, 20, 1280),
+            "stride8": (64, 96, 40),  # 24 x 16 becomes 768 x 512
+            "stride16": (32, 48, 112),
+            "stride32": (16, 24, 320),
+            "last": (16, 24, 1280),
             "span": (2,),
         }
         assert [features[n].dtype for n in ("last", "span")] == [np.float16, np.float32]
