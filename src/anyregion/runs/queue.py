@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import InputError, SetAside
-from anyregion.files import atomic_path, write_json, writing
+from anyregion.files import write_csv, write_json, writing
 from anyregion.predictions import record_to_coco
 from anyregion.recognizer import Recognizer
 from anyregion.runs.crop_sheets import Crop, write_sheets
@@ -258,18 +256,14 @@ def _write_csv(path: Path, items: list[QueueItem]) -> None:
     """One row a region, in their order."""
     columns = ("order", "image", "id", "x0", "y0", "x1", "y1", "label", "probability", "second",
                "margin", "none", "novelty", "alike", "gain", "why")  # fmt: skip
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    for order, item in enumerate(items, start=1):
-        second = item.labels[1] if len(item.labels) > 1 else ""
-        writer.writerow(
-            [order, item.image, item.id, *item.box, item.labels[0], item.probabilities[0], second,
-             item.margin, item.none, item.novelty, item.alike, item.gain, item.why]
-        )  # fmt: skip
-    with writing(path), atomic_path(path) as temporary:
-        # names of files and ids need not be Unicode, and a file of CSV has to be
-        temporary.write_bytes(text.getvalue().encode(errors="backslashreplace"))
+    rows = [
+        [order, item.image, item.id, *item.box, item.labels[0], item.probabilities[0],
+         item.labels[1] if len(item.labels) > 1 else "", item.margin, item.none, item.novelty,
+         item.alike, item.gain, item.why]
+        for order, item in enumerate(items, start=1)
+    ]  # fmt: skip
+    with writing(path):
+        write_csv(path, columns, rows)
 
 
 def _write_coco(

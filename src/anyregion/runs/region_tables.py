@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import ReadSample, Track, annotated_samples, run_pipeline, silent
 from anyregion.runs.run_file import is_results_folder
+from anyregion.runs.teach import prompts
 from anyregion.teaching.corrections import CorrectedImage
 from anyregion.teaching.region_table import RegionTable
 
@@ -157,7 +158,7 @@ def see_regions(
 
     def embed(encoded: Sequence[Any], items: Sequence[ReadSample]) -> list[RegionEmbeddings]:
         return encoder.embed_regions(
-            encoded, [_prompts(i, use_masks) for i in items], features=True
+            encoded, [prompts(i.regions, masks=use_masks) for i in items], features=True
         )
 
     parts: list[tuple[CorrectedImage, Regions, RegionEmbeddings]] = []
@@ -177,11 +178,6 @@ def see_regions(
     if keep is not None and len(set_aside) == len(source.set_aside):
         table.save(keep, key)
     return SeenRegions(table, False, time.perf_counter() - started, tuple(set_aside))
-
-
-def _prompts(item: ReadSample, use_masks: bool) -> Regions:
-    regions = item.regions
-    return regions if use_masks else replace(regions, masks=(None,) * len(regions))
 
 
 def _key(source: ListedRegions, fingerprint: str, *, use_masks: bool, limit: int | None) -> str:

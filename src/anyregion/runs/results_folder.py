@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -16,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from anyregion.errors import AnyRegionError, InputError, SetAside
-from anyregion.files import atomic_path, to_line, writing
+from anyregion.files import atomic_path, to_line, write_csv, writing
 from anyregion.images import Pixels
 from anyregion.masks import segmentation_to_rle
 from anyregion.predictions import Predictions, csv_columns, record_to_coco, record_to_csv
@@ -436,18 +435,16 @@ class ResultsFolder:
         names = max(next(kept, 1), 1)
         columns = csv_columns(names)
         path = self.path / "predictions.csv"
-        with (
-            writing(path),
-            atomic_path(path) as temporary,
-            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow((*columns, "refused") if with_refused else columns)
+
+        def rows() -> Iterator[Sequence[Any]]:
             for line in self.journal.lines():
                 for record in line["regions"]:
                     values = record_to_csv(record, line["image"], names)
                     refused = "true" if record.get("refused") else "false"
-                    writer.writerow([*values, refused] if with_refused else values)
+                    yield [*values, refused] if with_refused else values
+
+        with writing(path):
+            write_csv(path, (*columns, "refused") if with_refused else columns, rows())
 
     def _write_picture(self, name: str, picture: Image.Image) -> str:
         """Write below `pictures/`; folders are kept, so equal file names do not collide."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from anyregion.data.image_files import find_image
 from anyregion.errors import CheckpointError, InputError, SetAside
-from anyregion.files import atomic_path, write_json, writing
+from anyregion.files import write_csv, write_json, writing
 from anyregion.images import image_digest
 from anyregion.io.regions import RegionFile, load_regions
 from anyregion.recognizer import Recognizer
@@ -111,7 +110,6 @@ def check_labels(
         AnyRegionError: `out` cannot be written.
     """
     annotations, out = Path(annotations), Path(out)
-    started = time.perf_counter()
     set_aside: list[SetAside] = []
     computed = 0
     # one that is damaged says so
@@ -228,17 +226,13 @@ def _keys_by_digest(
 
 
 def _write_csv(path: Path, suspects: Sequence[Suspect]) -> None:
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for suspect in suspects:
-            values = suspect.to_dict()
-            box = values["box"] or [""] * 4
-            values |= dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
-            writer.writerow([values[column] for column in COLUMNS])
+    rows = []
+    for suspect in suspects:
+        values = suspect.to_dict()
+        box = values["box"] or [""] * 4
+        values |= dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
+        rows.append([values[column] for column in COLUMNS])
+    write_csv(path, COLUMNS, rows)
 
 
 def _crops(suspects: Sequence[Suspect]) -> list[Crop]:
