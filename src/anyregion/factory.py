@@ -33,6 +33,8 @@ Kind: TypeAlias = Literal["compact", "regionspot", "vlm"]
 # `trained`: by the module trained for regions, which callers name `regionspot` of any model
 Use: TypeAlias = Literal["trained", "crop", "masked-crop", "dense"]
 Proposer: TypeAlias = Literal["own", "compact", "sam"]
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "auto"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16", "auto")
 PROPOSERS: tuple[Proposer, ...] = ("own", "compact", "sam")
 # length in pixels of the smallest tiles of the proposer sam: what SAM sees of an image
 SAM_TILE = 1024
@@ -98,6 +100,7 @@ def load_recognizer(
     vlm: str | None = None,
     antialias: bool | None = None,
     device: str = "cpu",
+    dtype: Dtype = "float32",
     tiles: int | None = None,
     cache: Path | Literal["default"] | None = "default",
 ) -> Recognizer:
@@ -116,22 +119,33 @@ def load_recognizer(
         antialias: for RegionSpot, whether images are squashed for the VLM with antialiasing; None
             for what the model states (True); False is the published predictor's way.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; for `compact` whatever ONNX Runtime here offers.
+        dtype: precision of the products in frozen image and text encoders: `float32`, `bfloat16`,
+            `float16`, or `auto`, bfloat16 where the device has instructions for it. Weights, a
+            localizer's decoder and the adapter stay float32; `compact` has a precision of its own.
         tiles: most tiles of a large image, in which its small regions are seen (see
             `anyregion.tiles.TiledEncoder`); 0 for none. Unless given, 128 for `compact` as trained,
             and 0 for all else, which is the published way. A crop has no use for them.
         cache: folder of encoded vocabularies; None for no cache.
 
     Raises:
-        InputError: unknown method, or a method that the model cannot serve.
+        InputError: unknown method, or a method or dtype that the model cannot serve.
         MissingExtraError: the model needs torch, which is not installed.
         CheckpointError: weights that cannot be used.
     """
     kind, use = _resolve(model, method)
     if kind == "compact" and vlm is not None:
         raise InputError("compact has a text encoder of its own: name the vlm as the model instead")
+    if kind == "compact":
+        _check_compact_dtype(dtype)
     if use == "trained" and kind != "compact":
         encoder, vocabulary, card = _regionspot(
-            model, kind, localizer=localizer, vlm=vlm, antialias=antialias, device=device
+            model,
+            kind,
+            localizer=localizer,
+            vlm=vlm,
+            antialias=antialias,
+            device=device,
+            dtype=dtype,
         )
         encoder = tiled(encoder, _vlm_tiles(getattr(encoder, "vlm", None), tiles))
         return Recognizer(encoder, vocabulary=vocabulary, card=card, cache=cache)
@@ -142,7 +156,7 @@ def load_recognizer(
             raise InputError(f"the method {use} uses no localizer")
         if tiles and use != "dense":
             raise InputError(f"the method {use} cuts out each region: there is no use for tiles")
-        embedder = _embedder(model, kind, vlm, device)
+        embedder = _embedder(model, kind, vlm, device, dtype)
         if use == "dense":
             from anyregion.compact.model import tile_options
 
@@ -175,6 +189,7 @@ def load_proposer(
     localizer: str | Path | None = None,
     recognizer: Recognizer | None = None,
     device: str = "cpu",
+    dtype: Dtype = "float32",
     tiles: int | None = None,
     options: ProposalOptions | None = None,
 ) -> RegionProposer:
@@ -185,7 +200,7 @@ def load_proposer(
             SAM 2.1, SAM 3); `own`, `sam` where there is a localizer, else `compact`.
         localizer: hub name, folder or file, for `sam`; unless given, that of `recognizer`.
         recognizer: the one that will name the regions; a RegionSpot's localizer is loaded already.
-        device: as for `load_recognizer`.
+        device, dtype: as for `load_recognizer`; a localizer that is loaded already keeps its own.
         tiles: most tiles of a large image, in which regions are looked for too (see
             `anyregion.tiles.TiledProposer`); 0 for none. Unless given, as many as `recognizer` may
             have, and without one 128 for `compact` and 0 for `sam`.
@@ -207,6 +222,8 @@ def load_proposer(
     if name == "compact" or (name == "own" and loaded is None and localizer is None):
         if localizer is not None:
             raise InputError("the proposer compact uses no localizer")
+        if loaded is None:  # else the dtype is that of the RegionSpot which names the regions
+            _check_compact_dtype(dtype)
         from anyregion.compact.model import (
             CompactEncoder,
             CompactModel,
@@ -230,8 +247,13 @@ def load_proposer(
     from anyregion.localizers.loading import load_localizer
     from anyregion.localizers.segmenter import PromptableSegmenter
     from anyregion.regionspot.encoder import RegionSpotEncoder
+    from anyregion.torch_utils.devices import resolve_dtype
 
-    segmenter = loaded if localizer is None else load_localizer(localizer, device=device)
+    segmenter = loaded
+    if localizer is not None:
+        segmenter = load_localizer(
+            localizer, device=device, encoder_dtype=resolve_dtype(dtype, device)
+        )
     if not isinstance(segmenter, PromptableSegmenter):
         title = getattr(segmenter, "name", segmenter)
         raise InputError(f"the localizer {title} makes no automatic masks")
@@ -255,6 +277,7 @@ def load_extractor(
     image_size: int | None = None,
     antialias: bool | None = None,
     device: str = "cpu",
+    dtype: Dtype = "float32",
 ) -> FeatureExtractor:
     """Build an extractor of frozen features, for the store and for training on the fly.
 
@@ -267,6 +290,7 @@ def load_extractor(
         image_size: side of the VLM's input in pixels; None for its own.
         antialias: how images are squashed for the VLM; None for what the model states (True).
         device: `cpu`, `cuda`, ...; for `compact` whatever ONNX Runtime here offers.
+        dtype: see `load_recognizer`.
 
     Raises:
         InputError: a choice that makes no sense, or models that cannot be had.
@@ -276,12 +300,14 @@ def load_extractor(
     if str(model) == "compact" or (model is None and localizer is None and vlm is None):
         if localizer or vlm or image_size or antialias is not None:
             raise InputError("compact has an image encoder of its own: no localizer and no VLM")
+        _check_compact_dtype(dtype)
         from anyregion.compact.model import CompactExtractor, CompactModel
 
         return CompactExtractor(CompactModel(device=device))
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.localizers.loading import load_localizer
     from anyregion.regionspot.extractor import RegionSpotExtractor
+    from anyregion.torch_utils.devices import resolve_dtype
     from anyregion.vlms.loading import load_vlm
 
     images_at_once = 1 if device == "cpu" else IMAGES_AT_ONCE
@@ -297,6 +323,7 @@ def load_extractor(
             vlm=vlm,
             antialias=antialias,
             device=device,
+            dtype=dtype,
         ).encoder
         if not isinstance(encoder, RegionSpotEncoder):
             raise InputError(f"{model} is no RegionSpot model")
@@ -314,11 +341,14 @@ def load_extractor(
             if vlm
             else "the feature map needs a VLM: name one"
         )
+    precision = resolve_dtype(dtype, device)
     if isinstance(localizer, str):
-        localizer = load_localizer(localizer, device=device)
+        localizer = load_localizer(localizer, device=device, encoder_dtype=precision)
     return RegionSpotExtractor(
         localizer,
-        None if vlm is None else load_vlm(vlm, device=device, image_size=image_size),
+        None
+        if vlm is None
+        else load_vlm(vlm, device=device, image_size=image_size, dtype=precision),
         antialias=antialias is not False,
         images_at_once=images_at_once,
     )
@@ -381,6 +411,7 @@ def _regionspot(
     vlm: str | None,
     antialias: bool | None,
     device: str,
+    dtype: Dtype,
 ) -> tuple[RegionEncoder, Vocabulary | None, ModelCard | None]:
     """The encoder, the names and the card of a folder or a published checkpoint."""
     if kind == "vlm":
@@ -389,12 +420,19 @@ def _regionspot(
             "`anyregion convert` or save_pretrained, or a published checkpoint (.pth)"
         )
     require("torch", "torch", "torchvision", "transformers")
-    path = Path(model)
+    from anyregion.torch_utils.devices import resolve_dtype
+
+    path, precision = Path(model), resolve_dtype(dtype, device)
     if path.is_dir():
         from anyregion.regionspot.encoder import RegionSpotEncoder
 
         encoder = RegionSpotEncoder.from_pretrained(
-            path, localizer=localizer, vlm=vlm, antialias=antialias, device=device
+            path,
+            localizer=localizer,
+            vlm=vlm,
+            antialias=antialias,
+            device=device,
+            dtype=precision,
         )
         return encoder, _vocabulary(path), read_card(path)
     from anyregion.regionspot.checkpoint import load_published
@@ -402,7 +440,16 @@ def _regionspot(
     # one file, which states neither names nor a licence
     if localizer or vlm:
         raise InputError(f"{path} carries its own SAM and CLIP; convert it to use others")
-    return load_published(path, device=device, antialias=antialias is not False), None, None
+    encoder = load_published(path, device=device, dtype=precision, antialias=antialias is not False)
+    return encoder, None, None
+
+
+def _check_compact_dtype(dtype: Dtype) -> None:
+    if dtype not in ("float32", "auto"):
+        raise InputError(
+            f"dtype {dtype}: compact's graphs have a precision of their own (8-bit integers and "
+            "float32); a dtype is for torch's models"
+        )
 
 
 def _vlm_tiles(vlm: object, limit: int | None) -> TileOptions:
@@ -423,16 +470,20 @@ def _vocabulary(folder: Path) -> Vocabulary | None:
     return vocabulary if isinstance(vocabulary, Vocabulary) else None
 
 
-def _embedder(model: str | Path, kind: Kind, vlm: str | None, device: str) -> ImageEmbedder:
+def _embedder(
+    model: str | Path, kind: Kind, vlm: str | None, device: str, dtype: Dtype
+) -> ImageEmbedder:
     if kind == "compact":
         from anyregion.compact.model import CompactEmbedder, CompactModel
 
         return CompactEmbedder(CompactModel(device=device))
     require("torch", "torch", "torchvision", "transformers")
+    from anyregion.torch_utils.devices import resolve_dtype
     from anyregion.vlms.loading import load_vlm
 
+    precision = resolve_dtype(dtype, device)
     if kind == "vlm":
-        return load_vlm(vlm or str(model), device=device)
+        return load_vlm(vlm or str(model), device=device, dtype=precision)
     from anyregion.regionspot.pretrained import read_config, resolve_part
 
     if Path(model).is_file():
@@ -442,6 +493,7 @@ def _embedder(model: str | Path, kind: Kind, vlm: str | None, device: str) -> Im
         vlm or resolve_part(Path(model), config.vlm),
         device=device,
         image_size=config.vlm_image_size,
+        dtype=precision,
     )
 
 

@@ -113,7 +113,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "image alone (default: 128 for compact, 0 for other models, whose tiles begin at the size "
         "of their input)",
     )
-    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    add_device_arguments(group)
     group.add_argument(
         "--score",
         choices=["softmax", "sigmoid", "probability"],
@@ -142,7 +142,20 @@ def recognizer_loader(args: argparse.Namespace) -> Callable[[], Recognizer]:
         vlm=args.vlm,
         antialias=False if args.no_antialias else None,
         device=args.device,
+        dtype=args.dtype,
         tiles=args.tiles,
+    )
+
+
+def add_device_arguments(group: argparse._ActionsContainer) -> None:
+    """Where frozen models run, and how exactly."""
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        default="float32",
+        help="precision of the products in frozen torch encoders; auto: bfloat16 where the device "
+        "has instructions for it (default: float32)",
     )
 
 
@@ -169,6 +182,7 @@ def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> Propos
         proposer,
         localizer,
         args.device,
+        dtype=args.dtype,
         masks=args.use_masks,
         scores=scores,
         tiles=args.tiles,

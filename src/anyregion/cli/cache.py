@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyregion.cli.arguments import positive
+from anyregion.cli.arguments import add_device_arguments, positive
 from anyregion.cli.exit_codes import FAILED, FINE, SET_ASIDE
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-antialias", action="store_true", help="resize for the VLM as published"
     )
-    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    add_device_arguments(group)
     store = parser.add_argument_group("the store")
     store.add_argument("--no-mirror", action="store_true", help="leave out the mirror images")
     store.add_argument(
@@ -117,10 +117,12 @@ def _extractor(args: argparse.Namespace, store: Store | None) -> FeatureExtracto
 
     models = {key: getattr(args, key, None) or None for key in MODEL_KEYS}
     models["antialias"] = False if args.no_antialias else None
-    if store is not None and not any(value is not None for value in models.values()):
-        noted = store.info.notes.get("models")
-        if isinstance(noted, dict):
-            models = {key: noted.get(key) for key in MODEL_KEYS}
+    noted = None if store is None else store.info.notes.get("models")
+    if isinstance(noted, dict) and not any(value is not None for value in models.values()):
+        models = {key: noted.get(key) for key in MODEL_KEYS}
+        models["dtype"] = noted.get("dtype", "float32")
+    else:
+        models["dtype"] = _dtype(args)
     models["features"] = bool(models["features"])
     options: dict[str, Any] = {**models, "device": args.device}
     return load_extractor(options.pop("model"), **options)
@@ -165,9 +167,23 @@ def _create(args: argparse.Namespace, extractor: FeatureExtractor) -> Store:
                 "features": args.features,
                 "image_size": args.image_size,
                 "antialias": False if args.no_antialias else None,
+                "dtype": _dtype(args),
             },
         },
     )
+
+
+def _dtype(args: argparse.Namespace) -> str:
+    """The precision's name; `auto` as what it means here: a store has one wherever it goes on."""
+    compact = args.localizer is None and args.vlm is None and args.model in (None, "compact")
+    if args.dtype != "auto" or compact:
+        return "float32" if args.dtype == "auto" else str(args.dtype)
+    from anyregion.errors import require
+
+    require("torch", "torch")
+    from anyregion.torch_utils.devices import resolve_dtype
+
+    return str(resolve_dtype(args.dtype, args.device)).removeprefix("torch.")
 
 
 def _resolve(model: str | None) -> str | None:

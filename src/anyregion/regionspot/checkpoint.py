@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from anyregion.errors import CheckpointError, InputError
@@ -85,7 +86,12 @@ def read_checkpoint(path: str | Path) -> RegionSpotCheckpoint:
 
 
 def load_published(
-    path: str | Path, *, device: str = "cpu", image_size: int | None = None, antialias: bool = True
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    image_size: int | None = None,
+    antialias: bool = True,
 ) -> RegionSpotEncoder:
     """A full published checkpoint as an encoder, with the SAM and the CLIP that it carries.
 
@@ -94,8 +100,8 @@ def load_published(
             name them there).
         InputError: a device that is not here.
     """
-    sam_options = LocalizerOptions(device=device)
-    vlm_options = VlmOptions(device=device, image_size=image_size)
+    sam_options = LocalizerOptions(device=device, encoder_dtype=dtype)
+    vlm_options = VlmOptions(device=device, image_size=image_size, dtype=dtype)
     parts, name = read_checkpoint(path), str(path)
     if parts.sam is None or parts.clip is None:
         raise CheckpointError(f"{path}: holds the adapter only; use `anyregion convert` first")

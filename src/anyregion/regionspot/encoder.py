@@ -114,6 +114,7 @@ class RegionSpotEncoder:
         vlm: str | None = None,
         antialias: bool | None = None,
         device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> RegionSpotEncoder:
         """Load the adapter of a folder and join it to its localizer and VLM.
 
@@ -123,6 +124,8 @@ class RegionSpotEncoder:
                 models kept elsewhere; other widths are refused). A localizer may also be an object
                 of your own, see `anyregion.localizers`.
             antialias: see the class; None for what the folder states.
+            device: for all three.
+            dtype: of the products in both frozen encoders; the decoder and the adapter are float32.
 
         Raises:
             CheckpointError: files missing, damaged, or not fitting the configuration.
@@ -134,13 +137,14 @@ class RegionSpotEncoder:
         adapter = load_adapter(folder, config.adapter)
         if localizer is None or isinstance(localizer, str):
             name = localizer or resolve_part(folder, config.localizer)
-            localizer = load_localizer(name, device=device)
+            localizer = load_localizer(name, device=device, encoder_dtype=dtype)
         return cls(
             localizer,
             load_vlm(
                 vlm or resolve_part(folder, config.vlm),
                 device=device,
                 image_size=config.vlm_image_size,
+                dtype=dtype,
             ),
             adapter.to(device),
             source=config.source,

@@ -102,7 +102,7 @@ class ProposedRegions:
 
     Attributes:
         proposer: `own`, `compact` or `sam`, as `load_proposer` takes it, or a proposer.
-        localizer, device, tiles: see `load_proposer`.
+        localizer, device, dtype, tiles: see `load_proposer`.
         masks: also use the masks as prompts.
         scores: multiply the names' scores by the regions' objectness.
         duplicates: which regions of one name are of one thing; None keeps all.
@@ -117,6 +117,7 @@ class ProposedRegions:
     tiles: int | None = None
     duplicates: DuplicateOptions | None = field(default_factory=DuplicateOptions)
     options: ProposalOptions | None = None
+    dtype: factory.Dtype = "float32"
     set_aside: tuple[SetAside, ...] = ()
 
     @property
@@ -140,6 +141,7 @@ class ProposedRegions:
             localizer=self.localizer,
             recognizer=recognizer,
             device=self.device,
+            dtype=self.dtype,
             tiles=self.tiles,
             options=self.options,
         )

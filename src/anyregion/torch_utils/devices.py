@@ -1,4 +1,7 @@
-"""The device that torch models run on, checked before anything is loaded. Needs torch."""
+"""The device and the precision that torch models run in, checked before anything is loaded.
+
+Needs torch.
+"""
 
 from __future__ import annotations
 
@@ -30,3 +33,36 @@ def check_device(device: str | torch.device) -> torch.device:
         pass
     offered = ", ".join(available_devices())
     raise InputError(f"device {str(device)!r} cannot be used: torch offers {offered} here")
+
+
+def resolve_dtype(name: str, device: str | torch.device) -> torch.dtype:
+    """The precision of a name on a device.
+
+    Args:
+        name: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device computes in it
+            itself, else float32.
+        device: as `check_device` takes it.
+
+    Raises:
+        InputError: an unknown name, or a device that is not here.
+    """
+    checked = check_device(device)
+    if name == "auto":
+        return torch.bfloat16 if _has_bfloat16(checked) else torch.float32
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise InputError(f"dtype {name!r}: there are auto, {', '.join(dtypes)}")
+    return dtypes[name]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 have instructions of their own there: emulated ones are slow."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False  # MPS: never measured
+    # older versions of torch do not say what a processor has
+    read = getattr(torch.cpu, "get_capabilities", None)
+    capabilities: dict[str, object] = read() if read is not None else {}
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also look in up to N tiles of images over 768 pixels (default: 0, for in that "
         "the number of proposals differs between images)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    shared.add_device_arguments(parser)
     parser.add_argument(
         "--limit", type=shared.positive, metavar="N", help="no more than the first N images"
     )
@@ -86,6 +86,7 @@ def _loader(
         args.proposer,
         localizer=args.localizer,
         device=args.device,
+        dtype=args.dtype,
         tiles=args.tiles,
     )
     if args.proposer == "sam":

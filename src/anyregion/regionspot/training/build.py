@@ -36,6 +36,7 @@ from anyregion.regionspot.extractor import RegionSpotExtractor, described_featur
 from anyregion.regionspot.pretrained import Pretrained, load_adapter, read_config
 from anyregion.regionspot.training.config import DataConfig, RegionSpotConfig, StepConfig
 from anyregion.regionspot.training.task import RegionSpotTask, Validation
+from anyregion.torch_utils.devices import resolve_dtype
 from anyregion.training.config import LoopConfig
 from anyregion.training.distributed import own_device
 from anyregion.training.seeds import seed_torch
@@ -125,15 +126,16 @@ class _FrozenModels:
 
     def __init__(self, settings: RegionSpotConfig, device: str) -> None:
         self.settings, self.device = settings, device
+        self.dtype = resolve_dtype(settings.dtype, device)
 
     @cached_property
     def vlm(self) -> VisionLanguageModel:
         size = self.settings.vlm_image_size
-        return load_vlm(self.settings.vlm, device=self.device, image_size=size)
+        return load_vlm(self.settings.vlm, device=self.device, image_size=size, dtype=self.dtype)
 
     @cached_property
     def localizer(self) -> Localizer:
-        return load_localizer(self.settings.localizer, device=self.device)
+        return load_localizer(self.settings.localizer, device=self.device, encoder_dtype=self.dtype)
 
 
 def _dataset(

@@ -94,6 +94,8 @@ class RegionSpotConfig:
         vlm_image_size: side of its input in pixels; None for the model's own.
         source: which of the localizer's tokens.
         antialias: how images are squashed for the VLM.
+        dtype: precision of the frozen encoders, as `load_recognizer` takes it; that of what learns
+            is `loop.precision`.
         adapter: sizes and choices of what learns.
         init_from: a folder with an adapter to start from (stage 2 from stage 1); None for new
             weights.
@@ -119,6 +121,7 @@ class RegionSpotConfig:
     vlm_image_size: int | None = None
     source: TokenSource = "decoder"
     antialias: bool = True
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     adapter: AdapterConfig = field(
         default_factory=lambda: AdapterConfig(feature_width=768, embed_width=512)
     )
