@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import roi_align
 
 from anyregion.errors import InputError
+from anyregion.r2o.adapting import AdaptConfig, anchor_losses, hold_norms
 from anyregion.r2o.collectives import summed
 from anyregion.r2o.model import Networks
 from anyregion.r2o.refinement import RegionMasks, Scope, mask_pool, refine
@@ -60,6 +61,7 @@ class Comparison:
         losses: `(R,)` mean of both directions.
         weights: `(R,)` of the losses; to be divided by their sum.
         areas: `(2, B, K)` of all masks in view 1 and view 2, in cells.
+        features: `(2 B, C, h, w)` of the online encoder, view 1 of all images, then view 2.
     """
 
     image: Tensor
@@ -69,6 +71,7 @@ class Comparison:
     losses: Tensor
     weights: Tensor
     areas: Tensor
+    features: Tensor
 
 
 class R2O(nn.Module):
@@ -81,15 +84,32 @@ class R2O(nn.Module):
 
     Args:
         synchronised: whether the BatchNorms count over all processes.
+        adapt: what of a start is kept.
     """
 
     def __init__(
-        self, networks: Networks, config: MethodConfig | None = None, *, synchronised: bool = False
+        self,
+        networks: Networks,
+        config: MethodConfig | None = None,
+        *,
+        synchronised: bool = False,
+        adapt: AdaptConfig | None = None,
     ) -> None:
         super().__init__()
         self.networks = networks
         self.config = config or MethodConfig()
         self.synchronised = synchronised
+        self.adapt = adapt or AdaptConfig()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> R2O:
+        """Training or evaluation mode; BatchNorms that keep their statistics stay in the latter."""
+        super().train(mode)
+        for branch in (self.networks.online, self.networks.target):
+            hold_norms(branch.encoder, self.adapt)
+        if self.networks.start is not None:
+            self.networks.start.eval()
+        return self
 
     def forward(
         self,
@@ -135,7 +155,14 @@ class R2O(nn.Module):
         rows = sums[-1].clamp(min=1)
         variance = summed((unit - sums[:-1] / rows).square().sum(dim=0)) / rows  # (D,)
         spread = variance.sqrt().mean() * unit.shape[1] ** 0.5
-        return {"loss": losses, "shared_masks": shared, "spread": spread.expand(len(whole))}
+        figures = {"shared_masks": shared, "spread": spread.expand(len(whole))}
+        if (start := self.networks.start) is not None:
+            with torch.no_grad():
+                kept = start(views)  # (2 B, C, h, w)
+            anchor = anchor_losses(comparison.features, kept, on=self.adapt.anchor_on)  # (B,)
+            losses = losses + self.adapt.anchor * anchor
+            figures["anchor"] = anchor
+        return {"loss": losses, **figures}
 
     @torch.no_grad()
     def find_regions(
@@ -189,7 +216,7 @@ class R2O(nn.Module):
         # the heads' BatchNorms need rows: in any process, where they are synchronised
         count = areas.new_tensor(float(rows.shape[1]))
         if not bool((summed(count) if self.synchronised else count) > 0):
-            return self._empty(areas)
+            return self._empty(areas, features)
         projected = networks.online.projector(rows.flatten(0, 1))
         predicted = networks.predictor(projected)
         with torch.no_grad():
@@ -208,16 +235,17 @@ class R2O(nn.Module):
             losses=losses,
             weights=weights,
             areas=areas,
+            features=features,
         )
 
-    def _empty(self, areas: Tensor) -> Comparison:
+    def _empty(self, areas: Tensor, features: Tensor) -> Comparison:
         """No mask lies in both views: a loss of zero that back-propagates to every parameter."""
         learned = [*self.networks.online.parameters(), *self.networks.predictor.parameters()]
         zero = torch.stack([p.sum() * 0 for p in learned]).sum()
         none = zero.expand(2, 0, self.networks.predictor.output.out_features)
         image = areas.new_zeros(0, dtype=torch.int64)
         return Comparison(
-            image, none, none, none.detach(), zero.expand(1), areas.new_zeros(1), areas
+            image, none, none, none.detach(), zero.expand(1), areas.new_zeros(1), areas, features
         )
 
 

@@ -37,15 +37,30 @@ class Branch(nn.Module):
 class Networks(nn.Module):
     """All networks of R2O: `online` and `predictor` learn, `target` is a running mean of `online`.
 
-    `width` are the channels of the encoder's output; `hidden` and `out` those of both heads.
+    Args:
+        width: channels of the encoder's output.
+        hidden, out: of both heads.
+        anchored: keep a copy of the encoder as it is now, `start`, which never changes.
     """
 
-    def __init__(self, encoder: Encoder, *, width: int, hidden: int = 4096, out: int = 256) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        width: int,
+        hidden: int = 4096,
+        out: int = 256,
+        anchored: bool = False,
+    ) -> None:
         super().__init__()
         self.online = Branch(encoder, Head(width, hidden, out))
         self.predictor = Head(out, hidden, out)
         self.target = copy.deepcopy(self.online)
         self.target.requires_grad_(False)
+        # among the weights, so in checkpoints: a run goes on though the start's file is gone
+        self.start: Encoder | None = None
+        if anchored:
+            self.start = copy.deepcopy(encoder).requires_grad_(False)
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

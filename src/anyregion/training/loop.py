@@ -182,7 +182,7 @@ def fit(
     # before the first step: a run whose best is not measured used to be lost at its last one
     config = resolve_best(task.on_fit_start(config), task.metrics)
     fabric, scaler = start(config)
-    optimizer = build_optimizer(task.module, config.optimizer)
+    optimizer = build_optimizer(task.module, config.optimizer, task.rate_scales())
     module, wrapped = fabric.setup(task.module, optimizer)
     ema = None if config.ema_decay is None else weight_average(task.module, config.ema_decay)
     stepper = Stepper(fabric, task, module, wrapped, scaler, ema, config)

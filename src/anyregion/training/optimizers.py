@@ -15,8 +15,14 @@ from anyregion.training.config import OptimizerConfig, ScheduleConfig
 from anyregion.training.lars import Lars
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    module: nn.Module, config: OptimizerConfig, rate_scales: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """AdamW or LARS over every parameter of `module` that needs a gradient.
+
+    Args:
+        rate_scales: by parameter, see `Task.rate_scales`; each group has its own as `lr_scale`,
+            which the step multiplies the rate by.
 
     Raises:
         InputError: none does; or `config.decay_also` names no such parameter.
@@ -25,13 +31,20 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
     if not trainable:
         raise InputError("nothing to train: no parameter of the module asks for a gradient")
     exempt = _exempt_from_decay(trainable, config)
+    scales = {name: (rate_scales or {}).get(name, 1.0) for name in trainable}
     groups: list[dict[str, Any]] = [
         {
-            "params": [p for name, p in trainable.items() if (name in exempt) == is_exempt],
+            "params": [
+                p
+                for name, p in trainable.items()
+                if (name in exempt) == is_exempt and scales[name] == scale
+            ],
             "weight_decay": 0.0 if is_exempt else config.weight_decay,
             "adapted": not is_exempt,
+            "lr_scale": scale,
         }
         for is_exempt in (False, True)
+        for scale in sorted(set(scales.values()))
     ]
     groups = [group for group in groups if group["params"]]
     if config.kind == "lars":

@@ -82,7 +82,7 @@ class Stepper:
             * task_factor
         )
         for group in self.optimizer.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         norm = self.fabric.clip_gradients(  # the gradient's before it is clipped
             self.module,
             self.optimizer,

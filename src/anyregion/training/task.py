@@ -100,6 +100,11 @@ class Task(ABC):
         """The loop's settings, completed by what the task decides (it may count in epochs)."""
         return config
 
+    def rate_scales(self) -> Mapping[str, float]:
+        """What the learning rate is multiplied by for each parameter of `module`, by its name; 1
+        for a parameter without one."""
+        return {}
+
     def on_step_start(self, step: int) -> float:
         """Called before the losses of `step`; the learning rate is multiplied by the result."""
         return 1.0

@@ -10,6 +10,7 @@ import torch
 from anyregion.backbones.encoder import Encoder
 from anyregion.backbones.loading import build_encoder
 from anyregion.errors import InputError
+from anyregion.r2o.adapting import freeze_stages, hold_norms
 from anyregion.r2o.label_store.image_list import list_images
 from anyregion.r2o.label_store.store import LabelStore
 from anyregion.r2o.method import R2O, batch_statistics
@@ -43,8 +44,16 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     seed_torch(loop.seed, "weights")
     encoder = build_encoder(settings.backbone, size=settings.views.size, weights=settings.start)
     width = encoder.grid(settings.views.size).channels
+    freeze_stages(encoder, settings.adapt)
+    hold_norms(encoder, settings.adapt)
     _check_rows(encoder, settings, loop, world)
-    networks = Networks(encoder, width=width, hidden=settings.heads.hidden, out=settings.heads.out)
+    networks = Networks(
+        encoder,
+        width=width,
+        hidden=settings.heads.hidden,
+        out=settings.heads.out,
+        anchored=settings.adapt.anchor > 0,
+    )
     _freeze_idle(networks)
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     store = LabelStore.open_or_fill(
@@ -59,7 +68,7 @@ def build(settings: R2OConfig, *, loop: LoopConfig, progress: Progress | None = 
     together = settings.sync_norm and world > 1
     if together:
         networks = convert_sync_batchnorm(networks, own_device(loop.device).partition(":")[0])
-    module = R2O(networks, settings.method, synchronised=together)
+    module = R2O(networks, settings.method, synchronised=together, adapt=settings.adapt)
     if settings.channels_last:
         module = module.to(memory_format=torch.channels_last)
     return R2OTask(module, store, settings, loop=loop)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from anyregion.errors import InputError
+from anyregion.r2o.adapting import AdaptConfig
 from anyregion.r2o.augmentations import ViewConfig
 from anyregion.r2o.curriculum import CurriculumConfig
 from anyregion.r2o.method import MethodConfig
@@ -47,6 +48,7 @@ class R2OConfig:
         backbone: `torchvision/resnet50`, `timm/convnext_tiny`, ...: see `backbones.loading`.
         start: weights to start from: None for random ones, `pretrained` for the library's own, or
             a file or folder.
+        adapt: how the backbone is kept near its start.
         epochs: how often each image is seen.
         warmup_epochs: of them, with a rising learning rate.
         batch: images of a step, of all processes together. Taken in parts (`micro_batch`), each
@@ -81,6 +83,7 @@ class R2OConfig:
     data: tuple[ImagesConfig, ...] = ()
     backbone: str = "torchvision/resnet50"
     start: str | None = None
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     epochs: float = 300
     warmup_epochs: float = 3
     batch: int = 4096
@@ -121,3 +124,5 @@ class R2OConfig:
             raise InputError(f"r2o.keep: {self.keep!r} is not online or target")
         if self.shown < 0:
             raise InputError(f"r2o.shown must not be negative: {self.shown}")
+        if self.start in (None, "random") and self.adapt != AdaptConfig():
+            raise InputError("r2o.adapt keeps a backbone near its start: give one as r2o.start")

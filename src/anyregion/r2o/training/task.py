@@ -18,6 +18,7 @@ from anyregion.backbones.loading import save_encoder
 from anyregion.data.samplers import EpochSampler
 from anyregion.errors import InputError
 from anyregion.images import Pixels
+from anyregion.r2o.adapting import rate_scales
 from anyregion.r2o.augmentations import View, make_views, spanning_view
 from anyregion.r2o.curriculum import clusters_at, rate_scale, target_momentum
 from anyregion.r2o.label_store.store import LabelStore
@@ -138,6 +139,11 @@ class R2OTask(Task):
             self._agreed = True
         self._step, self._part = step, 0
         return rate_scale(self.clusters(step), per=self.config.rate_per)
+
+    def rate_scales(self) -> Mapping[str, float]:
+        """See `Task`: those of the backbone; the heads learn at the whole rate."""
+        scales = rate_scales(self.r2o.networks.online.encoder, self.config.adapt)
+        return {f"networks.online.encoder.{name}": scale for name, scale in scales.items()}
 
     def plan(self, step: int) -> list[R2OItem]:
         """See `Task`."""

