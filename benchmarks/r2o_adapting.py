@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from r2o_comparison import NOWHERE, TRAINED_ON, anyregion, link
 from torch import Tensor
 
 from anyregion.backbones.encoder import normalize
@@ -39,6 +38,7 @@ from anyregion.evaluation.backbones.knn import evaluate_knn
 from anyregion.evaluation.backbones.segmentation_datasets import open_segmentation_dataset
 from anyregion.files import atomic_path
 from anyregion.images import find_images, read_image
+from r2o_comparison import NOWHERE, TRAINED_ON, anyregion, link
 
 LITE0 = "timm/tf_efficientnet_lite0"
 FIXED = ("--r2o.curriculum.kind", "constant", "--r2o.curriculum.values", NOWHERE)

@@ -19,6 +19,7 @@ for needed in ("lightning_fabric", "jsonargparse", "torchvision", "timm", "skima
 
 from safetensors.torch import load_file  # noqa: E402
 
+from anyregion.backbones.loading import build_encoder, save_encoder  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
 from anyregion.training.run_folder import last_checkpoint  # noqa: E402
 from tests.helpers.pretraining import command, pretrain, write_photos  # noqa: E402
@@ -33,8 +34,12 @@ def logged(out: Path) -> int:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_killed_and_resumed_equals_never_killed(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "adapted"), [("fp32", False), ("bf16", False), ("fp32", True)]
+)
+def test_killed_and_resumed_equals_never_killed(
+    tmp_path: Path, precision: str, adapted: bool
+) -> None:
     photos = write_photos(tmp_path / "photos", 6)
     # a checkpoint every second step, looks and pictures every fourth; batches cross the epochs
     changes: dict[str, Any] = {
@@ -45,6 +50,17 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, precision: str) 
         "micro_batch": 2,
         "r2o__cache": tmp_path / "priors",
     }
+    if adapted:
+        torch.manual_seed(1)
+        save_encoder(build_encoder("timm/test_resnet", size=64), tmp_path / "start")
+        changes |= {
+            "r2o__start": tmp_path / "start",
+            "r2o__adapt__rate": 0.5,
+            "r2o__adapt__stage_decay": 0.7,
+            "r2o__adapt__frozen_stages": 1,
+            "r2o__adapt__frozen_norms": "true",
+            "r2o__adapt__anchor": 1,
+        }
     out = tmp_path / "killed"
     request = {"delay": 0.05, "commands": [command(photos, out, **changes)]}
     process = subprocess.Popen(
