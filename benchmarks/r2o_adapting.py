@@ -100,14 +100,11 @@ def split(shared: Path, work: Path) -> tuple[Path, dict[str, Judgement]]:
         ("caltech101", 3, None, 5),
     ):
         for folder in sorted((unlabelled / name / "train").iterdir()):
-            photos = sorted(folder.iterdir())
-            for part, paths in (
-                ("named", photos[:named]),
-                ("voting", photos[named:][:voting]),
-            ):
+            others = (listed := sorted(folder.iterdir()))[named:]
+            for part, paths in (("named", listed[:named]), ("voting", others[:voting])):
                 for path in paths:
                     link(path, work / name / part / folder.name / path.name)
-            trained += photos[named:][:drawn]
+            trained += others[:drawn]
         classes["choose"][name] = (work / name / "voting", work / name / "named")
         for path in find_images([unlabelled / name / "val"])[0]:
             if path.name not in TRAINED_ON:
@@ -115,9 +112,9 @@ def split(shared: Path, work: Path) -> tuple[Path, dict[str, Judgement]]:
         classes["report"][name] = (unlabelled / name / "train", work / name / "val")
     images, annotations = data / "coco" / "images", data / "coco" / "annotations"
     held_out = _first_images(annotations / "instances_train_masks.json", 120, work)
-    for listed in json.loads((annotations / "instances_train.json").read_text())["images"]:
-        if listed["file_name"] not in held_out:
-            trained.append(images / listed["file_name"])
+    for image in json.loads((annotations / "instances_train.json").read_text())["images"]:
+        if image["file_name"] not in held_out:
+            trained.append(images / image["file_name"])
     frames = {
         part: [Path(listed["file_name"]).with_suffix(".png").name for listed in json.loads(
             (data / "camvid/annotations" / f"regions_{part}.json").read_text()

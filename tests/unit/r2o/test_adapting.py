@@ -150,13 +150,13 @@ def test_settings_that_cannot_be(start: Path) -> None:
         freeze_stages(
             build_encoder("timm/tf_efficientnet_lite0", size=64), AdaptConfig(frozen_stages=8)
         )
-    for name, value in (
-        ("rate", 0),
-        ("rate", 1.5),
-        ("stage_decay", -1),
-        ("frozen_stages", -1),
-        ("anchor", float("nan")),
-        ("anchor_on", "pixel"),
-    ):
+    wrong: dict[str, Any] = {
+        "rate": 1.5,
+        "stage_decay": 0,
+        "frozen_stages": -1,
+        "anchor": float("nan"),
+        "anchor_on": "pixel",
+    }
+    for name, value in wrong.items():
         with pytest.raises(InputError, match=f"adapt.{name}"):
             AdaptConfig(**{name: value})
