@@ -39,6 +39,22 @@ def positive(text: str) -> int:
     return value
 
 
+# of `Layout`, whose module is not imported for a help text; a test compares them
+LAYOUTS = (
+    "auto", "coco", "voc", "openimages", "yolo", "labelme", "label-studio", "cvat", "csv", "crops",
+)  # fmt: skip
+
+
+def add_layout_argument(parser: argparse._ActionsContainer, name: str, of: str) -> None:
+    """The layout of a file of annotations, where its content does not tell."""
+    parser.add_argument(
+        name,
+        choices=LAYOUTS,
+        default="auto",
+        help=f"of {of} (default: auto, by its content)",
+    )
+
+
 def share(text: str) -> float:
     """A number from 0 to 1."""
     value = float(text)

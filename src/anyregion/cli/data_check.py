@@ -22,16 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "annotations",
         type=Path,
         metavar="ANNOTATIONS",
-        help="COCO-format JSON (also LVIS, Objects365, V3Det, ODinW), OpenImages' CSV of boxes, or "
-        "a Pascal VOC folder or list of images",
+        help="COCO-format JSON (also LVIS, Objects365, V3Det, ODinW), OpenImages' CSV of boxes, "
+        "a Pascal VOC folder or list of images, YOLO's data.yaml or folder, LabelMe's files, Label "
+        "Studio's JSON, CVAT's XML, a CSV of boxes, or a folder of crops",
     )
     parser.add_argument("images", type=Path, metavar="IMAGES", help="the folder of the images")
-    parser.add_argument(
-        "--layout",
-        choices=["auto", "coco", "voc", "openimages"],
-        default="auto",
-        help="of the annotations (default: auto, by the path)",
-    )
+    shared.add_layout_argument(parser, "--layout", "the annotations")
     parser.add_argument(
         "--fast",
         action="store_true",

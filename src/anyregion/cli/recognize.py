@@ -53,9 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--regions",
         metavar="FILE|auto",
         help="COCO annotations (also LVIS) or results, a detector's {image: {boxes, scores, "
-        "labels}}, a Pascal VOC folder or list, or OpenImages' CSV; scores in it are multiplied "
-        "with the names' scores. auto: regions are found, and their objectness counts as score",
+        "labels}}, YOLO's data.yaml or folder, Label Studio's JSON, CVAT's XML, LabelMe, a Pascal "
+        "VOC folder or list, OpenImages' CSV, a CSV of boxes; scores in it are multiplied with the "
+        "names' scores. auto: regions are found, and their objectness counts as score",
     )
+    shared.add_layout_argument(where, "--regions-format", "--regions")
     where.add_argument(
         "--annotations",
         type=Path,
@@ -158,6 +160,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--use-masks needs --regions: boxes and points have no masks")
     if args.ignore_scores and typed:
         raise InputError("--ignore-scores needs --regions: boxes and points have no scores")
+    if args.regions_format != "auto" and (typed or args.regions == "auto"):
+        raise InputError("--regions-format needs a file as --regions")
     if args.annotations and (typed or args.regions == "auto"):
         raise InputError("--annotations needs COCO results as --regions: it names their images")
     load, scores = shared.recognizer_loader(args), not args.ignore_scores
@@ -178,6 +182,7 @@ def run(args: argparse.Namespace) -> int:
             scores=scores,
             annotations=args.annotations,
             images=first if first.is_dir() else first.parent,
+            layout=args.regions_format,
         )
     if count == 1 and getattr(vocabulary, "classifier", None) is None:
         shared.warn_one_name(args)

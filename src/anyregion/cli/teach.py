@@ -41,9 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CORRECTIONS",
         help="regions with their right names: COCO annotations, a run's predictions.json that was "
-        "edited, a Pascal VOC folder or list, or OpenImages' CSV. Every region in it counts as "
-        "looked over; regions that two entries name otherwise, as the later one says",
+        "edited, Label Studio's JSON, CVAT's XML, LabelMe's files, YOLO's data.yaml, a Pascal VOC "
+        "folder or list, OpenImages' CSV, a CSV of boxes, or a folder of crops that was sorted. "
+        "Every region in it counts as looked over; regions that two entries name otherwise, as the "
+        "later one says",
     )
+    shared.add_layout_argument(parser, "--layout", "CORRECTIONS")
     parser.add_argument(
         "--images",
         type=Path,
@@ -113,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
                 names,
                 recognizer=recognizer,
                 use_masks=args.use_masks,
+                layout=args.layout,
                 batch_size=args.batch_size,
                 track=track,
             )

@@ -21,12 +21,12 @@ from anyregion.data.annotations.builder import (
     UNKNOWN_IMAGE,
     RegionColumns,
 )
-from anyregion.data.annotations.coco import read_coco, whole_number
+from anyregion.data.annotations.coco import whole_number
 from anyregion.data.annotations.openimages import WITHOUT_SIZE
-from anyregion.data.annotations.reading import read_records
+from anyregion.data.annotations.reading import Layout, read_records
 from anyregion.data.annotations.report import Findings, skipped_items
 from anyregion.errors import InputError, SetAside
-from anyregion.files import name_parts, reading, shared_tail
+from anyregion.files import name_parts, shared_tail
 from anyregion.masks import RLE, rle_size, segmentation_to_rle
 from anyregion.regions import Regions
 
@@ -122,11 +122,13 @@ def load_regions(
     scores: bool = True,
     annotations: str | Path | None = None,
     images: str | Path | None = None,
+    layout: Layout = "auto",
 ) -> RegionFile:
     """Read a file of regions; malformed ones are set aside one by one, and the rest is used.
 
     What `read_annotations` reads is read by the same rules; crowd regions are left out, for they
-    hold many things. Of JSON, the layout is recognised by the content:
+    hold many things. Of JSON, the layout is recognised by the content; beside those of
+    `read_annotations`:
         COCO annotations: `{"images": [...], "annotations": [...], "categories": [...]}`, boxes
             xywh; also LVIS and the others.
         COCO results: `[{"image_id", "bbox" (xywh), "score", "category_id"}, ...]`; of masks alone
@@ -138,34 +140,25 @@ def load_regions(
     a score outside 0 to 1.
 
     Args:
-        path: the file, or a Pascal VOC folder.
+        path: the file or folder.
         masks: also read `segmentation` (RLE and polygons) as mask prompts, where there are any.
         scores: also read scores, by which answers are multiplied.
         annotations: of COCO results or a detector's boxes by id, the COCO file that lists their
             images: names and sizes.
-        images: of OpenImages' CSV, the folder of the images, to read their sizes.
+        images: the folder of the images, for what only they tell (see `read_annotations`).
+        layout: as for `read_annotations`; `auto` goes by the content.
 
     Raises:
         InputError: none of these layouts, or boxes that are fractions of the image.
     """
     path = Path(path)
-    # JSON may be called anything, as long as it is no other layout's name
-    start = b"{"
-    if path.is_dir():
-        start = b""
-    elif path.suffix.lower() in (".csv", ".txt", ".xml"):
-        with reading(path), path.open("rb") as file:
-            start = file.read(64).lstrip()[:1]
-    is_json = start in (b"{", b"[")
-    if is_json:
-        listed = None if annotations is None else Path(annotations)
-        records = read_coco(path, masks=masks, prompts=True, images=listed)
-    else:
-        if annotations is not None:
-            raise InputError(f"{path} lists its images itself: {annotations} is for COCO results")
-        listed = None
-        records = read_records(path, masks=masks, images=images)
-    if is_json and all(file is None or file.is_file() for file in (path, listed)):
+    listed = None if annotations is None else Path(annotations)
+    records = read_records(
+        path, layout=layout, masks=masks, prompts=True, images=images, listed=listed
+    )
+    # whether one file says it all: data.yaml names other files, whose regions count
+    whole = records.regions.stated_ids is not None and path.suffix.lower() not in (".yaml", ".yml")
+    if whole and all(file is None or file.is_file() for file in (path, listed)):
         digest = hashlib.sha256(path.read_bytes() + (listed.read_bytes() if listed else b""))
     else:
         # of a list of many files, or with sizes from elsewhere, it is what was read that counts; a
@@ -174,15 +167,14 @@ def load_regions(
         digest = hashlib.sha256(repr((records.images, records.categories)).encode(errors="replace"))
         digest.update(columns.boxes.tobytes() + columns.images.tobytes())
         digest.update(columns.categories.tobytes())
-        if is_json:
+        if columns.stated_ids is not None:
             more = (columns.image_keys, columns.category_keys, columns.stated_ids)
             content = repr((*more, columns.scores, columns.segmentations))
             digest.update(columns.crowd.tobytes() + content.encode(errors="replace"))
     regions, findings = records.regions, records.findings
     if regions.stated_ids is None:
         regions = replace(regions, stated_ids=regions.ids.tolist())
-    if not regions.corners:  # a detector's are places within each image
-        regions = _own_ids(regions, findings)
+    regions = _own_ids(regions, findings)
     names = regions.stated_ids or ()
     position: dict[str, int] = {}
     # (R,) the place of each region's image in `position`: 7 and "7" are one
@@ -237,12 +229,13 @@ def load_regions(
 def _own_ids(regions: RegionColumns, findings: Findings) -> RegionColumns:
     """An id that is an earlier region's too is replaced by the place in the file, and reported."""
     stated = list(regions.stated_ids or ())
+    images = regions.images.tolist() if regions.ids_by_image else [None] * len(stated)
     taken: set[Any] = set()
-    for row, name in enumerate(stated):
-        if str(name) in taken:
+    for row, (image, name) in enumerate(zip(images, stated, strict=True)):
+        if (image, str(name)) in taken:
             stated[row] = f"#{row}"
             findings.add(REGION_ID_TWICE, f"region {name}", f"its id is taken; it is called #{row}")
-        taken.add(str(stated[row]))
+        taken.add((image, str(stated[row])))
     return replace(regions, stated_ids=stated)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from anyregion.data.annotations.reading import Layout
 from anyregion.data.image_files import find_image
 from anyregion.errors import InputError, SetAside
 from anyregion.files import name_parts
@@ -55,6 +56,7 @@ def teach_images(
     *,
     recognizer: Recognizer | Callable[[], Recognizer],
     use_masks: bool = False,
+    layout: Layout = "auto",
     batch_size: int = 4,
     track: Track = silent,
 ) -> TeachReport:
@@ -65,13 +67,14 @@ def teach_images(
     of the file without their image; only of others are images read.
 
     Args:
-        corrections: a file that `load_regions` reads, with categories: COCO's layout (that of
-            `predictions.json` too), VOC, OpenImages.
+        corrections: a file or folder that `load_regions` reads, with categories: COCO's layout
+            (that of `predictions.json` too), or an annotation tool's.
         images: the folder of its images; None where all regions were seen before.
         names: the names as words, or a taught vocabulary to go on with; names of corrections that
             are missing join them. None for the file's categories.
         recognizer: the model, or what loads it.
         use_masks: give the masks of the corrections as prompts too.
+        layout: of the corrections; `auto` goes by the content.
         batch_size: images at once.
         track: shows how far the work is.
 
@@ -85,7 +88,7 @@ def teach_images(
         raise InputError(
             f"{corrections}: a taught vocabulary, not corrections (give it as --vocabulary)"
         )
-    file = load_regions(corrections, masks=use_masks, scores=False, images=images)
+    file = load_regions(corrections, masks=use_masks, scores=False, images=images, layout=layout)
     if not file.categories:
         raise InputError(f"{corrections}: no categories, so nothing says what its regions are")
     if names is None:

@@ -242,10 +242,10 @@ def test_a_malformed_file_is_refused_by_name(tmp_path: Path, text: str, message:
 def test_paths_that_are_no_annotations(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_annotations(tmp_path / "none.json")
-    with pytest.raises(InputError, match="neither COCO JSON"):
+    with pytest.raises(InputError, match="of no layout that is known"):
         read_annotations(tmp_path)
     with pytest.raises(InputError, match="layout must be one of"):
-        read_annotations(tmp_path, layout="yolo")  # type: ignore[arg-type]
+        read_annotations(tmp_path, layout="yollo")  # type: ignore[arg-type]
 
 
 def test_an_empty_data_set_is_no_error(read: Any) -> None:

@@ -127,6 +127,7 @@ class RegionColumns:
             nobody needs it.
         scores: per region what the file states, unchecked, or None.
         corners: the file states x0, y0, x1, y1; else x, y, width, height.
+        ids_by_image: the stated ids are each image's own, and repeat in others.
         sides: `(R, 2)` width and height as a file of prompts states them, or None: what evaluators
             compute with, for the difference of two corners may be another in its last digit.
         mask_sizes: by row the height and width that the mask states from which the box is.
@@ -145,6 +146,7 @@ class RegionColumns:
     stated_ids: Sequence[Any] | None = None
     scores: Sequence[Any] | None = None
     corners: bool = False
+    ids_by_image: bool = False
     sides: NDArray[np.float64] | None = None
     mask_sizes: Mapping[int, tuple[Any, Any]] = field(default_factory=dict)
 

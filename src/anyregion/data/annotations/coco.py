@@ -45,8 +45,15 @@ def read_coco(
             results and of annotations without categories; a region needs no category.
         images: of COCO results the COCO file that lists their images, with names and sizes.
     """
-    rows = _Rows(masks, prompts)
-    content = read_content(path, rows)
+    rows = Rows(masks, prompts)
+    return coco_records(path, read_content(path, rows), rows, images=images)
+
+
+def coco_records(
+    path: Path, content: Any, rows: Rows, *, images: Path | None = None
+) -> AnnotationRecords:
+    """The records of a file's JSON, which was parsed into `rows`; see `read_coco`."""
+    prompts = rows.prompts
     findings = Findings()
     lists: dict[str, list[Any]] | None = None
     if prompts and isinstance(content, list):
@@ -72,7 +79,7 @@ def read_coco(
         lists = _lists(path, content, needed=_LISTS[:2] if prompts else _LISTS)
         regions = rows.columns(lists["annotations"], findings)
     if images is not None:
-        lists = _lists(images, read_content(images, _Rows(False, True)), needed=_LISTS[:1])
+        lists = _lists(images, read_content(images, Rows(False, True)), needed=_LISTS[:1])
         ids = {id_text(e["id"]) for e in lists["images"] if isinstance(e, dict) and "id" in e}
         if regions.image_keys and not ids & set(regions.image_keys):
             some = f"{regions.image_keys[0]}, for one; there {min(ids, default='none')}"
@@ -94,7 +101,7 @@ def read_coco(
     )
 
 
-def read_content(path: Path, rows: _Rows | None = None) -> Any:
+def read_content(path: Path, rows: Rows | None = None) -> Any:
     """The JSON of a file, with rows in place of its regions; another format is named."""
     try:
         return read_json(path, object_hook=None if rows is None else rows.add)
@@ -133,7 +140,7 @@ class _Row(int):
 
 
 @dataclass(eq=False)
-class _Rows:
+class Rows:
     """Columns of regions, filled while the JSON is parsed: no million objects ever exist."""
 
     masks: bool
@@ -418,6 +425,7 @@ def _read_detector(
         stated_ids=ids,
         scores=scores,
         corners=True,
+        ids_by_image=True,
     )
     return columns, images
 

@@ -10,27 +10,26 @@ from typing import Any
 
 READABLE = (
     "what is read: COCO annotations (also LVIS, Objects365, V3Det, ODinW), a Pascal VOC folder or "
-    "list of images, OpenImages' CSV of boxes; as regions also COCO results and "
-    "{image: {boxes: ...}}"
+    "list of images, OpenImages' CSV of boxes, YOLO's data.yaml or folder, LabelMe, Label Studio's "
+    "JSON, CVAT for images, a CSV of boxes (image, x0, y0, x1, y1, label), a folder of crops; as "
+    "regions also COCO results and {image: {boxes: ...}}"
 )
 
-_CVAT = "CVAT's {}: export the task again as COCO 1.0"
-_LABELME = "labelme's JSON (shapes of one image): convert the folder to COCO, as labelme2coco does"
-_LABEL_STUDIO = "Label Studio's {}: export the project again as COCO"
+_CVAT = "CVAT's {}: export the task again as CVAT for images 1.1, or as COCO 1.0"
+_LABEL_STUDIO = "Label Studio's {}: export the project again as JSON, or as COCO"
 _VIA = "VGG Image Annotator's {}: export it again as COCO"
-_YOLO = "YOLO's labels (class and fractions of the image, a line a box): convert them to COCO"
+_YOLO = (
+    "YOLO's labels (class and fractions of the image, a line a box): give data.yaml, or the folder "
+    "that has labels and images"
+)
 # keys that an object has to have, and the layout that has them
 _OBJECTS: tuple[tuple[set[str], str], ...] = (
-    ({"shapes", "imagePath"}, _LABELME),
-    ({"shapes", "imageHeight"}, _LABELME),
     ({"_via_img_metadata"}, _VIA.format("project")),
     ({"_via_settings"}, _VIA.format("project")),
     ({"filename", "regions"}, _VIA.format("JSON")),
     ({"shapes", "tracks"}, _CVAT.format("own JSON")),
     ({"items", "categories", "info"}, _CVAT.format("Datumaro JSON")),
-    ({"data", "annotations"}, _LABEL_STUDIO.format("JSON")),
-    ({"data", "completions"}, _LABEL_STUDIO.format("JSON")),
-    ({"data", "predictions"}, _LABEL_STUDIO.format("JSON")),
+    ({"data", "completions"}, _LABEL_STUDIO.format("JSON of before version 1.0")),
     ({"annotation_id", "annotator"}, _LABEL_STUDIO.format("JSON-MIN")),
     ({"image", "annotations"}, "CreateML's JSON: convert it to COCO"),
     ({"data_row"}, "Labelbox's export: convert it to COCO"),
@@ -59,6 +58,30 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 _YOLO_LINE = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*", re.IGNORECASE)
 _ROOT = re.compile(r"<([A-Za-z_][\w.-]*)")
 _HEAD = 4096
+
+
+def is_yolo_line(line: str) -> bool:
+    """Whether a line is a class and four numbers or more, as YOLO's labels are."""
+    return _YOLO_LINE.fullmatch(line) is not None
+
+
+def is_label_studio(content: Any) -> bool:
+    """Whether parsed JSON is Label Studio's tasks, or one of them."""
+    tasks = content[:8] if isinstance(content, list) else [content]
+    return any(
+        isinstance(task, dict)
+        and "data" in task
+        and bool(task.keys() & {"annotations", "predictions"})
+        for task in tasks
+    )
+
+
+def xml_root(path: Path) -> str:
+    """The first tag of an XML file; empty where it has none."""
+    head = b""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(_HEAD)
+    return next(iter(_ROOT.findall(head.decode("utf-8-sig", "replace"))), "")
 
 
 def describe_json(content: Any) -> str | None:
@@ -95,19 +118,15 @@ def describe_file(path: Path) -> str | None:
     lines = text.splitlines() or [""]
     if text.startswith("<"):
         tag = next(iter(_ROOT.findall(text)), "")
-        if tag == "annotations":
-            return _CVAT.format("XML")
         if tag == "annotation":
             return "one XML file of Pascal VOC: give the folder that it lies in"
         is_page = tag.casefold() == "html" or text[:9].casefold() == "<!doctype"
         return "this is a web page, not annotations" if is_page else f"this is XML of <{tag}>"
-    if _YOLO_LINE.fullmatch(lines[0]):
+    if is_yolo_line(lines[0]):
         return _YOLO
     columns = [name.strip() for name in lines[0].split(",")]
     if {"filename", "region_count"} <= set(columns):
         return _VIA.format("CSV")
-    if {"filename", "class", "xmin"} <= set(columns):
-        return "a TensorFlow example's CSV (boxes in pixels): convert it to COCO"
     if len(lines) > 1 and re.fullmatch(r"item\s*\{", lines[0].strip()):
         return "TensorFlow's label map: write its names into a text file, one a line"
     if len(lines) > 1:

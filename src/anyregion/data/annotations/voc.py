@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from xml.parsers import expat
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from anyregion.data.annotations.builder import (
 from anyregion.data.annotations.conventions import check_boxes, refuse_fractions
 from anyregion.data.annotations.layouts import READABLE, describe_file, describe_folder
 from anyregion.data.annotations.report import Findings, Kind
-from anyregion.data.image_files import read_file
+from anyregion.data.annotations.xml_reading import parse_xml
 from anyregion.errors import InputError
 from anyregion.files import read_text
 from anyregion.images import SUFFIXES
@@ -33,8 +32,6 @@ VOC_NAMES = (
 
 UNREADABLE_XML = Kind("images whose XML cannot be read", True, "mend or replace the file")
 
-# Pascal VOC has four levels, with the parts of persons five
-_MAX_DEPTH = 50
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # what the file says of each object, by its path below <annotation>; a <part> has a box of its own
 _TEXTS = {
@@ -160,17 +157,11 @@ def _parse(file: Path) -> _File:
     tags: list[str] = []  # from <annotation> down to the open one
     text: list[str] = []
 
-    def refuse(*_: object) -> None:
-        # "a billion laughs": entities of entities make gigabytes of a few lines
-        raise InputError(f"{file}: XML with a document type or entities is refused")
-
     def start(tag: str, _: dict[str, str]) -> None:
         if not tags and tag != "annotation":
             raise InputError(
                 f"{file}: {describe_file(file) or f'XML of <{tag}>, not of Pascal VOC'}"
             )
-        if len(tags) == _MAX_DEPTH:
-            raise InputError(f"{file}: XML nested deeper than {_MAX_DEPTH} levels")
         tags.append(tag)
         text.clear()
         if tags[1:] == ["object"]:
@@ -184,19 +175,5 @@ def _parse(file: Path) -> _File:
         text.clear()
         tags.pop()
 
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.EntityDeclHandler = refuse
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text.append
-    try:
-        parser.Parse(read_file(file), True)
-    except expat.ExpatError as error:
-        reason = expat.ErrorString(error.code)
-        raise InputError(f"{file}: malformed XML at line {error.lineno}: {reason}") from None
-    except (ValueError, LookupError) as error:  # an encoding that Python does not know
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: malformed XML ({error})") from None
+    parse_xml(file, start=start, end=end, text=text.append)
     return content
