@@ -26,16 +26,20 @@ if TYPE_CHECKING:
     from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.data.features import FeatureExtractor
     from anyregion.localizers.protocol import Localizer
+    from anyregion.region_trees.proposer import TreeOptions
 
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
 METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
 Kind: TypeAlias = Literal["compact", "regionspot", "vlm"]
 # `trained`: by the module trained for regions, which callers name `regionspot` of any model
 Use: TypeAlias = Literal["trained", "crop", "masked-crop", "dense"]
-Proposer: TypeAlias = Literal["own", "compact", "sam"]
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "auto"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16", "auto")
-PROPOSERS: tuple[Proposer, ...] = ("own", "compact", "sam")
+Proposer: TypeAlias = str
+"""One of `PROPOSERS`, or `r2o:WHERE`; see `load_proposer`."""
+PROPOSERS = ("own", "compact", "sam")
+TREES = "r2o:"
+"""How the proposers begin that need no labels."""
 # length in pixels of the smallest tiles of the proposer sam: what SAM sees of an image
 SAM_TILE = 1024
 # images in one pass through a frozen model on a GPU; a CPU gains nothing from more than one
@@ -191,33 +195,47 @@ def load_proposer(
     device: str = "cpu",
     dtype: Dtype = "float32",
     tiles: int | None = None,
-    options: ProposalOptions | None = None,
+    options: ProposalOptions | TreeOptions | None = None,
 ) -> RegionProposer:
     """Build a proposer: what finds the regions of an image where there are none yet.
 
     Args:
         name: `compact`, the built-in one; `sam`, automatic masks by a localizer (SAM, SAM-HQ,
-            SAM 2.1, SAM 3); `own`, `sam` where there is a localizer, else `compact`.
+            SAM 2.1, SAM 3); `own`, `sam` where there is a localizer, else `compact`; `r2o:WHERE`,
+            superpixels joined by the features of WHERE: `compact` (its frozen image encoder),
+            `colour` (none), a folder of a run or a backbone, or `timm/NAME@WEIGHTS` (see
+            `load_backbone_features`).
         localizer: hub name, folder or file, for `sam`; unless given, that of `recognizer`.
         recognizer: the one that will name the regions; a RegionSpot's localizer is loaded already.
         device, dtype: as for `load_recognizer`; a localizer that is loaded already keeps its own.
         tiles: most tiles of a large image, in which regions are looked for too (see
             `anyregion.tiles.TiledProposer`); 0 for none. Unless given, as many as `recognizer` may
             have, and without one 128 for `compact` and 0 for `sam`.
-        options: which boxes are proposals, for `compact` alone.
+        options: which regions are proposals, for `compact` and for `r2o:WHERE`, each its own.
 
     Raises:
-        InputError: unknown proposer, `sam` without a localizer, `compact` with one.
+        InputError: unknown proposer, `sam` without a localizer, others with one.
         MissingExtraError, CheckpointError: as `load_recognizer`.
     """
-    if name not in PROPOSERS:
-        raise InputError(f"no proposer {name!r}: there are {', '.join(PROPOSERS)}")
+    if name not in PROPOSERS and not name.startswith(TREES):
+        raise InputError(f"no proposer {name!r}: there are {', '.join(PROPOSERS)}, {TREES}WHERE")
     encoder = untiled(recognizer.encoder) if recognizer else None
     in_tiles: TiledEncoder | None = None
     if recognizer is not None and isinstance(recognizer.encoder, TiledEncoder):
         in_tiles = recognizer.encoder
     if tiles is None and recognizer is not None:
         tiles = in_tiles.options.limit if in_tiles else 0
+    if name.startswith(TREES):
+        if localizer is not None:
+            raise InputError(f"the proposer {name} uses no localizer")
+        return _tree_proposer(
+            name.removeprefix(TREES),
+            encoder,
+            options,
+            device=device,
+            tiles=tiles,
+            in_tiles=in_tiles,
+        )
     loaded = getattr(encoder, "localizer", None)  # a RegionSpot's
     if name == "compact" or (name == "own" and loaded is None and localizer is None):
         if localizer is not None:
@@ -230,10 +248,13 @@ def load_proposer(
             CompactProposer,
             tile_options,
         )
+        from anyregion.compact.proposal_head import ProposalOptions
 
         # of the same model an image is encoded once, for its proposals and for their names
         compact = encoder if isinstance(encoder, CompactEncoder) else None
         model = compact.model if compact else CompactModel(device=device)
+        if options is not None and not isinstance(options, ProposalOptions):
+            raise InputError("the proposer compact takes ProposalOptions")
         proposer = CompactProposer(model, encoder=compact, options=options)
         return tiled_proposer(
             proposer, tile_options(tiles), nms_iou=proposer.options.nms_iou, encoder=in_tiles
@@ -265,6 +286,42 @@ def load_proposer(
         TileOptions(limit=tiles or 0, side=SAM_TILE, whole=SAM_TILE),
         nms_iou=automatic.options.crop_nms_thresh,
         encoder=in_tiles,
+    )
+
+
+def _tree_proposer(
+    where: str,
+    encoder: RegionEncoder | None,
+    options: ProposalOptions | TreeOptions | None,
+    *,
+    device: str,
+    tiles: int | None,
+    in_tiles: TiledEncoder | None,
+) -> RegionProposer:
+    """The proposer `r2o:WHERE`; the arguments are those of `load_proposer`, `encoder` untiled."""
+    from anyregion.compact.model import CompactEncoder, CompactModel, tile_options
+    from anyregion.region_trees.proposer import ColourFeatures, TreeOptions, TreeProposer
+
+    if options is None:
+        options = TreeOptions()
+    elif not isinstance(options, TreeOptions):
+        raise InputError(f"the proposer {TREES}{where} has options of its own")
+    proposer: RegionProposer
+    if where == "compact":
+        from anyregion.compact.tree_proposer import CompactTreeProposer
+
+        compact = encoder if isinstance(encoder, CompactEncoder) else None
+        model = compact.model if compact else CompactModel(device=device)
+        proposer = CompactTreeProposer(model, encoder=compact, options=options)
+    elif where == "colour":
+        proposer = TreeProposer(ColourFeatures(), options)
+    else:
+        require("torch", "torch")
+        from anyregion.backbones.dense import load_backbone_features
+
+        proposer = TreeProposer(load_backbone_features(where, device=device), options)
+    return tiled_proposer(
+        proposer, tile_options(tiles or 0), nms_iou=options.nms_iou, encoder=in_tiles
     )
 
 

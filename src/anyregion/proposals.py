@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from anyregion.errors import InputError
 from anyregion.images import Pixels
+from anyregion.masks import RLE, mask_iou
 from anyregion.regions import Boxes, Regions
 
 
@@ -106,21 +108,29 @@ def nms(
 
 
 def without_duplicates(
-    boxes: Boxes, names: ArrayLike, scores: ArrayLike, options: DuplicateOptions
+    boxes: Boxes,
+    names: ArrayLike,
+    scores: ArrayLike,
+    options: DuplicateOptions,
+    *,
+    masks: Sequence[RLE | None] | None = None,
 ) -> NDArray[np.int64]:
     """Positions, ascending, of the regions that no better one of the same name stands for.
+
+    Of two regions with masks that share no pixel both stay, however their boxes lie.
 
     Args:
         boxes: `(N, 4)` xyxy; `N` may be 0.
         names: `(N,)`, equal ones for equal names.
         scores: `(N,)`; of equal ones the earlier is better.
         options: see there.
+        masks: of each region, or None; None for boxes alone.
     """
     labels, values = np.asarray(names), np.asarray(scores, dtype=np.float64)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     kept: list[int] = []
     for i in np.argsort(-values, kind="stable").tolist():
-        same = [j for j in kept if labels[j] == labels[i]]
+        same = [j for j in kept if labels[j] == labels[i] and not _apart(masks, i, j)]
         if same:
             one, others = boxes[i : i + 1], boxes[same]
             share = contained_share(one, others)[0]
@@ -130,6 +140,12 @@ def without_duplicates(
                 continue
         kept.append(i)
     return np.sort(np.array(kept, dtype=np.int64))
+
+
+def _apart(masks: Sequence[RLE | None] | None, one: int, other: int) -> bool:
+    """Whether both regions have masks, and these share no pixel."""
+    pair = [] if masks is None else [m for m in (masks[one], masks[other]) if m is not None]
+    return len(pair) == 2 and mask_iou(*pair) == 0
 
 
 def contained_share(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:

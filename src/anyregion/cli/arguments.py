@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anyregion.errors import InputError
 
@@ -18,17 +18,14 @@ if TYPE_CHECKING:
     from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.exemplars import ExemplarVocabulary
     from anyregion.recognizer import Recognizer
+    from anyregion.region_trees.proposer import TreeOptions
     from anyregion.runs.pipeline import ProposedRegions
     from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 # of `ProposalOptions`, which is not imported for a help text; a test compares them
 _MOST, _LOWEST = 50, 0.28
-# `--proposer`, for `add_argument`
-PROPOSER: dict[str, Any] = {
-    "choices": ["own", "compact", "sam"],
-    "help": "what finds the regions of --regions auto: compact (built in), sam (automatic masks of "
-    "--localizer), own (of RegionSpot its localizer, else compact; the default)",
-}
+# how the proposers begin that need no labels: `factory.TREES`
+_TREES = "r2o:"
 
 
 def positive(text: str) -> int:
@@ -65,13 +62,38 @@ def share(text: str) -> float:
 
 def add_proposer_arguments(parser: argparse._ActionsContainer) -> None:
     """Which regions `--regions auto` finds, and which of them stay."""
-    parser.add_argument("--proposer", **PROPOSER)
+    parser.add_argument(
+        "--proposer",
+        type=proposer_name,
+        metavar="NAME",
+        help="what finds the regions of --regions auto: compact (built in), sam (automatic masks "
+        "of --localizer), own (of RegionSpot its localizer, else compact; the default), or "
+        "r2o:WHERE",
+    )
     add_proposal_limits(parser)
     parser.add_argument(
-        "--keep-duplicates",
-        action="store_true",
-        help="keep found regions that overlap a better one of the same name, too",
+        "--merge",
+        action=argparse.BooleanOptionalAction,
+        help="of regions of one name that overlap, or lie in each other, keep the best (default: "
+        "of found regions, not of those that were given)",
     )
+    # its name before there was --merge
+    parser.add_argument(
+        "--keep-duplicates", dest="merge", action="store_false", help=argparse.SUPPRESS
+    )
+    parser.set_defaults(merge=None)
+
+
+def proposer_name(text: str) -> str:
+    """A proposer, as `load_proposer` takes it."""
+    if text in ("own", "compact", "sam") or text.startswith(_TREES):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is none of own, compact, sam, {_TREES}WHERE")
+
+
+def finds_regions(source: object) -> bool:
+    """Whether `--regions` names what finds regions, not a file of them."""
+    return isinstance(source, str) and (source == "auto" or source.startswith(_TREES))
 
 
 def add_proposal_limits(parser: argparse._ActionsContainer) -> None:
@@ -90,13 +112,18 @@ def add_proposal_limits(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def proposal_options(args: argparse.Namespace) -> ProposalOptions | None:
+def proposal_options(
+    args: argparse.Namespace, proposer: str
+) -> ProposalOptions | TreeOptions | None:
     """What `--most` and `--min-objectness` say; None where they say nothing."""
     from anyregion.compact.proposal_head import ProposalOptions
+    from anyregion.region_trees.proposer import TreeOptions
 
     stated = {"limit": args.most, "min_score": args.min_objectness}
     changes = {name: value for name, value in stated.items() if value is not None}
-    return ProposalOptions(**changes) if changes else None
+    if not changes:
+        return None
+    return TreeOptions(**changes) if proposer.startswith(_TREES) else ProposalOptions(**changes)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,22 +203,24 @@ def add_device_arguments(group: argparse._ActionsContainer) -> None:
 
 
 def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> ProposedRegions | None:
-    """The source of the regions with `--regions auto`, else None.
+    """The source of the regions with `--regions auto` or `r2o:WHERE`, else None.
 
     Args:
         args: with `--regions`, `--use-masks` and those of `add_proposer_arguments`.
         scores: whether the proposals' scores count.
     """
-    if args.regions != "auto":
-        for flag in ("proposer", "most", "min_objectness", "keep_duplicates"):
-            if getattr(args, flag) not in (None, False):
+    if not finds_regions(args.regions):
+        for flag in ("proposer", "most", "min_objectness"):
+            if getattr(args, flag) is not None:
                 raise InputError(f"--{flag.replace('_', '-')} needs --regions auto")
         return None
+    if args.proposer and args.regions != "auto":
+        raise InputError(f"--regions {args.regions} says already what finds them: no --proposer")
     from anyregion import factory
     from anyregion.proposals import DuplicateOptions
     from anyregion.runs.pipeline import ProposedRegions
 
-    proposer: factory.Proposer = args.proposer or "own"
+    proposer = (args.proposer or "own") if args.regions == "auto" else args.regions
     alone = proposer == "sam" and not factory.uses_localizer(args.model, args.method)
     localizer = args.localizer if alone else None  # a RegionSpot's is loaded with it
     return ProposedRegions(
@@ -202,8 +231,8 @@ def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> Propos
         masks=args.use_masks,
         scores=scores,
         tiles=args.tiles,
-        duplicates=None if args.keep_duplicates else DuplicateOptions(),
-        options=proposal_options(args),
+        duplicates=None if args.merge is False else DuplicateOptions(),
+        options=proposal_options(args, proposer),
     )
 
 

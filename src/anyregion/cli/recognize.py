@@ -51,11 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("regions (pixels of the upright image; one kind is needed)")
     where.add_argument(
         "--regions",
-        metavar="FILE|auto",
+        metavar="FILE|auto|r2o:WHERE",
         help="COCO annotations (also LVIS) or results, a detector's {image: {boxes, scores, "
         "labels}}, YOLO's data.yaml or folder, Label Studio's JSON, CVAT's XML, LabelMe, a Pascal "
         "VOC folder or list, OpenImages' CSV, a CSV of boxes; scores in it are multiplied with the "
-        "names' scores. auto: regions are found, and their objectness counts as score",
+        "names' scores. auto: regions are found, and their objectness counts as score. "
+        "r2o:WHERE: superpixels joined by the features of WHERE, without labels: compact (built "
+        "in), colour, a run of anyregion pretrain, or timm/NAME@WEIGHTS",
     )
     shared.add_layout_argument(where, "--regions-format", "--regions")
     where.add_argument(
@@ -160,9 +162,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--use-masks needs --regions: boxes and points have no masks")
     if args.ignore_scores and typed:
         raise InputError("--ignore-scores needs --regions: boxes and points have no scores")
-    if args.regions_format != "auto" and (typed or args.regions == "auto"):
+    if args.regions_format != "auto" and (typed or shared.finds_regions(args.regions)):
         raise InputError("--regions-format needs a file as --regions")
-    if args.annotations and (typed or args.regions == "auto"):
+    if args.annotations and (typed or shared.finds_regions(args.regions)):
         raise InputError("--annotations needs COCO results as --regions: it names their images")
     load, scores = shared.recognizer_loader(args), not args.ignore_scores
     source: RegionSource | None = shared.proposed_regions(args, scores=scores)
@@ -211,6 +213,7 @@ def run(args: argparse.Namespace) -> int:
                     masks=args.masks,
                     multimask=args.multimask,
                     batch_size=args.batch_size,
+                    merge=bool(args.merge),
                 ),
                 output=OutputOptions(
                     pictures=not args.no_pictures,
@@ -249,12 +252,13 @@ def run(args: argparse.Namespace) -> int:
             print(f"... and {len(records) - SHOWN:,} more in {args.out / 'predictions.jsonl'}")
         print()
     earlier = f" and {report.earlier} from an earlier run" if report.earlier else ""
+    merging = args.merge or (args.merge is None and shared.finds_regions(args.regions))
     terminal.fields(
         [
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
             *([("refused", report.refused)] if args.min_score or report.refused else []),
-            *([("duplicates left out", report.duplicates)] if args.regions == "auto" else []),
+            *([("merged into better ones", report.duplicates)] if merging else []),
             # without --vocabulary the names are those of the exemplars
             ("vocabulary", shared.count_names(count, args.vocabulary or "")),
             ("set aside", len(report.set_aside)),

@@ -291,6 +291,8 @@ class RecognizeOptions:
         masks: also find each region's mask.
         multimask: three candidate masks a region, each named, where the method has them.
         batch_size: images at once.
+        merge: of regions of one name that are of one thing keep the best (`DuplicateOptions`), also
+            where the regions were given; of found ones `ProposedRegions` says.
 
     Raises:
         InputError: a number out of its range.
@@ -302,6 +304,7 @@ class RecognizeOptions:
     masks: bool = False
     multimask: bool = False
     batch_size: int = 4
+    merge: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.top_k < 1:
@@ -321,7 +324,7 @@ class RegionNamer:
         use_masks: give the masks that regions bring as prompts.
         use_scores: multiply the names' scores by the regions' own.
         duplicates: of regions that a proposer found, which of one name are of one thing; None for
-            none. Regions that were given are all answered.
+            none. Regions that were given are all answered, unless the options say `merge`.
     """
 
     recognizer: Recognizer
@@ -348,18 +351,23 @@ class RegionNamer:
             # masks that were no prompts are still there to be judged
             pairs = zip(answers, items, strict=True)
             answers = [replace(a, regions=item.regions) for a, item in pairs]
-        if self.duplicates is None:
-            return answers
+        stated = DuplicateOptions() if options.merge else None
         return [
-            _without_duplicates(a, self.duplicates) if item.sample.regions is None else a
+            _without_duplicates(a, self.duplicates if item.sample.regions is None else stated)
             for a, item in zip(answers, items, strict=True)
         ]
 
 
-def _without_duplicates(predictions: Predictions, options: DuplicateOptions) -> Predictions:
+def _without_duplicates(predictions: Predictions, options: DuplicateOptions | None) -> Predictions:
     """The rows of the regions that no better one of the same name stands for."""
+    if options is None:
+        return predictions
     best = predictions.best_candidates()
-    kept = without_duplicates(best.boxes, best.indices[:, 0], best.scores[:, 0], options)
+    # as they came: masks that the model grows from boxes say no more of whose boxes these are
+    masks = [predictions.regions.masks[row] for row in best.rows]
+    kept = without_duplicates(
+        best.boxes, best.indices[:, 0], best.scores[:, 0], options, masks=masks
+    )
     return predictions[np.isin(predictions.rows, best.rows[kept])]
 
 

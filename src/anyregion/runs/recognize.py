@@ -79,7 +79,7 @@ class RunReport:
         unreadable: names that the text model has no pieces for.
         only: the journal's line where the folder holds one image, else None.
         refused: rows whose best name scores less than `min_score`.
-        duplicates: found regions that this run left out for a better one of the same name.
+        duplicates: regions that this run left out for a better one of the same name.
     """
 
     out: Path
@@ -118,7 +118,8 @@ def recognize_images(
             all of `paths`; that is the `file_name` in the results.
         vocabulary: the names to choose from, or what `load_vocabulary` reads.
         regions: the same for every image, a file that `load_regions` reads, or `auto`: the model
-            finds them. A `RegionSource` leaves more to choose.
+            finds them, or `r2o:WHERE`: without labels (see `load_proposer`). A `RegionSource`
+            leaves more to choose.
         out: the folder; its own pictures are never taken as input.
         recognizer: the model, its name, or what loads it; loaded if there is anything to do.
         options: how regions are named.
@@ -143,7 +144,12 @@ def recognize_images(
     if isinstance(regions, Regions):
         source = SameRegions(regions)
     elif isinstance(regions, (str, Path)):
-        source = ProposedRegions() if regions == "auto" else load_regions(regions)
+        if regions == "auto":
+            source = ProposedRegions()
+        elif str(regions).startswith(factory.TREES):
+            source = ProposedRegions(str(regions))
+        else:
+            source = load_regions(regions)
     else:
         source = regions
     root, images, set_aside = name_images(
@@ -166,6 +172,8 @@ def recognize_images(
         "vocabulary": _digest(vocabulary),
         "regions": source.digest,
     }
+    if options.merge:  # earlier runs' settings do not say it
+        fixed["merge"] = True
     folder = ResultsFolder(
         out, settings=fixed, root=root, version=__version__, overwrite=output.overwrite
     )

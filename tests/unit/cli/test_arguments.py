@@ -48,7 +48,8 @@ def test_commands_that_are_not_there(words: list[str]) -> None:
     [
         (["photos"], "or --regions auto to find them"),
         (["photos", *BOXES, "--proposer", "sam"], "--proposer needs --regions auto"),
-        (["photos", *BOXES, "--keep-duplicates"], "--keep-duplicates needs --regions auto"),
+        (["photos", "--regions", "r2o:x", "--proposer", "sam"], "says already what finds them"),
+        (["photos", "--regions", "r2o:x", "--annotations", "a"], "needs COCO results"),
         (["photos", *BOXES, "--regions", "r.json"], "not both"),
         (["photos", *BOXES, "--use-masks"], "--use-masks needs --regions"),
         (["photos", *BOXES, "--ignore-scores"], "--ignore-scores needs --regions"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from anyregion import factory
 from anyregion.cli import arguments
 from anyregion.cli.main import main
 from anyregion.compact.proposal_head import ProposalOptions
+from anyregion.region_trees.proposer import TreeOptions
 from tests.helpers.command_line import BOXES, code_of, recognize
 from tests.helpers.halves import MaskedHalves, picture
 from tests.helpers.runs import labels
@@ -62,6 +64,40 @@ def test_limits_of_what_is_found(photos: Path, proposers: list[Any]) -> None:
     words = ["recognize", "--vocabulary", "a", "photos", "--regions", "auto"]
     assert code_of(*words, "--min-objectness", "2") == 2
     assert recognize("photos", *BOXES, "--most", "8") == 1
+
+
+def test_regions_without_labels(photos: Path, proposers: list[Any]) -> None:
+    words = ["photos", "--regions", "r2o:runs/a"]
+    assert recognize(*words, "--most", "7") == 0
+    ((args, options),) = proposers
+    assert args == ("r2o:runs/a",)
+    assert options["options"] == TreeOptions(limit=7)
+    run = json.loads((RESULTS / "run.json").read_text())
+    assert run["settings"]["regions"].startswith("found by r2o:runs/a,")
+    assert recognize("photos", "--regions", "r2o:runs/b", "--most", "7") == 1, "another source"
+    assert recognize("photos", "--regions", "auto", "--proposer", "r2o:runs/a", "--out", "b") == 0
+    assert proposers[-1][0] == ("r2o:runs/a",)
+    assert code_of("recognize", "--vocabulary", "a", *words, "--proposer", "magic") == 2
+
+
+def test_regions_of_one_name_are_merged(
+    photos: Path, proposers: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = [[0, 0, 20, 30], [2, 2, 16, 25], [20, 0, 40, 30]]
+    Path("boxes.json").write_text(json.dumps({"one.png": {"boxes": boxes}}))
+    given = ["photos/one.png", "--regions", "boxes.json"]
+    assert recognize(*given) == 0
+    assert labels(RESULTS) == {"one.png": ["red", "red", "blue"]}, "given ones all stay"
+    assert "merged" not in capsys.readouterr().out
+    assert recognize(*given, "--merge", "--out", "merged") == 0
+    assert labels(Path("merged")) == {"one.png": ["red", "blue"]}
+    assert re.search(r"merged into better ones +1\b", capsys.readouterr().out)
+    assert recognize(*given, "--out", "merged") == 1, "another setting"
+    for words in (["--no-merge"], ["--keep-duplicates"]):
+        assert recognize("photos", "--regions", "auto", *words, "--out", "c", "--overwrite") == 0
+        assert "merged" not in capsys.readouterr().out
+    assert recognize("photos", "--regions", "auto", "--out", "c", "--overwrite") == 0
+    assert "merged into better ones" in capsys.readouterr().out
 
 
 def test_a_file_called_auto_is_a_file(photos: Path, proposers: list[Any]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from anyregion.errors import InputError
+from anyregion.masks import encode_mask
 from anyregion.proposals import DuplicateOptions, contained_share, without_duplicates
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import ReadSample, RecognizeOptions, RegionNamer, Sample
@@ -67,3 +68,19 @@ def test_regions_that_were_given_are_all_answered(given: bool) -> None:
     (predictions,) = namer(recognizer.encoder.encode_images([pixels]), [item])
     assert predictions.rows.tolist() == ([0, 1, 2] if given else [1, 2])
     assert predictions.labels[-1] == "black"
+
+
+def test_masks_that_share_no_pixel_are_of_two_things() -> None:
+    ring, core = np.zeros((2, 150, 150), dtype=bool)
+    ring[:100, :100] = True
+    ring[40:50, 40:50] = False
+    core[40:50, 40:50] = True
+    whole = np.zeros((150, 150), dtype=bool)
+    whole[:80, :100] = True
+    scores = [0.5, 0.9, 0.8, 0.3, 0.2]
+    masks = [encode_mask(ring), encode_mask(whole), encode_mask(core), None, None]
+    # the third lies in the second; that the fourth and the fifth have none leaves their boxes
+    assert without_duplicates(BOXES, [7] * 5, scores, OPTIONS, masks=masks).tolist() == [1, 3]
+    masks[1] = encode_mask(ring)
+    assert without_duplicates(BOXES, [7] * 5, scores, OPTIONS, masks=masks).tolist() == [1, 2, 3]
+    assert kept([7] * 5, scores) == [1, 3]

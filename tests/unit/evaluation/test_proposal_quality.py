@@ -14,6 +14,7 @@ from anyregion.errors import InputError
 from anyregion.evaluation.metrics.overlap import boxes_per_thing
 from anyregion.evaluation.regions.proposal_quality import GridProposer, evaluate_proposals
 from anyregion.images import Pixels
+from anyregion.masks import encode_mask
 from anyregion.regions import Regions
 from tests.helpers.halves import Halves, annotate, edit
 
@@ -33,8 +34,9 @@ class Listed:
 
 def test_every_half_is_met_once(annotated: tuple[Path, Path]) -> None:
     report = evaluate_proposals(Halves(), *annotated, min_score=0.5)
-    assert report.ar == {"10": 1, "100": 1, "300": 1}
-    assert report.recall50 == {"10": 1, "100": 1, "300": 1}
+    assert report.ar == {"10": 1, "100": 1, "300": 1, "1000": 1}
+    assert report.recall50 == report.ar
+    assert report.mask_ar is None
     assert report.ar_by_size["small"] == 1
     assert np.isnan(report.ar_by_size["large"]), "there is none"
     # the whole is found last: it is behind all that is right
@@ -56,6 +58,30 @@ def test_figures_of_a_poor_proposer(annotated: tuple[Path, Path]) -> None:
     fewer = evaluate_proposals(Listed(*boxes), *annotated, kept=1)
     assert fewer.ar == report.ar, "recall is of all that is proposed"
     assert (fewer.kept.found, fewer.kept.at_most_one, fewer.kept.once) == (0.5, 1, 1)
+
+
+def test_masks_are_judged_beside_boxes(annotated: tuple[Path, Path]) -> None:
+    class Masked:
+        name = fingerprint = "masked"
+
+        def propose(self, image: Pixels) -> Regions:
+            upper = np.zeros(image.shape[:2], dtype=bool)
+            upper[:18, :20] = True  # 60 % of the left half; the right one has its box alone
+            boxes = [[0, 0, 20, 30], [20, 0, 40, 30]]
+            return Regions.from_prompts(
+                boxes=boxes, masks=[encode_mask(upper), None], scores=[0.9, 0.1]
+            )
+
+    report = evaluate_proposals(Masked(), *annotated, masks=True)
+    assert report.ar["10"] == 1
+    assert report.mask_ar is not None
+    assert report.mask_ar["10"] == pytest.approx((3 + 10) / 20)
+
+    def without(content: dict[str, Any]) -> None:
+        del content["annotations"][0]["segmentation"]
+
+    with pytest.raises(InputError, match="needs the mask of every region"):
+        evaluate_proposals(Masked(), edit(annotated[0], without), annotated[1], masks=True)
 
 
 def test_boxes_per_thing() -> None:

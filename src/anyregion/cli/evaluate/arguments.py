@@ -65,8 +65,9 @@ def add_region_arguments(parser: argparse.ArgumentParser, *, folder: bool = Fals
     parser.add_argument(
         "--regions",
         default="ground-truth",
-        metavar=f"ground-truth|auto|{files}",
-        help="whose regions are named: the annotations' own, those that are found, or a "
+        metavar=f"ground-truth|auto|r2o:WHERE|{files}",
+        help="whose regions are named: the annotations' own, those that are found (with r2o: "
+        "without labels, see `anyregion recognize --help`), or a "
         f"detector's{each}, with its scores (default: ground-truth)",
     )
     shared.add_proposer_arguments(parser)

@@ -66,7 +66,7 @@ def _judge_results(args: argparse.Namespace) -> DetectionReport:
         "--proposer": args.proposer,
         "--most": args.most,
         "--min-objectness": args.min_objectness,
-        "--keep-duplicates": args.keep_duplicates or None,
+        "--merge or --no-merge": args.merge,
         "--use-masks": args.use_masks or None,
         "--regions": None if args.regions == "ground-truth" else args.regions,
     }
@@ -92,6 +92,8 @@ def _name_regions(args: argparse.Namespace) -> DetectionReport:
     if args.images is None:
         raise InputError("give --images, or --predictions to judge finished ones")
     load, proposed = shared.recognizer_loader(args), shared.proposed_regions(args)
+    if args.merge is not None and proposed is None:
+        raise InputError("--merge and --no-merge are about found regions: --regions auto")
     with terminal.progress() as track:
         return evaluate_detection(
             load,
@@ -140,7 +142,7 @@ def _print(report: DetectionReport, *, per_class: bool) -> None:
         lines.append(("top-1", evaluation.percent(report.top1)))
     if report.things is not None:
         lines += [
-            ("duplicates left out", report.things.duplicates),
+            ("merged into better ones", report.things.duplicates),
             ("things with at most one", evaluation.percent(report.things.at_most_one)),
             ("  of their own name", evaluation.percent(report.things.at_most_one_named)),
             ("  of those with any, one", evaluation.percent(report.things.named_once)),

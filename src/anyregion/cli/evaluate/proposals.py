@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.evaluation.regions.proposal_quality import ProposalReport
     from anyregion.proposals import RegionProposer
+    from anyregion.region_trees.proposer import TreeOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     evaluation.add_data_arguments(parser)
     parser.add_argument(
         "--proposer",
-        choices=["compact", "sam", "grid"],
+        type=lambda name: name if name == "grid" else shared.proposer_name(name),
         default="compact",
-        help="compact (built in, the default), sam (automatic masks of --localizer), or grid, "
-        "which looks at nothing",
+        metavar="NAME",
+        help="compact (built in, the default), sam (automatic masks of --localizer), r2o:WHERE "
+        "(superpixels joined by features, see `anyregion recognize --help`), or grid, which looks "
+        "at nothing",
     )
     parser.add_argument("--localizer", metavar="NAME", help="SAM's hub name or folder, for sam")
     shared.add_proposal_limits(parser)
@@ -35,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also look in up to N tiles of images over 768 pixels (default: 0, for in that "
         "the number of proposals differs between images)",
+    )
+    parser.add_argument(
+        "--masks", action="store_true", help="also judge masks; each annotated thing needs one"
     )
     shared.add_device_arguments(parser)
     parser.add_argument(
@@ -54,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
             evaluate_proposals,
             annotations=args.annotations,
             images=args.images,
+            masks=args.masks,
             limit=args.limit,
         )
         report = evaluate(
@@ -71,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _loader(
     args: argparse.Namespace,
-) -> tuple[Callable[[], RegionProposer], ProposalOptions | None]:
-    """What loads the proposer with no limit of its own, and the limits that compact's have."""
+) -> tuple[Callable[[], RegionProposer], ProposalOptions | TreeOptions | None]:
+    """What loads the proposer with no limit of its own, and the limits that it has."""
     from anyregion.errors import InputError
     from anyregion.evaluation.regions.proposal_quality import LIMITS, GridProposer
     from anyregion.factory import load_proposer
@@ -94,8 +101,10 @@ def _loader(
     from dataclasses import replace
 
     from anyregion.compact.proposal_head import ProposalOptions
+    from anyregion.region_trees.proposer import TreeOptions
 
-    kept = shared.proposal_options(args) or ProposalOptions()
+    default = ProposalOptions() if args.proposer in ("own", "compact") else TreeOptions()
+    kept = shared.proposal_options(args, args.proposer) or default
     every = replace(kept, limit=max(LIMITS), min_score=0.0)
     return partial(load, options=every), kept
 
@@ -119,6 +128,10 @@ def _print(report: ProposalReport, grid: ProposalReport) -> None:
     rows += [
         row(f"recall at IoU 0.5, of {n}", lambda r, n=n: evaluation.percent(r.recall50[n]))  # type: ignore[misc]
         for n in report.recall50
+    ]
+    rows += [
+        row(f"mask AR@{n}", lambda r, n=n: decimals((r.mask_ar or {})[n]))  # type: ignore[misc]
+        for n in report.mask_ar or ()
     ]
     rows += [
         row("AP50, one class", lambda r: evaluation.points(r.ap50)),

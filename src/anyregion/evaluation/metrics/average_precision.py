@@ -196,6 +196,8 @@ def proposal_recall(
     boxes: Sequence[Boxes],
     scores: Sequence[NDArray[np.float64]],
     limits: tuple[int, ...],
+    *,
+    masks: Sequence[Sequence[RLE]] | None = None,
 ) -> PrecisionTable:
     """Precision and recall of proposals, all regions being of one class.
 
@@ -204,6 +206,10 @@ def proposal_recall(
         images: positions of the images that count, each once.
         boxes, scores: of each of these, `(n, 4)` xyxy and `(n,)`.
         limits: the numbers of proposals that recall is computed for, ascending.
+        masks: of each of these images the proposals' masks, to compare in place of boxes.
+
+    Raises:
+        InputError: masks are to be compared, and a region has none, or a malformed one.
     """
     truth = replace(
         annotations,
@@ -219,11 +225,18 @@ def proposal_recall(
                 np.zeros(len(b), dtype=np.int64),
                 np.asarray(s, dtype=np.float64),
                 np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),  # xywh
+                None if masks is None else tuple(masks[i]),
             )
-            for image, b, s in zip(images, boxes, scores, strict=True)
+            for i, (image, b, s) in enumerate(zip(images, boxes, scores, strict=True))
         ]
     )
-    return average_precision(truth, detections, images=np.array(images), recalls=limits)
+    return average_precision(
+        truth,
+        detections,
+        kind="box" if masks is None else "mask",
+        images=np.array(images),
+        recalls=limits,
+    )
 
 
 def _truth(annotations: Annotations, style: Style, kind: Kind) -> Detections:

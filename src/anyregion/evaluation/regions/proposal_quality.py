@@ -22,11 +22,12 @@ from anyregion.evaluation.regions.inputs import (
 )
 from anyregion.images import Pixels, size_of
 from anyregion.io.regions import ImageEntry
+from anyregion.masks import RLE, filled_box
 from anyregion.proposals import RegionProposer, box_iou
 from anyregion.regions import Boxes, Regions
 from anyregion.runs.pipeline import Track, annotated_samples, run_pipeline, silent
 
-LIMITS = (10, 100, 300)
+LIMITS = (10, 100, 300, 1000)
 """Proposals of an image that recall is given for, the best ones."""
 
 
@@ -58,6 +59,7 @@ class ProposalReport:
         ar: average recall over IoU 0.5 to 0.95 of the best `N` proposals, by `N`.
         ar_by_size: of the 100 best, by the things' size (COCO's areas).
         recall50: recall at IoU 0.5, by `N`.
+        mask_ar: average recall of masks, by `N`, where they were asked for.
         ap50, ap: average precision as one class, at IoU 0.5 and over 0.5 to 0.95: the regions
             of things that nobody annotated count as wrong.
         kept: see there.
@@ -77,6 +79,7 @@ class ProposalReport:
     images: int
     seconds: float
     set_aside: tuple[SetAside, ...]
+    mask_ar: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON; null where there is no thing of a size."""
@@ -119,6 +122,7 @@ def evaluate_proposals(
     *,
     kept: int | None = None,
     min_score: float = 0.0,
+    masks: bool = False,
     limit: int | None = None,
     track: Track = silent,
 ) -> ProposalReport:
@@ -127,12 +131,14 @@ def evaluate_proposals(
     Matching, crowds and sizes are COCO's (pycocotools). Also images without a thing count.
 
     Args:
-        proposer: it, or what loads it; it should give the 300 best regions, whatever their scores.
+        proposer: it, or what loads it; it should give the 1,000 best regions, whatever their
+            scores.
         annotations: as `read_annotations` reads them. All things should be annotated: of federated
             ones (LVIS) only recall means anything.
         images: their folder.
         kept, min_score: which of its regions a run names: so many of an image at most, of such a
             score; all unless given.
+        masks: also compare masks; every thing needs one, and a region without one is its box.
         limit: no more than the first so many images.
         track: shows how far the work is.
 
@@ -141,7 +147,7 @@ def evaluate_proposals(
     """
     if kept is not None and kept < 1:
         raise InputError(f"at least one region an image has to be kept, not {kept}")
-    truth = read_annotations(annotations, images=images)
+    truth = read_annotations(annotations, images=images, masks=masks)
     set_aside = list(truth.set_aside)
     samples = annotated_samples(
         _entries(truth), Path(images), limit=limit, without_regions=True, set_aside=set_aside
@@ -153,6 +159,7 @@ def evaluate_proposals(
     counted: list[int] = []
     all_boxes: list[Boxes] = []
     all_scores: list[NDArray[np.float64]] = []
+    all_masks: list[list[RLE]] = []
     per_thing: list[NDArray[np.int64]] = []
     met: list[NDArray[np.bool_]] = []
     kept_count = 0
@@ -172,6 +179,11 @@ def evaluate_proposals(
             scores = np.ones(len(boxes)) if scores is None else scores
             order = np.argsort(-scores, kind="stable")
             boxes, scores = boxes[order], scores[order]
+            if masks:
+                codes = [item.regions.masks[row] for row in order.tolist()]
+                all_masks.append(
+                    [m or filled_box(b, item.size) for m, b in zip(codes, boxes, strict=True)]
+                )
             all_boxes.append(boxes)
             all_scores.append(scores)
             named = boxes[scores >= min_score][:kept]
@@ -186,6 +198,10 @@ def evaluate_proposals(
     if not len(counts):
         raise EmptyEvaluationError(annotations, set_aside, "no thing in any image")
     table = proposal_recall(truth, counted, all_boxes, all_scores, LIMITS)
+    mask_ar = None
+    if masks:
+        of_masks = proposal_recall(truth, counted, all_boxes, all_scores, LIMITS, masks=all_masks)
+        mask_ar = {str(n): _recall(of_masks, 0, i) for i, n in enumerate(LIMITS)}
     figures, any_region = table.metrics(), counts[counts > 0]
     return ProposalReport(
         proposer=loaded.name,
@@ -205,6 +221,7 @@ def evaluate_proposals(
         images=len(counted),
         seconds=seconds,
         set_aside=tuple(set_aside),
+        mask_ar=mask_ar,
     )
 
 
