@@ -259,9 +259,9 @@ def _cluster_parts(
     labels: NDArray[Any], features: NDArray[np.float32], clusters: Sequence[int]
 ) -> list[NDArray[np.int64]]:
     """The superpixels of each connected part of each cluster, by k-means at several K; no twice."""
-    from scipy.cluster.vq import kmeans2
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+    from scipy.cluster.vq import kmeans2  # type: ignore[import-untyped]
+    from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
     count, pairs = len(features), neighbour_pairs(labels)  # (E, 2)
     parts: dict[bytes, NDArray[np.int64]] = {}

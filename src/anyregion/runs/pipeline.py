@@ -36,6 +36,7 @@ from anyregion.vocabulary import EncodedVocabulary, Progress
 
 if TYPE_CHECKING:
     from anyregion.compact.proposal_head import ProposalOptions
+    from anyregion.region_trees.proposer import TreeOptions
 
 Answer = TypeVar("Answer")
 
@@ -101,12 +102,13 @@ class ProposedRegions:
     The proposer's fingerprint is pinned beside the recogniser's, so that no run mixes two.
 
     Attributes:
-        proposer: `own`, `compact` or `sam`, as `load_proposer` takes it, or a proposer.
+        proposer: `own`, `compact`, `sam` or `r2o:WHERE`, as `load_proposer` takes it, or a
+            proposer.
         localizer, device, dtype, tiles: see `load_proposer`.
         masks: also use the masks as prompts.
         scores: multiply the names' scores by the regions' objectness.
         duplicates: which regions of one name are of one thing; None keeps all.
-        options: which boxes `compact` proposes; None for its own.
+        options: which regions the proposer keeps; None for its own.
     """
 
     proposer: factory.Proposer | RegionProposer = "own"
@@ -116,7 +118,7 @@ class ProposedRegions:
     scores: bool = True
     tiles: int | None = None
     duplicates: DuplicateOptions | None = field(default_factory=DuplicateOptions)
-    options: ProposalOptions | None = None
+    options: ProposalOptions | TreeOptions | None = None
     dtype: factory.Dtype = "float32"
     set_aside: tuple[SetAside, ...] = ()
 
