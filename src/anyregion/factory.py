@@ -228,6 +228,8 @@ def load_proposer(
     if name.startswith(TREES):
         if localizer is not None:
             raise InputError(f"the proposer {name} uses no localizer")
+        if recognizer is None and dtype not in ("float32", "auto"):
+            raise InputError(f"dtype {dtype}: the features of {name} are computed in float32")
         return _tree_proposer(
             name.removeprefix(TREES),
             encoder,

@@ -39,7 +39,8 @@ def test_regions_are_proposed(photos: Path, proposers: list[Any]) -> None:
     ((args, options),) = proposers
     assert args == ("own",)
     assert options.pop("recognizer").encoder.name == "colours"
-    assert options == {"localizer": None, "device": "cuda:1", "tiles": None, "options": None}
+    assert (options.pop("device"), options.pop("dtype")) == ("cuda:1", "float32")
+    assert options == {"localizer": None, "tiles": None, "options": None}
     assert recognize("photos", "--regions", "auto", "--ignore-scores") == 1, "another setting"
 
 
