@@ -47,6 +47,7 @@ COMMANDS = {
     "data suspects": "regions whose names are probably wrong",
     "convert": "a published RegionSpot checkpoint to safetensors",
     "export": "a backbone for torchvision, timm, Hugging Face or detectron2",
+    "serve": "name regions over HTTP, for tools and pages of this machine",
     "models": "models and vocabularies, and which are here",
     "doctor": "check this installation",
 }

@@ -1,0 +1,198 @@
+"""`anyregion serve`: the HTTP service."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyregion.cli import arguments as shared
+from anyregion.cli.exit_codes import FINE
+from anyregion.errors import InputError, require
+from anyregion.files import read_text
+
+if TYPE_CHECKING:
+    from anyregion.serve.app import ModelOptions
+    from anyregion.serve.options import ServeOptions
+
+EXAMPLE = """\
+anyregion serve --vocabularies my-vocabularies
+anyregion serve --vocabulary "cat, dog" --port 9000
+curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8750/v1/images
+curl -H 'Content-Type: application/json' http://127.0.0.1:8750/v1/images/ID/regions \\
+  -d '{"regions": [{"box": [12, 40, 200, 310]}], "vocabulary": ["cat", "dog"]}'
+
+http://127.0.0.1:8750/openapi.json describes all routes; docs/service.md has more
+
+"""
+TOKEN_VARIABLE = "ANYREGION_TOKEN"
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = EXAMPLE + (parser.epilog or "")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1: this machine)"
+    )
+    parser.add_argument("--port", type=int, default=8750, help="default: 8750")
+    parser.add_argument(
+        "--vocabulary",
+        metavar="NAMES_OR_FILE",
+        help="what regions are named by where a request says nothing (default: the model's names)",
+    )
+    parser.add_argument(
+        "--vocabularies",
+        type=Path,
+        metavar="DIR",
+        help="keep vocabularies, and what they are taught, in this folder (default: in memory)",
+    )
+    group = parser.add_argument_group("who may ask")
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which the service may be addressed; may be repeated",
+    )
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a web page's origin (https://...) that may use it from a browser; may be repeated",
+    )
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a file with the token that requests must have (or set {TOKEN_VARIABLE})",
+    )
+    group = parser.add_argument_group("how much")
+    group.add_argument(
+        "--processes",
+        type=shared.positive,
+        default=1,
+        metavar="N",
+        help="processes with a model each; they share the files of images and --vocabularies",
+    )
+    for flag, default, what in (
+        ("--max-body", 32, "megabytes of a request"),
+        ("--max-pixels", 100, "millions of pixels of an image"),
+        ("--image-memory", 512, "megabytes of encoded images that stay in memory"),
+        ("--upload-space", 4096, "megabytes of image files that stay on disk while it runs"),
+    ):
+        group.add_argument(
+            flag, type=shared.positive, default=default, metavar="N",
+            help=f"{what} (default: {default})",
+        )  # fmt: skip
+    for flag, default, what in (
+        ("--max-regions", 2000, "regions of a request"),
+        ("--max-names", 20_000, "names of a request"),
+        ("--queue", 64, "requests that may wait; more are answered with 429"),
+        ("--timeout", 60, "seconds for a request and its answer"),
+    ):
+        group.add_argument(
+            flag, type=shared.positive, default=default, metavar="N",
+            help=f"{what} (default: {default})",
+        )  # fmt: skip
+    shared.add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal ends it; what was begun is answered first."""
+    require("serve", "starlette", "uvicorn")
+    import tempfile
+
+    import uvicorn
+
+    from anyregion.cli import terminal
+    from anyregion.serve.app import OPTIONS_VARIABLE, create_app
+
+    if args.score is not None:
+        raise InputError("--score: each request says its own")
+    model, options = _model(args), _options(args)
+    if args.host not in LOCAL and options.token is None:
+        terminal.note(
+            f"warning: everybody who reaches {args.host}:{args.port} may use this service: "
+            f"--token-file or {TOKEN_VARIABLE} asks for a token"
+        )
+    settings: dict[str, Any] = {
+        "host": args.host,
+        "port": args.port,
+        "log_level": "warning",
+        "access_log": False,  # it has addresses and paths in it; `Guard` logs less
+        "server_header": False,
+        "timeout_graceful_shutdown": args.timeout,
+        "h11_max_incomplete_event_size": 64 * 1024,
+        "limit_concurrency": 1024,
+    }
+    terminal.note(f"http://{_in_url(args.host)}:{args.port} (Ctrl-C ends it)")
+    try:
+        if args.processes == 1:
+            uvicorn.Server(uvicorn.Config(create_app(model.load, options), **settings)).run()
+            return FINE
+        with tempfile.TemporaryDirectory(prefix="anyregion-") as folder:
+            stated = {**asdict(options), "uploads": str(options.uploads or Path(folder) / "images")}
+            stated["folder"] = None if options.folder is None else str(options.folder.resolve())
+            os.environ[OPTIONS_VARIABLE] = json.dumps({"model": asdict(model), "options": stated})
+            uvicorn.run(
+                "anyregion.serve.app:from_environment",
+                factory=True,
+                workers=args.processes,
+                **settings,
+            )
+    except KeyboardInterrupt:
+        pass  # uvicorn has answered what was begun, and raises the signal again
+    return FINE
+
+
+def _model(args: argparse.Namespace) -> ModelOptions:
+    from anyregion.serve.app import ModelOptions
+
+    return ModelOptions(
+        model=args.model,
+        method=args.method,
+        localizer=args.localizer,
+        vlm=args.vlm,
+        antialias=False if args.no_antialias else None,
+        device=args.device,
+        dtype=args.dtype,
+        tiles=args.tiles,
+    )
+
+
+def _options(args: argparse.Namespace) -> ServeOptions:
+    from anyregion.serve.options import MEBIBYTE, ServeOptions
+
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if args.token_file is not None:
+        token = read_text(args.token_file).strip()
+        if not token:
+            raise InputError(f"{args.token_file}: there is no token in it")
+    return ServeOptions(
+        host=_in_url(args.host),
+        port=args.port,
+        allowed_hosts=tuple(args.allow_host),
+        allowed_origins=tuple(args.allow_origin),
+        token=token,
+        vocabulary=args.vocabulary,
+        folder=args.vocabularies,
+        max_body=args.max_body * MEBIBYTE,
+        max_pixels=args.max_pixels * 1_000_000,
+        max_regions=args.max_regions,
+        max_names=args.max_names,
+        image_memory=args.image_memory * MEBIBYTE,
+        upload_space=args.upload_space * MEBIBYTE,
+        queue=args.queue,
+        batch=args.batch_size,
+        timeout=float(args.timeout),
+    )
+
+
+def _in_url(host: str) -> str:
+    """IPv6 addresses stand in brackets there, and in `Host`."""
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,70 @@
+"""A real server on a port of its own, with the built-in model."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette")
+uvicorn = pytest.importorskip("uvicorn")
+
+from anyregion.factory import load_recognizer  # noqa: E402
+from anyregion.recognizer import Recognizer  # noqa: E402
+from anyregion.serve.app import create_app  # noqa: E402
+from anyregion.serve.client import Client  # noqa: E402
+from anyregion.serve.options import ServeOptions  # noqa: E402
+
+
+@contextmanager
+def serving(recognizer: Recognizer, **options: Any) -> Iterator[str]:
+    """Serve in a thread; yields the address."""
+    app = create_app(lambda: recognizer, ServeOptions(**options))
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not end"
+
+
+@pytest.fixture(scope="session")
+def compact() -> Recognizer:
+    return load_recognizer(cache=None)
+
+
+@pytest.fixture(scope="module")
+def url(compact: Recognizer) -> Iterator[str]:
+    with serving(compact) as address:
+        yield address
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url) as connected:
+        yield connected
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (120, 160)) -> bytes:
+    """A PNG of coloured blocks."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(blocks).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
