@@ -46,6 +46,7 @@ COMMANDS = {
     "data check": "what is wrong with annotated images",
     "data suspects": "regions whose names are probably wrong",
     "convert": "a published RegionSpot checkpoint to safetensors",
+    "export-labels": "the names of a run for an annotation tool or a trainer",
     "export": "a backbone for torchvision, timm, Hugging Face or detectron2",
     "serve": "name regions over HTTP, for tools and pages of this machine",
     "models": "models and vocabularies, and which are here",
@@ -235,7 +236,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        module = "anyregion.cli." + name.replace("evaluate ", "evaluate.").replace(" ", "_")
+        module = "anyregion.cli." + re.sub("[ -]", "_", name.replace("evaluate ", "evaluate."))
         leaf.set_defaults(module=module)
         # only the command that is called declares its arguments: importing all would take seconds
         if list(words[: len(parts)]) == parts:

@@ -120,7 +120,7 @@ def read_records(
     if layout == "yolo":
         return read_yolo(path, masks=masks, images=images)
     if layout == "cvat":
-        return read_cvat(_cvat_file(path) or path, masks=masks)
+        return read_cvat(cvat_file(path) or path, masks=masks)
     if layout == "csv":
         return read_boxes_csv(path)
     if layout == "crops":
@@ -192,7 +192,7 @@ def _folder_layout(path: Path) -> Layout | None:
         return "crops"
     if (path / "Annotations").is_dir():
         return "voc"
-    if _cvat_file(path) is not None:
+    if cvat_file(path) is not None:
         return "cvat"
     if next(path.glob("*.xml"), None) is not None:
         return "voc"
@@ -209,7 +209,7 @@ def _folder_layout(path: Path) -> Layout | None:
     return None
 
 
-def _cvat_file(path: Path) -> Path | None:
+def cvat_file(path: Path) -> Path | None:
     """The XML of CVAT in a folder, where it is one."""
     files = sorted(path.glob("*.xml")) if path.is_dir() else []
     return next((file for file in files[:20] if xml_root(file) == "annotations"), None)

@@ -62,12 +62,12 @@ def read_voc(path: Path) -> AnnotationRecords:
     boxes: list[tuple[float, ...]] = []
     difficult: list[bool] = []
     first_error = ""
-    for file in _xml_files(path):
+    for file, key in _xml_files(path):
         try:
             content = _parse(file)
         except InputError as error:
             first_error = first_error or str(error)
-            findings.add(UNREADABLE_XML, file.stem, str(error))
+            findings.add(UNREADABLE_XML, key, str(error))
             continue
         for position, item in enumerate(content.objects):
             try:
@@ -76,14 +76,14 @@ def read_voc(path: Path) -> AnnotationRecords:
                 hard = bool(int(item.get("difficult") or 0))
             except (KeyError, ValueError) as error:
                 reason = f"malformed ({type(error).__name__}: {error})"
-                findings.add(MALFORMED_ROWS, f"{file.stem}, object {position}", reason)
+                findings.add(MALFORMED_ROWS, f"{key}, object {position}", reason)
                 continue
             owners.append(len(images))
             labels.append(names.setdefault(name, len(names)))
             # pixel 1 is the first one, and xmax is the last one inside
             boxes.append((x0 - 1, y0 - 1, x1, y1))
             difficult.append(hard)
-        images.append(_image(file, content))
+        images.append(_image(key, content))
     if not images:
         known = describe_folder(path) if path.is_dir() and not first_error else None
         if known is not None:
@@ -114,7 +114,8 @@ def read_voc(path: Path) -> AnnotationRecords:
     )
 
 
-def _xml_files(path: Path) -> Iterator[Path]:
+def _xml_files(path: Path) -> Iterator[tuple[Path, str]]:
+    """The files, and what each one's image is called: its path below `Annotations`."""
     if path.is_file():
         # ImageSets/Main/<split>.txt; a class's own list has 1, 0 or -1 behind each image
         folder = next(
@@ -127,18 +128,19 @@ def _xml_files(path: Path) -> Iterator[Path]:
         lines = read_text(path).splitlines()
         # an image that is listed twice is one image, whose regions count once
         stems = dict.fromkeys(line.split()[0] for line in lines if line.strip())
-        yield from (folder / f"{stem}.xml" for stem in stems)
+        yield from ((folder / f"{stem}.xml", stem) for stem in stems)
     else:
-        folder = path / "Annotations"
-        yield from sorted((folder if folder.is_dir() else path).glob("*.xml"))
+        folder = path / "Annotations" if (path / "Annotations").is_dir() else path
+        for file in sorted(folder.rglob("*.xml")):
+            yield file, file.relative_to(folder).with_suffix("").as_posix()
 
 
-def _image(file: Path, content: _File) -> ImageRecord:
+def _image(key: str, content: _File) -> ImageRecord:
     name = content.image.get("filename", "")
     if PurePath(name).suffix.lower() not in SUFFIXES:
-        name = f"{file.stem}.jpg"
+        name = f"{key}.jpg"
     return ImageRecord(
-        key=file.stem,
+        key=key,
         file_name=name,
         size=(_side(content.image.get("height")), _side(content.image.get("width"))),
     )

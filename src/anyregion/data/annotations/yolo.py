@@ -284,7 +284,8 @@ def _split_folder(root: Path, stated: Any, place: str) -> Path | None:
     # Roboflow's `../train/images` means the folder beside data.yaml
     shorter = place.removeprefix("../")
     for path in (root / base / place, root / base.name / place, root / place, root / shorter):
-        if path.exists():
+        # labels alone may be there: their images are looked for elsewhere
+        if path.exists() or _swapped(path, "images", "labels").exists():
             return path
     return None
 
