@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
@@ -208,6 +209,38 @@ class Predictions:
         writer.writerows(record_to_csv(record, image, count) for record in self.to_records())
         # names of files and ids need not be Unicode, and a file of CSV has to be
         return text.getvalue().encode(errors="backslashreplace").decode()
+
+    def to_fiftyone(self) -> dict[str, Any]:
+        """FiftyOne's document of detections, for `fiftyone.Detections.from_dict`, without FiftyOne.
+
+        Boxes are x, y, width and height as fractions of the image; a mask is what of it lies in
+        the box, to whole pixels, as compressed bytes of an array. `region_id`, `labels` and
+        `scores` come as fields of their own.
+        """
+        height, width = self.size
+        detections: list[dict[str, Any]] = []
+        for i, record in enumerate(self.to_records()):
+            x0, y0, x1, y1 = self.boxes[i].tolist()
+            detection: dict[str, Any] = {
+                "_cls": "Detection",
+                "attributes": {},
+                "tags": [],
+                "label": record["label"],
+                "bounding_box": [
+                    x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height,
+                ],
+                "confidence": record["score"],
+                "region_id": record["id"],
+                "labels": record["labels"],
+                "scores": record["scores"],
+            }  # fmt: skip
+            if self.masks is not None:
+                rows, columns = slice(round(y0), round(y1)), slice(round(x0), round(x1))
+                array = io.BytesIO()
+                np.save(array, decode_mask(self.masks[i])[rows, columns], allow_pickle=False)
+                detection["mask"] = zlib.compress(array.getvalue())
+            detections.append(detection)
+        return {"_cls": "Detections", "detections": detections}
 
     def to_supervision(self) -> supervision.Detections:
         """`supervision.Detections`; the names are in its `data["class_name"]` (needs the extra).

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyregion.errors import InputError
 
@@ -200,6 +200,18 @@ def add_device_arguments(group: argparse._ActionsContainer) -> None:
         help="precision of the products in frozen torch encoders; auto: bfloat16 where the device "
         "has instructions for it (default: float32)",
     )
+
+
+def model_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_model_arguments` let choose, as a run's `run.json` states it."""
+    return {
+        "model": args.model,
+        # the key of the first version, so that its results folders can be continued
+        "recognizer": args.method,
+        "localizer": args.localizer,
+        "vlm": args.vlm,
+        "antialias": False if args.no_antialias else None,
+    }
 
 
 def proposed_regions(args: argparse.Namespace, *, scores: bool = True) -> ProposedRegions | None:

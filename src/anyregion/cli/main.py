@@ -46,6 +46,7 @@ COMMANDS = {
     "data check": "what is wrong with annotated images",
     "data suspects": "regions whose names are probably wrong",
     "convert": "a published RegionSpot checkpoint to safetensors",
+    "dataset": "photographs to a set that a detector can be trained on",
     "export-labels": "the names of a run for an annotation tool or a trainer",
     "export": "a backbone for torchvision, timm, Hugging Face or detectron2",
     "serve": "name regions over HTTP, for tools and pages of this machine",

@@ -189,12 +189,7 @@ def run(args: argparse.Namespace) -> int:
     if count == 1 and getattr(vocabulary, "classifier", None) is None:
         shared.warn_one_name(args)
     settings = {
-        "model": args.model,
-        # the key of the first version, so that its results folders can be continued
-        "recognizer": args.method,
-        "localizer": args.localizer,
-        "vlm": args.vlm,
-        "antialias": False if args.no_antialias else None,
+        **shared.model_settings(args),
         "use_masks": args.use_masks,
         "ignore_scores": args.ignore_scores,
     }

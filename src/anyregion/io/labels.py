@@ -21,6 +21,7 @@ class LabelledRegion:
         score: how sure the name is, from 0 to 1, or None.
         mask: COCO's run-length code, or None.
         labels, scores: the best names and their scores, best first; empty where only one is known.
+        refused: a run's own verdict that the name is not to be trusted.
     """
 
     id: int | str
@@ -30,6 +31,7 @@ class LabelledRegion:
     mask: RLE | None = None
     labels: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
+    refused: bool = False
 
 
 @dataclass(frozen=True)

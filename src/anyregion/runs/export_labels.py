@@ -75,7 +75,7 @@ def export_labels(
         raise InputError("give a format, or the file to put names into: one of the two")
     if to is not None and to not in WRITERS:
         raise InputError(f"no format {to!r}: one of {', '.join(WRITERS)}")
-    labels = LabelSource(source, options or WriteOptions(), layout, min_score)
+    labels = LabelSource(source, options or WriteOptions(), layout=layout, min_score=min_score)
     report: WriteReport | RelabelReport
     overlaps: list[float] = []
     left, new_labels = 0, []
@@ -111,6 +111,10 @@ def export_labels(
 class LabelSource:
     """The images of a run or a file with their labels, one by one.
 
+    Args:
+        source, options, layout, min_score: see `export_labels`.
+        keep_refused: also give regions that the run refused, marked.
+
     Attributes:
         classes: all names, in their order.
         options: with the folder of the images, where a run states it.
@@ -118,9 +122,15 @@ class LabelSource:
     """
 
     def __init__(
-        self, source: Path, options: WriteOptions, layout: Layout, min_score: float
+        self,
+        source: Path,
+        options: WriteOptions,
+        *,
+        layout: Layout = "auto",
+        min_score: float = 0.0,
+        keep_refused: bool = False,
     ) -> None:
-        self.source, self.min_score = source, min_score
+        self.source, self.min_score, self.keep_refused = source, min_score, keep_refused
         self.images = self.refused = 0
         self.set_aside: list[SetAside] = []
         self.is_run = source.is_dir() and is_results_folder(source)
@@ -157,7 +167,7 @@ class LabelSource:
         for line in journal_lines(self.source / "predictions.jsonl"):
             regions: dict[Any, LabelledRegion] = {}
             for record in line["regions"]:
-                if record.get("refused"):
+                if record.get("refused") and not self.keep_refused:
                     self.refused += 1
                 elif record["id"] not in regions:  # candidates of one region: the first is the best
                     regions[record["id"]] = region_of(record)
@@ -175,7 +185,7 @@ def region_of(record: dict[str, Any]) -> LabelledRegion:
     x0, y0, x1, y1 = record["box"]
     return LabelledRegion(
         record["id"], (x0, y0, x1, y1), record["label"], record["score"], record.get("mask"),
-        tuple(record["labels"]), tuple(record["scores"]),
+        tuple(record["labels"]), tuple(record["scores"]), bool(record.get("refused")),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,19 @@ def test_detector_file_by_id(name: str, tmp_path: Path) -> None:
     assert entry.regions.boxes.tolist() == [[1, 2, 3, 4]]
     assert entry.regions.scores is not None
     assert entry.regions.scores.tolist() == [0.5]
+
+
+def test_fiftyone_documents() -> None:
+    document = predictions().to_fiftyone()
+    assert document["_cls"] == "Detections"
+    first, second = document["detections"]
+    assert (first["_cls"], first["label"], second["label"]) == ("Detection", "pen", "cup")
+    # an image of 10 x 20: fractions of its width and height
+    assert np.allclose(first["bounding_box"], [0.05, 0.2, 0.2, 0.4])
+    assert first["confidence"] == pytest.approx(float(predictions().scores[0, 0]))
+    mask = np.load(io.BytesIO(zlib.decompress(first["mask"])), allow_pickle=False)
+    assert np.array_equal(mask, square(1, 2, 5, 6)[2:6, 1:5])
+    assert tuple(first["labels"]) == predictions()[0].labels
 
 
 def test_supervision_both_ways() -> None:

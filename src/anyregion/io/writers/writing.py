@@ -11,10 +11,12 @@ from typing import Any, Literal, TypeAlias
 from xml.etree import ElementTree
 
 import numpy as np
+from PIL import Image
 
 from anyregion.data.image_files import find_image
 from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, name_parts, writing
+from anyregion.images import read_image, read_size
 from anyregion.io.labels import ClassNames, LabelledImage, LabelledRegion
 from anyregion.io.outlines import outline_polygons, single_outline
 from anyregion.masks import mask_iou, segmentation_to_rle
@@ -132,12 +134,25 @@ class Stems:
 
 
 def copy_image(image: LabelledImage, options: WriteOptions, target: Path) -> str | None:
-    """Copy an image's file, whole or not at all; what is wrong where it cannot be."""
+    """Copy an image's file, whole or not at all; what is wrong where it cannot be.
+
+    One that EXIF turns is written upright, as its labels count: not every trainer turns it.
+    """
     source = None if options.images is None else find_image(options.images, image.name)
     if source is None:
         return f"no such file below {options.images}"
+    try:
+        size = read_size(source)
+        pixels = None if size.turn is None else read_image(source)
+    except InputError as error:
+        return str(error)
+    if size.upright != image.size:
+        return f"the image is {size.upright}, its labels are of {image.size}"
     with writing(target), atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
+        if pixels is None:
+            shutil.copyfile(source, temporary)
+        else:
+            Image.fromarray(pixels).save(temporary, quality=95)
     return None
 
 
