@@ -25,7 +25,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @contextmanager
-def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; move it over `path` when the block ends well.
 
     After an error (a full disk, Ctrl-C) the old file is untouched and the sibling is removed.
@@ -34,6 +34,8 @@ def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     Args:
         path: the file.
         private: whether only its owner may read it, and enter a folder that is made for it.
+        durable: whether it is on the disk, not only on its way there, before it is moved: a machine
+            that loses power has no file with holes then.
     """
     # beside the file, for a move from another disk would be a copy, which is not atomic
     if private and not path.parent.exists():
@@ -51,9 +53,22 @@ def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
+        if durable:
+            _to_disk(temporary)
         temporary.replace(path)
+        if durable and os.name == "posix":  # Windows opens no folders
+            _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def private_folder(path: Path) -> None:

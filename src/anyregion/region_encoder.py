@@ -42,12 +42,11 @@ class RegionEmbeddings:
     features: Mapping[str, NDArray[np.float32]] | None = None
 
 
-class RegionEncoder(Protocol):
-    """A method: what embeds the regions of images. A `Recognizer` is made of one.
+class ScoringRules(Protocol):
+    """What of a method turns embeddings into scores; `answers` may be there too (`AnswerModel`).
 
     Attributes:
         name: what people call it.
-        text: the text side; its embeddings live in the same space as the regions'.
         logit_scale, logit_bias: turn a cosine into the logit that is scored.
         default_score: how logits become scores where the caller does not choose.
     """
@@ -56,6 +55,14 @@ class RegionEncoder(Protocol):
     logit_scale: float
     logit_bias: float
     default_score: Score
+
+
+class RegionEncoder(ScoringRules, Protocol):
+    """A method: what embeds the regions of images. A `Recognizer` is made of one.
+
+    Attributes:
+        text: the text side; its embeddings live in the same space as the regions'.
+    """
 
     @property
     def text(self) -> TextEncoder:
@@ -117,7 +124,7 @@ class RegionClassifier(Protocol):
 
     def answer(
         self,
-        encoder: RegionEncoder,
+        encoder: ScoringRules,
         embedded: RegionEmbeddings,
         matrix: Floats,
         size: tuple[int, int],
@@ -139,7 +146,7 @@ class RegionClassifier(Protocol):
         ...
 
 
-def word_logits(encoder: RegionEncoder, embeddings: Floats, matrix: Floats) -> NDArray[np.float64]:
+def word_logits(encoder: ScoringRules, embeddings: Floats, matrix: Floats) -> NDArray[np.float64]:
     """The logits of a softmax over the names, `(M, C)`, on the scale of the encoder's own score."""
     answers = getattr(encoder, "answers", None)
     scale = encoder.logit_scale if answers is None else answers.scale
@@ -147,7 +154,7 @@ def word_logits(encoder: RegionEncoder, embeddings: Floats, matrix: Floats) -> N
 
 
 def name_embeddings(
-    encoder: RegionEncoder, embeddings: Floats, matrix: Floats, *, top_k: int, score: Score | None
+    encoder: ScoringRules, embeddings: Floats, matrix: Floats, *, top_k: int, score: Score | None
 ) -> tuple[NDArray[np.int64], Floats]:
     """`top_names` of an encoder's regions, by its own numbers and, unless given, its own score.
 

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 from anyregion.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.exemplars import ExemplarVocabulary
     from anyregion.recognizer import Recognizer
@@ -169,7 +167,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def recognizer_loader(args: argparse.Namespace) -> Callable[[], Recognizer]:
+def recognizer_loader(args: argparse.Namespace) -> partial[Recognizer]:
     """What loads the recogniser that `add_model_arguments` let choose."""
     from anyregion import factory
 

@@ -28,6 +28,10 @@ GROUPS = {
 # each is a module with `add_arguments(parser)` and `run(arguments)`: `data check` is `data_check`
 COMMANDS = {
     "recognize": "name the regions of images",
+    "index": "embed the regions of a collection once",
+    "name": "name the regions of an index, without its images",
+    "search": "regions of an index that are most like words or a region",
+    "stats": "what an index holds: counts by name, doubt, near duplicates",
     "teach": "learn names from corrected regions, in seconds",
     "queue": "which regions are best corrected next",
     "evaluate classification": "regions given, names asked: accuracies",

@@ -26,6 +26,9 @@ MASK_HEAD = "mask_head.onnx"
 # features of regions that the region head was trained on, for trainings that begin at it
 KEPT_REGIONS = "kept_regions.safetensors"
 
+# the environment variable that states the threads of one operator, for processes that share cores
+THREADS = "ANYREGION_THREADS"
+
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -113,7 +116,8 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
     """An `onnxruntime.InferenceSession` of a graph.
 
     Args:
-        threads: for one operator; None leaves it to ONNX Runtime (all cores).
+        threads: for one operator; None for what the environment variable `THREADS` says, and else
+            leaves it to ONNX Runtime (all cores).
         device: `cpu`, or what the installed ONNX Runtime was built for (`cuda`, `cuda:1`, `mps`).
 
     Raises:
@@ -129,6 +133,8 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
             f"{', '.join(k for k, p in _PROVIDERS.items() if p in ort.get_available_providers())}"
         )
     options = ort.SessionOptions()
+    if threads is None and os.environ.get(THREADS, "").isdigit():
+        threads = int(os.environ[THREADS])
     if threads is not None:
         options.intra_op_num_threads = threads
     settings = {"device_id": number} if number else {}

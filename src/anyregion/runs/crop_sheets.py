@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from anyregion.data.image_files import find_image
 from anyregion.drawing.crops import crop_region, crop_sheet
 from anyregion.errors import AnyRegionError, InputError, SetAside
 from anyregion.files import atomic_path, writing
-from anyregion.images import read_image
+from anyregion.images import Pixels, read_image
 from anyregion.runs.pipeline import Track
 
 # of a sheet, which is read from left to right in rows of six
@@ -39,7 +39,10 @@ class Crop:
 
 
 def write_sheets(
-    folder: Path, crops: Sequence[Crop], images: str | Path | None, track: Track
+    folder: Path,
+    crops: Sequence[Crop],
+    images: str | Path | Callable[[str], Pixels] | None,
+    track: Track,
 ) -> list[SetAside]:
     """Sheets of crops in their order; what could not be shown, and why.
 
@@ -48,7 +51,7 @@ def write_sheets(
     Args:
         folder: made if there is anything to show.
         crops: the regions.
-        images: the folder of their images; None: none are shown.
+        images: the folder of their images, or what reads one by its name; None: none are shown.
         track: shows how far the work is.
     """
     with writing(folder):
@@ -65,11 +68,8 @@ def write_sheets(
         of_sheet = crops[start : start + ON_A_SHEET]
         shown: dict[int, Image.Image] = {}
         for name in dict.fromkeys(crop.image for crop in of_sheet):  # each image once
-            path = find_image(Path(images), name)
             try:
-                if path is None:
-                    raise InputError(f"not found in {images}")
-                pixels = read_image(path)
+                pixels = _read(images, name)
             except AnyRegionError as error:
                 set_aside.append(SetAside(name, f"no crop: {error}"))
                 pixels = np.full((8, 8, 3), 200, dtype=np.uint8)
@@ -83,3 +83,12 @@ def write_sheets(
             sheet.save(temporary, "JPEG", quality=90)
         progress(number, len(starts))
     return set_aside
+
+
+def _read(images: str | Path | Callable[[str], Pixels], name: str) -> Pixels:
+    if callable(images):
+        return images(name)
+    path = find_image(Path(images), name)
+    if path is None:
+        raise InputError(f"not found in {images}")
+    return read_image(path)

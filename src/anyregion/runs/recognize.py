@@ -169,7 +169,7 @@ def recognize_images(
         "masks": options.masks,
         "multimask": options.multimask,
         "pictures": output.pictures,
-        "vocabulary": _digest(vocabulary),
+        "vocabulary": vocabulary_digest(vocabulary),
         "regions": source.digest,
     }
     if options.merge:  # earlier runs' settings do not say it
@@ -371,7 +371,7 @@ def _write_results(
     return set_aside, duplicates
 
 
-def _digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> str:
+def vocabulary_digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> str:
     """A hash of everything in a vocabulary that changes what regions are called."""
     names = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     content = (names.names, names.synonyms, names.templates, names.ids, names.cleaning)
@@ -380,7 +380,7 @@ def _digest(vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary) -> 
     if isinstance(vocabulary, ExemplarVocabulary):
         digest.update(vocabulary.digest.encode())
         if isinstance(vocabulary.words, EncodedVocabulary):
-            digest.update(_digest(vocabulary.words).encode())
+            digest.update(vocabulary_digest(vocabulary.words).encode())
     # an encoded vocabulary is what its matrix says, whatever its names are
     if isinstance(vocabulary, EncodedVocabulary):
         digest.update(vocabulary.model.encode())

@@ -12,7 +12,7 @@ from anyregion.errors import CheckpointError, InputError
 from anyregion.region_encoder import (
     RegionAnswers,
     RegionEmbeddings,
-    RegionEncoder,
+    ScoringRules,
     name_embeddings,
     word_logits,
 )
@@ -97,7 +97,7 @@ class TaughtClassifier:
 
     def answer(
         self,
-        encoder: RegionEncoder,
+        encoder: ScoringRules,
         embedded: RegionEmbeddings,
         matrix: Floats,
         size: tuple[int, int],
@@ -229,7 +229,7 @@ def mix(
     return np.asarray(share * taught + (1 - share) * words)
 
 
-def word_probabilities(encoder: RegionEncoder, embeddings: Floats, matrix: Floats) -> Doubles:
+def word_probabilities(encoder: ScoringRules, embeddings: Floats, matrix: Floats) -> Doubles:
     """The probability of each name by words alone, and last of "none of these", `(M, C + 1)`.
 
     The best name has the encoder's own score. The others share the rest as a softmax would, but

@@ -1,0 +1,193 @@
+"""The results folder of a run, written from an index and its labels: no image is read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from anyregion.errors import InputError, SetAside
+from anyregion.index.labels import Labeler
+from anyregion.index.region_index import row_starts
+from anyregion.index.shards import IndexedImage, boxes_of, masks_of
+from anyregion.predictions import Predictions
+from anyregion.regions import Regions
+from anyregion.runs.pipeline import Track, silent
+from anyregion.runs.recognize import OutputOptions, RunReport, vocabulary_digest
+from anyregion.runs.results_folder import ResultsFolder
+
+
+def write_results(
+    labeler: Labeler,
+    out: Path,
+    *,
+    min_score: float = 0.0,
+    masks: bool = False,
+    output: OutputOptions | None = None,
+    track: Track = silent,
+) -> RunReport:
+    """Write what `recognize_images` writes, from labels that are all there.
+
+    Up to the half precision in which embeddings are stored it is equal to what that would write of
+    the same images: names whose scores are as near as that may change places.
+
+    Args:
+        labeler: whose labels.
+        out: the folder; an interrupted export is continued by the same call.
+        min_score: regions whose best name scores less are marked as refused.
+        masks: also write the masks of an index that has them.
+        output: what is written; pictures need the images.
+        track: shows how far the work is.
+
+    Raises:
+        InputError: other results in the folder, or damaged labels.
+        AnyRegionError: it cannot be written.
+    """
+    from anyregion import __version__
+
+    output = output or OutputOptions(pictures=False)
+    index, vocabulary = labeler.index, labeler.vocabulary.vocabulary
+    manifest, options = index.manifest, labeler.options
+    settings = {
+        **(manifest.model or {}),
+        "index": str(index.folder.resolve()),
+        "fingerprint": manifest.fingerprint,
+        "top_k": options.top_k,
+        "score": options.score or "the model's own",
+        "min_score": min_score,
+        "masks": masks,
+        "pictures": output.pictures,
+        "use_scores": options.use_scores,
+        "duplicates": repr(options.duplicates),
+        "vocabulary": vocabulary_digest(labeler.vocabulary),
+        "regions": manifest.settings["regions"],
+    }
+    folder = ResultsFolder(
+        out,
+        settings=settings,
+        root=Path(manifest.root),
+        version=__version__,
+        overwrite=output.overwrite,
+    )
+    started = time.perf_counter()
+    images = duplicates = 0
+    set_aside: list[SetAside] = []
+    progress = track("writing results", "images")
+    try:
+        folder.renew(manifest.models)
+        earlier = frozenset(folder.journal.entries)
+        progress(0, manifest.images)
+        done = 0
+        for number in range(len(index)):
+            for image, predictions in shard_predictions(labeler, number, masks=masks):
+                name = image.image.name
+                done += 1
+                if image.quarantined is not None:
+                    reason = SetAside("image", image.quarantined)
+                    folder.skip([reason], image=name)
+                    set_aside.append(SetAside(name, image.quarantined))
+                    continue
+                set_aside += [SetAside(f"{name}, {a.item}", a.reason) for a in image.set_aside]
+                if predictions is None or name in earlier:
+                    continue
+                duplicates += image.regions - len(predictions)
+                images += 1
+                key = image.key or ""
+                place = image.image
+                mark = {"bytes": place.bytes, "modified_ns": place.modified_ns}
+                folder.finish(
+                    name,
+                    predictions,
+                    image_id=int(key) if key.isascii() and key.isdecimal() else None,
+                    file=mark if place.kind == "file" else None,
+                    set_aside=image.set_aside,
+                    pixels=index.pixels(image) if output.pictures else None,
+                    min_score=min_score,
+                )
+            progress(done, manifest.images)
+        entries = folder.journal.entries
+        folder.write_coco(vocabulary, refused=output.keep_refused)
+        if output.csv:
+            folder.write_csv()
+        return RunReport(
+            out=out,
+            images=images,
+            earlier=len(earlier),
+            regions=sum(entry.regions - entry.refused for entry in entries.values()),
+            refused=sum(entry.refused for entry in entries.values()),
+            seconds=time.perf_counter() - started,
+            set_aside=tuple(set_aside),
+            unreadable=labeler.vocabulary.unreadable,
+            only=next(folder.journal.lines()) if len(entries) == 1 else None,
+            duplicates=duplicates,
+        )
+    finally:
+        folder.journal.file.close()
+
+
+def shard_predictions(
+    labeler: Labeler, number: int, *, masks: bool = False
+) -> Iterator[tuple[IndexedImage, Predictions | None]]:
+    """The images of a shard, and what their regions are called; None of those in quarantine.
+
+    Args:
+        labeler: whose labels.
+        number: of the shard.
+        masks: also give masks.
+
+    Raises:
+        InputError: masks of an index that has none, or labels of another index.
+    """
+    index, vocabulary = labeler.index, labeler.vocabulary.vocabulary
+    if masks and not index.manifest.layout.masks:
+        raise InputError(f"{index.folder}: has no masks: index with --masks")
+    columns = ["id", "x0", "y0", "x1", "y1", "objectness"]
+    columns += ["mask", "mask_score"] if masks else []
+    images, labels = index.images(number), labeler.read(number)
+    blocks = list(index.blocks(number, columns))
+    starts = row_starts(images)
+    if sum(len(block) for block in blocks) != starts[-1] or len(labels.indices) != starts[-1]:
+        raise InputError(f"{labeler.path(number)}: not of this index; name again")
+    table = pa.concat_tables(blocks) if blocks else None
+    for image, (start, end) in zip(images, pairwise(starts.tolist()), strict=True):
+        if image.quarantined is not None:
+            yield image, None
+            continue
+        rows = np.flatnonzero(~labels.duplicate[start:end])
+        boxes, ids, scores = np.zeros((0, 4)), [], None
+        rles, mask_scores = None, None
+        if table is not None:
+            part = table.slice(start, end - start)
+            boxes = boxes_of(part)
+            ids = [json.loads(i) for i in part.column("id").to_pylist()]
+            if not part.column("objectness").null_count:
+                scores = part.column("objectness").to_numpy()
+            if masks:
+                rles = masks_of(part, [image.size] * len(part))
+                mask_scores = part.column("mask_score").to_numpy()
+        one = slice(start, end)
+        yield (
+            image,
+            Predictions(
+                vocabulary=vocabulary,
+                regions=Regions.from_boxes(boxes, ids=ids, scores=scores),
+                size=image.size,
+                rows=rows,
+                indices=labels.indices[one][rows].astype(np.int64),
+                scores=labels.scores[one][rows],
+                boxes=boxes[rows],
+                # the names are known already
+                embeddings=np.zeros((len(rows), 0), dtype=np.float32),
+                masks=None if rles is None else tuple(rles[i] for i in rows),
+                mask_scores=None
+                if mask_scores is None or np.isnan(mask_scores).any()
+                else mask_scores[rows],
+                none=None if labels.none is None else labels.none[one][rows],
+                refused=None if labels.none is None else labels.refused[one][rows],
+            ),
+        )

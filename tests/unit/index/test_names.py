@@ -1,0 +1,262 @@
+"""What an index says of its regions is what `recognize` says of the images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyregion.errors import InputError
+from anyregion.index import (
+    LabelOptions,
+    Query,
+    RegionIndex,
+    index_stats,
+    name_index,
+    search_index,
+    write_matches,
+    write_results,
+    write_stats,
+)
+from anyregion.index.duplicates import MOST_BITS, image_hash, near_duplicates
+from anyregion.io.regions import load_regions
+from anyregion.recognizer import Recognizer
+from anyregion.runs.pipeline import SameRegions
+from anyregion.runs.recognize import OutputOptions
+from anyregion.teaching.teacher import Teacher
+from anyregion.vocabulary import EncodedVocabulary
+from tests.helpers.colours import COLOURS, ColourEncoder
+from tests.helpers.halves import picture
+from tests.helpers.indexes import LEFT_RIGHT, found, half_precision, make_index, pictures
+from tests.helpers.runs import run
+
+EXPORTS = ("predictions.json", "predictions.csv")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def annotations(photos: Path) -> Path:
+    """Some pictures with regions, one of which lies outside its picture."""
+    images, regions = [], []
+    for i, path in enumerate(sorted(photos.glob("*/*.png"))[:-1]):
+        images.append({"id": 10 + i, "file_name": path.name, "height": 30})
+        images[-1]["width"] = 40 + int(path.stem) % 5
+        for box in ([0, 0, 15, 30], [22, 4, 10, 10], *([[500, 500, 9, 9]] if i == 1 else [])):
+            number = len(regions) + 1
+            regions.append({"id": number, "image_id": 10 + i, "category_id": 1, "bbox": box})
+            regions[-1]["score"] = 0.1 + number / 100
+    content = {"images": images, "annotations": regions, "categories": [{"id": 1, "name": "it"}]}
+    path = photos.parent / "regions.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("source", ["same", "file", "auto"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_are_those_of_recognize(tmp_path: Path, source: str, workers: int) -> None:
+    """To the byte, of a model that sees half precision all along."""
+    if workers == 2 and source != "auto":
+        pytest.skip("processes are started once")
+    photos = pictures(tmp_path / "photos", 7)
+    (photos / "broken.png").write_bytes(b"no")
+    regions = {"same": LEFT_RIGHT, "auto": found()}.get(source) or load_regions(annotations(photos))
+    sources = {"regions": regions}
+    make_index(photos, tmp_path / "index", masks=True, shard_images=3, **sources)
+    expected = tmp_path / "recognized"
+    words = ["red", "lime", "blue"]
+    if source == "same":
+        regions = SameRegions(LEFT_RIGHT)
+    run(
+        photos, expected, source=regions, load=half_precision, words=words, csv=True, masks=True,
+        pictures=False, min_score=0.5, top_k=2,
+    )  # fmt: skip
+    named = name_index(
+        tmp_path / "index", words, recognizer=half_precision(), options=LabelOptions(top_k=2),
+        workers=workers,
+    )  # fmt: skip
+    report = write_results(
+        named.labeler, tmp_path / "out", min_score=0.5, masks=True,
+        output=OutputOptions(pictures=False, csv=True),
+    )  # fmt: skip
+    assert report.images == (6 if source == "file" else 7)
+    for name in EXPORTS:
+        assert (tmp_path / "out" / name).read_bytes() == (expected / name).read_bytes(), name
+    for name in ("predictions.jsonl", "skipped.jsonl"):
+        assert sorted(map(str, lines(tmp_path / "out" / name))) == sorted(
+            map(str, lines(expected / name))
+        ), name
+    # the labels are there: nothing is named again
+    again = name_index(
+        tmp_path / "index", words, recognizer=half_precision(), options=LabelOptions(top_k=2)
+    )
+    assert named.regions > 0
+    assert again.regions == 0
+
+
+def test_results_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = pictures(tmp_path / "photos", 5)
+    make_index(photos, tmp_path / "index", shard_images=2)
+    named = name_index(tmp_path / "index", COLOURS, recognizer=half_precision())
+    write_results(named.labeler, tmp_path / "whole")
+    journal = tmp_path / "whole" / "predictions.jsonl"
+    content = journal.read_bytes()
+    journal.write_bytes(content[: len(content) // 2])
+    report = write_results(named.labeler, tmp_path / "whole")
+    assert report.earlier + report.images == 5
+    assert report.earlier in (1, 2)
+    assert journal.read_bytes() == content
+    other = name_index(tmp_path / "index", ["red", "blue"], recognizer=half_precision())
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        write_results(other.labeler, tmp_path / "whole")
+
+
+def test_taught_names_are_those_of_recognize(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", 8)
+    recognizer = half_precision()
+    teacher = Teacher(recognizer, ["warm", "cold"])
+    for path in sorted(photos.rglob("*.png"))[:5]:
+        teacher.add(path, LEFT_RIGHT, ["warm", "cold"])
+    taught = teacher.vocabulary()
+    make_index(photos, tmp_path / "plain")
+    with pytest.raises(InputError, match="index with --features"):
+        name_index(tmp_path / "plain", taught, recognizer=recognizer)
+    make_index(photos, tmp_path / "index", features=True)
+    named = name_index(tmp_path / "index", taught, recognizer=recognizer)
+    write_results(named.labeler, tmp_path / "out", output=OutputOptions(pictures=False, csv=True))
+    run(
+        photos, tmp_path / "recognized", source=SameRegions(LEFT_RIGHT), load=lambda: recognizer,
+        words=taught, csv=True, pictures=False,
+    )  # fmt: skip
+    for name in EXPORTS:
+        expected = (tmp_path / "recognized" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == expected, name
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    make_index(pictures(tmp_path / "photos", 2), tmp_path / "index")
+    encoder = ColourEncoder()
+    encoder.logit_scale = 3.0
+    with pytest.raises(InputError, match="seen by other weights"):
+        name_index(tmp_path / "index", COLOURS, recognizer=Recognizer(encoder, cache=None))
+    # made by a program: there is no name to load the model by
+    with pytest.raises(InputError, match="give that model"):
+        RegionIndex.open(tmp_path / "index").load_recognizer()
+    words = EncodedVocabulary(
+        half_precision().encode_vocabulary(["red"]).vocabulary,
+        np.ones((1, 4), dtype=np.float32) / 2,
+        "other words",
+    )
+    with pytest.raises(InputError, match="encoded by other words"):
+        name_index(tmp_path / "index", words, recognizer=half_precision())
+
+
+def test_search_is_exact(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", 30)
+    make_index(photos, tmp_path / "index", regions=found(), shard_images=7)
+    index, recognizer = RegionIndex.open(tmp_path / "index"), half_precision()
+    query = Query.from_text(recognizer, "lime")
+    matches = search_index(index, query, recognizer, top=8)
+    # by hand: all halves, of each image's two left ones the better one
+    best = {}
+    for path in sorted(photos.rglob("*.png")):
+        recognizer.set_image(path)
+        regions = found().load(recognizer).propose(np.zeros((30, 40 + int(path.stem) % 5, 3)))
+        predictions = recognizer.predict(regions, ["lime"])
+        cosines = predictions.embeddings @ query.direction
+        cosines /= np.linalg.norm(predictions.embeddings, axis=1)
+        left = max(cosines[0], cosines[2])
+        name = path.relative_to(photos).as_posix()
+        best[name, "left"], best[name, "right"] = left, cosines[1]
+    expected = sorted(best.values(), reverse=True)[:8]
+    assert np.allclose([m.similarity for m in matches], expected, atol=1e-3)
+    assert all(m.score is not None and m.objectness is not None for m in matches)
+    written = write_matches(index, query, matches, tmp_path / "matches")
+    assert not written
+    records = lines(tmp_path / "matches" / "matches.jsonl")
+    assert [r["rank"] for r in records] == list(range(1, 9))
+    assert (tmp_path / "matches" / "sheets" / "001.jpg").is_file()
+    # like a region: itself comes first, and no score of words is claimed
+    (embedding,) = recognizer.embed([index.pixels(matches[0].image)], [LEFT_RIGHT])[0][:1]
+    alike = search_index(index, Query.from_embedding("left", embedding), recognizer, top=1)
+    assert alike[0].similarity == pytest.approx(1, abs=1e-3)
+    assert alike[0].score is None
+    # more than there are
+    assert len(search_index(index, query, recognizer, top=500)) == 60
+
+
+def test_a_sheet_says_which_image_is_gone(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", 3)
+    make_index(photos, tmp_path / "index")
+    index, recognizer = RegionIndex.open(tmp_path / "index"), half_precision()
+    query = Query.from_text(recognizer, "red")
+    matches = search_index(index, query, recognizer, top=2)
+    (photos / matches[0].image.image.name).unlink()
+    (missing,) = write_matches(index, query, matches, tmp_path / "matches")
+    assert missing.item == matches[0].image.image.name
+    assert "not there any more" in missing.reason
+
+
+def test_statistics(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    picture(photos / "1.png", "red", "blue")
+    picture(photos / "2.png", "red", "blue")
+    picture(photos / "3.png", "red", "red")
+    picture(photos / "4.png", "#888000", "lime")
+    make_index(photos, tmp_path / "index", regions=found(), shard_images=3)
+    named = name_index(
+        tmp_path / "index", ["red", "blue", "lime", "white"], recognizer=half_precision()
+    )
+    stats = index_stats(named.labeler, top=2)
+    assert (stats.images, stats.regions, stats.duplicates, stats.below) == (4, 12, 4, 0)
+    counts = {n.name: (n.regions, n.images) for n in stats.names}
+    assert counts["red"] == (5, 4)
+    assert counts["blue"] == (2, 2)
+    assert "white" not in counts
+    first = stats.pairs[0]
+    assert (first.first, first.second, first.images) == ("red", "blue", 2)
+    assert first.lift == pytest.approx(2 * 4 / (4 * 2))
+    # olive is between red and lime
+    assert stats.doubtful[0].image == "4.png"
+    assert ("1.png", "2.png") in stats.near_duplicates
+    few = index_stats(named.labeler, min_score=0.95)
+    assert few.below == 8
+    assert few.names == ()
+    write_stats(stats, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "stats.json").read_text())["regions"] == 12
+    assert len(lines(tmp_path / "out" / "doubtful.jsonl")) == 2
+    assert (tmp_path / "out" / "names.csv").read_text().startswith("name,regions,images,mean_score")
+
+
+def test_near_duplicates_are_all_pairs() -> None:
+    chance = np.random.default_rng(3)
+    hashes = chance.integers(1, 2**63, size=300, dtype=np.uint64)
+    for i in range(1, 100):  # copies with some bits changed
+        bits = chance.choice(64, size=i % 6, replace=False)
+        changed = hashes[i] ^ np.bitwise_or.reduce(np.uint64(1) << bits.astype(np.uint64))
+        hashes[200 + i] = changed if i % 6 else hashes[i]
+    hashes[7] = hashes[8] = 0
+    expected = [
+        (i, j)
+        for i in range(300)
+        for j in range(i + 1, 300)
+        if hashes[i] and hashes[j] and int(hashes[i] ^ hashes[j]).bit_count() <= MOST_BITS
+    ]
+    assert len(expected) > 60
+    assert near_duplicates(hashes).tolist() == [list(pair) for pair in expected]
+
+
+def test_a_smaller_copy_has_nearly_the_same_hash() -> None:
+    chance = np.random.default_rng(5)
+    rough = chance.integers(0, 256, size=(12, 15, 3), dtype=np.uint8)
+    image = Image.fromarray(rough).resize((600, 480), Image.Resampling.BICUBIC)
+    smaller = image.resize((300, 240), Image.Resampling.LANCZOS)
+    other = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    one, two, three = (image_hash(np.asarray(i)) for i in (image, smaller, other))
+    assert (one ^ two).bit_count() <= MOST_BITS
+    assert (one ^ three).bit_count() > 10
