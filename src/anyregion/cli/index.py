@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FAILED, FINE, INTERRUPTED, SET_ASIDE
+
+if TYPE_CHECKING:
+    from anyregion.runs.pipeline import RegionSource
 
 EXAMPLE = """\
 anyregion index photos --out photos.index --workers 2
@@ -42,10 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--regions",
         default="auto",
-        metavar="FILE|auto",
+        metavar="FILE|auto|r2o:WHERE",
         help="as for recognize; auto: regions are found, with their objectness (default: auto)",
     )
-    where.add_argument("--proposer", **shared.PROPOSER)
+    shared.add_layout_argument(where, "--regions-format", "--regions")
+    where.add_argument(
+        "--proposer", type=shared.proposer_name, metavar="NAME", help="as for recognize"
+    )
     shared.add_proposal_limits(where)
     where.add_argument(
         "--use-masks", action="store_true", help="use the masks of --regions as prompts too"
@@ -74,8 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Embed what is not embedded yet, and say what was done."""
-    from dataclasses import replace
-
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.index import EngineOptions, IndexOptions, index_images
@@ -84,9 +89,18 @@ def run(args: argparse.Namespace) -> int:
     if args.score is not None:
         raise InputError("--score is for `anyregion name`: an index has no scores yet")
     # which found regions are duplicates depends on their names
-    args.keep_duplicates = False
-    proposed = shared.proposed_regions(args)
-    source = proposed or load_regions(args.regions, masks=args.use_masks)
+    args.merge = None
+    source: RegionSource | None = shared.proposed_regions(args)
+    if source is None:
+        first = Path(args.paths[0])
+        source = load_regions(
+            args.regions,
+            masks=args.use_masks,
+            images=first if first.is_dir() else first.parent,
+            layout=args.regions_format,
+        )
+    elif args.regions_format != "auto":
+        raise InputError("--regions-format needs a file as --regions")
     load = shared.recognizer_loader(args)
     # `device` changes no answer, and the next command may run elsewhere
     model = {name: v for name, v in load.keywords.items() if name != "device"}
@@ -94,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             report = index_images(
                 args.paths,
-                source if proposed is None else replace(proposed, masks=args.use_masks),
+                source,
                 out=args.out,
                 recognizer=load,
                 model=model,

@@ -55,9 +55,10 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not multiply by the regions' own scores (objectness)",
     )
     group.add_argument(
-        "--keep-duplicates",
-        action="store_true",
-        help="keep found regions that overlap a better one of the same name, too",
+        "--merge",
+        action=argparse.BooleanOptionalAction,
+        help="of regions of one name that overlap, or lie in each other, keep the best (default: "
+        "of found regions, not of those that were given)",
     )
     group.add_argument(
         "--workers",
@@ -137,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
             ("images", f"{report.images}{earlier}"),
             ("regions", report.regions),
             ("refused", report.refused),
-            ("duplicates left out", report.duplicates),
+            ("merged into better ones", report.duplicates),
             ("set aside", len(report.set_aside)),
             ("seconds of writing", f"{report.seconds:.1f}"),
             ("results", args.out),
@@ -155,7 +156,6 @@ def name_regions(args: argparse.Namespace, track: Track) -> NamedIndex:
     from anyregion.cli import terminal
     from anyregion.exemplars import ExemplarVocabulary
     from anyregion.index import LabelOptions, RegionIndex, name_index
-    from anyregion.proposals import DuplicateOptions
     from anyregion.vocabulary import Vocabulary
 
     index = RegionIndex.open(args.index)
@@ -173,7 +173,7 @@ def name_regions(args: argparse.Namespace, track: Track) -> NamedIndex:
         top_k=args.top_k,
         score=args.score,
         use_scores=not args.ignore_scores,
-        duplicates=None if args.keep_duplicates else DuplicateOptions(),
+        merge=args.merge,
     )
     return name_index(
         index,

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         [
             ("images", stats.images),
             ("regions", stats.regions),
-            ("duplicates left out", stats.duplicates),
+            ("merged into better ones", stats.duplicates),
             ("below the least score", stats.below),
             ("pairs of near duplicates", len(stats.near_duplicates)),
             ("labels", named.labeler.folder),

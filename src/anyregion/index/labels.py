@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from anyregion.files import atomic_path, to_line, writing
 from anyregion.index.manifest import LABELS
 from anyregion.index.region_index import RegionIndex, StoredRules, row_starts
 from anyregion.index.shards import FEATURE, IndexedImage, boxes_of, halves_of, states
+from anyregion.masks import RLE
 from anyregion.proposals import DuplicateOptions, without_duplicates
 from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings, name_embeddings
 from anyregion.regions import Boxes
@@ -42,14 +44,14 @@ class LabelOptions:
         top_k: names kept of each region.
         score: see `Recognizer.predict`; None for the model's own.
         use_scores: multiply the names' scores by the regions' own.
-        duplicates: which found regions of one name are of one thing; None keeps all. Regions that
-            were stated are all kept.
+        merge: of regions of one name that are of one thing (`DuplicateOptions`) keep the best;
+            None: of those that were found, not of those that were stated.
     """
 
     top_k: int = 5
     score: Score | None = None
     use_scores: bool = True
-    duplicates: DuplicateOptions | None = field(default_factory=DuplicateOptions)
+    merge: bool | None = None
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -158,10 +160,11 @@ class Labeler:
         )  # (M, 2)
         parts = [self._no_labels()]
         boxes: list[Boxes] = [np.zeros((0, 4))]
+        own_masks: dict[int, str] = {}
         row = 0
         taught = self.vocabulary.classifier is not None
         features = [name for name, _ in self.index.manifest.layout.features if taught]
-        columns = ["embedding", "objectness", "x0", "y0", "x1", "y1"]
+        columns = ["embedding", "objectness", "own_mask", "x0", "y0", "x1", "y1"]
         for block in self.index.blocks(number, [*columns, *(FEATURE + f for f in features)]):
             halves = {name: halves_of(block, FEATURE + name) for name in features}
             embedded = RegionEmbeddings(
@@ -178,10 +181,14 @@ class Labeler:
                 labels = replace(labels, scores=scores)
             parts.append(labels)
             boxes.append(embedded.boxes)
+            own = block.column("own_mask")
+            if own.null_count < len(own):
+                counts = enumerate(own.to_pylist(), row)
+                own_masks |= {i: code for i, code in counts if code is not None}
             row += len(block)
         labels = _join(parts)
-        if self.options.duplicates is not None and self.index.proposed:
-            _mark_duplicates(labels, np.concatenate(boxes), images, self.options.duplicates)
+        if self.index.proposed if self.options.merge is None else self.options.merge:
+            _mark_duplicates(labels, np.concatenate(boxes), images, own_masks)
         self._write(number, labels)
         return row
 
@@ -283,17 +290,33 @@ def _join(parts: list[ShardLabels]) -> ShardLabels:
 
 
 def _mark_duplicates(
-    labels: ShardLabels, boxes: Boxes, images: list[IndexedImage], options: DuplicateOptions
+    labels: ShardLabels,
+    boxes: Boxes,
+    images: list[IndexedImage],
+    masks: Mapping[int, str],
 ) -> None:
-    """Mark regions for which a better one of their name in their image stands."""
+    """Mark regions for which a better one of their name in their image stands.
+
+    Args:
+        labels: `duplicate` is filled in.
+        boxes: `(M, 4)`.
+        images: of the shard.
+        masks: by their rows, the codes of regions that brought a mask.
+    """
     starts = row_starts(images)
     best, scores = labels.indices[:, 0], labels.scores[:, 0]
-    for start, end in pairwise(starts.tolist()):
+    for image, (start, end) in zip(images, pairwise(starts.tolist()), strict=True):
         names, counts = np.unique(best[start:end], return_counts=True)
         # most names of an image are those of one region, which has no duplicate
         rows = start + np.flatnonzero(np.isin(best[start:end], names[counts > 1]))
         if len(rows):
-            kept = without_duplicates(boxes[rows], best[rows], scores[rows], options)
+            rles = [
+                RLE(size=list(image.size), counts=masks[row]) if row in masks else None
+                for row in rows.tolist()
+            ]
+            kept = without_duplicates(
+                boxes[rows], best[rows], scores[rows], DuplicateOptions(), masks=rles
+            )
             labels.duplicate[np.delete(rows, kept)] = True
 
 

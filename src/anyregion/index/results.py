@@ -63,7 +63,7 @@ def write_results(
         "masks": masks,
         "pictures": output.pictures,
         "use_scores": options.use_scores,
-        "duplicates": repr(options.duplicates),
+        "merge": options.merge,
         "vocabulary": vocabulary_digest(labeler.vocabulary),
         "regions": manifest.settings["regions"],
     }

@@ -36,7 +36,7 @@ FEATURE = "feature_"
 _REGION = (
     ("image", pa.string()), ("image_row", pa.int32()), ("id", pa.string()),
     ("x0", pa.float64()), ("y0", pa.float64()), ("x1", pa.float64()), ("y1", pa.float64()),
-    ("objectness", pa.float64()),
+    ("objectness", pa.float64()), ("own_mask", pa.string()),
 )  # fmt: skip
 _IMAGE = pa.schema(
     [
@@ -188,6 +188,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             "id": [json.dumps(i) for i in regions.ids],
             **dict(zip(("x0", "y0", "x1", "y1"), boxes.T, strict=True)),
             "objectness": [None] * rows if regions.scores is None else regions.scores,
+            # which of two regions that overlap are one thing is seen at masks that they bring
+            "own_mask": [None if mask is None else mask["counts"] for mask in regions.masks],
         }
         if self.layout.masks:
             masks, scores = embedded.masks, embedded.mask_scores
