@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+import anyregion
 from anyregion.backbones.encoder import normalize
 from anyregion.evaluation.backbones.discovery import DiscoveryOptions, evaluate_discovery
 from anyregion.evaluation.backbones.features import Backbone, Layer, open_backbone
@@ -38,7 +38,7 @@ from anyregion.evaluation.backbones.knn import evaluate_knn
 from anyregion.evaluation.backbones.segmentation_datasets import open_segmentation_dataset
 from anyregion.files import atomic_path
 from anyregion.images import find_images, read_image
-from r2o_comparison import NOWHERE, TRAINED_ON, anyregion, link
+from r2o_comparison import NOWHERE, TRAINED_ON, link
 
 LITE0 = "timm/tf_efficientnet_lite0"
 FIXED = ("--r2o.curriculum.kind", "constant", "--r2o.curriculum.values", NOWHERE)
@@ -46,10 +46,11 @@ NORMS = ("--r2o.adapt.frozen_norms", "true")
 SLOW = ("--r2o.adapt.rate", "0.05")
 ANCHOR = ("--r2o.adapt.anchor", "1")
 COMMON = (
-    *("--config", "r2o-small", "--r2o.backbone", LITE0, "--precision", "fp32"),
+    *("--r2o.backbone", LITE0, "--precision", "fp32"),
     *("--r2o.batch", "8", "--r2o.base_batch", "null", "--optimizer.lr", "1e-3"),
     *("--r2o.views.size", "128", "--r2o.prior.segments", "64", "--r2o.method.scope", "image"),
     *("--r2o.curriculum.values", "[32, 4]", "--r2o.warmup_epochs", "0.1"),
+    *("--readers", "1", "--r2o.workers", "1"),
     *("--r2o.look_epochs", "100", "--r2o.shown", "0", "--tensorboard", "false"),
 )
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -63,6 +64,7 @@ DISCOVERY_SIZE = 224
 CAMVID_SIZE = (352, 480)  # 360 x 480 less what is no multiple of 32
 CAMVID_CLASSES = 11
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))
+LAYERS: dict[str, Layer] = {"camvid": "early", "camvid last": "last"}
 FIGURES = ("knn imagenette", "knn caltech101", "discovery", "camvid", "camvid last")
 
 
@@ -89,8 +91,8 @@ def start_weights() -> str:
     return str(Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth")
 
 
-def split(shared: Path, work: Path) -> tuple[Path, dict[str, Judgement]]:
-    """The photographs that are trained on, and the judgements of `choose` and `report`."""
+def split(shared: Path, work: Path, count: int) -> tuple[Path, dict[str, Judgement]]:
+    """`count` photographs to train on, and the judgements of `choose` and `report`."""
     data, unlabelled = shared / "data", shared / "data" / "unlabelled"
     classes: dict[str, dict[str, tuple[Path, Path]]] = {"choose": {}, "report": {}}
     trained: list[Path] = []
@@ -123,8 +125,9 @@ def split(shared: Path, work: Path) -> tuple[Path, dict[str, Judgement]]:
     }  # fmt: skip
     maps = data / "camvid" / "label_maps"
     trained += [data / "camvid/images" / Path(f).with_suffix(".jpg").name for f in frames["train"]]
-    photos = work / "photos"
-    for path in trained:
+    photos = work / f"photos-{count}"
+    # spread over all of them, so that every source has its share
+    for path in trained[:: max(1, len(trained) // count)][:count]:
         link(path, photos / "-".join(path.relative_to(data).parts))
     # another drive than the one that `report` judges
     drives = {drive: [maps / f for f in frames["train"] if f.startswith(drive)]
@@ -155,20 +158,22 @@ def _first_images(annotations: Path, count: int, work: Path) -> set[str]:
 
 def train(name: str, seed: int, photos: Path, args: argparse.Namespace) -> Path:
     """Adapt with a setting, or go on; the run's folder."""
-    run: Path = args.work / f"{slug(name)}-{args.epochs:g}-{seed}"
+    run: Path = args.work / f"{slug(name)}-{args.photos}x{args.epochs:g}-{seed}"
     if not (run / "model" / "backbone.json").is_file():
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        anyregion(
-            "pretrain", str(photos), "--out", str(run), *COMMON, "--r2o.start", start_weights(),
-            "--r2o.cache", str(args.work / "priors"), "--seed", str(seed),
-            "--r2o.epochs", str(args.epochs), *SETTINGS[name],
-            threads=1, log=args.work / f"{run.name}.log",
+        started = time.process_time()
+        words = (
+            *COMMON, "--r2o.start", start_weights(), "--r2o.cache", str(args.work / "priors"),
+            "--seed", str(seed), "--r2o.epochs", str(args.epochs), *SETTINGS[name],
         )  # fmt: skip
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        with (args.work / "cpu_seconds.txt").open("a") as file:
-            file.write(f"{run.name}\t{seconds:.0f}\n")
+        anyregion.pretrain(photos, run, settings=words)
+        note_seconds(args.work, run.name, started)
     return run
+
+
+def note_seconds(work: Path, what: str, started: float) -> None:
+    """Write down what something took, in CPU seconds since `started`."""
+    with (work / "cpu_seconds.txt").open("a") as file:
+        file.write(f"{what}\t{time.process_time() - started:.0f}\n")
 
 
 def slug(name: str) -> str:
@@ -191,8 +196,8 @@ def judge(source: str, weights: str | None, judgement: Judgement) -> dict[str, f
         for seed in range(2)
     ]
     figures["discovery"] = mean(overlaps)
-    figures["camvid"] = linear_segmentation(backbone, *judgement.camvid, layer="early")
-    figures["camvid last"] = linear_segmentation(backbone, *judgement.camvid, layer="last")
+    for figure, layer in LAYERS.items():
+        figures[figure] = linear_segmentation(backbone, *judgement.camvid, layer=layer)
     return {name: 100 * value for name, value in figures.items()}
 
 
@@ -282,8 +287,7 @@ def judged(
         path.parent.mkdir(exist_ok=True)
         started = time.process_time()
         figures = judge(source, weights, judgement)
-        with (args.work / "cpu_seconds.txt").open("a") as file:
-            file.write(f"judging {path.stem}\t{time.process_time() - started:.0f}\n")
+        note_seconds(args.work, f"judging {path.stem}", started)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(figures))
     figures = json.loads(path.read_text())
@@ -311,12 +315,13 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True, help="the folder of shared data")
     parser.add_argument("--work", type=Path, required=True, help="runs, caches, figures")
     parser.add_argument("--names", nargs="+", default=list(SETTINGS), help="settings; default: all")
-    parser.add_argument("--epochs", type=float, default=0.6, help="of each run")
+    parser.add_argument("--photos", type=int, default=2400, help="photographs to train on")
+    parser.add_argument("--epochs", type=float, default=1, help="of each run")
     parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    photos, judgements = split(args.shared, args.work)
+    photos, judgements = split(args.shared, args.work, args.photos)
     judgement = judgements[args.part]
     rows = {START: [judged("start", LITE0, start_weights(), judgement, args)]}
     for seed in range(args.seeds):
