@@ -24,6 +24,7 @@ from anyregion.errors import AnyRegionError, InputWarning
 GROUPS = {
     "data": "annotated images",
     "evaluate": "measure a model on annotated images",
+    "transfer": "a backbone carried over to another task",
 }
 # each is a module with `add_arguments(parser)` and `run(arguments)`: `data check` is `data_check`
 COMMANDS = {
@@ -44,9 +45,11 @@ COMMANDS = {
     "evaluate knn": "a backbone: images named by their nearest neighbours",
     "evaluate linear": "a backbone: a linear classifier on its frozen features",
     "evaluate discovery": "a backbone: its features clustered, against masks",
+    "evaluate semseg": "a segmentation network: mean IoU of its classes",
     "cache": "frozen features of annotated images, computed once for training",
     "train": "train RegionSpot's module, or the built-in model's",
     "pretrain": "learn a backbone from images without labels (R2O)",
+    "transfer semseg": "semantic segmentation with a backbone, fine-tuned or frozen",
     "data check": "what is wrong with annotated images",
     "data suspects": "regions whose names are probably wrong",
     "convert": "a published RegionSpot checkpoint to safetensors",

@@ -76,7 +76,7 @@ def parse_settings(
         raise InputError(f"give a YAML file or a recipe: {', '.join(list_recipes())}")
     elif args.help:
         print(explain(args.config))
-    elif args.out is None:
+    elif args.out is None and not getattr(args, "dry_run", False):
         raise InputError("give the run's folder: --out DIR")
     else:
         return settings

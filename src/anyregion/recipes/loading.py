@@ -27,7 +27,10 @@ from anyregion.vocabulary import Progress
 from anyregion.yaml_text import parse_yaml
 
 # settings whose words are taken as they are, and those that may also be lists or mappings
-_TEXTS = {"annotations", "names", "store", "terms", "validation_images", "vocabulary"}
+_TEXTS = {
+    *("annotations", "names", "store", "terms", "validation_images", "vocabulary"),
+    *("root", "split", "sbd", "classes"),
+}
 _SOURCES = {"data", "images", "stores", "validation"}
 
 
@@ -38,7 +41,7 @@ class TaskKind:
     Attributes:
         settings: its dataclass.
         build: `build(settings, *, loop: LoopConfig) -> Task`.
-        source: what a data set that is given as one word is, `store` or `images`.
+        source: what a data set that is given as one word is, `store`, `images` or `root`.
         prepares: whether `build` computes something and takes `progress`.
         may_change: its settings that change nothing that is learned: a run goes on with others.
         renamed: settings by their earlier names, and `terms` of all data, as `_upgrade` reads them.
@@ -81,6 +84,12 @@ TASKS = {
         "anyregion.compact.training.proposal_task:ProposalTaskConfig",
         "anyregion.compact.training.proposal_task:build",
         renamed=("store", "task", "terms"),
+    ),
+    "semseg": TaskKind(
+        "anyregion.transfer.config:SegmentationConfig",
+        "anyregion.transfer.segmentation_task:build",
+        source="root",
+        renamed=("terms",),
     ),
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from anyregion.training.report import TrainingReport
     from anyregion.training.task import Task
 
-# the recipe of `pretrain` where none is named: of the packaged ones it needs the least machine
+# the recipes where none is named: of the packaged ones they need the least machine
 PRETRAINING = "r2o-small"
+SEGMENTATION = "semseg-small"
 
 
 def train(
@@ -116,6 +118,96 @@ def pretrain(
         return replace(training, settings=counted).task_settings()
 
     return _run(training, out, overwrite=overwrite, callbacks=callbacks, record=record)
+
+
+def transfer_semseg(
+    backbone: str | Path | None,
+    out: str | Path,
+    *,
+    data: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    probe: bool = False,
+    config: str | Path | Mapping[str, Any] = SEGMENTATION,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
+) -> TrainingReport:
+    """Fine-tune a backbone for semantic segmentation, or fit a linear probe on it.
+
+    Args:
+        backbone: a name, a saved backbone's folder, or a run of `pretrain`; None for what the
+            configuration says, as also of `weights`, `data` and `validation`.
+        out: the run's folder; the network is in its `model`.
+        data, validation: fields of `SemanticSource`. Without `validation` it is the part of `data`
+            that is judged on, where the layout has one.
+        weights: of a name: `random`, `pretrained` or a file.
+        probe: the backbone stays frozen, and one linear layer learns.
+        config, settings, overwrite, callbacks: see `train`.
+
+    Raises:
+        InputError, CheckpointError, AnyRegionError, MissingExtraError: see `train`.
+    """
+    training = transfer_training(
+        "semseg", backbone, data=data, validation=validation, weights=weights, probe=probe,
+        config=config, settings=settings,
+    )  # fmt: skip
+    return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks)
+
+
+def transfer_training(
+    task: str,
+    backbone: str | Path | None,
+    *,
+    data: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    probe: bool = False,
+    config: str | Path | Mapping[str, Any],
+    settings: Mapping[str, Any] | Sequence[str] = (),
+) -> Training:
+    """The configuration of a transfer, checked: see `transfer_semseg`."""
+    require("train", "torch", "torchvision", "jsonargparse", "lightning_fabric", "timm", "scipy")
+    from anyregion.data.semantic.layouts import has_parts
+    from anyregion.recipes.loading import as_words, read_training
+
+    values: dict[str, Any] = {}
+    if backbone is not None:
+        # absolute, for a run to go on wherever its command is given
+        folder = Path(backbone).expanduser()
+        values["backbone"] = str(folder.absolute()) if folder.is_dir() else str(backbone)
+    if weights is not None:
+        values["weights"] = str(weights)
+    if probe:
+        values |= {"freeze": True, "head": "linear", "auxiliary": 0}
+    words = as_words({task: values}) if values else []
+    if data is not None:
+        own = read_training(config, task=task).settings
+        # what is not stated stays as the configuration has it: a split, say
+        data = {**_options_of(own.data[0] if own.data else None), **_absolute(data)}
+        if validation is None and "root" in data and has_parts(Path(data["root"])):
+            validation = {**_options_of(own.validation), "root": data["root"]}
+        words += as_words({f"{task}.data": [data]})
+    if data is not None or validation is not None:
+        text = json.dumps(None if validation is None else _absolute(validation))
+        words.append(f"--{task}.validation={text}")
+    return read_training(config, [*words, *as_words(settings)], task=task)
+
+
+def _options_of(source: Any) -> dict[str, Any]:
+    """The fields of a configuration's data set that do not say where it lies, or whose it is."""
+    places = ("root", "annotations", "images", "terms", "limit")
+    fields = {} if source is None else asdict(source)
+    return {name: value for name, value in fields.items() if name not in places}
+
+
+def _absolute(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths of a data set as absolute ones: a run goes on wherever its command is given."""
+    paths = ("root", "annotations", "images", "sbd", "classes")
+    return {
+        name: str(Path(value).expanduser().absolute()) if name in paths and value else value
+        for name, value in source.items()
+    }
 
 
 def _run(

@@ -13,17 +13,17 @@ Direction: TypeAlias = Literal["highest", "lowest"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW or LARS. The defaults are RegionSpot's.
+    """AdamW, LARS or SGD with momentum. The defaults are RegionSpot's.
 
     Attributes:
         lr: learning rate, where the schedule's factor is 1.
-        weight_decay: decoupled, per step times the rate; LARS adds it to the gradient.
+        weight_decay: decoupled, per step times the rate; LARS and SGD add it to the gradient.
         betas: AdamW's, of the two moments.
         eps: AdamW's, added to the root of the second moment.
         decay_all: False spares biases, norms and every other parameter of fewer than two
             dimensions the decay, and LARS's trust ratio too; True is RegionSpot's published way.
-        kind: `adamw` or `lars`.
-        momentum: LARS's.
+        kind: `adamw`, `lars` or `sgd`.
+        momentum: LARS's and SGD's.
         eta: LARS's trust coefficient.
         decay_also: names of parameters, or what they end in behind a dot, that are not spared
             though they have fewer than two dimensions (published R2O: the weight of the stem's
@@ -35,14 +35,14 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     decay_all: bool = True
-    kind: Literal["adamw", "lars"] = "adamw"
+    kind: Literal["adamw", "lars", "sgd"] = "adamw"
     momentum: float = 0.9
     eta: float = 0.001
     decay_also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("adamw", "lars"):
-            raise InputError(f"optimizer.kind: {self.kind!r} is not adamw or lars")
+        if self.kind not in ("adamw", "lars", "sgd"):
+            raise InputError(f"optimizer.kind: {self.kind!r} is not adamw, lars or sgd")
         for name in ("lr", "eps", "eta"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"optimizer.{name} must be above 0, not {getattr(self, name)}")

@@ -18,7 +18,7 @@ from anyregion.training.lars import Lars
 def build_optimizer(
     module: nn.Module, config: OptimizerConfig, rate_scales: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW or LARS over every parameter of `module` that needs a gradient.
+    """AdamW, LARS or SGD over every parameter of `module` that needs a gradient.
 
     Args:
         rate_scales: by parameter, see `Task.rate_scales`; each group has its own as `lr_scale`,
@@ -51,6 +51,8 @@ def build_optimizer(
         return Lars(groups, lr=config.lr, momentum=config.momentum, eta=config.eta)
     for group in groups:
         del group["adapted"]  # of LARS: whether its trust ratio applies
+    if config.kind == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 

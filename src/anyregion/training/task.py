@@ -117,6 +117,10 @@ class Task(ABC):
         """A few pictures of what was learned by name, always of the same images."""
         return {}
 
+    def rehearse(self, module: nn.Module) -> Mapping[str, str]:
+        """Lines of what a dry run tries beside one step, such as a look at one validation image."""
+        return {}
+
     def card(self) -> Mapping[str, str]:
         """Lines of the run's card: data sets, their terms, frozen models."""
         return {}

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.image_files import find_image
+from anyregion.data.semantic.layouts import draw_masks
 from anyregion.errors import InputError, SetAside
 from anyregion.files import read_text
 from anyregion.images import find_images, read_single_channel
-from anyregion.masks import decode_mask, segmentation_to_rle
 
 SegmentMap: TypeAlias = NDArray[np.int32]
 """`(height, width)`: 1, 2, ... a segment, 0 the background, -1 void: judged for nothing."""
@@ -129,31 +129,7 @@ def _open_coco(path: Path, folder: Path) -> SegmentationDataset:
 
 
 def _read_coco(annotations: Annotations, image: int, size: tuple[int, int]) -> SegmentMap:
-    """Where masks overlap, the smaller lies on top; of equal ones the later in the file."""
-    stated = tuple(annotations.sizes[image].tolist())
-    if min(stated) >= 0 and stated != size:
-        raise InputError(
-            f"{size[1]} x {size[0]}, but the annotations say {stated[1]} x {stated[0]}"
-        )
-    codes = annotations.segmentations or ()
-
-    def mask(row: int) -> NDArray[np.bool_]:
-        try:
-            return decode_mask(segmentation_to_rle(codes[row], *size))
-        except InputError as error:
-            raise InputError(f"region {annotations.region_ids[row]}: {error}") from None
-
-    segments: SegmentMap = np.full(size, BACKGROUND, dtype=np.int32)
-    rows = annotations.rows(image, crowd=True)
-    crowd = annotations.crowd[rows]
-    for row in rows[crowd].tolist():
-        if codes[row]:
-            segments[mask(row)] = VOID
-    masks = [mask(row) for row in rows[~crowd].tolist()]
-    # largest first, so that the smaller is written over it
-    for number, inside in enumerate(sorted(masks, key=np.count_nonzero, reverse=True), start=1):
-        segments[inside] = number
-    return segments
+    return draw_masks(annotations, image, size)[0]
 
 
 def _open_label_maps(

@@ -1,0 +1,1 @@
+"""Backbones carried over to other tasks: semantic segmentation, detection."""
