@@ -99,10 +99,17 @@ def run(
     from anyregion.recipes.run import transfer_training
     from anyregion.training.distributed import is_first
 
-    settings = command.parse_settings(args, args.settings, ("--config", {}), *options, config=default)
+    settings = command.parse_settings(
+        args, args.settings, ("--config", {}), *options, config=default
+    )
     if settings is None:
         return FINE
-    keywords = {"weights": args.weights, "config": args.config, "settings": settings, **sources(args)}
+    keywords = {
+        "weights": args.weights,
+        "config": args.config,
+        "settings": settings,
+        **sources(args),
+    }
     if args.dry_run:
         terminal.fields([*dry_run(transfer_training(task, args.backbone, **keywords)).items()])
         terminal.note("a dry run: nothing was written")

@@ -19,8 +19,9 @@ examples:
   anyregion transfer semseg cityscapes --config semseg-cityscapes --dry-run
   anyregion transfer semseg --config semseg-voc --help     every setting, with its meaning
 
-DATA is a folder in the layout of Pascal VOC 2012, Cityscapes, CamVid (SegNet's) or ADE20K, COCO-format
-JSON with masks, or a folder of label maps. The same command again goes on where it was ended.
+DATA is a folder in the layout of Pascal VOC 2012, Cityscapes, CamVid (SegNet's) or ADE20K,
+COCO-format JSON with masks, or a folder of label maps. The same command again goes on where it was
+ended.
 `anyregion evaluate semseg RUN DATA` judges what was learned, class by class.
 
 """

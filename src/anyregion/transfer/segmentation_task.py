@@ -20,7 +20,6 @@ from anyregion.data.semantic.dataset import (
     ClassMap,
     LabelledImage,
     SemanticDataset,
-    SemanticSource,
     open_semantic_dataset,
 )
 from anyregion.errors import InputError, SetAside
@@ -59,12 +58,11 @@ def build(settings: SegmentationConfig, *, loop: LoopConfig) -> SegmentationTask
     if settings.validation is not None:
         validation = open_semantic_dataset(settings.validation, training=False)
     classes = datasets[0].classes
-    sources: list[SemanticSource] = [*settings.data]
-    sources += [settings.validation] if settings.validation else []
-    for dataset, source in zip([*datasets, *([validation] if validation else [])], sources, strict=True):
+    judged = [(validation, settings.validation)] if validation and settings.validation else []
+    for dataset, source in [*zip(datasets, settings.data, strict=True), *judged]:
         if dataset.classes != classes:
             raise InputError(
-                f"{source.root}: has other classes than {sources[0].root}: "
+                f"{source.root}: has other classes than {settings.data[0].root}: "
                 f"{_first_difference(dataset.classes, classes)}"
             )
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -79,9 +77,7 @@ def build(settings: SegmentationConfig, *, loop: LoopConfig) -> SegmentationTask
     )
     # a head that is drawn is the same whatever the backbone drew before it
     seed_torch(loop.seed, "head")
-    module = Segmenter(
-        encoder, info, frozen=settings.freeze, auxiliary=bool(settings.auxiliary)
-    )
+    module = Segmenter(encoder, info, frozen=settings.freeze, auxiliary=bool(settings.auxiliary))
     if settings.sync_norm and world > 1:
         module = convert_sync_batchnorm(module, own_device(loop.device).partition(":")[0])
     if settings.channels_last:
@@ -220,8 +216,8 @@ class SegmentationTask(Task):
         predicted = self.segmenter.predict(pixels, self.config.test)
         if tuple(predicted.shape) != classes.shape:
             raise InputError(f"a prediction of {tuple(predicted.shape)} for {classes.shape}")
-        height, width = classes.shape
-        return {"judged": f"{self.validation.images[0].name}, {width} x {height}, test {self.config.test.mode}"}
+        name, (height, width) = self.validation.images[0].name, classes.shape
+        return {"judged": f"{name}, {width} x {height}, test {self.config.test.mode}"}
 
     def card(self) -> Mapping[str, str]:
         """See `Task`."""

@@ -20,7 +20,12 @@ from anyregion.backbones.loading import load_encoder
 from anyregion.errors import CheckpointError, InputError
 from anyregion.files import read_json, write_json, writing
 from anyregion.images import Pixels, size_of
-from anyregion.torch_utils.weights import compare_shapes, fingerprint, read_state_dict, write_tensors
+from anyregion.torch_utils.weights import (
+    compare_shapes,
+    fingerprint,
+    read_state_dict,
+    write_tensors,
+)
 from anyregion.transfer.config import WindowConfig
 from anyregion.transfer.crops import resize_image, scaled_size
 

@@ -28,4 +28,4 @@ CAMVID = (
 """CamVid's 11 classes in the order of SegNet's label maps, where 11 is void."""
 
 ADE20K = 150
-"""Number of classes of ADE20K's scene parsing benchmark; the value in a map is from 1, 0 is void."""
+"""Number of classes of ADE20K's scene parsing benchmark: values from 1, and 0 is void."""

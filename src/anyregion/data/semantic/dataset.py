@@ -147,7 +147,9 @@ def _refuse_others(source: SemanticSource, layout: Layout) -> None:
     of = {"sbd": ("voc",), "classes": ("maps",), "images": ("coco", "maps")}
     for name, layouts in of.items():
         if getattr(source, name) is not None and layout not in layouts:
-            raise InputError(f"{source.root}: {name} is of {' and '.join(layouts)}, not of {layout}")
+            raise InputError(
+                f"{source.root}: {name} is of {' and '.join(layouts)}, not of {layout}"
+            )
     if source.void != (255,) and layout != "maps":
         raise InputError(f"{source.root}: void values are of label maps, not of {layout}")
     if source.background != "class" and layout != "coco":

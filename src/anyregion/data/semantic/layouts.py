@@ -61,43 +61,52 @@ def has_parts(path: Path) -> bool:
 
 
 def read_voc(root: Path, source: SemanticSource, training: bool) -> SemanticDataset:
-    """Pascal VOC 2012 (`SegmentationClass`), and with `trainaug` the 10,582 images of Hariharan et
-    al. (2011): VOC's own maps of its training part, SBD's of what is neither there nor in `val`."""
+    """Pascal VOC 2012 (Everingham et al., 2010), also with the augmented training set.
+
+    `trainaug` are the 10,582 images of Hariharan et al. (2011): VOC's own maps of its training
+    part, and SBD's of what is neither there nor in `val`; from `SegmentationClassAug`, as people
+    hand it on, or from SBD itself.
+    """
     split = source.split or ("train" if training else "val")
-    lists = root / "ImageSets" / "Segmentation"
-    own = root / "SegmentationClass"
-    images, faults = _Images(), []
     if split in ("trainaug", "train_aug"):
-        joined = root / "SegmentationClassAug"
-        listed = next((p for n in ("trainaug", "train_aug") if (p := lists / f"{n}.txt").is_file()), None)
-        if joined.is_dir() and listed is not None and source.sbd is None:
-            for name in _read_names(listed):
-                images.add(name, root / "JPEGImages" / f"{name}.jpg", joined / f"{name}.png")
-        else:
-            sbd = _sbd_folder(root, source.sbd)
-            train, val = _read_names(lists / "train.txt"), _read_names(lists / "val.txt")
-            for name in train:
-                images.add(name, root / "JPEGImages" / f"{name}.jpg", own / f"{name}.png")
-            excluded = {*train, *val}
-            for name in (n for part in ("train", "val") for n in _read_names(sbd / f"{part}.txt")):
-                if name not in excluded:
-                    path, image = sbd / "cls" / f"{name}.mat", root / "JPEGImages" / f"{name}.jpg"
-                    # SBD has the photographs too, all of them VOC's
-                    images.add(name, image if image.is_file() else sbd / "img" / image.name, path)
+        images = _voc_augmented(root, source.sbd)
     else:
-        listed = lists / f"{split}.txt"
+        images = _Images()
+        listed = _voc_list(root, split)
         if not listed.is_file():
-            known = ", ".join(sorted(p.stem for p in lists.glob("*.txt")))
+            known = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt")))
             raise InputError(f"{root}: no split {split!r}: there are {known or 'none'}, trainaug")
-        for name in _read_names(listed):
-            images.add(name, root / "JPEGImages" / f"{name}.jpg", own / f"{name}.png")
-    values = _table(range(len(VOC)), void=(255,))
-    labelled = images.labelled(values, faults)
+        images.add_voc(root, _read_names(listed))
+    faults: list[SetAside] = []
+    labelled = images.labelled(_table(range(len(VOC)), void=(255,)), faults)
     return SemanticDataset("voc", VOC, labelled, tuple(faults))
 
 
+def _voc_augmented(root: Path, sbd: str | None) -> _Images:
+    images, joined = _Images(), root / "SegmentationClassAug"
+    lists = [p for name in ("trainaug", "train_aug") if (p := _voc_list(root, name)).is_file()]
+    if joined.is_dir() and lists and sbd is None:
+        images.add_voc(root, _read_names(lists[0]), joined.name)
+        return images
+    folder = _sbd_folder(root, sbd)
+    train, val = (_read_names(_voc_list(root, name)) for name in ("train", "val"))
+    images.add_voc(root, train)
+    excluded = {*train, *val}
+    for name in (n for part in ("train", "val") for n in _read_names(folder / f"{part}.txt")):
+        if name not in excluded:
+            image = root / "JPEGImages" / f"{name}.jpg"
+            # SBD has the photographs too, all of them VOC's
+            image = image if image.is_file() else folder / "img" / image.name
+            images.add(name, image, folder / "cls" / f"{name}.mat")
+    return images
+
+
+def _voc_list(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
 def read_cityscapes(root: Path, source: SemanticSource, training: bool) -> SemanticDataset:
-    """Cityscapes (Cordts et al., 2016): `leftImg8bit/SPLIT/CITY`, `gtFine/SPLIT/CITY`; its 19 classes.
+    """Cityscapes (Cordts et al., 2016): `leftImg8bit/SPLIT/CITY` and `gtFine`; its 19 classes.
 
     Either `*_labelIds.png`, as published, or `*_labelTrainIds.png`, as its scripts make them.
     """
@@ -105,21 +114,20 @@ def read_cityscapes(root: Path, source: SemanticSource, training: bool) -> Seman
     folder = root / "leftImg8bit" / split
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    images, faults = _Images(), []
-    suffix = "_leftImg8bit.png"
-    ids = "labelIds"
-    for path in sorted(folder.glob(f"*/*{suffix}")):
-        name = path.name.removesuffix(suffix)
-        maps = root / "gtFine" / split / path.parent.name
-        label_map = maps / f"{name}_gtFine_labelIds.png"
-        if not label_map.is_file() and (made := maps / f"{name}_gtFine_labelTrainIds.png").is_file():
-            label_map, ids = made, "labelTrainIds"
-        images.add(f"{path.parent.name}/{name}", path, label_map)
+    images, suffix = _Images(), "_leftImg8bit.png"
+    paths = sorted(folder.glob(f"*/*{suffix}"))
+    fine = root / "gtFine" / split
+    made = next(fine.glob("*/*_gtFine_labelTrainIds.png"), None) is not None
+    published = next(fine.glob("*/*_gtFine_labelIds.png"), None) is not None
+    ids = "labelTrainIds" if made and not published else "labelIds"
+    for path in paths:
+        name, city = path.name.removesuffix(suffix), path.parent.name
+        images.add(f"{city}/{name}", path, fine / city / f"{name}_gtFine_{ids}.png")
+    values = _table(range(len(CITYSCAPES)), void=(255,))
     if ids == "labelIds":
         others = set(range(CITYSCAPES_LARGEST_ID + 1)) - set(CITYSCAPES_IDS)
-        values = _table(CITYSCAPES_IDS, void=tuple(others))
-    else:
-        values = _table(range(len(CITYSCAPES)), void=(255,))
+        values = _table(CITYSCAPES_IDS, void=others)
+    faults: list[SetAside] = []
     return SemanticDataset("cityscapes", CITYSCAPES, images.labelled(values, faults), tuple(faults))
 
 
@@ -130,7 +138,8 @@ def read_camvid(root: Path, source: SemanticSource, training: bool) -> SemanticD
     for part in (folder, maps):
         if not part.is_dir():
             raise InputError(f"{part}: there is no such folder")
-    images, faults = _Images(), []
+    images = _Images()
+    faults: list[SetAside] = []
     for path in find_images([folder])[0]:
         images.add(path.stem, path, maps / f"{path.stem}.png")
     values = _table(range(len(CAMVID)), void=(len(CAMVID),))
@@ -144,7 +153,8 @@ def read_ade20k(root: Path, source: SemanticSource, training: bool) -> SemanticD
     for part in (folder, maps):
         if not part.is_dir():
             raise InputError(f"{part}: there is no such folder")
-    images, faults = _Images(), []
+    images = _Images()
+    faults: list[SetAside] = []
     for path in find_images([folder])[0]:
         images.add(path.stem, path, maps / f"{path.stem}.png")
     values = _table(range(1, ADE20K + 1), void=(0,))
@@ -166,7 +176,8 @@ def read_maps(root: Path, source: SemanticSource, training: bool) -> SemanticDat
     listed = None
     if source.split is not None:
         listed = {Path(n).with_suffix("").as_posix() for n in _read_names(Path(source.split))}
-    images, faults = _Images(), []
+    images = _Images()
+    faults: list[SetAside] = []
     for path in find_images([folder])[0]:
         name = path.relative_to(folder).with_suffix("")
         if listed is None or name.as_posix() in listed:
@@ -271,6 +282,10 @@ class _Images:
     def add(self, name: str, image: Path, label_map: Path) -> None:
         self.paths.setdefault(name, (image, label_map))
 
+    def add_voc(self, root: Path, names: Iterable[str], maps: str = "SegmentationClass") -> None:
+        for name in names:
+            self.add(name, root / "JPEGImages" / f"{name}.jpg", root / maps / f"{name}.png")
+
     def labelled(
         self, values: NDArray[np.int32], faults: list[SetAside]
     ) -> tuple[LabelledImage, ...]:
@@ -317,8 +332,8 @@ def _sbd_folder(root: Path, stated: str | None) -> Path:
             if (inner / "cls").is_dir() and (inner / "train.txt").is_file():
                 return inner
     raise InputError(
-        f"{root}: trainaug needs SegmentationClassAug with ImageSets/Segmentation/trainaug.txt, or "
-        f"SBD's folder `dataset` with cls, train.txt and val.txt{f', not {stated}' if stated else ''}"
+        f"{stated or root}: trainaug needs SegmentationClassAug and its list trainaug.txt in VOC's "
+        "folder, or SBD's folder `dataset` with cls, train.txt and val.txt"
     )
 
 
