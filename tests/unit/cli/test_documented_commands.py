@@ -16,7 +16,8 @@ from anyregion.cli.main import COMMANDS, GROUPS, _parser, main
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
-SETTINGS = ("train", "pretrain")  # commands whose further words only a task's dataclass knows
+# commands whose further words only a task's dataclass knows
+SETTINGS = ("train", "pretrain", "transfer semseg")
 
 
 def code_of(text: str) -> tuple[list[str], list[str]]:
@@ -127,6 +128,8 @@ def check_settings(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run, "train", start)
     monkeypatch.setattr(run, "pretrain", start)
+    for function in ("transfer_semseg", "transfer_training"):
+        monkeypatch.setattr(run, function, start)
     prints = any(word in words for word in ("--help", "--list-recipes", "--print-recipe"))
     if prints:
         assert main(words) == 0
