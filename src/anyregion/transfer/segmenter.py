@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torchvision.models.segmentation.fcn import FCNHead
 
 from anyregion.backbones.checkpoint import read_backbone, save_encoder
-from anyregion.backbones.stages import dilate_last_stage, intermediate_module, maps_along
 from anyregion.backbones.encoder import Encoder, normalize
 from anyregion.backbones.loading import load_encoder
+from anyregion.backbones.stages import dilate_last_stage, intermediate_module, maps_along
 from anyregion.errors import CheckpointError, InputError
 from anyregion.files import read_json, write_json, writing
 from anyregion.images import Pixels, size_of

@@ -11,14 +11,14 @@ for needed in ("torchvision", "timm"):
 import torchvision  # noqa: E402
 from torchvision.models._utils import IntermediateLayerGetter  # noqa: E402
 
-from anyregion.backbones.dense import (  # noqa: E402
+from anyregion.backbones.encoder import Encoder  # noqa: E402
+from anyregion.backbones.loading import build_encoder  # noqa: E402
+from anyregion.backbones.stages import (  # noqa: E402
     dilate_last_stage,
     intermediate_module,
     maps_along,
     pyramid_modules,
 )
-from anyregion.backbones.encoder import Encoder  # noqa: E402
-from anyregion.backbones.loading import build_encoder  # noqa: E402
 from anyregion.errors import InputError  # noqa: E402
 from tests.helpers.small_backbones import scrambled, small_convnexts, small_vits  # noqa: E402
 
