@@ -82,7 +82,7 @@ def make_index(paths: Any, out: Path, **options: Any) -> IndexReport:
         out=out,
         recognizer=options.pop("load", half_precision),
         options=IndexOptions(shard_images=shard_images, **stored),
-        engine=EngineOptions(workers=options.pop("workers", 1)),
+        engine=options.pop("engine", None) or EngineOptions(workers=options.pop("workers", 1)),
         **options,
     )
 
@@ -92,4 +92,13 @@ def found() -> ProposedRegions:
 
 
 if __name__ == "__main__":
-    make_index(sys.argv[1], Path(sys.argv[2]), load=slow_recognizer, workers=int(sys.argv[3]))
+    make_index(
+        sys.argv[1],
+        Path(sys.argv[2]),
+        load=slow_recognizer,
+        engine=EngineOptions(
+            name="ray" if sys.argv[4:] else "local",
+            workers=int(sys.argv[3]),
+            address=sys.argv[4] if sys.argv[4:] else None,
+        ),
+    )

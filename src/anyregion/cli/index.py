@@ -72,6 +72,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes at once, each with a model and one thread (default: 1, with all threads)",
     )
+    work.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="local: processes of this machine; ray: workers of a cluster (default: local)",
+    )
+    work.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="of Ray's cluster, or auto (default: one is started on this machine)",
+    )
+    work.add_argument(
+        "--gpus", type=float, default=0.0, metavar="N", help="of each of Ray's workers (default: 0)"
+    )
+    work.add_argument(
+        "--shard-minutes",
+        type=float,
+        default=60.0,
+        metavar="N",
+        help="how long one of Ray's workers may take for a shard, before another is asked "
+        "(default: 60)",
+    )
     work.add_argument("--overwrite", action="store_true", help="begin anew in INDEX")
     work.add_argument(
         "--retry", action="store_true", help="try shards with images in quarantine again"
@@ -88,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.score is not None:
         raise InputError("--score is for `anyregion name`: an index has no scores yet")
+    if args.address is not None and args.engine != "ray":
+        raise InputError("--address needs --engine ray")
     # which found regions are duplicates depends on their names
     args.merge = None
     source: RegionSource | None = shared.proposed_regions(args)
@@ -119,7 +143,11 @@ def run(args: argparse.Namespace) -> int:
                     batch_size=args.batch_size,
                 ),
                 engine=EngineOptions(
+                    name=args.engine,
                     workers=args.workers,
+                    address=args.address,
+                    gpus=args.gpus,
+                    minutes=args.shard_minutes,
                 ),
                 overwrite=args.overwrite,
                 retry=args.retry,

@@ -1,4 +1,4 @@
-"""Engines: where the shards of an index are computed, in this process or in several.
+"""Engines: where the shards of an index are computed, by local processes or on a cluster of Ray.
 
 All of them call `ShardBuilder.build`. A shard is claimed by a lock file in the index, so that
 several commands, on several machines that share its folder, work on one index, too.
@@ -17,15 +17,16 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from anyregion.compact.assets import THREADS
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.index.build import IndexModel, ShardBuilder, ShardReport
 from anyregion.index.shards import ShardLayout
 
+EngineName: TypeAlias = Literal["local", "ray"]
 # seconds between looks at how far processes are, and at shards that others compute
-_LOOK = 0.5
+LOOK = 0.5
 # how often workers may die in a row without that a shard is finished in between
 MOST_DEATHS = 3
 
@@ -35,17 +36,29 @@ class EngineOptions:
     """Where shards are computed.
 
     Attributes:
-        workers: how many processes at once.
+        name: `local`, processes of this machine; `ray`, workers of a cluster (the extra `[ray]`).
+        workers: how many at once.
+        address: of Ray's cluster, as `ray.init` takes it; None starts one on this machine.
+        cpus: of each of Ray's workers, as it counts them; fractions leave room for Ray itself.
+        gpus: of each of Ray's workers.
+        minutes: how long one of Ray's workers may take for a shard, before another is asked.
 
     Raises:
-        InputError: fewer than one.
+        InputError: numbers that make no sense.
     """
 
+    name: EngineName = "local"
     workers: int = 1
+    address: str | None = None
+    cpus: float = 0.5
+    gpus: float = 0.0
+    minutes: float = 60.0
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InputError("at least one worker")
+        if self.cpus <= 0 or self.gpus < 0 or self.minutes <= 0:
+            raise InputError("CPUs and minutes of a worker must be above 0, GPUs from 0")
 
 
 class Engine(Protocol):
@@ -73,8 +86,17 @@ class Engine(Protocol):
 
 @contextmanager
 def open_engine(model: IndexModel, options: EngineOptions) -> Iterator[Engine]:
-    """The engine that the options name."""
-    if options.workers == 1:
+    """The engine that the options name.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    if options.name == "ray":
+        from anyregion.index.ray_engine import open_ray
+
+        with open_ray(model, options) as engine:
+            yield engine
+    elif options.workers == 1:
         yield _OneProcess(ShardBuilder(model))
     else:
         yield _Processes(model, options.workers)
@@ -102,7 +124,7 @@ class _OneProcess:
                 else:
                     yield report
             if todo == elsewhere:
-                time.sleep(_LOOK)
+                time.sleep(LOOK)
             todo = elsewhere
 
 
@@ -153,7 +175,7 @@ class _Processes:
                         pool.submit(_build, folder, number): number for number in todo
                     }
                     while futures:
-                        done, _ = wait(futures, timeout=_LOOK, return_when=FIRST_COMPLETED)
+                        done, _ = wait(futures, timeout=LOOK, return_when=FIRST_COMPLETED)
                         if counter.value != seen:
                             count(counter.value - seen)
                             seen = counter.value
@@ -162,7 +184,7 @@ class _Processes:
                             report = future.result()
                             del futures[future]
                             if report is None:  # somebody else's, who may be killed yet
-                                time.sleep(_LOOK / self.workers)
+                                time.sleep(LOOK / self.workers)
                                 futures[pool.submit(_build, folder, number)] = number
                                 continue
                             todo.remove(number)
