@@ -25,7 +25,7 @@ from anyregion.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.data.features import FeatureExtractor
-    from anyregion.localizers.protocol import Localizer
+    from anyregion.localizers.protocol import Localizer, TokenSource
     from anyregion.region_trees.proposer import TreeOptions
 
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
@@ -93,6 +93,9 @@ _VLMS = {
     "google/siglip-base-patch16-224": (203, "Apache-2.0"),
     "google/siglip2-base-patch16-224": (375, "Apache-2.0"),
     "google/siglip2-so400m-patch14-384": (1136, "Apache-2.0"),
+    "google/tipsv2-b14": (196, "Apache-2.0"),
+    "google/tipsv2-l14": (487, "Apache-2.0"),
+    "google/tipsv2-so400m14": (860, "Apache-2.0"),
 }
 
 
@@ -335,6 +338,7 @@ def load_extractor(
     features: bool = False,
     image_size: int | None = None,
     antialias: bool | None = None,
+    source: TokenSource | None = None,
     device: str = "cpu",
     dtype: Dtype = "float32",
 ) -> FeatureExtractor:
@@ -343,11 +347,13 @@ def load_extractor(
     Args:
         model: `compact`, which is the default where neither of the two below is given; or a
             RegionSpot folder or checkpoint, whose own localizer and VLM are taken.
-        localizer: SAM's hub name, folder or file, or a localizer of your own, for tokens.
+        localizer: SAM's hub name, folder or file, a name of `regionspot.prompting`, or a localizer
+            of your own, for tokens.
         vlm: CLIP's, for feature maps.
         features: also the VLM's feature map; `compact` has nothing else.
         image_size: side of the VLM's input in pixels; None for its own.
         antialias: how images are squashed for the VLM; None for what the model states (True).
+        source: which of the localizer's tokens; None for what the model states (`decoder`).
         device: `cpu`, `cuda`, ...; for `compact` whatever ONNX Runtime here offers.
         dtype: see `load_recognizer`.
 
@@ -357,15 +363,17 @@ def load_extractor(
         CheckpointError: weights that cannot be used.
     """
     if str(model) == "compact" or (model is None and localizer is None and vlm is None):
-        if localizer or vlm or image_size or antialias is not None:
-            raise InputError("compact has an image encoder of its own: no localizer and no VLM")
+        if localizer or vlm or image_size or source or antialias is not None:
+            raise InputError(
+                "compact has an image encoder of its own: no localizer, no VLM and no token source"
+            )
         _check_compact_dtype(dtype)
         from anyregion.compact.model import CompactExtractor, CompactModel
 
         return CompactExtractor(CompactModel(device=device))
     require("torch", "torch", "torchvision", "transformers")
-    from anyregion.localizers.loading import load_localizer
     from anyregion.regionspot.extractor import RegionSpotExtractor
+    from anyregion.regionspot.prompting import load_region_localizer
     from anyregion.torch_utils.devices import resolve_dtype
     from anyregion.vlms.loading import load_vlm
 
@@ -389,7 +397,7 @@ def load_extractor(
         return RegionSpotExtractor(
             encoder.localizer,
             encoder.vlm if features else None,
-            source=encoder.source,
+            source=source or encoder.source,
             antialias=encoder.antialias,
             images_at_once=images_at_once,
         )
@@ -400,14 +408,17 @@ def load_extractor(
             if vlm
             else "the feature map needs a VLM: name one"
         )
+    if source is not None and localizer is None:
+        raise InputError("a token source is the localizer's: name one")
     precision = resolve_dtype(dtype, device)
     if isinstance(localizer, str):
-        localizer = load_localizer(localizer, device=device, encoder_dtype=precision)
+        localizer = load_region_localizer(localizer, device=device, encoder_dtype=precision)
     return RegionSpotExtractor(
         localizer,
         None
         if vlm is None
         else load_vlm(vlm, device=device, image_size=image_size, dtype=precision),
+        source=source or "decoder",
         antialias=antialias is not False,
         images_at_once=images_at_once,
     )

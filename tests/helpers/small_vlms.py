@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from transformers import CONFIG_MAPPING
 
 from anyregion.vlms.loading import load_vlm
 from anyregion.vlms.model import FrozenVLM
@@ -92,6 +93,13 @@ def write_folder(folder: Path, kind: str) -> Path:
         # 2 is what the hub's old configurations claim; the model then reads the largest id
         text |= {"vocab_size": 49408, "eos_token_id": 2 if kind == "clip" else 49407}
         model = build(config(vision_config=vision, text_config=text, projection_dim=40))
+    elif kind == "tipsv2":
+        vision |= {"num_hidden_layers": 3, "mlp_ratio": 2, "num_register_tokens": 1}
+        del vision["intermediate_size"]
+        text |= {"vocab_size": 64, "max_position_embeddings": 16}
+        model = t.Tipsv2Model(t.Tipsv2Config(vision_config=vision, text_config=text))
+        for parameter in model.vision_model.embeddings.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)  # the second class token begins at nothing
     else:
         build, config = {
             "siglip": (t.SiglipModel, t.SiglipConfig),
@@ -108,7 +116,10 @@ def write_folder(folder: Path, kind: str) -> Path:
     return folder
 
 
-MODELS = ("openai", "openai-rn", "open_clip", "clip", "metaclip_2", "siglip", "siglip2")
+# the oldest `transformers` that the package runs with has no TIPSv2 yet
+NEWEST = ("tipsv2",) if "tipsv2" in CONFIG_MAPPING else ()
+FOLDERS = ("clip", "metaclip_2", "siglip", "siglip2", *NEWEST)
+MODELS = ("openai", "openai-rn", "open_clip", *FOLDERS)
 
 
 def load(kind: str, folders: dict[str, Path], **options: Any) -> FrozenVLM:

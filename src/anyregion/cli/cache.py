@@ -19,7 +19,7 @@ Run the same command again to go on after an interruption, and run it in several
 several machines at once to be done sooner. A store remembers where its images lie and which models
 made it: `anyregion cache --out STORE` goes on, with `--verify` it looks for damage, with
 `--verify --repair` it computes anew what is damaged, missing or of a changed image."""
-MODEL_KEYS = ("model", "localizer", "vlm", "features", "image_size", "antialias")
+MODEL_KEYS = ("model", "localizer", "vlm", "features", "image_size", "antialias", "source")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", metavar="NAME", help="compact (the default), or a folder of RegionSpot weights"
     )
-    group.add_argument("--localizer", metavar="NAME", help="SAM's hub name or folder: tokens")
+    group.add_argument(
+        "--localizer",
+        metavar="NAME",
+        help="SAM's hub name or folder: tokens; boxes:0.8,1,1.25:NAME, the mean token of these "
+        "sizes of each box; crop:VLM, embeddings of crops",
+    )
+    group.add_argument(
+        "--source",
+        choices=["decoder", "prompt"],
+        help="which token of the localizer: the mask decoder's output (default), or the mean of "
+        "the prompt encoder's (the paper's ablation)",
+    )
     group.add_argument("--vlm", metavar="NAME", help="CLIP's or SigLIP's, for --features")
     group.add_argument("--features", action="store_true", help="also the VLM's feature maps")
     group.add_argument(
@@ -168,6 +179,7 @@ def _create(args: argparse.Namespace, extractor: FeatureExtractor) -> Store:
                 "image_size": args.image_size,
                 "antialias": False if args.no_antialias else None,
                 "dtype": _dtype(args),
+                "source": args.source,
             },
         },
     )
@@ -188,6 +200,10 @@ def _dtype(args: argparse.Namespace) -> str:
 
 def _resolve(model: str | None) -> str | None:
     """A hub's name as it is; a file or folder by its whole path, to be loaded from anywhere."""
+    # crop:PATH and boxes:SIZES:PATH
+    kind, colon, path = (model or "").rpartition(":")
+    if colon and Path(path).exists():
+        return f"{kind}:{Path(path).resolve()}"
     if model is None or model == "compact" or not Path(model).exists():
         return model
     return str(Path(model).resolve())

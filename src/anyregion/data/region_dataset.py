@@ -152,6 +152,25 @@ def region_dataset(
     )
 
 
+def share_of_images(images: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """Some of the images `(I,)`, in their order: `share` of them, rounded up.
+
+    They are drawn by a fixed seed, so that a smaller share of the same images lies in a larger one:
+    the more a training sees, the more of the same.
+    """
+    count = int(np.ceil(share * len(images)))
+    drawn: NDArray[np.int64] = images[
+        np.sort(np.random.default_rng(0).permutation(len(images))[:count])
+    ]
+    return drawn
+
+
+def check_share(share: float) -> None:
+    """Refuse a share of images that is none: `InputError`."""
+    if not 0 < share <= 1:
+        raise InputError(f"share must lie above 0, and be at most 1: {share}")
+
+
 def vocabulary_labels(annotations: Annotations, vocabulary: Vocabulary) -> NDArray[np.int64]:
     """Per category its place in the vocabulary, by name whatever the case; -1 where it is not."""
     places: dict[str, int] = {}

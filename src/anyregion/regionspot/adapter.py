@@ -26,7 +26,8 @@ class AdapterConfig:
         token_width: width of the localizer's tokens.
         feature_width: `D`, width of the VLM's feature map.
         embed_width: `E`, width of the words.
-        layers, heads, feedforward, dropout: of the decoder.
+        layers, heads, feedforward, dropout: of the decoder. Of 0 layers two linear maps are left,
+            which are one: the paper's trained linear adapter.
         attention: `mutual`, as published: the regions of an image attend to each other, so an
             embedding depends on the other regions; `independent`: each region on its own.
         use_features: attend to the VLM's feature map (False is the paper's ablation).
@@ -45,8 +46,10 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if self.feature_width % self.heads:
             raise InputError(f"width {self.feature_width} does not divide into {self.heads} heads")
-        if not 1 <= self.layers <= 6:
-            raise InputError(f"the decoder has 1 to 6 layers, not {self.layers}")
+        if not 0 <= self.layers <= 6:
+            raise InputError(f"the decoder has 0 to 6 layers, not {self.layers}")
+        if self.use_features and not self.layers:
+            raise InputError("an adapter of 0 layers attends to nothing: set use_features to false")
         if self.attention not in ("mutual", "independent"):
             raise InputError(f"attention must be mutual or independent, not {self.attention!r}")
 
@@ -103,7 +106,8 @@ class Decoder(nn.Module):
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.feature_width)
+        # without layers the adapter is linear, and so has no norm
+        self.norm = nn.LayerNorm(config.feature_width) if config.layers else nn.Identity()
 
 
 class DecoderLayer(nn.Module):

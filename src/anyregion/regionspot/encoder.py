@@ -16,7 +16,6 @@ from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import DecodedMasks, pool
 from anyregion.errors import InputError
 from anyregion.images import Pixels
-from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
 from anyregion.masks import RLE, mask_box
 from anyregion.model_card import ModelCard
@@ -31,6 +30,7 @@ from anyregion.regionspot.pretrained import (
     resolve_part,
     write_folder,
 )
+from anyregion.regionspot.prompting import load_region_localizer
 from anyregion.scoring import Score
 from anyregion.torch_utils.devices import check_device
 from anyregion.torch_utils.weights import fingerprint
@@ -137,7 +137,7 @@ class RegionSpotEncoder:
         adapter = load_adapter(folder, config.adapter)
         if localizer is None or isinstance(localizer, str):
             name = localizer or resolve_part(folder, config.localizer)
-            localizer = load_localizer(name, device=device, encoder_dtype=dtype)
+            localizer = load_region_localizer(name, device=device, encoder_dtype=dtype)
         return cls(
             localizer,
             load_vlm(

@@ -20,6 +20,7 @@ from anyregion.files import atomic_path, read_json, write_json, writing
 from anyregion.localizers.protocol import TokenSource
 from anyregion.model_card import ModelCard, read_card, write_card
 from anyregion.regionspot.adapter import Adapter, AdapterConfig
+from anyregion.regionspot.prompting import split_prompting
 from anyregion.torch_utils.hub import WEIGHT_SUFFIXES, is_hub_name, warn_of_fetch
 from anyregion.torch_utils.weights import compare_shapes, read_state_dict, write_tensors
 from anyregion.vlms.loading import OPEN_CLIP, split_open_clip
@@ -86,7 +87,8 @@ def write_folder(
     write_tensors(folder / WEIGHTS, weights, metadata)
     with writing(folder):
         write_json(folder / CONFIG, {"format": FORMAT, **asdict(config)}, indent=2)
-    parts = [_split_name(name)[1] for name in (config.localizer, config.vlm)]
+    inner = split_prompting(config.localizer)[1]
+    parts = [_split_name(name)[1] for name in (inner, config.vlm)]
     write_card(
         folder,
         ModelCard(licence=config.licence, terms=terms, origin=config.origin),
@@ -108,6 +110,9 @@ def resolve_part(folder: Path, name: str) -> str:
         InputError: the name of a local file or folder that is in none of these places.
         CheckpointError: its content is not the one that the folder was saved with.
     """
+    prompting, inner = split_prompting(name)
+    if prompting:
+        return prompting + resolve_part(folder, inner)
     prefix, path = _split_name(name)
     if not path:
         return name
@@ -181,6 +186,9 @@ def adapter_from_state(
 
 def _portable_name(folder: Path, name: str) -> str:
     """The name to state for a part: local paths absolute, or relative where they lie inside."""
+    prompting, inner = split_prompting(name)
+    if prompting:
+        return prompting + _portable_name(folder, inner)
     prefix, path = _split_name(name)
     local = Path(path).expanduser()
     # a file of this name in the folder goes before one in the working directory
@@ -205,6 +213,9 @@ def copy_part(folder: Path, part: str, name: str) -> str:
         InputError: a model whose files are not known, as the weights that open_clip downloads.
         AnyRegionError: it cannot be written.
     """
+    prompting, inner = split_prompting(name)
+    if prompting:
+        return prompting + copy_part(folder, part, inner)
     prefix, path = _split_name(name)
     local = Path(path).expanduser()
     if path and not local.exists() and not prefix:

@@ -4,7 +4,8 @@ Contrastive training supervises the pooled token alone; in the last layer the ce
 gathers what the pooled token needs, not what is under the cell. MaskCLIP (Zhou et
 al. 2022) drops queries and keys there: each cell keeps its own value. SCLIP (Wang et al. 2024,
 "correlative self-attention") lets cells attend to cells like themselves: softmax of query-query
-plus softmax of key-key similarity. Both keep the residual path and the MLP.
+plus softmax of key-key similarity. Both keep the residual path and the MLP. `plain` leaves the
+layer as it is, for models whose cells were trained against texts themselves (TIPSv2).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor, cat, nn
 from torch.nn import functional as F
 
-Dense: TypeAlias = Literal["maskclip", "sclip"]
+Dense: TypeAlias = Literal["maskclip", "sclip", "plain"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ def run_dense(layer: LastLayer, x: Tensor, dense: Dense) -> Tensor:
         shape = (*x.shape[:2], layer.heads, width // layer.heads)
         parts = F.linear(normed, layer.weight, layer.bias).chunk(3, dim=-1)
         q, k, v = (part.reshape(shape).transpose(1, 2) for part in parts)  # (B, H, T, d)
-        # two softmaxes, added: weights of each sum to one, as the paper has it
-        mixed = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
+        if dense == "plain":
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            # two softmaxes, added: weights of each sum to one, as the paper has it
+            mixed = F.scaled_dot_product_attention(q, q, v)
+            mixed = mixed + F.scaled_dot_product_attention(k, k, v)
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, T, D)
     x = x + layer.scale1(layer.out(mixed))
     out: Tensor = x + layer.scale2(layer.mlp(layer.norm2(x)))

@@ -17,6 +17,7 @@ from anyregion.vlms.open_clip import load_open_clip
 from anyregion.vlms.openai_clip import clip_from_openai_state_dict
 from anyregion.vlms.protocol import VlmOptions
 from anyregion.vlms.siglip import wrap_siglip
+from anyregion.vlms.tipsv2 import wrap_tipsv2
 
 OPEN_CLIP = "open_clip:"
 
@@ -26,6 +27,7 @@ BUILDERS = {
     "metaclip_2": wrap_clip,
     "siglip": wrap_siglip,
     "siglip2": wrap_siglip,
+    "tipsv2": wrap_tipsv2,
 }
 
 
@@ -37,7 +39,7 @@ def load_vlm(
     batch_size: int = 16,
     text_batch_size: int = 64,
     dtype: torch.dtype = torch.float32,
-    dense: Dense = "sclip",
+    dense: Dense | None = None,
 ) -> FrozenVLM:
     """Load a vision-language model.
 
@@ -45,7 +47,8 @@ def load_vlm(
         name_or_path: `open_clip:MODEL/TAG_OR_FILE` (`open_clip:ViT-B-16/laion2b_s34b_b88k`); a
             file with CLIP weights under OpenAI's names, `.safetensors` or `.pt` with a state dict
             (a full RegionSpot checkpoint, which holds a CLIP, works too);
-            a folder or hub name of a `transformers` CLIP, MetaCLIP, SigLIP or SigLIP 2.
+            a folder or hub name of a `transformers` CLIP, MetaCLIP, SigLIP, SigLIP 2 or (from
+            transformers 5.14 on) TIPSv2.
         device, image_size, batch_size, text_batch_size, dtype, dense: see `VlmOptions`.
 
     Raises:

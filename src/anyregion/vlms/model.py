@@ -101,6 +101,7 @@ class FrozenVLM:
             squash, size=vision.image_size, mean=vision.mean, std=vision.std, device=options.device
         )
         self._options = options
+        self._dense: Dense = options.dense or "sclip"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -116,7 +117,7 @@ class FrozenVLM:
             tuple(self.vision.mean),
             tuple(self.vision.std),
             self._options.dtype,
-            self._options.dense,
+            self._dense,
             self.logit_scale,
             self.logit_bias,
             self.text.fingerprint,
@@ -142,8 +143,7 @@ class FrozenVLM:
         Raises:
             InputError: the architecture has no such cells.
         """
-        dense = self._options.dense
-        parts = self._run(images, lambda pixels: self.vision.dense(pixels, dense), True)
+        parts = self._run(images, lambda pixels: self.vision.dense(pixels, self._dense), True)
         maps = [cells.reshape(*self.vision.grid, -1) for part in parts for cells in part]
         # patches that do not divide the input leave a strip right and below uncovered
         down, across = (side * self.vision.stride / self.image_size for side in self.vision.grid)

@@ -62,8 +62,9 @@ class VlmOptions:
         image_size: side of the square input; None for the model's own. Positions are resized.
         batch_size, text_batch_size: images and texts encoded at a time.
         dtype: bfloat16 or float16 run under autocast; weights stay float32.
-        dense: how `dense_features` changes the last layer (see `vlms.dense`); without training
-            SCLIP's cells are named better than MaskCLIP's (Wang et al. 2024).
+        dense: how `dense_features` changes the last layer (see `vlms.dense`); None for `plain` with
+            TIPSv2 and `sclip` with all others: without training SCLIP's cells are named better than
+            MaskCLIP's (Wang et al. 2024).
 
     Raises:
         InputError: a device that is not here, an unknown `dense`, or a batch of less than one.
@@ -74,11 +75,11 @@ class VlmOptions:
     batch_size: int = 16
     text_batch_size: int = 64
     dtype: torch.dtype = torch.float32
-    dense: Dense = "sclip"
+    dense: Dense | None = None
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        if self.dense not in get_args(Dense):
+        if self.dense is not None and self.dense not in get_args(Dense):
             choices = ", ".join(get_args(Dense))
             raise InputError(f"dense must be one of {choices}, not {self.dense!r}")
         for name in ("batch_size", "text_batch_size"):

@@ -16,7 +16,6 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Saved models by kind; for the whole session, for they are only read."""
-    from tests.helpers.small_vlms import write_folder
+    from tests.helpers.small_vlms import FOLDERS, write_folder
 
-    kinds = ("clip", "metaclip_2", "siglip", "siglip2")
-    return {kind: write_folder(tmp_path_factory.mktemp(kind), kind) for kind in kinds}
+    return {kind: write_folder(tmp_path_factory.mktemp(kind), kind) for kind in FOLDERS}

@@ -49,8 +49,8 @@ def add_naming_arguments(
             "--unseen",
             metavar="CLASSES",
             help="classes that training never saw, to report apart: names with commas between, a "
-            "file of names, or every:4:1 for classes 1, 5, 9, ... (from 0) in the order of their "
-            "ids",
+            "file of names, every:4:1 for classes 1, 5, 9, ... (from 0) in the order of their "
+            "ids, or frequency:r for LVIS's rare ones (detection)",
         )
     shared.add_model_arguments(parser)
     parser.add_argument(

@@ -13,10 +13,15 @@ from numpy.typing import NDArray
 
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.text_encoder import CompactTextEncoder
-from anyregion.data.region_dataset import RegionDataset, region_dataset
+from anyregion.data.region_dataset import (
+    RegionDataset,
+    check_share,
+    region_dataset,
+    share_of_images,
+)
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
-from anyregion.evaluation.regions.seen_unseen import unseen_categories
+from anyregion.evaluation.regions.seen_unseen import unseen_of
 from anyregion.training.seeds import generator
 from anyregion.training.task import Task
 from anyregion.vocabulary import Vocabulary, encode_vocabulary
@@ -29,10 +34,15 @@ class StoreConfig:
     Attributes:
         store: folder made by `anyregion cache --model compact`.
         terms: licence or terms of use, for the card.
+        share: draw only this share of its images, from above 0 to 1; see `share_of_images`.
     """
 
     store: str
     terms: str = "not stated"
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
 
 
 @dataclass(frozen=True)
@@ -83,12 +93,13 @@ def open_named_dataset(
     *,
     unseen: str = "",
     terms: str = "not stated",
+    share: float = 1.0,
 ) -> RegionDataset:
     """A store as a data set with all its class names as the vocabulary.
 
     Args:
         store: its features, with mirror images where these are to be used.
-        unseen, terms: see `RegionTaskConfig` and `StoreConfig`.
+        unseen, terms, share: see `RegionTaskConfig` and `StoreConfig`.
 
     Raises:
         InputError: images of unknown size, names that repeat, or nothing to learn from.
@@ -96,16 +107,17 @@ def open_named_dataset(
     annotations = store.annotations
     if len(annotations) and annotations.sizes.min() < 1:
         raise InputError(f"{store.folder}: images of unknown size; state them in the annotations")
+    excluded = unseen_of(unseen, annotations.categories)
     categories = dict(
         zip(annotations.categories.ids.tolist(), annotations.categories.names, strict=True)
     )
-    excluded = unseen_categories(unseen, categories) if unseen else frozenset()
     names = [name for category, name in categories.items() if category not in excluded]
     vocabulary = Vocabulary.from_names(names)
     if len(vocabulary) != len(names):
         raise InputError(f"{store.folder}: {vocabulary.set_aside[0]}")
     encoded = encode_vocabulary(vocabulary, text_encoder, cache=None)
-    return region_dataset(str(store.folder), store, encoded, images=store.usable(), terms=terms)
+    images = share_of_images(store.usable(), share)
+    return region_dataset(str(store.folder), store, encoded, images=images, terms=terms)
 
 
 def open_unnamed_datasets(
@@ -134,7 +146,7 @@ def open_unnamed_datasets(
             region_dataset(
                 config.store,
                 store,
-                images=store.usable(),
+                images=share_of_images(store.usable(), config.share),
                 folder=folder,
                 terms=config.terms,
                 mirrored=store.info.mirrored,

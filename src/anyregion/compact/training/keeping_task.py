@@ -58,10 +58,13 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
     if settings.flip:
         check_mirrored(stores, "set compact.flip to 0, or make it anew")
     datasets = [
-        open_named_dataset(store, text_encoder, unseen=settings.unseen, terms=data.terms)
+        open_named_dataset(
+            store, text_encoder, unseen=settings.unseen, terms=data.terms, share=data.share
+        )
         for store, data in zip(stores, settings.data, strict=True)
     ]
-    validation_set = open_named_dataset(validation, text_encoder)
+    share = settings.validation.share
+    validation_set = open_named_dataset(validation, text_encoder, share=share)
     return make_task(
         datasets, settings, validation=validation_set, seed=loop.seed, keep_validation=kept_set
     )

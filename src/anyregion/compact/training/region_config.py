@@ -53,7 +53,7 @@ class RegionTaskConfig:
             any other.
         validation: another one, for metrics and the calibration of scores.
         unseen: classes left out of training, by name, or `every:STEP:FIRST` by position in the
-            order of ids (`every:4:1`: 1, 5, 9, ...); empty for none.
+            order of ids (`every:4:1`: 1, 5, 9, ...), or `frequency:r` in LVIS; empty for none.
         batch: images a step.
         flip: chance of the mirror image.
         jitter: how far each side of a box moves at most, as a fraction of the box.

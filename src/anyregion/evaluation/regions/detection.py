@@ -31,7 +31,7 @@ from anyregion.evaluation.regions.inputs import (
     detected_samples,
     loaded,
 )
-from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_categories
+from anyregion.evaluation.regions.seen_unseen import harmonic_mean, unseen_of
 from anyregion.files import write_json, writing
 from anyregion.io.regions import ImageEntry
 from anyregion.predictions import Predictions
@@ -176,7 +176,7 @@ def evaluate_detection(
         truth = replace(truth, segmentations=true_masks(truth))
     categories = _names(truth)
     names = category_names(categories, options, source=annotations)
-    unseen = None if options.unseen is None else unseen_categories(options.unseen, categories)
+    unseen = None if options.unseen is None else unseen_of(options.unseen, truth.categories)
     set_aside = [*truth.set_aside, *names.set_aside]
     samples = annotated_samples(
         _entries(truth, masks=options.use_masks),
@@ -291,7 +291,7 @@ def evaluate_results(
     truth = read_annotations(annotations, masks=masks, clip=False)
     if masks:
         truth = replace(truth, segmentations=true_masks(truth))
-    ids = None if unseen is None else unseen_categories(unseen, _names(truth))
+    ids = None if unseen is None else unseen_of(unseen, truth.categories)
     set_aside = list(truth.set_aside)
     detections = read_results(results, truth, masks=masks, set_aside=set_aside)
     report = _judge(

@@ -23,17 +23,18 @@ from anyregion.data.features import (
     OnTheFly,
     to_half,
 )
-from anyregion.data.region_dataset import RegionDataset, region_dataset
+from anyregion.data.region_dataset import RegionDataset, region_dataset, share_of_images
 from anyregion.data.store.store import Store
 from anyregion.errors import InputError
+from anyregion.evaluation.regions.seen_unseen import unseen_of
 from anyregion.images import Pixels
 from anyregion.io.vocabulary import load_vocabulary
-from anyregion.localizers.loading import load_localizer
 from anyregion.localizers.protocol import Localizer
 from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.extractor import RegionSpotExtractor, described_features
 from anyregion.regionspot.pretrained import Pretrained, load_adapter, read_config
+from anyregion.regionspot.prompting import load_region_localizer
 from anyregion.regionspot.training.config import DataConfig, RegionSpotConfig, StepConfig
 from anyregion.regionspot.training.task import RegionSpotTask, Validation
 from anyregion.torch_utils.devices import resolve_dtype
@@ -58,7 +59,7 @@ def build(settings: RegionSpotConfig, *, loop: LoopConfig) -> RegionSpotTask:
     models = _FrozenModels(settings, own_device(loop.device))
     with_teacher = bool(settings.objective.distillation)
     datasets = [
-        _dataset(data, models, teacher=with_teacher, flip=settings.flip > 0)
+        _dataset(data, models, teacher=with_teacher, flip=settings.flip > 0, unseen=settings.unseen)
         for data in settings.data
     ]
     validation = None
@@ -135,18 +136,23 @@ class _FrozenModels:
 
     @cached_property
     def localizer(self) -> Localizer:
-        return load_localizer(self.settings.localizer, device=self.device, encoder_dtype=self.dtype)
+        return load_region_localizer(
+            self.settings.localizer, device=self.device, encoder_dtype=self.dtype
+        )
 
 
 def _dataset(
-    data: DataConfig, models: _FrozenModels, *, teacher: bool, flip: bool
+    data: DataConfig, models: _FrozenModels, *, teacher: bool, flip: bool, unseen: str = ""
 ) -> RegionDataset:
     reader, with_features = _reader(data, models, teacher=teacher, flip=flip)
+    images = np.arange(len(reader.annotations)) if with_features is None else with_features
+    excluded = unseen_of(unseen, reader.annotations.categories)
     return region_dataset(
         data.name,
         reader,
-        _vocabulary(data, reader.annotations, models),
-        images=with_features,
+        _vocabulary(data, reader.annotations, models, excluded),
+        excluded=excluded,
+        images=share_of_images(images, data.share),
         folder=None if data.images is None else Path(data.images),
         ratio=data.ratio,
         repeat_threshold=data.repeat_threshold,
@@ -232,15 +238,19 @@ def _is_model(stated: str, part: str, name: str, models: _FrozenModels) -> bool:
 
 
 def _vocabulary(
-    data: DataConfig, annotations: Annotations, models: _FrozenModels
+    data: DataConfig,
+    annotations: Annotations,
+    models: _FrozenModels,
+    excluded: frozenset[int] = frozenset(),
 ) -> EncodedVocabulary:
     settings = models.settings
     vocabulary: Vocabulary | EncodedVocabulary
     if data.vocabulary is None:
         categories = annotations.categories
+        seen = [i for i, key in enumerate(categories.ids.tolist()) if key not in excluded]
         vocabulary = Vocabulary.from_names(
-            categories.names,
-            synonyms=categories.synonyms,
+            [categories.names[i] for i in seen],
+            synonyms=[categories.synonyms[i] for i in seen],
             templates=settings.templates,
             cleaning=settings.cleaning,
         )

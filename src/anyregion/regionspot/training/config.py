@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from anyregion.data.region_dataset import check_share
 from anyregion.errors import InputError
 from anyregion.localizers.protocol import TokenSource
 from anyregion.regionspot.adapter import AdapterConfig
@@ -24,6 +25,7 @@ class DataConfig:
         repeat_threshold: repeat-factor sampling: an image with a class that fewer than this share
             of the images have is drawn more often (published: 0.001). 0 draws all alike.
         terms: licence or terms of use, for the card.
+        share: draw only this share of its images, from above 0 to 1; see `share_of_images`.
     """
 
     store: str | None = None
@@ -33,8 +35,10 @@ class DataConfig:
     ratio: int = 1
     repeat_threshold: float = 0.0
     terms: str = "not stated"
+    share: float = 1.0
 
     def __post_init__(self) -> None:
+        check_share(self.share)
         if self.store is None and (self.annotations is None or self.images is None):
             raise InputError("a data set needs a store, or annotations and images")
         if self.ratio < 1:
@@ -88,8 +92,12 @@ class RegionSpotConfig:
     Attributes:
         data: the data sets.
         validation: another one, to measure `top1`, `top5` and `mean_class_accuracy` on.
+        unseen: classes of the data left out of training, whose names are not among the texts: by
+            name, `every:STEP:FIRST`, or `frequency:r`, LVIS's rare ones (the protocol of ViLD);
+            empty for none.
         validation_images: no more than that many of its first images; 0 for all.
-        localizer: name, folder or file of the localizer; loaded only for tokens that no store has.
+        localizer: name, folder or file of the localizer, or a name of `regionspot.prompting`;
+            loaded only for tokens that no store has.
         vlm: name, folder or file of the vision-language model.
         vlm_image_size: side of its input in pixels; None for the model's own.
         source: which of the localizer's tokens.
@@ -115,6 +123,7 @@ class RegionSpotConfig:
 
     data: tuple[DataConfig, ...] = ()
     validation: DataConfig | None = None
+    unseen: str = ""
     validation_images: int = 0
     localizer: str = "facebook/sam-vit-base"
     vlm: str = "openai/clip-vit-base-patch16"
