@@ -57,6 +57,7 @@ COMMANDS = {
     "export-labels": "the names of a run for an annotation tool or a trainer",
     "export": "a backbone for torchvision, timm, Hugging Face or detectron2",
     "serve": "name regions over HTTP, for tools and pages of this machine",
+    "reproduce": "a table of the papers: checked, or run, at full size or scaled",
     "models": "models and vocabularies, and which are here",
     "doctor": "check this installation",
 }
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             with stop_signals(program=argv is None), warnings.catch_warnings():
-                arguments = _parser(words).parse_args(words)
+                arguments = parse(words)
                 command = importlib.import_module(arguments.module)
                 warnings.showwarning = _show_warning
                 code: int = command.run(arguments)
@@ -209,6 +210,11 @@ def _show_warning(
     text = warnings.formatwarning(message, category, filename, lineno, line)
     own = f"anyregion: warning: {message}\n"
     (file or sys.stderr).write(own if issubclass(category, InputWarning) else text)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command line; ends the process where argparse would."""
+    return _parser(words).parse_args(words)
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -77,4 +77,4 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             callbacks=callbacks,
         )
-    return command.print_report(report, overwrite=args.overwrite)
+    return command.print_report(report, overwrite=args.overwrite, as_json=args.json)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="start anew in DIR")
     parser.add_argument("--print-recipe", metavar="NAME", help="print a recipe's YAML, and end")
     parser.add_argument("--list-recipes", action="store_true", help="list recipes, and end")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def add_settings_argument(parser: argparse.ArgumentParser) -> None:
@@ -177,9 +180,10 @@ def _figures(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in hidden)
 
 
-def print_report(report: TrainingReport, *, overwrite: bool) -> int:
+def print_report(report: TrainingReport, *, overwrite: bool, as_json: bool = False) -> int:
     """Print what came of a training; the exit code."""
     from anyregion.training.distributed import is_first
+    from anyregion.training.run_folder import plain
 
     if not is_first():
         return INTERRUPTED if report.interrupted else FINE
@@ -190,6 +194,9 @@ def print_report(report: TrainingReport, *, overwrite: bool) -> int:
             f"{report.folder}. The same command{again} goes on"
         )
         return INTERRUPTED
+    if as_json:
+        print(json.dumps(plain(asdict(report)) | {"images_per_second": report.images_per_second}))
+        return FINE
     resumed = f" (went on from {report.resumed_from})" if report.resumed_from else ""
     terminal.fields(
         [
