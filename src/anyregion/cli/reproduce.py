@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description}\n\n{ABOUT}"
     parser.add_argument("table", nargs="?", metavar="TABLE", help="regionspot-lvis, r2o-voc, ...")
     parser.add_argument(
-        "--data", type=Path, default=Path("data"), metavar="DIR", help="the data sets (default: data)"
+        "--data",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="the data sets (default: data)",
     )
     parser.add_argument(
         "--weights",
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.errors import InputError
     from anyregion.reproduction.check import check_table
     from anyregion.reproduction.run import run_table, shown
-    from anyregion.reproduction.tables import Places, Tier, read_needs, read_table
+    from anyregion.reproduction.tables import Places, read_needs, read_table
 
     if args.table is None:
         return _list(as_json=args.json)
@@ -187,7 +191,9 @@ def _print_check(table: Table, tier: Tier, needs: dict[str, Need], check: TableC
             print(f"{name}: {needs[name].what}. {needs[name].get}")
     for row in table.rows[tier]:
         print(f"\n{row.name}")
-        published = ", ".join(f"{column} {value:g}" for column, value in (row.published or {}).items())
+        published = ", ".join(
+            f"{column} {value:g}" for column, value in (row.published or {}).items()
+        )
         lines = [("published", published), ("cost", row.cost), ("note", row.note)]
         terminal.fields([(name, value) for name, value in lines if value])
         for command in check.commands:

@@ -212,9 +212,7 @@ def _figure(report: Any, path: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _input_hashes(
-    rows: Sequence[Row], needs: Mapping[str, Need], places: Places
-) -> dict[str, str]:
+def _input_hashes(rows: Sequence[Row], needs: Mapping[str, Need], places: Places) -> dict[str, str]:
     """SHA-256 of the files (not of folders of images) that the rows read."""
     names = dict.fromkeys(name for row in rows for name in row.needs)
     parts = [part for name in names for part in needs[name].parts if part.path]

@@ -2,7 +2,8 @@
 
 One file a table lies in `tables/`; `data.yaml` says what data sets and weights are and where they
 lie. Neither holds code: a row's steps are command lines of `anyregion`, in which `$DATA`,
-`$WEIGHTS`, `$WORK` and `$DEVICE` stand for what the caller names.
+`$WEIGHTS`, `$WORK` and `$DEVICE` stand for what the caller names, and `$COMMON` for words that the
+tier's commands share.
 """
 
 from __future__ import annotations
@@ -162,7 +163,12 @@ def read_needs() -> dict[str, Need]:
 def _row(content: Mapping[str, Any], tier: Mapping[str, Any], shared: tuple[str, ...]) -> Row:
     """A row; figures, needs and first steps that all rows have are stated once, at the tier."""
     fields = dict(content)
-    steps = tuple(" ".join(step.split()) for step in (*shared, *fields.pop("steps")))
+    # `$COMMON` stands for what the tier's commands have in common
+    common = tier.get("common", "")
+    steps = tuple(
+        " ".join(step.replace("$COMMON", common).split())
+        for step in (*shared, *fields.pop("steps"))
+    )
     needs = tuple(dict.fromkeys((*tier.get("needs", ()), *fields.pop("needs", ()))))
     figures = fields.pop("figures", tier.get("figures"))
     return Row(steps=steps, needs=needs, figures=figures, **fields)

@@ -136,6 +136,8 @@ def cub(tmp_path: Path) -> Path:
         (Image.merge("LA", (grey, grey.point(lambda _: 255))) if at == 1 else grey).save(mask)
     (root / "images.txt").write_text("".join(f"{i + 1} {n}\n" for i, n in enumerate(names)))
     (root / "train_test_split.txt").write_text("1 1\n2 0\n3 1\n4 0\n")
+    boxes = "".join(f"{i + 1} 6.0 6.0 18.0 14.0\n" for i in range(4))
+    (root / "bounding_boxes.txt").write_text(boxes)
     return root
 
 
@@ -152,6 +154,24 @@ def test_cub(cub: Path) -> None:
     report = evaluate_discovery(colour_backbone(size=64), data, DiscoveryOptions(foreground=True))
     assert report.figures["foreground_iou"] > 0.8
     assert report.images == 2
+    # the stated boxes are the birds' own; the photograph's box is three times as large as they
+    assert report.figures["box_iou"] > 0.8
+    assert report.figures["corloc"] == 1
+    assert report.figures["pixel_accuracy"] > 0.95
+    assert report.baselines["whole"]["box_iou"] == pytest.approx(18 * 14 / (40 * 30))
+    assert report.baselines["whole"]["corloc"] == 0
+    (cub / "bounding_boxes.txt").write_text("2 6.0 6.0 18.0\n")
+    with pytest.raises(InputError, match="image 2: four numbers"):
+        open_segmentation_dataset(cub)
+    (cub / "bounding_boxes.txt").unlink()
+    assert (
+        "box_iou"
+        not in evaluate_discovery(
+            colour_backbone(size=64),
+            open_segmentation_dataset(cub),
+            DiscoveryOptions(foreground=True),
+        ).figures
+    ), "boxes are a file of their own, and may be missing"
 
 
 def test_cub_with_faults(cub: Path) -> None:

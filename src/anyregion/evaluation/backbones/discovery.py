@@ -22,6 +22,7 @@ from anyregion.evaluation.backbones.features import Backbone, BackboneIdentity, 
 from anyregion.evaluation.backbones.segmentation_datasets import (
     BACKGROUND,
     SegmentationDataset,
+    SegmentedImage,
     SegmentMap,
 )
 from anyregion.evaluation.backbones.segmentation_overlap import (
@@ -32,8 +33,10 @@ from anyregion.evaluation.backbones.segmentation_overlap import (
     foreground_ious,
     grid_partition,
     match_segments,
+    pixel_accuracy,
     resize_partition,
     segment_ious,
+    tight_box_iou,
 )
 from anyregion.torch_utils.kmeans import draw, kmeans
 from anyregion.training.seeds import generator
@@ -90,7 +93,9 @@ class DiscoveryReport:
     Attributes:
         figures: of the backbone. For segments: `mean_iou` (mean over an image's segments, then over
             images) and `segment_iou` (over all segments of all images). For foregrounds:
-            `foreground_iou`, `background_iou` (means over images) and `mean_iou`, their mean.
+            `foreground_iou`, `background_iou` (means over images), `mean_iou`, their mean, and
+            `pixel_accuracy`; where the data set states boxes (CUB) also `box_iou`, of the tight box
+            round the foreground, and `corloc`, the share of images where that is 0.5 or more.
         baselines: the same of partitions that need no image: `grid`, as many equal rectangles, and
             `whole`, the image as one; or `box`, a centred box of half the area, and `whole`.
         layout: of the annotations.
@@ -165,7 +170,7 @@ def evaluate_discovery(
         except InputError as error:
             faults.append(SetAside(str(image.path), str(error)))
             continue
-        result = _judge(truth, features, image.name, options)
+        result = _judge(truth, features, image, options)
         if result is None:
             skipped += 1
         else:
@@ -211,7 +216,8 @@ def cluster(features: Tensor, k: int, *, resolution: int, seed: int, name: str) 
 
 @dataclass(frozen=True)
 class _ImageResult:
-    """One image: per method its segments' overlaps, or foreground's and background's."""
+    """One image: per method its segments' overlaps; or foreground's and background's, the share of
+    pixels that are right and, where the data set states a box, the overlap with it."""
 
     ious: dict[str, list[float]]
     k: int
@@ -219,7 +225,7 @@ class _ImageResult:
 
 
 def _judge(
-    truth: SegmentMap, features: Tensor, name: str, options: DiscoveryOptions
+    truth: SegmentMap, features: Tensor, image: SegmentedImage, options: DiscoveryOptions
 ) -> _ImageResult | None:
     """Cluster one image's `(C, h, w)` features and compare; None where there is nothing to meet."""
     present = np.unique(truth)
@@ -230,7 +236,7 @@ def _judge(
         return None
     # the background takes a cluster even where it is not counted: it is in the picture
     k = 2 if options.foreground else options.k or objects + int(has_background)
-    parts = cluster(features, k, resolution=options.resolution, seed=options.seed, name=name)
+    parts = cluster(features, k, resolution=options.resolution, seed=options.seed, name=image.name)
     size = (truth.shape[0], truth.shape[1])
     if options.foreground:
         # the prior is judged on the square, where every side of the border counts the same
@@ -240,7 +246,13 @@ def _judge(
             "box": centred_box(size),
             "whole": np.ones(size, dtype=bool),
         }
-        ious = {method: list(foreground_ious(truth, mask)) for method, mask in masks.items()}
+        ious = {
+            method: [*foreground_ious(truth, mask), pixel_accuracy(truth, mask)]
+            for method, mask in masks.items()
+        }
+        if image.box is not None:
+            for method, mask in masks.items():
+                ious[method].append(tight_box_iou(mask, image.box))
         return _ImageResult(ious, k, objects)
     # a ruler of as many parts, and none: what a backbone has to do better than
     partitions = {
@@ -257,8 +269,19 @@ def _judge(
 
 def _means(rows: list[_ImageResult], method: str, foreground: bool) -> Figures:
     if foreground:
-        front, back = (float(v) for v in np.mean([row.ious[method] for row in rows], axis=0))
-        return {"foreground_iou": front, "background_iou": back, "mean_iou": (front + back) / 2}
+        figures = [row.ious[method] for row in rows]
+        front, back, pixels = (float(v) for v in np.mean([each[:3] for each in figures], axis=0))
+        means = {
+            "foreground_iou": front,
+            "background_iou": back,
+            "mean_iou": (front + back) / 2,
+            "pixel_accuracy": pixels,
+        }
+        if boxes := [each[3] for each in figures if len(each) > 3]:
+            means["box_iou"] = float(np.mean(boxes))
+            # of the images with a box, as weakly supervised localisation counts
+            means["corloc"] = float(np.mean([iou >= 0.5 for iou in boxes]))
+        return means
     return {
         "mean_iou": float(np.mean([np.mean(row.ious[method]) for row in rows])),
         "segment_iou": float(np.mean(np.concatenate([row.ious[method] for row in rows]))),

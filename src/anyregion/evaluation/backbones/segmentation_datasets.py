@@ -39,11 +39,13 @@ class SegmentedImage:
         name: what it is called in its data set; randomness follows from it.
         path: of the image.
         read_segments: `(height, width)` of the upright image to its map; raises `InputError`.
+        box: xyxy in pixels of the one object, where the data set states it beside the masks.
     """
 
     name: str
     path: Path
     read_segments: Callable[[tuple[int, int]], SegmentMap]
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +191,8 @@ def _open_cub(root: Path, images: str | Path | None, *, split: Split) -> Segment
     """The birds of one split of CUB-200-2011 (Wah et al., 2011), one an image.
 
     `root` holds `images.txt`, `train_test_split.txt` (1 is training) and `images/`;
-    `segmentations/`, an archive of its own, is looked for there and beside it.
+    `segmentations/`, an archive of its own, is looked for there and beside it. Boxes are those of
+    `bounding_boxes.txt` (x, y, width, height), where it is there.
     """
     folder = root / "images" if images is None else Path(images).expanduser()
     candidates = (root / "segmentations", root.parent / "segmentations")
@@ -198,6 +201,7 @@ def _open_cub(root: Path, images: str | Path | None, *, split: Split) -> Segment
         raise InputError(f"{root}: no folder segmentations there or beside it")
     names = _read_numbered_lines(root / "images.txt")
     training = _read_numbered_lines(root / "train_test_split.txt")
+    boxes = _read_boxes(root / "bounding_boxes.txt")
     birds: list[SegmentedImage] = []
     faults: list[SetAside] = []
     skipped = 0
@@ -216,7 +220,7 @@ def _open_cub(root: Path, images: str | Path | None, *, split: Split) -> Segment
         elif path is None:
             faults.append(SetAside(name, f"not in {folder}"))
         else:
-            birds.append(SegmentedImage(name, path, partial(_read_bird, mask)))
+            birds.append(SegmentedImage(name, path, partial(_read_bird, mask), boxes.get(number)))
     return SegmentationDataset("cub", tuple(birds), skipped, tuple(faults))
 
 
@@ -225,6 +229,20 @@ def _read_bird(path: Path, size: tuple[int, int]) -> SegmentMap:
     if not bird.any():
         raise InputError(f"{path}: no pixel is above {_CUB_MAJORITY}: no bird")
     return bird.astype(np.int32)
+
+
+def _read_boxes(path: Path) -> dict[str, tuple[float, float, float, float]]:
+    """Boxes as xyxy by the image's number; none where there is no such file."""
+    boxes: dict[str, tuple[float, float, float, float]] = {}
+    for number, text in (_read_numbered_lines(path) if path.is_file() else {}).items():
+        try:
+            x, y, width, height = map(float, text.split())
+        except ValueError:
+            raise InputError(
+                f"{path}, image {number}: four numbers are meant: {text!r:.60}"
+            ) from None
+        boxes[number] = (x, y, x + width, y + height)
+    return boxes
 
 
 def _read_numbered_lines(path: Path) -> dict[str, str]:

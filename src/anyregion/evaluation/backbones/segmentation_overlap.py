@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 from anyregion.evaluation.backbones.segmentation_datasets import BACKGROUND, SegmentMap
+from anyregion.proposals import box_iou
 
 Match: TypeAlias = Literal["hungarian", "best"]
 Partition: TypeAlias = NDArray[np.int64]
@@ -104,6 +106,21 @@ def foreground_ious(truth: SegmentMap, foreground: NDArray[np.bool_]) -> tuple[f
     inside = truth >= BACKGROUND
     expected, actual = (truth > BACKGROUND)[inside], foreground[inside]
     return _iou(expected, actual), _iou(~expected, ~actual)
+
+
+def pixel_accuracy(truth: SegmentMap, foreground: NDArray[np.bool_]) -> float:
+    """Share of the pixels that are not void which are rightly in front or behind."""
+    inside = truth >= BACKGROUND
+    return float(((truth > BACKGROUND) == foreground)[inside].mean()) if inside.any() else 1.0
+
+
+def tight_box_iou(foreground: NDArray[np.bool_], box: Sequence[float]) -> float:
+    """IoU of the foreground's tight box with a box, xyxy in pixels; 0 where nothing is in front."""
+    rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
+    if not len(rows):
+        return 0.0
+    own = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=np.float64)
+    return float(box_iou(own, np.array([box], dtype=np.float64))[0, 0])
 
 
 def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
