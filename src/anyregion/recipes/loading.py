@@ -208,6 +208,22 @@ def upgrade_settings(settings: Settings) -> Settings:
     return _upgrade(name, settings) if name in TASKS else settings
 
 
+def settings_of_run(settings: Settings) -> Settings:
+    """A run's settings in today's names, with the defaults of what came since it began."""
+    values = upgrade_settings(settings)
+    name = values.get("task")
+    settings = values.get(name) if name in TASKS else None
+    if not isinstance(settings, Mapping) or TASKS[name].source != "store":
+        return values
+    later = dict(settings)
+    if name == "regionspot":
+        later.setdefault("unseen", "")
+    later["data"] = [{"share": 1.0, **each} for each in settings.get("data") or ()]
+    if settings.get("validation"):
+        later["validation"] = {"share": 1.0, **settings["validation"]}
+    return {**values, name: later}
+
+
 def _upgrade(name: str, values: Settings) -> Settings:
     """A data set that is given as one word, and settings by their earlier names, as they are today.
 

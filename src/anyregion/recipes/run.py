@@ -226,14 +226,14 @@ def _run(
         record: the part of `config.yaml` that building decides.
         data: whose features are computed first.
     """
-    from anyregion.recipes.loading import upgrade_settings
+    from anyregion.recipes.loading import settings_of_run
     from anyregion.training.distributed import is_first
     from anyregion.training.loop import Callbacks, fit
     from anyregion.training.run_folder import read_settings, refuse_changes
 
     if not overwrite and (previous := read_settings(out)) is not None:
         # before anything is computed; `fit` compares all settings
-        settings, previous = training.task_settings(), upgrade_settings(previous)
+        settings, previous = training.task_settings(), settings_of_run(previous)
         stated = {key: previous[key] for key in settings if key in previous}
         refuse_changes(out, settings, stated, training.may_change)
     # each process builds its own task; the first one speaks
@@ -255,7 +255,7 @@ def _run(
         settings=training.task_settings() if record is None else record(task),
         overwrite=overwrite,
         may_change=training.may_change,
-        upgrade=upgrade_settings,
+        upgrade=settings_of_run,
         callbacks=callbacks,
     )
     for text in task.notes(trained=True):

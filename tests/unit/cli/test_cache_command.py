@@ -114,12 +114,13 @@ def test_models_are_loaded_as_noted(data: list[str], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(factory, "load_extractor", load)
     fill: Callable[..., int] = cache
     models = ["--localizer", "sam", "--vlm", "clip", "--features", "--no-antialias"]
+    models += ["--source", "prompt"]
     assert fill(*data, *models, "--image-size", "336", "--dtype", "bfloat16") == 3
     assert cache("--device", "cuda") == 3
     assert cache("--dtype", "float16") == 3, "a store keeps its precision"
     noted = {"localizer": "sam", "vlm": "clip", "features": True, "antialias": False}
     first, second, third = ({**options, "model": args[0]} for args, options in calls)
-    noted |= {"image_size": 336, "model": None, "dtype": "bfloat16"}
+    noted |= {"image_size": 336, "model": None, "dtype": "bfloat16", "source": "prompt"}
     assert first == {**noted, "device": "cpu"}
     assert second == {**first, "device": "cuda"}
     assert third == first

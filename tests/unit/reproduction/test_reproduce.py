@@ -135,12 +135,12 @@ def test_checked_and_run(
     assert main([*command, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     (row,) = result["rows"]
-    assert row["figures"]["foreground IoU"] > 0
-    assert row["figures"]["box IoU"] > 0
+    assert row["figures"].keys() == {"foreground IoU", "mean IoU", "pixels right", "box IoU"}
+    assert row["figures"]["pixels right"] > 0.2
     names = {Path(path).name for path in result["inputs"]}
     assert names == {"images.txt", "train_test_split.txt", "bounding_boxes.txt"}
     page = Path("reproduction/r2o-cub-full.md").read_text()
-    assert shown(row["figures"]["foreground IoU"], "points") in page
+    assert f"| {shown(row['figures']['pixels right'], 'points')} |" in page
     assert f"anyregion {' '.join(row['commands'][0])}" in page
     assert next(iter(result["inputs"].values())) in page
 

@@ -15,9 +15,11 @@ from anyregion.recipes.loading import (
     explain,
     list_recipes,
     read_training,
+    settings_of_run,
     upgrade_settings,
 )
 from anyregion.training.optimizers import rate_factor
+from anyregion.training.run_folder import changed_settings, plain
 
 REGIONSPOT = {
     "b16": ("openai/clip-vit-base-patch16", None, 768, 512),
@@ -150,6 +152,16 @@ def test_settings_by_their_earlier_names(before: dict[str, Any], now: dict[str, 
     earlier, today = read_training(before), read_training({"task": name, name: now})
     assert earlier == today
     assert today.task_settings() == earlier.task_settings()
+
+
+def test_a_run_without_settings_that_came_later() -> None:
+    before = read_training("regionspot_b16_stage2").task_settings()
+    older = plain(before)
+    del older["regionspot"]["unseen"]
+    for data in older["regionspot"]["data"]:
+        del data["share"]
+    assert changed_settings(before, older), "unset is not the default"
+    assert changed_settings(before, settings_of_run(older)) == []
 
 
 def test_earlier_names_on_the_command_line() -> None:
