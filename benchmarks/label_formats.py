@@ -143,16 +143,16 @@ def with_label_studio(
         boxes.setdefault(names[row["image_id"]], []).append([x, y, x + w, y + h])
     report["convert_to_coco"] = box_errors(boxes, images)
     masks = [m for i in images for r in i.regions if (m := r.mask) is not None]
-    same = theirs = 0
+    same = read = 0
     for mask in masks:
         pixels = decode_mask(mask)
         decoded = brush.decode_rle(encode_brush(pixels)).reshape(*pixels.shape, 4)
         same += int(np.array_equal(decoded[:, :, 3] > 0, pixels))
         coded = brush.mask2rle(pixels.astype(np.uint8) * 255)
-        theirs += int(np.array_equal(decode_brush(coded, *pixels.shape), pixels))
+        read += int(np.array_equal(decode_brush(coded, *pixels.shape), pixels))
     report["brush masks"] = len(masks)
     report["equal in decode_rle"] = same
-    report["equal from mask2rle"] = theirs
+    report["equal from mask2rle"] = read
     pixels = decode_mask(max(masks, key=lambda m: m["size"][0] * m["size"][1]))
     code = encode_brush(pixels)
     timings: dict[str, float] = {}

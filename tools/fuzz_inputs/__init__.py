@@ -13,6 +13,7 @@ from pathlib import Path
 from fuzz_inputs.annotation_files import annotations, bombs, exemplars, regions, results
 from fuzz_inputs.folders import encoded, models, resume, store
 from fuzz_inputs.image_files import images
+from fuzz_inputs.label_files import labels
 from fuzz_inputs.label_maps import label_maps
 from fuzz_inputs.originals import Originals, Rng, Words
 from fuzz_inputs.python_api import python_api
@@ -30,5 +31,5 @@ TARGETS: dict[str, tuple[Generator, int]] = {
     "encoded": (encoded, 2), "exemplars": (exemplars, 2), "resume": (resume, 5),
     "store": (store, 4), "settings": (settings, 3), "checkpoints": (checkpoints, 3),
     "trained": (trained, 1), "backbones": (backbones, 2), "models": (models, 4),
-    "label_maps": (label_maps, 3), "python": (python_api, 6),
+    "label_maps": (label_maps, 3), "labels": (labels, 6), "python": (python_api, 6),
 }  # fmt: skip

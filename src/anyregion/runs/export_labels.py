@@ -27,7 +27,7 @@ class ExportReport:
 
     Attributes:
         images, regions: how many were written.
-        refused: regions that the run refused, or that score less than was asked; left out.
+        refused: regions that the run refused, or that score less than `min_score`; left out.
         left: with `into`, regions of that file that stayed as they were.
         new_labels: with `into`, names that its list of classes lacked.
         outline_iou: the mean and the lowest IoU of outlines with their masks, and how many there

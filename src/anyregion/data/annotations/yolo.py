@@ -258,8 +258,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _of_image(image: Path, root: Path) -> _Labels:
     text = _swapped(image, "images", "labels").with_suffix(".txt")
-    found = image if image.is_file() else None
-    return _Labels(_below(root, image.with_suffix("")), text if text.is_file() else None, found)
+    picture = image if image.is_file() else None
+    return _Labels(_below(root, image.with_suffix("")), text if text.is_file() else None, picture)
 
 
 def _below(root: Path, path: Path) -> str:

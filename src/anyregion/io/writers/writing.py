@@ -79,7 +79,7 @@ class Outlines:
         self._report = report
 
     def parts(self, image: LabelledImage, region: LabelledRegion) -> list[list[float]]:
-        """One polygon for each part of the region's mask; holes are joined to theirs."""
+        """One polygon for each part of the region's mask; holes are joined to it."""
         assert region.mask is not None
         polygons = outline_polygons(region.mask, tolerance=self._tolerance)
         self._note(image, region, polygons)
