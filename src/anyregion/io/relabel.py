@@ -110,8 +110,7 @@ def _coco(content: dict[str, Any], names: Names, path: Path) -> RelabelReport:
         if region.score is not None:
             row["score"] = region.score
         report.named += 1
-    with writing(path):
-        write_json(path, content)
+    _write(path, content)
     report.files.append(path)
     return report
 
@@ -145,8 +144,7 @@ def _label_studio(content: Any, names: Names, out: Path) -> RelabelReport:
             if isinstance(identity, int):
                 predictions.append({"task": identity, **made})
     for path, value in ((out / "tasks.json", tasks), (out / "predictions.json", predictions)):
-        with writing(path):
-            write_json(path, value)
+        _write(path, value)
         report.files.append(path)
     return report
 
@@ -214,6 +212,14 @@ def _labelme(
         if region.score is not None:
             shape["score"] = region.score
         report.named += number == str(place)
-    with writing(path):
-        write_json(path, content, indent=2)
+    _write(path, content, indent=2)
     report.files.append(path)
+
+
+def _write(path: Path, content: Any, *, indent: int | None = None) -> None:
+    try:
+        with writing(path):
+            write_json(path, content, indent=indent)
+    except ValueError:
+        # Python reads NaN, and nobody else does
+        raise InputError(f"{path.name}: the file holds numbers that are not finite") from None

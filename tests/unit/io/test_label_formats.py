@@ -320,6 +320,9 @@ def test_names_are_put_back_into_labelme_and_coco(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "out" / "coco.json").read_text())["annotations"]
     assert [r["category_id"] for r in rows] == [5, 6]
     assert rows[0]["own"] == "stays"
+    path.write_text(json.dumps({**content, "scale": float("nan")}))
+    with pytest.raises(InputError, match=r"coco\.json: the file holds numbers that are not finite"):
+        relabel(path, {}, tmp_path / "out")
     with pytest.raises(InputError, match="names are put back into"):
         relabel(tools.boxes_csv(tmp_path / "a.csv"), {}, tmp_path)
 
