@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ def command_error(words: Sequence[str]) -> str | None:
             args = parse(words)
     except SystemExit:
         return (said.getvalue().strip().splitlines() or ["it is not read"])[-1]
-    if words[0] not in ("train", "pretrain"):
+    if words[0] not in ("train", "pretrain", "transfer"):
         return None
     from anyregion.cli import pretrain, train, training_command
     from anyregion.recipes.loading import as_words, read_training
@@ -138,6 +139,11 @@ def command_error(words: Sequence[str]) -> str | None:
     try:
         if words[0] == "train":
             settings = training_command.parse_settings(args, args.settings, *train.FROM)
+        elif words[0] == "transfer":
+            command = importlib.import_module(args.module)
+            settings = training_command.parse_settings(
+                args, args.settings, ("--config", {}), *command.OPTIONS, config=command.DEFAULT
+            )
         else:
             settings = training_command.parse_settings(
                 args, args.settings, ("--config", {}), config=pretrain.DEFAULT
