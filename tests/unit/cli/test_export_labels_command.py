@@ -10,7 +10,7 @@ import pytest
 from anyregion.cli.main import main
 from anyregion.io.regions import load_regions
 from tests.helpers import tool_files as tools
-from tests.helpers.coco_files import write
+from tests.helpers.coco_files import photo, write
 from tests.helpers.command_line import NAMES, recognize
 from tests.helpers.halves import picture
 
@@ -125,3 +125,17 @@ def test_what_cannot_be_exported_is_said(export: Path, capsys: pytest.CaptureFix
     )
     assert main(["export-labels", "r", "--into", str(export), "--out", "out"]) == 3
     assert "no image of export.json" in capsys.readouterr().err
+
+
+def test_photographs_that_exif_turns_and_that_were_annotated_as_stored(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Label Studio and CVAT show them upright; what states the stored size was made elsewhere."""
+    photo(photos / "turned.jpg", size=(60, 40), turn=6)
+    stored = tools.cvat_image(0, "turned.jpg", tools.cvat_box("?", [0, 0, 30, 20]))
+    Path("stored.xml").write_text(tools.CVAT.format(images=stored))
+    upright = stored.replace('width="60" height="40"', 'width="40" height="60"')
+    Path("upright.xml").write_text(tools.CVAT.format(images=upright))
+    assert recognize("photos/turned.jpg", "--regions", "stored.xml", "--out", "a") == 1
+    assert "so it is stored, before EXIF turns it" in capsys.readouterr().err
+    assert recognize("photos/turned.jpg", "--regions", "upright.xml", "--out", "b") == 0

@@ -534,3 +534,25 @@ def test_json_of_a_tool_from_a_wrong_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         load_regions(path, layout="labelme")
     assert "task #0" in str(load_regions(path, layout="label-studio").set_aside)
+
+
+def spoil(path: Path) -> None:
+    content = path.read_bytes().replace(b"dog", b"d\xff\xfeg").replace(b"cat", b"\xff\xfe")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("layout", ["yolo", "label-studio", "cvat", "csv", "crops"])
+def test_files_that_are_no_text_are_refused_by_name(tmp_path: Path, layout: str) -> None:
+    path = READERS[layout](tmp_path)
+    inner = path / "crops.csv" if layout == "crops" else path
+    spoil(inner)
+    with pytest.raises(InputError, match=f"{inner.name}.*(UTF-8|malformed XML)"):
+        load_regions(path)
+
+
+def test_a_folder_goes_on_past_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tools.labelme(tmp_path)
+    spoil(path / "a.json")
+    file = load_regions(path)
+    assert "a.json: not UTF-8" in str(file.set_aside)
+    assert len(file.images) == 1

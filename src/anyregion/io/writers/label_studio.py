@@ -66,7 +66,8 @@ def write_label_studio(
         control = add_element(root, tag, name=name, toName="image")
         for label in classes.names:
             add_element(control, "Label", value=label)
-    write_xml(out / "interface.xml", root)
+    # Label Studio takes it as text, which may not state an encoding
+    write_xml(out / "interface.xml", root, declaration=False)
     report.files += [path, out / "interface.xml"]
     return report
 

@@ -156,10 +156,11 @@ def copy_image(image: LabelledImage, options: WriteOptions, target: Path) -> str
     return None
 
 
-def write_xml(path: Path, root: ElementTree.Element) -> None:
-    """Write a tree as UTF-8, atomically."""
+def write_xml(path: Path, root: ElementTree.Element, *, declaration: bool = True) -> None:
+    """Write a tree as UTF-8, atomically; with or without the line that says so."""
+    tree = ElementTree.ElementTree(root)
     with writing(path), atomic_path(path) as temporary:
-        ElementTree.ElementTree(root).write(temporary, encoding="utf-8", xml_declaration=True)
+        tree.write(temporary, encoding="utf-8", xml_declaration=declaration)
 
 
 def xml_text(text: Any) -> str:
