@@ -40,7 +40,7 @@ class CommandState:
 
 @dataclass(frozen=True)
 class TableCheck:
-    """What `check_table` found.
+    """The state of all that a table needs and does; made by `check_table`.
 
     Attributes:
         needs: per data set or weights the state of each part.
@@ -78,9 +78,9 @@ def check_table(
         command_error: what is wrong with the words of a command line, or None.
     """
     names = dict.fromkeys(name for row in rows for name in row.needs)
-    here = {model.name: model.here for model in list_models()}
+    cached = {model.name: model.here for model in list_models()}
     states = {
-        name: tuple(_state(part, places, here) for part in needs[name].parts) for name in names
+        name: tuple(_state(part, places, cached) for part in needs[name].parts) for name in names
     }
     commands = []
     for row, step in _distinct(rows):
@@ -98,9 +98,9 @@ def _distinct(rows: Sequence[Row]) -> Iterable[tuple[Row, str]]:
     return ((row, step) for step, row in first.items())
 
 
-def _state(part: Part, places: Places, here: Mapping[str, bool]) -> PartState:
+def _state(part: Part, places: Places, cached: Mapping[str, bool]) -> PartState:
     if part.hub:
-        state: State = "here" if here.get(part.hub, False) else "missing"
+        state: State = "here" if cached.get(part.hub, False) else "missing"
         return PartState(part.hub, state, "of the hub's cache")
     path = Path(places.fill(part.path))
     if not path.exists():
