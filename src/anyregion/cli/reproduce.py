@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import io
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,4 +206,4 @@ def _print_check(table: Table, tier: Tier, needs: dict[str, Need], check: TableC
         for command in check.commands:
             if command.row == row.name:
                 state = f"  # {command.error}" if command.error else ""
-                print(f"  anyregion {' '.join(command.words)}{state}")
+                print(f"  anyregion {shlex.join(command.words)}{state}")

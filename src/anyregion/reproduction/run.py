@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -134,7 +135,7 @@ def markdown(result: TableResult) -> str:
         lines.append(f"| {' | '.join([each.row.name, *own, *(paper if published else [])])} |")
     lines += ["", f"anyregion {__version__}", "", "```"]
     commands = dict.fromkeys(words for each in result.rows for words in each.commands)
-    lines += [f"anyregion {' '.join(words)}" for words in commands]
+    lines += [f"anyregion {shlex.join(words)}" for words in commands]
     lines += ["```", "", "| file | SHA-256 |", "| --- | --- |"]
     models = {path: digest for each in result.rows for path, digest in each.hashes.items()}
     lines += [f"| {path} | {digest} |" for path, digest in {**result.inputs, **models}.items()]
@@ -165,7 +166,7 @@ def _run_row(row: Row, places: Places, inputs: Mapping[str, str], *, overwrite: 
         seconds += record["seconds"]
         report = record["report"]
     if not isinstance(report, dict):
-        raise InputError(f"the last step printed no JSON: anyregion {' '.join(commands[-1])}")
+        raise InputError(f"the last step printed no JSON: anyregion {shlex.join(commands[-1])}")
     figures = {column: _figure(report, path) for column, path in row.figures.items()}
     return RowResult(row, figures, commands, seconds, _model_hashes(commands))
 
@@ -185,7 +186,7 @@ def _run_step(
         [sys.executable, "-m", "anyregion", *words], stdout=subprocess.PIPE, text=True, check=False
     )
     if process.returncode not in _DONE:
-        raise InputError(f"exit code {process.returncode}: anyregion {' '.join(words)}")
+        raise InputError(f"exit code {process.returncode}: anyregion {shlex.join(words)}")
     record = {"words": list(words), "seconds": time.perf_counter() - started, "report": None}
     lines = process.stdout.strip().splitlines()
     if lines and lines[-1].startswith("{"):
