@@ -141,8 +141,10 @@ def make_dataset(
         by_split = {s: [i for i in listed if i.name not in lost] for s, listed in by_split.items()}
         if not any(image.regions for listed in by_split.values() for image in listed):
             last = f"; the last that was set aside: {set_aside[-1]}" if set_aside else ""
+            best = max((region.score or 0.0 for _, region, _ in doubtful), default=0.0)
             raise InputError(
-                f"{run}: no name scores {options.min_score:g} or more: there is no set{last}"
+                f"{run}: no name is sure, so there is no set: {options.min_score:g} is needed, and "
+                f"{best:.3f} the highest score{last}"
             )
         result = DatasetReport(
             out=out,

@@ -236,7 +236,11 @@ def _put_back(labels: LabelSource, into: Path, out: Path) -> RelabelReport:
     names: dict[str, dict[str, LabelledRegion]] = {}
     for image in labels:
         path = Path(image.name) if root is None else root / image.name
-        entry = file.find(path, root=root)
+        try:
+            entry = file.find(path, root=root)
+        except InputError as error:
+            labels.set_aside.append(SetAside(image.name, str(error)))
+            continue
         if entry is None:
             labels.set_aside.append(SetAside(image.name, f"no image of {into}"))
             continue

@@ -118,6 +118,7 @@ def test_what_cannot_be_exported_is_said(export: Path, capsys: pytest.CaptureFix
     assert main([*command, "--to", "csv"]) == 3
     assert "it has no name" in capsys.readouterr().err
     assert "sky" in Path("out/labels.csv").read_text()
+    assert recognize("photos", "--regions", str(export), "--out", "run") == 0
     # names of other images than the file's
     picture(Path("others/three.png"), "red", "blue")
     assert (
@@ -125,6 +126,11 @@ def test_what_cannot_be_exported_is_said(export: Path, capsys: pytest.CaptureFix
     )
     assert main(["export-labels", "r", "--into", str(export), "--out", "out"]) == 3
     assert "no image of export.json" in capsys.readouterr().err
+    twice = json.loads(export.read_text())
+    write(export, [*twice, {**twice[0], "id": 99}])
+    assert main(["export-labels", "run", "--into", str(export), "--out", "out"]) == 3
+    assert "lists one.png twice" in capsys.readouterr().err
+    assert len(json.loads(Path("out/predictions.json").read_text())) == 1
 
 
 def test_photographs_that_exif_turns_and_that_were_annotated_as_stored(

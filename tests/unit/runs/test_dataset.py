@@ -90,7 +90,7 @@ def test_whole_images_and_background(results: Path, cut: float) -> None:
     report = build(results, min_score=cut, whole_images=True)
     assert sum(report.images.values()) == 5
     assert (report.doubtful, report.doubtful_images, report.sure_left_out) == (1, 1, 1)
-    with pytest.raises(InputError, match="no name scores 1 or more: there is no set"):
+    with pytest.raises(InputError, match=r"1 is needed, and 0\.\d+ the highest"):
         build(results, min_score=1.0)
     assert (results.parent / "set" / "data.yaml").is_file(), "the set before is as it was"
     top = sorted(scores(results).values())[-1]
