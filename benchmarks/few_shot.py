@@ -5,7 +5,7 @@ validation annotations are named among all classes. Prints top-1, top-5 and clas
 in percent, mean and standard deviation over the seeds.
 
     python benchmarks/few_shot.py --train TRAIN.json --val VAL.json --images DIR
-        [--model compact] [--method dense] [--shots 1 5 10] [--weight 0.5] [--masks]
+        [--model compact] [--method dense] [--shots 1 5 10] [--weight W] [--masks]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from anyregion import Recognizer, SetAside, Vocabulary, load_recognizer, load_regions, read_image
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_of
-from anyregion.exemplars import mix_rows
+from anyregion.exemplars import exemplar_share, mix_rows
 from anyregion.vocabulary import Floats
 
 Labels = NDArray[np.int64]
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5, 10])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--weight", type=float, default=0.5, help="share of the pictures")
+    parser.add_argument("--weight", type=float, help="share of the pictures (default: by K)")
     parser.add_argument(
         "--masks", action="store_true", help="masks as prompts, where there are any"
     )
@@ -107,7 +107,8 @@ def main() -> None:
             rows = exemplar_rows(train, of_train, len(names), shots, seed)
             # a class that nothing shows can not be named by pictures: its row is zero
             alone.append(percentages(val, of_val, mix_rows(np.zeros_like(words), rows, 1.0)))
-            both.append(percentages(val, of_val, mix_rows(words, rows, args.weight)))
+            share = exemplar_share(shots) if args.weight is None else args.weight
+            both.append(percentages(val, of_val, mix_rows(words, rows, share)))
         report(f"{shots} pictures", alone)
         report(f"{shots} pictures and words", both)
 

@@ -58,14 +58,15 @@ class ExemplarVocabulary:
         vocabulary: all names: those of `words`, then those that only exemplars show.
         exemplars: by position in `vocabulary`; a name without any is its words alone.
         words: names as words, encoded or not, or None.
-        weight: share of the exemplars, 0 to 1, in a name that has both.
+        weight: share of the exemplars, 0 to 1, in a name that has both; None: the more regions
+            show a name, the larger (`exemplar_share`).
         set_aside: classes that the source names and has no exemplar of.
     """
 
     vocabulary: Vocabulary
     exemplars: Mapping[int, tuple[Exemplar, ...]]
     words: Vocabulary | EncodedVocabulary | None = None
-    weight: float = 0.5
+    weight: float | None = None
     set_aside: tuple[SetAside, ...] = ()
 
     @classmethod
@@ -74,7 +75,7 @@ class ExemplarVocabulary:
         exemplars: Mapping[str, Sequence[Exemplar]],
         *,
         words: Vocabulary | EncodedVocabulary | Sequence[str] | None = None,
-        weight: float = 0.5,
+        weight: float | None = None,
         ids: Mapping[str, int] | None = None,
     ) -> ExemplarVocabulary:
         """Join names with their exemplars. Names are matched with words whatever their case.
@@ -90,7 +91,7 @@ class ExemplarVocabulary:
         """
         if not exemplars:
             raise InputError("no exemplars: give at least one name with an image")
-        if not 0 <= weight <= 1:
+        if weight is not None and not 0 <= weight <= 1:
             raise InputError(f"the weight of the exemplars lies between 0 and 1; it is {weight}")
         if words is not None and not isinstance(words, (Vocabulary, EncodedVocabulary)):
             words = Vocabulary.from_names(words)
@@ -112,6 +113,18 @@ class ExemplarVocabulary:
 
     def __len__(self) -> int:
         return len(self.vocabulary)
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """The share of the exemplars in each name that has any, by its position."""
+        return {
+            position: exemplar_share(
+                sum(1 if e.regions is None else len(e.regions) for e in exemplars)
+            )
+            if self.weight is None
+            else self.weight
+            for position, exemplars in self.exemplars.items()
+        }
 
     @property
     def digest(self) -> str:
@@ -212,7 +225,17 @@ class ExemplarVocabulary:
         return f"exemplar {number} of {self.vocabulary.names[position]!r} ({exemplar.source})"
 
 
-def mix_rows(words: Floats | None, exemplars: Mapping[int, Floats], weight: float) -> Floats:
+def exemplar_share(regions: int) -> float:
+    """How much so many regions count that show a name, beside its words: from a half on to 1.
+
+    One region says little more than a word, thirty say nearly all (docs/exemplars.md).
+    """
+    return (regions + 2) / (regions + 5)
+
+
+def mix_rows(
+    words: Floats | None, exemplars: Mapping[int, Floats], weight: float | Mapping[int, float]
+) -> Floats:
     """The matrix `(C, E)` of a vocabulary, rows of length 1, from rows of words and of exemplars.
 
     A name that has both becomes the weighted sum, brought to length 1. Positions from `W` on have
@@ -221,7 +244,7 @@ def mix_rows(words: Floats | None, exemplars: Mapping[int, Floats], weight: floa
     Args:
         words: `(W, E)`, or None.
         exemplars: `{position: (E,)}`.
-        weight: share of the exemplars.
+        weight: share of the exemplars, of all names or by position.
 
     Raises:
         InputError: rows of other widths.
@@ -235,8 +258,9 @@ def mix_rows(words: Floats | None, exemplars: Mapping[int, Floats], weight: floa
     matrix = np.zeros((count, width), dtype=np.float32)
     matrix[: len(words)] = words
     for position, row in exemplars.items():
+        share = weight[position] if isinstance(weight, Mapping) else weight
         both = position < len(words)
-        matrix[position] = _unit(weight * row + (1 - weight) * words[position]) if both else row
+        matrix[position] = _unit(share * row + (1 - share) * words[position]) if both else row
     return matrix
 
 

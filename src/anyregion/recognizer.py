@@ -152,7 +152,7 @@ class Recognizer:
         exemplars: Mapping[str, Sequence[Exemplar]],
         *,
         words: Vocabulary | EncodedVocabulary | Sequence[str] | None = None,
-        weight: float = 0.5,
+        weight: float | None = None,
         progress: Progress | None = None,
     ) -> EncodedVocabulary:
         """Encode names that exemplars show, and words if there are any (see `ExemplarVocabulary`).
@@ -356,7 +356,7 @@ class Recognizer:
         with_exemplars = {vocabulary.vocabulary.names[i] for i in rows}
         return EncodedVocabulary(
             vocabulary.vocabulary,
-            mix_rows(None if words is None else words.matrix, rows, vocabulary.weight),
+            mix_rows(None if words is None else words.matrix, rows, vocabulary.weights),
             self.encoder.text.fingerprint,
             () if words is None else tuple(n for n in words.unreadable if n not in with_exemplars),
             self.encoder.fingerprint,

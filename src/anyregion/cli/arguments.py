@@ -297,7 +297,8 @@ def add_vocabulary_arguments(parser: argparse.ArgumentParser, *, exemplars: bool
         "--exemplar-weight",
         type=float,
         metavar="W",
-        help="share of the pictures in a name that has words too, 0 to 1 (default: 0.5)",
+        help="share of the pictures in a name that has words too, 0 to 1 (default: the larger the "
+        "more there are, 0.5 for one, 0.7 for five)",
     )
 
 
@@ -340,7 +341,7 @@ def read_vocabulary(
         seed=args.exemplar_seed or 0,
         masks=masks,
         words=words,
-        weight=0.5 if args.exemplar_weight is None else args.exemplar_weight,
+        weight=args.exemplar_weight,
     )
     terminal.warn_list("read from the vocabulary", shown.vocabulary.notes)
     return shown

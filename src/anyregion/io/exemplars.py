@@ -26,7 +26,7 @@ def load_exemplars(
     seed: int = 0,
     masks: bool = False,
     words: Vocabulary | EncodedVocabulary | None = None,
-    weight: float = 0.5,
+    weight: float | None = None,
 ) -> ExemplarVocabulary:
     """Read a vocabulary of exemplars.
 

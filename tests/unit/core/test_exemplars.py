@@ -65,6 +65,14 @@ def test_a_name_with_words_is_the_weighted_sum(photo: Path) -> None:
     assert (again.matrix == encoded.matrix).all()
 
 
+def test_the_more_regions_the_less_its_words_count(photo: Path) -> None:
+    shown = {"lime": [Exemplar(photo, LEFT)], "white": [Exemplar(photo, LEFT)] * 5}
+    encoded = colour_recognizer().encode_exemplars(shown, words=["lime", "white"])
+    white = unit(ColourWords().encode_text(["white"])[0])
+    expected = [unit(0.5 * unit(RED) + 0.5 * unit(LIME)), unit(0.7 * unit(RED) + 0.3 * white)]
+    np.testing.assert_allclose(encoded.matrix, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("weight", "row"), [(0.0, LIME), (1.0, RED)])
 def test_the_ends_of_the_weight(photo: Path, weight: float, row: np.ndarray) -> None:
     shown = {"lime": [Exemplar(photo, LEFT)]}
