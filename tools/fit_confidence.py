@@ -10,7 +10,9 @@ that were trained without a quarter of the classes (`anyregion train compact --c
 every:4:K`), where new names are right; and of other data sets. Each data set is also left out in
 turn, and each half of the validation photographs, and what is printed is measured there:
 the share of right answers, the mean score, the calibration error, and how well scores tell right
-from wrong answers (AUROC). `--ship` writes the calibration beside the built-in model's graph.
+from wrong answers (AUROC). Names that exemplars show have a confidence of their own, fitted to the
+validation store and the data sets: regions of the first half show each class, those of the second
+are asked. `--ship` writes the calibration beside the built-in model's graph.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.assets import CALIBRATION, read_manifest
+from anyregion.compact.calibration import REGION_LENGTH, STACKED_LENGTH, Calibration
+from anyregion.compact.confidence import NONE, SHARPNESS, answer_features
 from anyregion.compact.conse import load_conse
 from anyregion.compact.model import CompactModel
-from anyregion.compact.region_head import Calibration, extract_region_features
+from anyregion.compact.region_head import extract_region_features
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.confidence_fit import (
     ABSENT_WEIGHT,
+    NOT_FITTED,
     Answers,
     answer,
     fit_confidence,
@@ -45,6 +50,7 @@ from anyregion.data.store.store import Store
 from anyregion.evaluation.metrics.calibration import auroc, ece
 from anyregion.evaluation.regions.right_names import load_right_names
 from anyregion.evaluation.regions.vocabulary_subsets import unrelated_names
+from anyregion.exemplars import exemplar_share, mix_rows
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.vocabulary import Vocabulary, encode_vocabulary, name_key
 from ship_trained import write_asset
@@ -52,7 +58,10 @@ from ship_trained import write_asset
 Floats = NDArray[np.float32]
 # of all answers of the validation data, of each split, and of each data set, in the fit
 SPLIT_WEIGHT, NEW_ONLY_WEIGHT, SET_WEIGHT = 0.5, 0.5, 0.5
-VALIDATION_WEIGHT, LIST_WEIGHT = 6.0, 1.0
+VALIDATION_WEIGHT, LIST_WEIGHT = 6.0, 2.0
+# how many regions show each name, and what is not fitted for such names: features of words
+SHOTS = (1, 3, 5, 10, 30)
+OF_SHOWN = {"new_names": 0.0, "new": 0.0, "doubt": 0.0, "outside": 0.0}
 _OF_CONTENT = ("sha256", "bytes")
 
 
@@ -126,6 +135,42 @@ def split_answers(
     ]  # fmt: skip
 
 
+def shown_answers(
+    label: str, regions: Regions, calibration: Calibration, seed: int
+) -> list[Answers]:
+    """Answers by names that 1 to 30 regions of the first half show, with and without words."""
+    first = halves(len(regions.labels)) == 0
+    classes = np.intersect1d(regions.labels[first], regions.labels[~first])
+    position = np.full(len(regions.names), -1)
+    position[classes] = np.arange(len(classes))
+    asked = ~first & (position[regions.labels] >= 0)
+    stacked = calibration.stack_regions(regions.embeddings) / np.float32(REGION_LENGTH)
+    words = calibration.stack_names(regions.matrix)[classes]
+    right = position[regions.labels[asked]]
+    made = []
+    for shots in SHOTS:
+        random = np.random.default_rng([seed, shots])
+        rows = {}
+        for i, label_of in enumerate(classes):
+            pool = np.flatnonzero(first & (regions.labels == label_of))
+            drawn = random.choice(pool, min(shots, len(pool)), replace=False)
+            mean = stacked[drawn].mean(axis=0)
+            rows[i] = (mean / np.linalg.norm(mean)).astype(np.float32)
+        for share in (1.0, exemplar_share(shots)):
+            names = mix_rows(words, rows, share)
+            cosines = np.float32(STACKED_LENGTH) * (stacked[asked] @ names.T)  # (N, C)
+            nothing = np.zeros(len(cosines))
+            features = answer_features(
+                cosines.max(axis=1)[:, None],
+                np.exp(SHARPNESS * cosines.astype(np.float64)).sum(axis=1),
+                sharpness=SHARPNESS, none=NONE, names=len(names),
+                new_names=0.0, new=nothing, doubt=nothing, outside=nothing,
+            )  # fmt: skip
+            correct = cosines.argmax(axis=1) == right
+            made.append(Answers(label, features[:, 0], correct, np.ones_like(correct)))
+    return made
+
+
 def report(title: str, answers: Answers, scores: NDArray[np.float64]) -> None:
     """One line: of the present regions, and how absent ones are told."""
     inside, outside = scores[answers.present], scores[~answers.present]
@@ -191,15 +236,15 @@ def main() -> None:
                 seen, head.region_head.calibration, side, distractors, run.name
             )
     calibration = with_known_regions(shipped, validation.embeddings, validation.conse, rows)
-    sets: list[Answers] = []
-    for store in args.sets:
-        regions = Regions(store, model, text)
-        sets.append(
-            answer(
-                store.name, calibration, regions.embeddings, regions.matrix, regions.labels,
-                weight=SET_WEIGHT,
-            )
-        )  # fmt: skip
+    stores = [(store.name, Regions(store, model, text)) for store in args.sets]
+    sets = [
+        answer(
+            label, calibration, regions.embeddings, regions.matrix, regions.labels,
+            weight=SET_WEIGHT,
+        )
+        for label, regions in stores
+    ]  # fmt: skip
+    stores.append((args.validation.name, validation))
 
     # lists of hundreds of names, where synonyms and kinds of a class are right too
     categories = dict(enumerate(validation.names))
@@ -218,7 +263,7 @@ def main() -> None:
             )
             own[side].append(of_list)
 
-    fits = [fit_confidence([*own[s], *split[s], *sets], new=None) for s in (0, 1)]
+    fits = [fit_confidence([*own[s], *split[s], *sets], known=NOT_FITTED) for s in (0, 1)]
     for label in dict.fromkeys(a.label for a in own[0]):
         parts = [(a, fits[1 - side]) for side in (0, 1) for a in own[side] if a.label == label]
         scores = [fit.probabilities(a.features) for a, fit in parts]
@@ -228,12 +273,22 @@ def main() -> None:
         report(a.label, _joined([a, b]), np.concatenate(scores))
     everything = [*own[0], *own[1], *split[0], *split[1]]
     for left_out in sets:
-        fit = fit_confidence([*everything, *(s for s in sets if s is not left_out)], new=None)
+        fit = fit_confidence(
+            [*everything, *(s for s in sets if s is not left_out)], known=NOT_FITTED
+        )
         report(f"{left_out.label} (left out)", left_out, fit.probabilities(left_out.features))
     inside = rows >= 0
     scale, bias = fit_scores(validation.embeddings[inside] @ shipped.trained.T, rows[inside])
-    confidence = fit_confidence([*everything, *sets], new=None)
-    made = replace(calibration, scale=scale, bias=bias, confidence=confidence)
+    confidence = fit_confidence([*everything, *sets], known=NOT_FITTED)
+    by_set = [shown_answers(f"{label}, shown", r, calibration, args.seed) for label, r in stores]
+    for i, answers in enumerate(by_set):
+        rest = [a for j, others in enumerate(by_set) if j != i for a in others]
+        fit = fit_confidence(rest, known=OF_SHOWN)
+        joined = _joined(answers)
+        report(f"{joined.label} (left out)", joined, fit.probabilities(joined.features))
+    shown = fit_confidence([a for answers in by_set for a in answers], known=OF_SHOWN)
+    made = replace(calibration, scale=scale, bias=bias, confidence=confidence, shown=shown)
+    print(made.shown)
     print(made.confidence, f"absent regions weigh {ABSENT_WEIGHT}; known: {len(made.known)}")
     if args.ship:
         # of the head that it belongs to, but for the file's own hash and size

@@ -149,7 +149,7 @@ class RegionClassifier(Protocol):
 def word_logits(encoder: ScoringRules, embeddings: Floats, matrix: Floats) -> NDArray[np.float64]:
     """The logits of a softmax over the names, `(M, C)`, on the scale of the encoder's own score."""
     answers = getattr(encoder, "answers", None)
-    scale = encoder.logit_scale if answers is None else answers.scale
+    scale = encoder.logit_scale if answers is None else answers.softmax_scale
     return logits(embeddings, matrix, scale=scale).astype(np.float64)
 
 

@@ -18,9 +18,12 @@ class AnswerModel(Protocol):
 
     Attributes:
         scale: of the cosines, in the exponentials that `probabilities` is given the sum of.
+        softmax_scale: of the cosines, in a softmax by which the other names share what the best one
+            leaves.
     """
 
     scale: float
+    softmax_scale: float
 
     def probabilities(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from anyregion import load_recognizer
+from anyregion.evaluation.regions.calibration import evaluate_calibration
 from anyregion.evaluation.regions.classification import evaluate_classification
 from anyregion.evaluation.regions.inputs import EvaluationOptions
 from anyregion.evaluation.regions.mask_quality import evaluate_masks
@@ -25,6 +26,23 @@ def test_names() -> None:
         load_recognizer(method="dense"), VAL, COCO / "images", EvaluationOptions(limit=20)
     )
     assert report.top1 > before.top1 + 0.2
+
+
+@needs_shared
+def test_scores() -> None:
+    report = evaluate_calibration(
+        load_recognizer(), VAL, COCO / "images", EvaluationOptions(limit=60), sizes=(3, 1000)
+    )
+    for row in report.refusals:
+        assert row.ece is not None
+        assert row.ece < 0.12, row.vocabulary
+    few = report.refusals[2]
+    assert few.auroc is not None
+    assert few.auroc > 0.9
+    # of what is in none of three names most is refused, of what is in them little
+    assert few.refused_absent is not None
+    assert few.refused_present is not None
+    assert few.refused_absent > 0.6 > 0.1 > few.refused_present
 
 
 @needs_shared

@@ -29,7 +29,11 @@ from anyregion.compact.assets import (
     read_manifest,
     start_session,
 )
-from anyregion.compact.confidence import SHARPNESS, Confidence, answer_features
+from anyregion.compact.calibration import (
+    STACKED_LENGTH,
+    Calibration,
+    CompactAnswers,
+)
 from anyregion.compact.conse import BEST_CLASSES, TEMPERATURE, WIDTH, load_conse
 from anyregion.compact.image_encoder import (
     ALL_MAPS,
@@ -41,16 +45,9 @@ from anyregion.compact.image_encoder import (
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.proposal_head import ProposalHead, ProposalOptions
 from anyregion.compact.region_head import (
-    ANCHOR,
     CONFIG,
-    GAIN_COLUMN,
-    NAME_LENGTH,
-    NEWNESS,
-    NEWNESS_COLUMN,
     README,
-    STACKED_LENGTH,
     WEIGHTS,
-    Calibration,
     RegionHead,
     extract_region_features,
 )
@@ -126,33 +123,6 @@ class CompactModel:
         return MaskHead(self._start_session(read_asset(MASK_HEAD)))
 
 
-class CompactAnswers:
-    """`compact`'s `AnswerModel`: what it needs of regions and names is in their embeddings."""
-
-    scale = SHARPNESS * STACKED_LENGTH
-
-    def __init__(self, confidence: Confidence) -> None:
-        self.confidence = confidence
-
-    def probabilities(
-        self,
-        logits: NDArray[np.float32],
-        exponentials: NDArray[np.float64],
-        *,
-        embeddings: NDArray[np.float32],
-        matrix: NDArray[np.float32],
-        columns: NDArray[np.int64],
-    ) -> NDArray[np.float64]:
-        """See `AnswerModel`."""
-        # (M,), of the best name: the first of each row
-        new = matrix[columns[:, 0], NEWNESS_COLUMN] * np.float32(NAME_LENGTH / NEWNESS)
-        doubt = embeddings[:, GAIN_COLUMN] / np.float32(ANCHOR)  # (M,)
-        features = answer_features(
-            logits / np.float32(SHARPNESS), exponentials, names=len(matrix), new=new, doubt=doubt
-        )
-        return self.confidence.probabilities(features)
-
-
 class CompactEncoder:
     """`compact` with its trained heads, as a `RegionEncoder`.
 
@@ -168,7 +138,7 @@ class CompactEncoder:
         self.calibration = model.region_head.calibration
         # heads that were trained before there was a confidence have the sigmoid alone
         confidence = self.calibration.confidence
-        self.answers = None if confidence is None else CompactAnswers(confidence)
+        self.answers = None if confidence is None else CompactAnswers(self.calibration, confidence)
         self.default_score: Score = "sigmoid" if confidence is None else "probability"
         self.text = CompactTextEncoder(self.calibration, threads=model.threads, device=model.device)
         self.logit_scale = self.calibration.scale * STACKED_LENGTH

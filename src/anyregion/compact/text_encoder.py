@@ -19,8 +19,7 @@ from anyregion.compact.assets import (
     read_manifest,
     start_session,
 )
-from anyregion.compact.conse import WIDTH, load_conse
-from anyregion.compact.region_head import (
+from anyregion.compact.calibration import (
     ANCHOR,
     HUBNESS,
     NEW,
@@ -29,6 +28,7 @@ from anyregion.compact.region_head import (
     SYNONYM,
     Calibration,
 )
+from anyregion.compact.conse import WIDTH, load_conse
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

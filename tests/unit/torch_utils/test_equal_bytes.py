@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from tests.unit.torch_utils.test_equal_bytes import METADATA, TENSORS
-from anyregion.compact.region_head import Calibration
+from anyregion.compact.calibration import Calibration
 from anyregion.compact.training.checkpoint import save_region_head, write_head
 from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule

@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from anyregion.compact.assets import CALIBRATION, REGION_HEAD
+from anyregion.compact.calibration import Calibration
 from anyregion.compact.image_encoder import CHANNELS
-from anyregion.compact.region_head import CONFIG, README, WEIGHTS, Calibration
+from anyregion.compact.region_head import CONFIG, README, WEIGHTS
 from anyregion.compact.training.export import export_region_head, rounded
 from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
 from anyregion.compact.training.proposal_module import ProposalHeadConfig, ProposalHeadModule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from anyregion.compact.confidence import SHARPNESS, Confidence, answer_features
-from anyregion.compact.region_head import Calibration
+from anyregion.compact.calibration import Calibration
+from anyregion.compact.confidence import (
+    FEATURES,
+    NONE,
+    SHARPNESS,
+    Confidence,
+    answer_features,
+)
 from anyregion.compact.training.metrics import fit_scores, minimise
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.calibration import ece
@@ -22,9 +28,11 @@ Floats = NDArray[np.float32]
 # of the regions whose class a vocabulary lacks, against those whose class it has: people mostly
 # draw what they have a name for
 ABSENT_WEIGHT = 0.2
-# The weight of new names cannot be learned where only trained ones are ever right: it is from
+# How many names there are says nothing that how many are new does not (docs/compact.md)
+NOT_FITTED = {"names": 0.0}
+# The weights of new names cannot be learned where only trained ones are ever right: they are from
 # splits of COCO's classes and from other data sets (tools/fit_confidence.py)
-NEW_WEIGHT = -1.0
+NEW_WEIGHTS = {"new_names": 0.9, "new": -1.9}
 # of held-out regions, in the file of the calibration: 0.8 MB
 MOST_KNOWN = 1000
 # of the squared weights, of features in units of their deviation
@@ -37,7 +45,7 @@ class Answers:
 
     Attributes:
         label: of the vocabulary; answers of one label count together.
-        features: `(N, 4)`, see `answer_features`.
+        features: `(N, 6)`, see `answer_features`.
         correct: `(N,)`, whether the best name is right.
         present: `(N,)`, whether the vocabulary has the region's class at all.
         weight: of all of them together in a fit.
@@ -73,13 +81,17 @@ def answer(
     gains = calibration.gains(names, newness=newness)
     doubt = calibration.doubt(embeddings)  # (N,)
     cosines = embeddings @ names.T + doubt[:, None] * gains  # (N, C)
-    best = cosines.argmax(axis=1)
+    best, highest = cosines.argmax(axis=1), cosines.max(axis=1)
     features = answer_features(
-        cosines.max(axis=1)[:, None],
+        highest[:, None],
         np.exp(SHARPNESS * cosines.astype(np.float64)).sum(axis=1),
+        sharpness=SHARPNESS,
+        none=NONE,
         names=len(names),
+        new_names=float(newness.mean()),
         new=newness[best],
         doubt=doubt,
+        outside=calibration.outside(embeddings, names[best], highest),
     )
     correct = np.array([b in r for b, r in zip(best, right, strict=True)], dtype=bool)
     present = np.array([(r >= 0).any() for r in right], dtype=bool)
@@ -135,13 +147,15 @@ def subset_answers(
     return made
 
 
-def fit_confidence(answers: Sequence[Answers], *, new: float | None = NEW_WEIGHT) -> Confidence:
+def fit_confidence(
+    answers: Sequence[Answers], *, known: Mapping[str, float] = NOT_FITTED | NEW_WEIGHTS
+) -> Confidence:
     """Fit a logistic regression to answers of many vocabularies, each label as heavy as another.
 
     Args:
         answers: see `Answers.weight`; within a label regions of absent classes count
             `ABSENT_WEIGHT` times as much as the others.
-        new: the weight of new names; None to fit it too.
+        known: weights, by feature, that are not fitted.
 
     Raises:
         InputError: no region.
@@ -154,12 +168,13 @@ def fit_confidence(answers: Sequence[Answers], *, new: float | None = NEW_WEIGHT
     weights = np.concatenate(
         [_weights(a.present) * (a.weight / labels.count(a.label)) for a in answers]
     )
-    free = np.array([True, True, new is None, True])
+    free = np.array([name not in known for name in FEATURES])
+    slopes = np.array([known.get(name, 0.0) for name in FEATURES])
     centre, spread = features.mean(axis=0), features.std(axis=0)
     # what never differs has no weight
     spread[spread < 1e-6] = np.inf
-    x = torch.from_numpy((features - centre) / spread)[:, torch.from_numpy(free)]
-    offset = torch.from_numpy(features[:, 2] * (0.0 if new is None else new))
+    x = torch.from_numpy(((features - centre) / spread)[:, free])
+    offset = torch.from_numpy(features @ slopes)
     y, w = torch.from_numpy(correct), torch.from_numpy(weights / weights.sum())
     line = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
 
@@ -170,14 +185,11 @@ def fit_confidence(answers: Sequence[Answers], *, new: float | None = NEW_WEIGHT
 
     minimise(line, loss_of)
     fitted = line.detach().numpy()
-    slopes = np.zeros(len(free))
     slopes[free] = fitted[1:] / spread[free]
-    bias = float(fitted[0] - slopes @ centre)  # before the weight that was given: it has no centre
-    if new is not None:
-        slopes[2] = new
-    margin, names, newness, doubt = slopes.tolist()
+    bias = float(fitted[0] - slopes[free] @ centre[free])  # the known weights have no centre
     # too few regions to tell: further ahead is not less probable
-    return Confidence(bias=bias, margin=max(margin, 0.0), names=names, new=newness, doubt=doubt)
+    slopes[0] = max(slopes[0], 0.0)
+    return Confidence.of(bias, slopes.tolist())
 
 
 def _weights(present: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from anyregion.compact.region_head import HIGHEST_GAIN
+from anyregion.compact.calibration import HIGHEST_GAIN
 from anyregion.compact.training.dataset import StoreConfig
 from anyregion.compact.training.region_head_module import RegionHeadConfig
 from anyregion.errors import InputError
@@ -58,7 +58,7 @@ class RegionTaskConfig:
         flip: chance of the mirror image.
         jitter: how far each side of a box moves at most, as a fraction of the box.
         novelty: the most that names unlike all that were trained gain, in cosine, so as not to
-            drown under those (see `compact.region_head`).
+            drown under those (see `compact.calibration`).
         new_name_cost: share of the held-out regions of trained classes, named rightly, that may be
             called by a new name for that; chosen on validation data with `unseen` classes left out
             of training.

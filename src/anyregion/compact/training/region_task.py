@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anyregion.compact.calibration import Calibration
 from anyregion.compact.conse import load_conse
-from anyregion.compact.region_head import INPUTS, Calibration, extract_region_features
+from anyregion.compact.region_head import INPUTS, extract_region_features
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.checkpoint import save_region_head, unwrapped
 from anyregion.compact.training.confidence_fit import fit_calibration

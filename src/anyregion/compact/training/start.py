@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyregion.compact.assets import CALIBRATION, KEPT_REGIONS, REGION_HEAD, read_asset
-from anyregion.compact.region_head import CONFIG, WEIGHTS, Calibration
+from anyregion.compact.calibration import Calibration
+from anyregion.compact.region_head import CONFIG, WEIGHTS
 from anyregion.compact.training.region_head_module import RegionHeadConfig, RegionHeadModule
 from anyregion.errors import CheckpointError, InputError
 from anyregion.files import read_json

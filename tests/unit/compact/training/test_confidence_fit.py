@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from anyregion.compact.region_head import Calibration
+from anyregion.compact.calibration import Calibration
 from anyregion.compact.training.confidence_fit import (
     MOST_KNOWN,
     answer,
@@ -114,3 +114,23 @@ def test_what_cannot_be_fitted(toy: Toy) -> None:
     # where every answer is right there is a fit all the same
     sure = answer("all", toy.calibration, toy.names, toy.names, np.arange(30))
     assert fit_confidence([sure]).probabilities(sure.features).min() > 0.9
+
+
+def test_weights_that_are_known_stay(toy: Toy) -> None:
+    answers = [
+        answer("all", toy.calibration, toy.embeddings, toy.names, toy.rows),
+        answer(
+            "half",
+            toy.calibration,
+            toy.embeddings,
+            toy.names[:15],
+            np.where(toy.rows < 15, toy.rows, -1),
+        ),
+    ]
+    fitted = fit_confidence(answers, known={"new": -0.7, "new_names": 0.3})
+    assert (fitted.new, fitted.new_names) == (-0.7, 0.3)
+    assert fitted.margin > 0 > fitted.outside
+    # none of these names is new, so that the other weights are the same whatever those two are
+    free = fit_confidence(answers, known={})
+    assert (free.new, free.new_names) == (0, 0)
+    assert free.margin == pytest.approx(fitted.margin, rel=0.01)

@@ -19,6 +19,7 @@ pytest.importorskip("lightning_fabric")
 import torch
 
 from anyregion.compact.assets import read_asset
+from anyregion.compact.calibration import Calibration
 from anyregion.compact.conse import load_conse
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.model import CompactModel
@@ -26,7 +27,6 @@ from anyregion.compact.region_head import (
     INPUTS,
     MEMORY,
     POOLED,
-    Calibration,
     RegionFeatures,
     RegionHead,
     extract_region_features,

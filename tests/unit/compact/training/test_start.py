@@ -13,8 +13,8 @@ pytest.importorskip("lightning_fabric")
 
 import torch
 
+from anyregion.compact.calibration import Calibration
 from anyregion.compact.model import CompactModel
-from anyregion.compact.region_head import Calibration
 from anyregion.compact.training import checkpoint
 from anyregion.compact.training.checkpoint import save_region_head
 from anyregion.compact.training.keeping_task import KeepingRegionTask
