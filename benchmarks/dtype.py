@@ -23,6 +23,7 @@ from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
 from anyregion.regions import Regions
 from anyregion.regionspot.adapter import Adapter, AdapterConfig, stack_tokens
 from anyregion.torch_utils.devices import resolve_dtype
+from random_weights import unit_gain
 
 HEIGHT, WIDTH = 480, 640
 # hidden size, feed-forward, layers, heads, patch, side; width of the text space
@@ -30,16 +31,6 @@ CLIP_SIZES = {
     "base": (768, 3072, 12, 12, 16, 224, 512),
     "large": (1024, 4096, 24, 16, 14, 336, 768),
 }
-
-
-def unit_gain(model: Any) -> Any:
-    """Weights whose products keep their inputs' size: `transformers`' own start makes denormals."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            scale = parameter[0].numel() ** -0.5
-            parameter.data = torch.randn(parameter.shape, generator=generator) * scale
-    return model.eval()
 
 
 def deviation(exact: torch.Tensor, low: torch.Tensor) -> str:

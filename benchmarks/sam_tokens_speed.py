@@ -1,11 +1,12 @@
 """Naming boxes needs SAM's tokens, not its masks: what that saves.
 
-Compares, in one run, the CPU seconds of the tokens of N boxes with decoding N replicated prompts
-with masks through `transformers`' own mask decoder. SAM ViT-B's sizes, random weights; the image
-encoder is left out of the comparison (both ways need it once an image): a random embedding stands
-for its output.
+Compares, in one run, the CPU seconds of the tokens of N boxes, and of their tokens and masks, with
+decoding N replicated prompts with masks through `transformers`' own mask decoder: as it is, in
+bfloat16, and with `--compile` compiled. SAM ViT-B's sizes, random weights; the image encoder is
+left out of the comparison (all ways need it once an image): a random embedding stands for its
+output.
 
-    python benchmarks/sam_tokens_speed.py [--boxes 100] [--threads 1] [--memory]
+    python benchmarks/sam_tokens_speed.py [--boxes 100] [--threads 1] [--compile] [--memory]
 
 `--memory` decodes 1,000 boxes (tokens, then masks too), encodes an image with the whole ViT-B, and
 prints the peak resident memory after each step in place of the comparison.
@@ -72,7 +73,7 @@ def plain(
     return torch.cat(tokens)
 
 
-def compare(count: int) -> None:
+def compare(count: int, *, compiled: bool) -> None:
     localizer, encoded = build()
     regions = random_boxes(count)
     warm = random_boxes(8)
@@ -83,13 +84,31 @@ def compare(count: int) -> None:
     seconds = time.process_time() - start
     print(f"{count} boxes, {torch.get_num_threads()} thread(s), CPU seconds without image encoder")
     print(f"  tokens only, shared and folded               {seconds:6.2f}")
-    for chunk in PLAIN_CHUNKS:
-        start = time.process_time()
-        plain_tokens = plain(localizer, encoded, regions, chunk)
-        plainly = time.process_time() - start
-        print(f"  replicated prompts with masks, {chunk:2} at a time  {plainly:6.2f}", end="")
-        print(f"  ratio {plainly / seconds:.1f} (goal: {GOAL:g})")
-        difference = float((tokens - plain_tokens).abs().max() / plain_tokens.abs().max())
+    localizer.tokens(encoded, warm, masks=True)
+    start = time.process_time()
+    localizer.tokens(encoded, regions, masks=True)
+    with_masks = time.process_time() - start
+    print(f"  tokens and masks                             {with_masks:6.2f}")
+    ways = [(f"float32, {chunk:2} at a time", chunk, torch.float32) for chunk in PLAIN_CHUNKS]
+    ways.append((f"bfloat16, {PLAIN_CHUNKS[-1]} at a time", PLAIN_CHUNKS[-1], torch.bfloat16))
+    if compiled:
+        decoder = localizer.backend.model.mask_decoder
+        decoder.forward = torch.compile(decoder.forward, dynamic=False)
+        # chunks of one size alone: another one would be compiled anew
+        count -= count % PLAIN_CHUNKS[-1]
+        ways.append((f"compiled, {PLAIN_CHUNKS[-1]} at a time", PLAIN_CHUNKS[-1], torch.float32))
+    for title, chunk, dtype in ways:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            if title.startswith(("bfloat16", "compiled")):
+                plain(localizer, encoded, warm, chunk)
+            start = time.process_time()
+            plain_tokens = plain(localizer, encoded, regions[:count], chunk)
+            plainly = time.process_time() - start
+        print(f"  replicated prompts, {title:24} {plainly:6.2f}", end="")
+        print(f"  of tokens {plainly / seconds:.1f} (goal: {GOAL:g}), of masks", end="")
+        print(f" {plainly / with_masks:.1f}")
+        if title.startswith("float32"):
+            difference = float((tokens - plain_tokens).abs().max() / plain_tokens.abs().max())
     print(f"  largest token difference, relative to the largest token value: {difference:.1e}")
 
 
@@ -116,13 +135,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--boxes", type=int, default=None, help="default 100, with --memory 1,000")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="the plain way compiled, too")
     parser.add_argument("--memory", action="store_true", help="peak memory in place of time")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory:
         memory(args.boxes or 1000)
     else:
-        compare(args.boxes or 100)
+        compare(args.boxes or 100, compiled=args.compile)
 
 
 if __name__ == "__main__":

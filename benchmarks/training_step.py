@@ -38,6 +38,7 @@ from anyregion.regionspot.losses import focal_losses, region_logits
 from anyregion.training.optimizers import count_trainable
 from anyregion.vlms.clip import ClipTower
 from anyregion.vlms.preprocess import squash
+from random_weights import unit_gain
 from token_store import small_store
 
 NAMES = 365
@@ -80,7 +81,7 @@ class ClipFeatures:
     def __init__(self) -> None:
         vision = {"patch_size": 16}  # the rest of B/16 is transformers' default
         config = CLIPConfig(vision_config=vision, text_config={"num_hidden_layers": 1})
-        self.tower = ClipTower(CLIPModel(config).eval().requires_grad_(False), None)
+        self.tower = ClipTower(unit_gain(CLIPModel(config)).requires_grad_(False), None)
 
     @torch.no_grad()
     def feature_map(self, images, *, antialias=True):  # type: ignore[no-untyped-def]
@@ -131,7 +132,8 @@ def measure(store: Store, images: int, regions: int, *, with_sam: bool) -> None:
     rows = {"CLIP on the fly": seeing + learning}
     if with_sam:
         config = SamConfig(mask_decoder_config={"layer_norm_eps": 1e-5})
-        segmenter = PromptableSegmenter(SamBackend, SamModel(config), name="random SAM ViT-B")
+        model = unit_gain(SamModel(config))
+        segmenter = PromptableSegmenter(SamBackend, model, name="random SAM ViT-B")
         sam = RegionSpotExtractor(segmenter)
         low = rng.uniform(0, 250, (regions, 2))
         boxes = Regions.from_boxes(np.concatenate([low, low + rng.uniform(8, 120, low.shape)], 1))
