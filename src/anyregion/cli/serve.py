@@ -50,6 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep vocabularies, and what they are taught, in this folder (default: in memory)",
     )
+    group = parser.add_argument_group("the page")
+    group.add_argument(
+        "--project",
+        type=Path,
+        metavar="DIR",
+        help="open a page at the service's address, and keep the work on it in this folder: "
+        "photographs that are dropped, regions, names, and what they teach",
+    )
+    group.add_argument(
+        "--photographs",
+        type=Path,
+        metavar="DIR",
+        help="a folder whose photographs are in the project, where they lie",
+    )
     group = parser.add_argument_group("who may ask")
     group.add_argument(
         "--allow-host",
@@ -115,6 +129,10 @@ def run(args: argparse.Namespace) -> int:
     if args.score is not None:
         raise InputError("--score: each request says its own")
     model, options = _model(args), _options(args)
+    if args.project is not None and args.processes > 1:
+        raise InputError("--project: one process at a time works in a project")
+    if args.photographs is not None and not args.photographs.is_dir():
+        raise InputError(f"{args.photographs}: there is no such folder of photographs")
     if args.host not in LOCAL and options.token is None:
         terminal.note(
             f"warning: everybody who reaches {args.host}:{args.port} may use this service: "
@@ -138,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="anyregion-") as folder:
             stated = {**asdict(options), "uploads": str(options.uploads or Path(folder) / "images")}
             stated["folder"] = None if options.folder is None else str(options.folder.resolve())
+            stated["project"] = stated["photographs"] = None
             os.environ[OPTIONS_VARIABLE] = json.dumps({"model": asdict(model), "options": stated})
             uvicorn.run(
                 "anyregion.serve.app:from_environment",
@@ -181,6 +200,8 @@ def _options(args: argparse.Namespace) -> ServeOptions:
         token=token,
         vocabulary=args.vocabulary,
         folder=args.vocabularies,
+        project=args.project,
+        photographs=args.photographs,
         max_body=args.max_body * MEBIBYTE,
         max_pixels=args.max_pixels * 1_000_000,
         max_regions=args.max_regions,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,39 +12,35 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from anyregion import __version__
-from anyregion.errors import AnyRegionError, InputError
+from anyregion.errors import InputError
 from anyregion.io.vocabulary import builtin_vocabularies
 from anyregion.predictions import Predictions
 from anyregion.recognizer import Recognizer
-from anyregion.serve.engine import OverloadError
-from anyregion.serve.guards import App, BodyTooLargeError, Guard, error_body
+from anyregion.serve.guards import App, Guard
+from anyregion.serve.http import error_response, json_body, route, text_of
 from anyregion.serve.images import EncodedImage
 from anyregion.serve.metrics import Metrics
 from anyregion.serve.openapi import describe_api
 from anyregion.serve.options import ServeOptions
+from anyregion.serve.page import page_routes
+from anyregion.serve.project.routes import ProjectRoutes
 from anyregion.serve.requests import (
     known_keys,
-    parse_json,
     parse_names,
     parse_naming,
     parse_options,
     parse_regions,
     parse_vocabulary,
 )
-from anyregion.serve.service import MOST_FOUND, Correction, Service, UnknownItemError
+from anyregion.serve.service import MOST_FOUND, Correction, Service
 from anyregion.teaching.vocabulary import TaughtVocabulary
 
-Handler = Callable[[Request], Awaitable[Response]]
 OPTIONS_VARIABLE = "ANYREGION_SERVE"
 """Where processes that `anyregion serve` starts find their options, as JSON."""
-RETRY_AFTER = "1"
-
-log = logging.getLogger("anyregion.serve")
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ def from_environment() -> App:
     """The application of a process that `anyregion serve --processes N` started."""
     stated = json.loads(os.environ[OPTIONS_VARIABLE])
     options = stated["options"]
-    for key in ("folder", "uploads"):
+    for key in ("folder", "uploads", "project", "photographs"):
         options[key] = None if options[key] is None else Path(options[key])
     for key in ("allowed_hosts", "allowed_origins"):
         options[key] = tuple(options[key])
@@ -89,27 +83,35 @@ def create_app(load: Callable[[], Recognizer], options: ServeOptions) -> App:
     """
     metrics = Metrics()
     service = Service(load, options, metrics)
+    project: ProjectRoutes | None = None
+    if options.project is not None:
+        project = ProjectRoutes(service, options.project, options.photographs)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.start()
+        if project is not None:
+            project.start()
         yield
+        if project is not None:
+            await project.stop()
         await service.stop()
 
     routes = _Routes(service, options, metrics)
     app = Starlette(
         routes=[
-            _route("/health", routes.health, "GET"),
-            _route("/metrics", routes.metrics_text, "GET"),
-            _route("/openapi.json", routes.openapi, "GET"),
-            _route("/v1/models", routes.models, "GET"),
-            _route("/v1/images", routes.add_image, "POST"),
-            _route("/v1/images/{image}", routes.image, "GET"),
-            _route("/v1/images/{image}/regions", routes.name_regions, "POST"),
-            _route("/v1/regions/find", routes.find_regions, "POST"),
-            _route("/v1/vocabularies", routes.list_vocabularies, "GET"),
-            _route("/v1/vocabularies/{name}", routes.vocabulary, "GET", "PUT", "DELETE"),
-            _route("/v1/teach", routes.teach, "POST"),
+            route("/health", routes.health, "GET"),
+            route("/metrics", routes.metrics_text, "GET"),
+            route("/openapi.json", routes.openapi, "GET"),
+            route("/v1/models", routes.models, "GET"),
+            route("/v1/images", routes.add_image, "POST"),
+            route("/v1/images/{image}", routes.image, "GET"),
+            route("/v1/images/{image}/regions", routes.name_regions, "POST"),
+            route("/v1/regions/find", routes.find_regions, "POST"),
+            route("/v1/vocabularies", routes.list_vocabularies, "GET"),
+            route("/v1/vocabularies/{name}", routes.vocabulary, "GET", "PUT", "DELETE"),
+            route("/v1/teach", routes.teach, "POST"),
+            *([] if project is None else [*project.routes(), *page_routes()]),
         ],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
@@ -118,64 +120,10 @@ def create_app(load: Callable[[], Recognizer], options: ServeOptions) -> App:
     return Guard(app, options, metrics)
 
 
-def _route(path: str, handler: Handler, *methods: str) -> Route:
-    """A route whose errors are answered as JSON, and which is counted by its pattern."""
-
-    async def answer(request: Request) -> Response:
-        request.scope["route_pattern"] = path
-        try:
-            return await _unless_gone(request, handler)
-        except InputError as error:
-            return _error(400, "bad_input", str(error))
-        except UnknownItemError as error:
-            return _error(404, "not_found", str(error))
-        except OverloadError as error:
-            response = _error(429, "overloaded", str(error))
-            response.headers["retry-after"] = RETRY_AFTER
-            return response
-        except BodyTooLargeError:
-            return _error(413, "too_large", "the body has more bytes than are taken")
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except AnyRegionError as error:
-            return _error(503, "unavailable", str(error))
-        except Exception:
-            # the caller gets no trace of the code; whoever runs the service finds it in the log
-            log.exception("%s %s failed", request.method, path)
-            return _error(500, "internal", "this is a fault of the service: its log says more")
-
-    return Route(path, answer, methods=list(methods))
-
-
-async def _unless_gone(request: Request, handler: Handler) -> Response:
-    """The handler's answer; its work is cancelled when the caller goes away."""
-    if request.method in ("POST", "PUT"):
-        await request.body()  # kept by the request, so that what comes next is its end
-    work = asyncio.ensure_future(handler(request))
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientDisconnect
-        return work.result()
-    finally:
-        for task in (work, gone):
-            task.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http")
-    return _error(error.status_code, code, str(error.detail))
-
-
-def _error(status: int, code: str, text: str) -> JSONResponse:
-    return JSONResponse(error_body(code, text), status)
+    return error_response(error.status_code, code, str(error.detail))
 
 
 class _Routes:
@@ -207,7 +155,9 @@ class _Routes:
         """An image's file as the body."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
         if not (kind.startswith("image/") or kind == "application/octet-stream"):
-            return _error(415, "media_type", "send a file as image/... or application/octet-stream")
+            return error_response(
+                415, "media_type", "send a file as image/... or application/octet-stream"
+            )
         return JSONResponse(_image(await self.service.add_image(await request.body())))
 
     async def image(self, request: Request) -> Response:
@@ -216,7 +166,7 @@ class _Routes:
 
     async def name_regions(self, request: Request) -> Response:
         """Regions of an image, named."""
-        body = await _json(request)
+        body = await json_body(request)
         min_score = _share(body.pop("min_score", 0.0), "min_score")
         image = await self.service.image(request.path_params["image"])
         naming = parse_naming(body, image.size, self.options)
@@ -227,7 +177,7 @@ class _Routes:
 
     async def find_regions(self, request: Request) -> Response:
         """Regions of anything; with a vocabulary, named."""
-        body = await _json(request)
+        body = await json_body(request)
         keys = ("image", "vocabulary", "top_k", "masks", "score", "most", "min_objectness")
         known_keys(body, (*keys, "min_score"))
         most, least = body.get("most"), body.get("min_objectness")
@@ -237,7 +187,7 @@ class _Routes:
             least = _share(least, "min_objectness")
         options, min_score = parse_options(body), _share(body.get("min_score", 0.0), "min_score")
         vocabulary = parse_vocabulary(body, self.options)
-        image = await self.service.image(_text(body, "image"))
+        image = await self.service.image(text_of(body, "image"))
         regions = await self.service.find(image, most=most, min_objectness=least)
         if "vocabulary" not in body:
             scores = [] if regions.scores is None else regions.scores.tolist()
@@ -268,7 +218,7 @@ class _Routes:
             await self.service.delete_vocabulary(name)
             return Response(status_code=204)
         if request.method == "PUT":
-            body = await _json(request)
+            body = await json_body(request)
             known_keys(body, ("names",))
             names = parse_names(body.get("names"), self.options, "names")
             return JSONResponse(
@@ -278,17 +228,17 @@ class _Routes:
 
     async def teach(self, request: Request) -> Response:
         """Corrections of regions, which later answers know."""
-        body = await _json(request)
+        body = await json_body(request)
         known_keys(body, ("vocabulary", "corrections", "forget"))
-        name, entries = _text(body, "vocabulary"), body.get("corrections", [])
+        name, entries = text_of(body, "vocabulary"), body.get("corrections", [])
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             raise InputError("corrections must be a list of objects")
         corrections: list[Correction] = []
         for i, entry in enumerate(entries):
             try:
                 known_keys(entry, ("image", "name", "regions"), "it")
-                image = await self.service.image(_text(entry, "image"))
-                title = _text(entry, "name") if "name" in entry else None
+                image = await self.service.image(text_of(entry, "image"))
+                title = text_of(entry, "name") if "name" in entry else None
                 regions, labels = parse_regions(
                     entry.get("regions"), image.size, self.options, labels=True
                 )
@@ -297,14 +247,6 @@ class _Routes:
             corrections.append(Correction(image, regions, labels, title))
         taught, added = await self.service.teach(name, corrections, _forgotten(body))
         return JSONResponse({**_vocabulary(name, taught), "added": added})
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
-    if kind != "application/json":
-        # a form of another page could send anything else without the browser asking first
-        raise InputError("the body must be sent as application/json")
-    return dict(parse_json(await request.body()))
 
 
 def _forgotten(body: dict[str, Any]) -> list[tuple[str, int | str | None]]:
@@ -317,15 +259,8 @@ def _forgotten(body: dict[str, Any]) -> list[tuple[str, int | str | None]]:
         region = entry.get("region")
         if region is not None and type(region) not in (int, str):
             raise InputError(f"forget: region must be an id, not {region!r:.40}")
-        forgotten.append((_text(entry, "image"), region))
+        forgotten.append((text_of(entry, "image"), region))
     return forgotten
-
-
-def _text(body: dict[str, Any], key: str) -> str:
-    value = body.get(key)
-    if not isinstance(value, str) or not 0 < len(value) <= 1000:
-        raise InputError(f"{key} must be a text, not {value!r:.40}")
-    return value
 
 
 def _share(value: Any, name: str) -> float:

@@ -25,6 +25,9 @@ class ServeOptions:
         vocabulary: what regions are named by where a request says nothing, as `load_vocabulary`
             takes it; None for the names that the model knows.
         folder: where vocabularies are kept, a file each; None keeps them in memory.
+        project: the folder of a person's work on the page, photographs, regions and names; None for
+            no page.
+        photographs: a folder whose photographs are in the project, by reference.
         uploads: where the files of images are kept while they are in use; None for a folder that
             is removed at the end. Processes that share it answer for each other's images.
         max_body: bytes of a request.
@@ -46,6 +49,8 @@ class ServeOptions:
     token: str | None = None
     vocabulary: str | None = None
     folder: Path | None = None
+    project: Path | None = None
+    photographs: Path | None = None
     uploads: Path | None = None
     max_body: int = 32 * MEBIBYTE
     max_pixels: int = 100_000_000
@@ -67,5 +72,7 @@ class ServeOptions:
                 raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0 <= self.port <= 65535:
             raise InputError(f"port must lie in 0 to 65535, not {self.port}")
+        if self.photographs is not None and self.project is None:
+            raise InputError("photographs need a project, in which the work on them is kept")
         if self.token is not None and len(self.token) < 8:
             raise InputError("a token of less than 8 characters is no secret")

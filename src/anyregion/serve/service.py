@@ -66,6 +66,8 @@ class Service:
     ) -> None:
         self.options, self.metrics = options, metrics
         self._load = load
+        # a project's photographs, which lie where they lie
+        self.read_photograph: Callable[[str], bytes | None] = lambda _: None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         folder = options.uploads
         if folder is None:
@@ -161,7 +163,9 @@ class Service:
         encoded = self.images.get(image)
         if encoded is not None:
             return encoded
-        content = await self._in_decoder(lambda: self.uploads.read(image))
+        content = await self._in_decoder(
+            lambda: self.uploads.read(image) or self.read_photograph(image)
+        )
         if content is None:
             raise UnknownItemError(f"no image {image[:80]!r} (any more): send it again")
         return await self._encode_once(image, content)

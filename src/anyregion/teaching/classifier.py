@@ -58,6 +58,12 @@ class LeftOut:
         return np.asarray(np.where(labels == names, refused, self.best == labels))
 
 
+# Examples of one name alone say nothing of what is another, and every region would be called so:
+# what was learnt answers only of regions that look nearly the same. Of pairs of COCO's training
+# regions of two photographs that are more alike than this 86 % have one name (0.65: 70 %)
+ALONE = Familiarity(threshold=0.7, unit=0.02)
+
+
 @dataclass(frozen=True, eq=False)
 class TaughtClassifier:
     """A `RegionClassifier`, fitted to corrections.
@@ -186,11 +192,12 @@ def learn(
     others = np.tile(counts.astype(np.float64), (len(labels), 1))
     for group in groups:
         others[group] -= np.bincount(labels[group], minlength=names + 1)[:names]
-    if line is None:
+    if line is None or len(shown) == 1:
         alike = likeness(kernel, rows, rows[landmarks], layout)  # (n, m)
         alike[images[:, None] == images[landmarks]] = -np.inf
         nearest = alike.max(axis=1)  # (n,)
-        line = fit_likeness(nearest), nearest.astype(np.float64)
+        near = ALONE if len(shown) == 1 else fit_likeness(nearest)
+        line = near, nearest.astype(np.float64)
     familiarity, scores = line
     mixing = fit_mixing(learnt, words[:, :names], others, labels)
     probabilities = mix(learnt, words, others, familiarity.of(scores), mixing)

@@ -1,0 +1,251 @@
+"""`ProjectStore`: the folder of a project: photographs by reference, and events line by line."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from anyregion.data.store.locks import try_lock
+from anyregion.errors import InputError
+from anyregion.files import atomic_path, private_folder, reading, to_line, writing
+from anyregion.images import image_digest, read_image, read_size
+from anyregion.serve.options import ServeOptions
+from anyregion.serve.project.events import ProjectState, check_event
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+JOURNAL, IMAGES = "corrections.jsonl", "images.jsonl"
+
+
+@dataclass(frozen=True)
+class ProjectImage:
+    """One photograph.
+
+    Attributes:
+        id: SHA-256 of its file.
+        name: what it is called; its path from the folder of the photographs, where it lies there.
+        path: its file.
+        size: `(height, width)` of the upright image.
+    """
+
+    id: str
+    name: str
+    path: Path
+    size: tuple[int, int]
+
+
+class ProjectStore:
+    """A folder of plain files, which one service at a time works in.
+
+    - `corrections.jsonl`: every event (see `events`), appended and fsynced before it is answered.
+    - `images.jsonl`: every photograph: its id, name, file and size.
+    - `photographs/`: those that were dropped on the page; others stay where they are.
+    - `previews/`: smaller pictures of them; may be deleted.
+    - `vocabulary.vocab`: what was taught, for `recognize`; made again from the events.
+
+    Args:
+        folder: made if it is missing, for its owner alone.
+        limits: how much may be given.
+
+    Raises:
+        InputError: another service works in it, or its files are damaged.
+    """
+
+    def __init__(self, folder: Path, limits: ServeOptions) -> None:
+        self.folder, self.limits = folder, limits
+        if not folder.exists():
+            private_folder(folder)
+        self._open = ExitStack()
+        if not self._open.enter_context(try_lock(folder / ".lock")):
+            raise InputError(f"{folder}: another service works in this project")
+        self._lock = threading.Lock()
+        self.state = ProjectState()
+        self.events: list[dict[str, Any]] = []
+        self.images: dict[str, ProjectImage] = {}
+        for line in self._lines(IMAGES):
+            image = ProjectImage(
+                line["id"], line["name"], folder / line["path"], (line["height"], line["width"])
+            )
+            self.images[image.id] = image
+        for event in self._lines(JOURNAL):
+            self.state.apply(event)
+            self.events.append(event)
+
+    def close(self) -> None:
+        """Let another service work in it."""
+        self._open.close()
+
+    @property
+    def sizes(self) -> Mapping[str, tuple[int, int]]:
+        """`(height, width)` of each photograph."""
+        return {image.id: image.size for image in self.images.values()}
+
+    def append(self, events: Iterable[Any], tab: str) -> list[dict[str, Any]]:
+        """Check events, keep them, and apply them: all, or none where one is wrong.
+
+        Returns:
+            The events as they were kept, with `seq`, 1 for the first of the project.
+
+        Raises:
+            InputError: an event that cannot be used, by its position.
+        """
+        with self._lock:
+            checked, sizes = [], self.sizes
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            for i, event in enumerate(events):
+                try:
+                    sound = check_event(event, sizes, self.limits)
+                except InputError as error:
+                    raise InputError(f"event {i}: {error}") from None
+                seq = len(self.events) + i + 1
+                checked.append({"seq": seq, "at": now, "tab": tab, **sound})
+            self._append(JOURNAL, checked)
+            for event in checked:
+                self.state.apply(event)
+            self.events += checked
+            return checked
+
+    def since(self, seq: int) -> Sequence[dict[str, Any]]:
+        """The events after that one."""
+        return self.events[max(0, seq) :]
+
+    def add_file(self, name: str, content: bytes) -> ProjectImage:
+        """Keep a photograph that was dropped on the page.
+
+        Raises:
+            InputError: no image.
+        """
+        digest = image_digest(content).hex()
+        if digest in self.images:
+            return self.images[digest]
+        height, width = read_image(content, max_pixels=self.limits.max_pixels).shape[:2]
+        # of a name of another system nothing but its last part, without what paths are made of
+        plain = name.replace("\\", "/").rpartition("/")[2].replace("\x00", "") or "photograph"
+        suffix = next((s for s in SUFFIXES if plain.casefold().endswith(s)), "")
+        stem = plain[: len(plain) - len(suffix)] or "photograph"
+        path = self.folder / "photographs" / f"{digest}{suffix}"
+        with writing(path), atomic_path(path, private=True) as temporary:
+            temporary.write_bytes(content)
+        return self._add(
+            ProjectImage(digest, self._free(stem[:200], suffix), path, (height, width))
+        )
+
+    def add_folder(self, folder: Path) -> Iterator[ProjectImage | None]:
+        """The photographs of a folder and those below it, by reference: each new one as it is read.
+
+        Files that are no images give None. Those whose path, size and date are known are not read.
+        """
+        known = {image.path: image for image in self.images.values()}
+        with reading(folder):
+            paths = sorted(
+                path for path in folder.rglob("*")
+                if path.suffix.casefold() in SUFFIXES and path.is_file()
+            )  # fmt: skip
+        for path in paths:
+            path = path.absolute()
+            if path in known:
+                continue
+            try:
+                digest = image_digest(path).hex()
+                if digest in self.images:
+                    continue
+                image = ProjectImage(
+                    digest, str(path.relative_to(folder.absolute())), path, read_size(path).upright
+                )
+            except InputError:
+                yield None
+                continue
+            yield self._add(image)
+
+    def read(self, image: str) -> bytes | None:
+        """A photograph's file; None where it is not one of the project's, or is not there."""
+        if image not in self.images:
+            return None
+        with suppress(OSError):
+            content = self.images[image].path.read_bytes()
+            # a file that was changed is another photograph
+            if image_digest(content).hex() == image:
+                return content
+        return None
+
+    def preview(self, image: str, side: int) -> bytes | None:
+        """A JPEG whose longer side is at most `side` pixels; None as `read`."""
+        path = self.folder / "previews" / f"{image}-{side}.jpg"
+        with suppress(OSError):
+            return path.read_bytes()
+        content = self.read(image)
+        if content is None:
+            return None
+        pixels = Image.fromarray(read_image(content, max_pixels=self.limits.max_pixels))
+        pixels.thumbnail((side, side), Image.Resampling.LANCZOS)
+        with writing(path), atomic_path(path, private=True) as temporary:
+            pixels.save(temporary, "JPEG", quality=88)
+        return path.read_bytes()
+
+    def _free(self, stem: str, suffix: str) -> str:
+        """A name that no other photograph has."""
+        names = {image.name for image in self.images.values()}
+        name, number = f"{stem}{suffix}", 2
+        while name in names:
+            name, number = f"{stem}-{number}{suffix}", number + 1
+        return name
+
+    def _add(self, image: ProjectImage) -> ProjectImage:
+        path = image.path
+        if path.is_relative_to(self.folder.absolute()) or path.is_relative_to(self.folder):
+            path = path.relative_to(self.folder)
+        with self._lock:
+            self._append(
+                IMAGES,
+                [
+                    {
+                        "id": image.id,
+                        "name": image.name,
+                        "path": str(path),
+                        "width": image.size[1],
+                        "height": image.size[0],
+                    }
+                ],
+            )
+            self.images[image.id] = image
+        return image
+
+    def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        path = self.folder / name
+        with writing(path), path.open("ab") as file:
+            end = file.tell()
+            try:
+                file.write(b"".join(map(to_line, lines)))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                # on a full disk half of it may be there, and the next line would go on in it
+                file.truncate(end)
+                raise
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The lines of a file; half a line at its end was never answered for, and is cut off."""
+        path = self.folder / name
+        if not path.exists():
+            return
+        with reading(path):
+            content = path.read_bytes()
+        whole = content.rpartition(b"\n")[0]
+        if len(whole) + 1 < len(content):
+            with writing(path), path.open("rb+") as file:
+                file.truncate(len(whole) + 1 if whole else 0)
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise InputError(
+                    f"{path}, line {number}: damaged; restore it, or remove it"
+                ) from None
