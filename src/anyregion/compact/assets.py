@@ -22,6 +22,7 @@ CONSE = "bridge.safetensors"
 REGION_HEAD = "namer.onnx"
 CALIBRATION = "namer.safetensors"
 PROPOSAL_HEAD = "finder.onnx"
+POINT_CHOICE = "point_choice.safetensors"
 MASK_HEAD = "mask_head.onnx"
 # features of regions that the region head was trained on, for trainings that begin at it
 KEPT_REGIONS = "kept_regions.safetensors"

@@ -23,6 +23,7 @@ from anyregion.compact.assets import (
     IMAGE_ENCODER,
     KEPT_REGIONS,
     MASK_HEAD,
+    POINT_CHOICE,
     PROPOSAL_HEAD,
     REGION_HEAD,
     read_asset,
@@ -43,6 +44,7 @@ from anyregion.compact.image_encoder import (
     ImageEncoder,
 )
 from anyregion.compact.mask_head import MaskHead
+from anyregion.compact.point_choice import PointChoice
 from anyregion.compact.proposal_head import ProposalHead, ProposalOptions
 from anyregion.compact.region_head import (
     CONFIG,
@@ -115,7 +117,8 @@ class CompactModel:
     @cached_property
     def proposal_head(self) -> ProposalHead:
         """Boxes without a prompt, or at points."""
-        return ProposalHead(self._start_session(read_asset(PROPOSAL_HEAD)))
+        choice = PointChoice.from_bytes(read_asset(POINT_CHOICE))
+        return ProposalHead(self._start_session(read_asset(PROPOSAL_HEAD)), choice)
 
     @cached_property
     def mask_head(self) -> MaskHead:
@@ -143,9 +146,9 @@ class CompactEncoder:
         self.text = CompactTextEncoder(self.calibration, threads=model.threads, device=model.device)
         self.logit_scale = self.calibration.scale * STACKED_LENGTH
         self.logit_bias = self.calibration.bias
-        # of everything that an answer depends on: the last two decide boxes of points and masks,
+        # of everything that an answer depends on: the last three decide boxes of points and masks,
         # whether or not they are loaded yet
-        files = (IMAGE_ENCODER, CONSE, PROPOSAL_HEAD, MASK_HEAD)
+        files = (IMAGE_ENCODER, CONSE, PROPOSAL_HEAD, POINT_CHOICE, MASK_HEAD)
         parts = (LONG_SIDE, model.region_head.digest, self.logit_scale, self.logit_bias)
         self.fingerprint = _fingerprint(files, *parts, self.text.fingerprint)
 

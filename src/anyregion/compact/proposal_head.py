@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
+from anyregion.compact.point_choice import NO_LEVEL, PointCandidates, PointChoice
 from anyregion.proposals import box_iou, nms
 from anyregion.regions import Boxes
 
@@ -36,6 +37,12 @@ class ProposalOptions:
     limit: int = 50
     min_score: float = 0.28
     nms_iou: float = 0.6
+
+
+# at a point, where something is known to lie, proposals of low scores are candidates too, but no
+# more than so many
+AT_POINTS = ProposalOptions(limit=100, min_score=0.06, nms_iou=0.7)
+_MOST_AT_POINT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +74,12 @@ class ProposalHead:
         session: an `onnxruntime.InferenceSession` of the graph that `compact.training` exports. It
             takes the maps and gives `OUTPUTS`: boxes `(cells, 4)` in pixels of the network's input
             and scores `(cells,)`.
+        choice: which box of a point's candidates is taken, fitted to this graph's answers; None to
+            take the cell at the point that has the best score.
     """
 
     session: Any
+    choice: PointChoice | None = None
 
     def propose(
         self, pyramid: FeaturePyramid, options: ProposalOptions | None = None
@@ -80,7 +90,7 @@ class ProposalHead:
             Boxes `(n, 4)`, xyxy in pixels of the image, and the intersection over union with an
             object that is predicted for each, `(n,)`.
         """
-        return best_proposals(self._predict(pyramid), options or ProposalOptions())
+        return best_proposals(self.predict(pyramid), options or ProposalOptions())
 
     def boxes_from_points(
         self,
@@ -101,12 +111,16 @@ class ProposalHead:
         """
         if not len(points):
             return np.zeros((0, 4)), np.zeros(0)
-        grid = self._predict(pyramid)
-        answers = [box_of_points(grid, *prompt) for prompt in zip(points, labels, strict=True)]
+        grid = self.predict(pyramid)
+        proposals = None if self.choice is None else best_proposals(grid, AT_POINTS)
+        answers = [
+            box_of_points(grid, *prompt, proposals=proposals, choice=self.choice)
+            for prompt in zip(points, labels, strict=True)
+        ]
         return np.stack([box for box, _ in answers]), np.array([score for _, score in answers])
 
-    def _predict(self, pyramid: FeaturePyramid) -> GridBoxes:
-        """Run the graph; boxes in pixels of the image, clipped to it."""
+    def predict(self, pyramid: FeaturePyramid) -> GridBoxes:
+        """Boxes and scores of every cell; boxes in pixels of the image, clipped to it."""
         feed = {str(name): pyramid.maps[name] for name in CHANNELS}
         boxes, scores, point_boxes, point_scores = self.session.run(list(OUTPUTS), feed)
         rows, columns = pyramid.maps["stride32"].shape[:2]
@@ -134,34 +148,72 @@ def best_proposals(grid: GridBoxes, options: ProposalOptions) -> tuple[Boxes, ND
 
 
 def box_of_points(
-    grid: GridBoxes, points: NDArray[np.float64], labels: NDArray[np.int64]
+    grid: GridBoxes,
+    points: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    *,
+    proposals: tuple[Boxes, NDArray[np.float64]] | None = None,
+    choice: PointChoice | None = None,
 ) -> tuple[NDArray[np.float64], float]:
     """The box of the object that lies at some points, `(4,)`, and its score.
 
-    Candidates are the boxes of the cells, one of every level, in which a foreground point lies. A
-    box has to hold all foreground points and no background point; the best score is taken. Where
-    no box does, background points are let go first, and at last the best box is widened to hold
-    the foreground points.
+    Candidates are the boxes of the cells, one of every level, in which a foreground point lies,
+    and the proposals, where there is a `choice` to compare them. A box has to hold all foreground
+    points and no background point; the best score is taken. Where no box does, background points
+    are let go first, and at last the best box of the cells is widened to hold the foreground
+    points.
 
     Args:
         points: `(P, 2)` x and y in pixels of the image, at least one of them foreground.
         labels: `(P,)`, 1 for foreground and 0 for background.
+        proposals: of the image, best first: boxes `(n, 4)` and scores `(n,)`.
+        choice: scores the candidates; None to take the scores of the cells.
     """
     foreground, background = points[labels == 1], points[labels == 0]
-    candidates = np.unique(np.concatenate([_cells_at(grid, point) for point in foreground]))
-    boxes, scores = grid.point_boxes[candidates], grid.point_scores[candidates]
-    holds = _contains(boxes, foreground).all(axis=1)  # (n,)
-    clean = holds & ~_contains(boxes, background).any(axis=1)
-    for fits in (clean, holds):
-        if fits.any():
-            best = int(np.argmax(np.where(fits, scores, -1.0)))
-            return boxes[best], float(scores[best])
-    best = int(np.argmax(scores))
-    low = np.minimum(boxes[best, :2], foreground.min(axis=0))
-    high = np.maximum(boxes[best, 2:], foreground.max(axis=0) + 1)
+    candidates = candidates_at(grid, foreground, None if choice is None else proposals)
+    if len(candidates.boxes):
+        scores = candidates.scores if choice is None else choice.scores(candidates)
+        clean = ~_contains(candidates.boxes, background).any(axis=1)  # (n,)
+        best = int(np.argmax(np.where(clean, scores, -1.0) if clean.any() else scores))
+        return candidates.boxes[best], float(scores[best])
+    cells = np.concatenate([_cells_at(grid, point) for point in foreground])
+    best = int(cells[np.argmax(grid.point_scores[cells])])
+    box, score = grid.point_boxes[best], grid.point_scores[best]
+    low = np.minimum(box[:2], foreground.min(axis=0))
+    high = np.maximum(box[2:], foreground.max(axis=0) + 1)
     widened = np.concatenate([low, high])
     # the score was predicted for the narrower box: no more than the share of it that is left
-    return widened, float(scores[best] * box_iou(boxes[best : best + 1], widened[None])[0, 0])
+    return widened, float(score * box_iou(box[None], widened[None])[0, 0])
+
+
+def candidates_at(
+    grid: GridBoxes,
+    foreground: NDArray[np.float64],
+    proposals: tuple[Boxes, NDArray[np.float64]] | None = None,
+) -> PointCandidates:
+    """The boxes that hold all of some points: those of the cells there, and proposals.
+
+    Args:
+        foreground: `(P, 2)` x and y in pixels of the image.
+        proposals: see `box_of_points`.
+    """
+    at_point = np.concatenate([_cells_at(grid, point) for point in foreground])  # (4 P,)
+    levels = np.tile(np.arange(len(LEVELS)), len(foreground))
+    cells, first = np.unique(at_point, return_index=True)
+    parts = [(grid.point_boxes[cells], grid.point_scores[cells], levels[first])]
+    if proposals is not None:
+        boxes, scores = proposals
+        rows = np.flatnonzero(_contains(boxes, foreground).all(axis=1))[:_MOST_AT_POINT]
+        parts.append((boxes[rows], scores[rows], np.full(len(rows), NO_LEVEL)))
+    boxes, scores, levels = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    holds = _contains(boxes, foreground).all(axis=1)  # (n,)
+    return PointCandidates(
+        boxes=boxes[holds],
+        scores=scores[holds],
+        levels=levels[holds],
+        middle=foreground.mean(axis=0) + 0.5,
+        frame_area=float(grid.rows * grid.columns * 32**2 / grid.scale[:2].prod()),
+    )
 
 
 def level_sizes(rows: int, columns: int) -> list[tuple[int, int, int]]:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from anyregion.compact.assets import POINT_CHOICE, PROPOSAL_HEAD, read_asset, read_manifest
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, letterbox
+from anyregion.compact.point_choice import (
+    FEATURES,
+    NO_LEVEL,
+    PointChoice,
+    candidate_features,
+)
 from anyregion.compact.proposal_head import (
     GridBoxes,
     ProposalHead,
     ProposalOptions,
     best_proposals,
     box_of_points,
+    candidates_at,
     level_sizes,
 )
 from anyregion.proposals import box_iou
@@ -94,6 +102,72 @@ def test_a_box_is_widened_where_no_answer_holds_the_points() -> None:
     box, score = ask(grid, [[35, 28], [80, 50]], [1, 1])
     assert box == [30, 20, 81, 51]
     assert 0 < score < 0.2
+
+
+def largest_first() -> PointChoice:
+    """A choice whose score rises with the size of a candidate alone."""
+    hidden = np.zeros((FEATURES, 1), np.float32)
+    hidden[2] = 1.0
+    ones = np.ones(FEATURES, np.float32)
+    one = np.ones(1, np.float32)
+    return PointChoice(0 * ones, ones, hidden, 10 * one, one, -10 * one)
+
+
+TWO_LEVELS = {at(0, 3, 4): ([30, 20, 44, 36], 0.9), at(1, 1, 2): ([20, 10, 60, 50], 0.3)}
+AROUND = (np.array([[10.0, 5, 70, 60], [50, 40, 60, 50]]), np.array([0.2, 0.1]))
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "expected"),
+    [
+        ([[35, 28]], [1], [10, 5, 70, 60]),  # a proposal; the other one does not hold the point
+        ([[35, 28], [65, 55]], [1, 0], [20, 10, 60, 50]),
+        ([[35, 28], [12, 8]], [1, 1], [10, 5, 70, 60]),
+        ([[35, 28], [36, 28]], [1, 0], [10, 5, 70, 60]),  # none is free of the background
+    ],
+)
+def test_a_choice_compares_cells_and_proposals(
+    points: list[list[float]], labels: list[int], expected: list[float]
+) -> None:
+    grid = cells(TWO_LEVELS)
+    box, score = box_of_points(
+        grid, np.array(points, float), np.array(labels), proposals=AROUND, choice=largest_first()
+    )
+    assert box.tolist() == expected
+    assert 0 < score < 1
+
+
+def test_without_a_choice_there_are_no_proposals_among_the_candidates() -> None:
+    box, score = box_of_points(
+        cells(TWO_LEVELS), np.array([[35.0, 28]]), np.array([1]), proposals=AROUND
+    )
+    assert (box.tolist(), score) == ([30, 20, 44, 36], 0.9)
+
+
+def test_what_is_known_of_candidates() -> None:
+    candidates = candidates_at(cells(TWO_LEVELS), np.array([[35.0, 28]]), AROUND)
+    assert candidates.levels.tolist() == [0, 1, NO_LEVEL]
+    assert candidates.frame_area == 64 * 96
+    features = candidate_features(candidates)
+    assert features.shape == (3, FEATURES)
+    np.testing.assert_allclose(features[:, 1], [1, 1 / 3, 2 / 9], rtol=1e-6)
+    np.testing.assert_allclose(features[1, 2], np.log(40 * 40 / (64 * 96)) / 2, rtol=1e-6)
+    assert features[:, 10:14].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(features[:, 14:], [[0.9, 0.3, 0, 0]] * 3, rtol=1e-6)
+
+
+def test_a_choice_is_read_as_it_was_written() -> None:
+    choice = largest_first()
+    again = PointChoice.from_bytes(choice.to_bytes())
+    candidates = candidates_at(cells(TWO_LEVELS), np.array([[35.0, 28]]), AROUND)
+    np.testing.assert_array_equal(choice.scores(candidates), again.scores(candidates))
+
+
+def test_the_shipped_choice_was_fitted_to_the_shipped_proposal_head() -> None:
+    manifest = read_manifest()
+    # another proposal head: run tools/fit_point_choice.py again
+    assert manifest[POINT_CHOICE]["proposal_head"] == manifest[PROPOSAL_HEAD]["sha256"]
+    assert PointChoice.from_bytes(read_asset(POINT_CHOICE)).mean.shape == (FEATURES,)
 
 
 @pytest.mark.parametrize("point", [[0, 0], [95, 63]])
