@@ -113,7 +113,10 @@ def largest_first() -> PointChoice:
     return PointChoice(0 * ones, ones, hidden, 10 * one, one, -10 * one)
 
 
-TWO_LEVELS = {at(0, 3, 4): ([30, 20, 44, 36], 0.9), at(1, 1, 2): ([20, 10, 60, 50], 0.3)}
+TWO_LEVELS: dict[int, tuple[list[float], float]] = {
+    at(0, 3, 4): ([30, 20, 44, 36], 0.9),
+    at(1, 1, 2): ([20, 10, 60, 50], 0.3),
+}
 AROUND = (np.array([[10.0, 5, 70, 60], [50, 40, 60, 50]]), np.array([0.2, 0.1]))
 
 
