@@ -84,6 +84,7 @@ def run(
     *,
     default: str,
     sources: Callable[[argparse.Namespace], dict[str, Any]],
+    judge: str,
 ) -> int:
     """Run the training of a transfer, or rehearse it; give the exit code.
 
@@ -93,6 +94,7 @@ def run(
         options: as they were declared.
         default: the recipe where none is named.
         sources: the arguments of `train` that say which data, by the command's.
+        judge: the command that judges a run, with `{}` for its folder.
     """
     require("train", "torch", "torchvision", "jsonargparse", "lightning_fabric", "timm", "scipy")
     from anyregion.recipes.dry_run import dry_run
@@ -123,7 +125,7 @@ def run(
         return code
     terminal.warn_list("images set aside", report.set_aside)
     terminal.note("what next:")
-    print(f"  anyregion evaluate {task} {shlex.quote(str(args.out))} DATA", file=sys.stderr)
+    print(f"  anyregion {judge.format(shlex.quote(str(args.out)))}", file=sys.stderr)
     # torchrun would take any other code than 0 for a failure
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     return SET_ASIDE if report.set_aside and alone else FINE

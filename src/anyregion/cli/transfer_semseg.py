@@ -42,7 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Fine-tune, and print what came of it."""
     from anyregion.recipes.run import transfer_semseg
 
-    return transfer.run("semseg", transfer_semseg, args, OPTIONS, default=DEFAULT, sources=_sources)
+    return transfer.run(
+        "semseg", transfer_semseg, args, OPTIONS, default=DEFAULT, sources=_sources,
+        judge="evaluate semseg {} DATA",
+    )  # fmt: skip
 
 
 def _sources(args: argparse.Namespace) -> dict[str, Any]:

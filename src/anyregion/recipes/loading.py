@@ -41,7 +41,7 @@ class TaskKind:
     Attributes:
         settings: its dataclass.
         build: `build(settings, *, loop: LoopConfig) -> Task`.
-        source: what a data set that is given as one word is, `store`, `images` or `root`.
+        source: what a data set that is given as one word is: `store`, `images`, ...
         prepares: whether `build` computes something and takes `progress`.
         may_change: its settings that change nothing that is learned: a run goes on with others.
         renamed: settings by their earlier names, and `terms` of all data, as `_upgrade` reads them.
@@ -89,6 +89,12 @@ TASKS = {
         "anyregion.transfer.config:SegmentationConfig",
         "anyregion.transfer.segmentation_task:build",
         source="root",
+        renamed=("terms",),
+    ),
+    "detection": TaskKind(
+        "anyregion.transfer.detection_config:DetectionConfig",
+        "anyregion.transfer.detection_task:build",
+        source="annotations",
         renamed=("terms",),
     ),
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # the recipes where none is named: of the packaged ones they need the least machine
 PRETRAINING = "r2o-small"
-SEGMENTATION = "semseg-small"
+SEGMENTATION, DETECTION = "semseg-small", "detection-small"
 
 
 def train(
@@ -151,6 +151,34 @@ def transfer_semseg(
     training = transfer_training(
         "semseg", backbone, data=data, validation=validation, weights=weights, probe=probe,
         config=config, settings=settings,
+    )  # fmt: skip
+    return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks)
+
+
+def transfer_detection(
+    backbone: str | Path | None,
+    out: str | Path,
+    *,
+    data: Mapping[str, Any] | None = None,
+    validation: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    config: str | Path | Mapping[str, Any] = DETECTION,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    overwrite: bool = False,
+    callbacks: Callbacks | None = None,
+) -> TrainingReport:
+    """Fine-tune a backbone for detection and instance segmentation, by Mask R-CNN.
+
+    Args:
+        data, validation: fields of `DetectionSource`.
+        backbone, out, weights, config, settings, overwrite, callbacks: see `transfer_semseg`.
+
+    Raises:
+        InputError, CheckpointError, AnyRegionError, MissingExtraError: see `train`.
+    """
+    training = transfer_training(
+        "detection", backbone, data=data, validation=validation, weights=weights, config=config,
+        settings=settings,
     )  # fmt: skip
     return _run(training, Path(out), overwrite=overwrite, callbacks=callbacks)
 
