@@ -3,11 +3,13 @@
     python benchmarks/transfer.py --shared ../shared --work runs/transfer \\
       --weights lite0.pth --backbone "R2O=runs/r2o" --backbone "adapted=runs/adapted"
 
-Every row is a backbone, every column a task: CamVid and CCP fine-tuned, CamVid by a linear probe on
-the frozen backbone. All rows of a task have the same settings, images and seeds (`semseg-small`).
-Rows are random weights (drawn anew for each seed), `--weights` (a file, for `--network`), and each
-`--backbone NAME=WHERE`, a saved backbone's folder or a run of `anyregion pretrain`. Runs lie below
-`--work`; the same command again goes on where it was ended. `--print` prints what there is.
+Every row is a backbone, every column a task: `CamVid` and `CCP` fine-tuned, `CamVid, probe` by one
+linear layer on the frozen backbone (mean IoU, recipe `semseg-small`), `COCO boxes` and `COCO masks`
+by Mask R-CNN (AP, recipe `detection-small`). All rows of a column have the same settings, images
+and seeds. Rows are random weights (drawn anew for each seed), `--weights` (a file, for
+`--network`), and each `--backbone NAME=WHERE`, a saved backbone's folder or a run of `anyregion
+pretrain`. Runs lie below `--work`; the same command again goes on where it was ended, and `--print`
+prints what is done.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ RANDOM, SUPERVISED = "random weights", "ImageNet-supervised"
 
 def tasks(shared: Path) -> dict[str, tuple[str, Sequence[str]]]:
     """By the name of a column: the metric it shows, and the words of its command."""
-    camvid, ccp = shared / "data/camvid", shared / "data/ccp"
+    camvid, ccp, coco = (shared / "data" / name for name in ("camvid", "ccp", "coco"))
     streets = (
         "semseg", str(camvid / "annotations/regions_train.json"),
         "--validation", str(camvid / "annotations/regions_val.json"),
@@ -38,10 +40,17 @@ def tasks(shared: Path) -> dict[str, tuple[str, Sequence[str]]]:
         "--validation", str(ccp / "annotations/instances_val.json"),
         "--images", str(ccp / "images"),
     )  # fmt: skip
+    things = (
+        "detection", str(coco / "annotations/instances_train_masks.json"),
+        "--validation", str(coco / "annotations/instances_val_masks.json"),
+        "--images", str(coco / "images"),
+    )  # fmt: skip
     return {
         "CamVid": ("mean_iou", streets),
         "CamVid, probe": ("mean_iou", (*streets, "--probe")),
         "CCP": ("mean_iou", clothes),
+        "COCO boxes": ("box_ap", things),
+        "COCO masks": ("mask_ap", things),
     }
 
 
@@ -57,7 +66,8 @@ def backbones(args: argparse.Namespace) -> dict[str, Sequence[str]]:
 
 
 def run_folder(row: str, column: str, seed: int, args: argparse.Namespace) -> Path:
-    """Where a run lies."""
+    """Where a run lies; boxes and masks are of one."""
+    column = "COCO" if column.startswith("COCO") else column
     name = f"{row}-{column}-{seed}".lower().replace(",", "").replace(" ", "-")
     folder: Path = args.work / name
     return folder
@@ -91,7 +101,7 @@ def figure(row: str, column: str, seed: int, args: argparse.Namespace) -> float 
 
 
 def table(args: argparse.Namespace) -> Iterator[str]:
-    """Markdown: the mean over the seeds, each of them, and the spread between the furthest."""
+    """Markdown: the mean over the seeds, and each of them."""
     yield "| backbone | " + " | ".join(args.tasks) + " |"
     yield "| --- |" + " --- |" * len(args.tasks)
     for row in backbones(args):

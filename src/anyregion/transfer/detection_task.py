@@ -215,7 +215,7 @@ class DetectionTask(Task):
             raise InputError(f"validation: {faults[0]}")
         values: dict[str, float] = {}
         for kind in ("box", "mask") if self.config.detector.masks else ("box",):
-            table = average_precision(self.validation.annotations, detections, kind=kind)  # type: ignore[arg-type]
+            table = average_precision(self.validation.annotations, detections, kind=kind)
             figures = table.metrics()
             for name, key in ((f"{kind}_ap", "AP"), (f"{kind}_ap50", "AP50")):
                 value = figures[key]

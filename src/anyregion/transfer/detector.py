@@ -215,14 +215,17 @@ def _read_info(path: Path, content: dict[str, Any]) -> tuple[tuple[str, ...], De
         }:
             raise ValueError("settings of the detector are missing, or too many")
         # JSON has no tuples
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stated.items()
+        }
         for name, default in asdict(DetectorConfig()).items():
-            numbers = isinstance(default, tuple)
-            parts, kind = (plain[name], int) if numbers else ((plain[name],), type(default))
-            if numbers and not isinstance(parts, tuple):
-                raise ValueError(f"{name} is no list")
-            if not all(type(part) is kind for part in parts):
-                raise ValueError(f"{name} is {plain[name]!r:.40}")
+            value, several = plain[name], isinstance(default, tuple)
+            kind = int if several else type(default)
+            if isinstance(value, tuple) is not several:
+                raise ValueError(f"{name} is {value!r:.40}")
+            if not all(type(part) is kind for part in (value if several else (value,))):
+                raise ValueError(f"{name} is {value!r:.40}")
         return tuple(classes), DetectorConfig(**plain)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: malformed ({error})") from None

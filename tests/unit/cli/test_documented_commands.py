@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 # commands whose further words only a task's dataclass knows
-SETTINGS = ("train", "pretrain", "transfer semseg")
+SETTINGS = ("train", "pretrain", "transfer semseg", "transfer detection")
 
 
 def code_of(text: str) -> tuple[list[str], list[str]]:
@@ -128,7 +128,7 @@ def check_settings(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run, "train", start)
     monkeypatch.setattr(run, "pretrain", start)
-    for function in ("transfer_semseg", "transfer_training"):
+    for function in ("transfer_semseg", "transfer_detection", "transfer_training"):
         monkeypatch.setattr(run, function, start)
     prints = any(word in words for word in ("--help", "--list-recipes", "--print-recipe"))
     if prints:

@@ -31,7 +31,9 @@ REGIONSPOT = {
 def test_every_packaged_recipe_parses() -> None:
     for name in list_recipes():
         task = name.removesuffix("_teacher")
-        task = next((t for t in ("regionspot", "r2o", "semseg") if name.startswith(t)), task)
+        task = next(
+            (t for t in ("regionspot", "r2o", "semseg", "detection") if name.startswith(t)), task
+        )
         assert read_training(name).task == task
         assert read_training(f"{name}.yaml").task == task
 

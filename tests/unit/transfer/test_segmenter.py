@@ -24,8 +24,8 @@ from anyregion.transfer.segmenter import (  # noqa: E402
     save_segmenter,
     window_starts,
 )
-from tests.helpers.segmentation_runs import BACKBONE  # noqa: E402
 from tests.helpers.small_backbones import scrambled  # noqa: E402
+from tests.helpers.transfer_runs import BACKBONE  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ("road", "sky", "car")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +27,8 @@ from anyregion.transfer.segmentation_task import SegmentationTask  # noqa: E402
 from anyregion.transfer.semantic_evaluation import evaluate_semantic  # noqa: E402
 from tests.helpers import semantic_folders as folders  # noqa: E402
 from tests.helpers.run_logs import lines  # noqa: E402
-from tests.helpers.segmentation_runs import BACKBONE, command, transfer  # noqa: E402
+from tests.helpers.transfer_runs import BACKBONE, command, kill_after, transfer  # noqa: E402
 
-ROOT = Path(__file__).parents[3]
-HELPER = "tests.helpers.segmentation_runs"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -89,7 +83,7 @@ def test_what_a_command_line_says_of_the_data(tmp_path: Path) -> None:
 
 
 def test_train_and_judge(camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert transfer(camvid, tmp_path / "run", best="mean_iou", validate_every=3) == 0
+    assert transfer("semseg", camvid, tmp_path / "run", best="mean_iou", validate_every=3) == 0
     assert "validation mean_iou" in capsys.readouterr().out
     last = read_log(tmp_path / "run")[-1]["validation"]
     assert main(["evaluate", "semseg", str(tmp_path / "run"), str(camvid), "--json"]) == 0
@@ -118,8 +112,8 @@ def test_a_network_learns_what_there_is_to_learn(tmp_path: Path) -> None:
             for folder, array in ((split, pixels), (f"{split}annot", label_map.astype(np.uint8))):
                 (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(tmp_path / "data" / folder / f"{number}.png")
-    changes = {"steps": 40, "optimizer__lr": 5e-3, "semseg__augment__scale": "[1.0, 1.0]"}
-    assert transfer(tmp_path / "data", tmp_path / "run", **changes) == 0
+    changes = {"steps": 30, "optimizer__lr": 5e-3, "semseg__augment__scale": "[1.0, 1.0]"}
+    assert transfer("semseg", tmp_path / "data", tmp_path / "run", **changes) == 0
     report = evaluate_semantic(tmp_path / "run", SemanticSource(str(tmp_path / "data")))
     assert report.mean_iou > 0.75
     assert report.iou["tree"] is None
@@ -129,23 +123,9 @@ def test_a_network_learns_what_there_is_to_learn(tmp_path: Path) -> None:
 def test_killed_and_resumed_equals_never_killed(camvid: Path, tmp_path: Path) -> None:
     out, whole = tmp_path / "killed", tmp_path / "whole"
     changes = {"optimizer__kind": "sgd", "steps": 7, "ema_decay": 0.9, "validate_every": 3}
-    process = subprocess.Popen(
-        [sys.executable, "-m", HELPER, "0.2", *command(camvid, out, **changes)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert transfer(camvid, whole, **changes) == 0
-    until = time.monotonic() + 180
-    while not (out / "log.jsonl").is_file() or len(read_log(out)) < 3:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < until
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (out / "model").exists()
-    assert transfer(camvid, out, **changes) == 0
+    kill_after(3, out, command("semseg", camvid, out, **changes))
+    assert transfer("semseg", camvid, whole, **changes) == 0
+    assert transfer("semseg", camvid, out, **changes) == 0
     assert lines(out) == lines(whole)
     parts = [last_checkpoint(out).relative_to(out), Path("model/head.safetensors")]
     for part in (*parts, Path("model/backbone/backbone.safetensors")):
@@ -161,7 +141,7 @@ def test_a_dry_run_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = command(camvid, tmp_path / "run", "--dry-run")
+    words = command("semseg", camvid, tmp_path / "run", "--dry-run")
     assert main(words) == 0
     printed = capsys.readouterr().out
     for text in ("pixels (32, 32, 3)", "6 of 2 images", "0001TP_001, 32 x 24", "(0 set aside)"):
@@ -177,11 +157,11 @@ def test_what_cannot_be_trained_is_said(
 ) -> None:
     folders.write_ade20k(tmp_path / "ade")
     other = ["--validation", str(tmp_path / "ade")]
-    assert transfer(camvid, tmp_path / "run", *other) == 1
+    assert transfer("semseg", camvid, tmp_path / "run", *other) == 1
     assert "has other classes than" in capsys.readouterr().err
     assert main(["transfer", "semseg", "--out", str(tmp_path / "run")]) == 1
     assert "give a data set" in capsys.readouterr().err
-    assert transfer(camvid, tmp_path / "run", semseg__freeze="true") == 1
+    assert transfer("semseg", camvid, tmp_path / "run", semseg__freeze="true") == 1
     assert "set it to 0" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
 
@@ -192,7 +172,7 @@ def test_an_image_that_cannot_be_read(
     folders.write_camvid(tmp_path / "data")
     folders.write_image(tmp_path / "data" / "val" / "broken.png")
     folders.write_map(tmp_path / "data" / "valannot" / "broken.png", (0, 99))
-    assert transfer(camvid, tmp_path / "run", steps=1) == 0
+    assert transfer("semseg", camvid, tmp_path / "run", steps=1) == 0
     # judged: the rest goes on, and is counted
     run, data = str(tmp_path / "run"), str(tmp_path / "data")
     capsys.readouterr()
@@ -201,7 +181,7 @@ def test_an_image_that_cannot_be_read(
     assert report["images"] == 1
     assert "the value 99" in report["set_aside"][0]["reason"]
     # trained with: the figure of a validation is of all images or of none
-    assert transfer(tmp_path / "data", tmp_path / "again", steps=1) == 1
+    assert transfer("semseg", tmp_path / "data", tmp_path / "again", steps=1) == 1
     assert "the value 99" in capsys.readouterr().err
 
 
