@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ import pyarrow as pa
 from anyregion.errors import InputError, SetAside
 from anyregion.index.labels import Labeler
 from anyregion.index.region_index import row_starts
-from anyregion.index.shards import IndexedImage, boxes_of, masks_of
+from anyregion.index.shards import IndexedImage, boxes_of
+from anyregion.masks import RLE
 from anyregion.predictions import Predictions
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import Track, silent
@@ -153,41 +155,48 @@ def shard_predictions(
     starts = row_starts(images)
     if sum(len(block) for block in blocks) != starts[-1] or len(labels.indices) != starts[-1]:
         raise InputError(f"{labeler.path(number)}: not of this index; name again")
-    table = pa.concat_tables(blocks) if blocks else None
+    # whole columns of the shard at once: slices of Arrow's tables cost more than what is in them
+    boxes = np.concatenate([np.zeros((0, 4)), *(boxes_of(block) for block in blocks)])  # (M, 4)
+    ids: list[int | str] = [json.loads(i) for i in _column(blocks, "id")]
+    objectness = np.array(_column(blocks, "objectness"), dtype=np.float64)  # (M,), NaN for none
+    codes = _column(blocks, "mask") if masks else []
+    mask_scores = np.array(_column(blocks, "mask_score") if masks else [], dtype=np.float32)
     for image, (start, end) in zip(images, pairwise(starts.tolist()), strict=True):
         if image.quarantined is not None:
             yield image, None
             continue
-        rows = np.flatnonzero(~labels.duplicate[start:end])
-        boxes, ids, scores = np.zeros((0, 4)), [], None
-        rles, mask_scores = None, None
-        if table is not None:
-            part = table.slice(start, end - start)
-            boxes = boxes_of(part)
-            ids = [json.loads(i) for i in part.column("id").to_pylist()]
-            if not part.column("objectness").null_count:
-                scores = part.column("objectness").to_numpy()
-            if masks:
-                rles = masks_of(part, [image.size] * len(part))
-                mask_scores = part.column("mask_score").to_numpy()
-        one = slice(start, end)
+        scored = end > start and not np.isnan(objectness[start:end]).any()
+        regions = Regions.from_boxes(
+            boxes[start:end],
+            ids=ids[start:end],
+            scores=objectness[start:end] if scored else None,
+        )
+        rows = np.flatnonzero(~labels.duplicate[start:end])  # (R,)
+        at = start + rows
+        has_mask = masks and all(codes[i] is not None for i in at)
+        rated = has_mask and not np.isnan(mask_scores[at]).any()
         yield (
             image,
             Predictions(
                 vocabulary=vocabulary,
-                regions=Regions.from_boxes(boxes, ids=ids, scores=scores),
+                regions=regions,
                 size=image.size,
                 rows=rows,
-                indices=labels.indices[one][rows].astype(np.int64),
-                scores=labels.scores[one][rows],
-                boxes=boxes[rows],
+                indices=labels.indices[at].astype(np.int64),
+                scores=labels.scores[at],
+                boxes=boxes[at],
                 # the names are known already
                 embeddings=np.zeros((len(rows), 0), dtype=np.float32),
-                masks=None if rles is None else tuple(rles[i] for i in rows),
-                mask_scores=None
-                if mask_scores is None or np.isnan(mask_scores).any()
-                else mask_scores[rows],
-                none=None if labels.none is None else labels.none[one][rows],
-                refused=None if labels.none is None else labels.refused[one][rows],
+                masks=tuple(RLE(size=list(image.size), counts=codes[i]) for i in at)
+                if has_mask
+                else None,
+                mask_scores=mask_scores[at] if rated else None,
+                none=None if labels.none is None else labels.none[at],
+                refused=None if labels.none is None else labels.refused[at],
             ),
         )
+
+
+def _column(blocks: list[pa.Table], name: str) -> list[Any]:
+    """The values of a column of a whole shard, None where there is none."""
+    return [value for block in blocks for value in block.column(name).to_pylist()]

@@ -22,7 +22,6 @@ from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, writing
 from anyregion.index.plan import decode_name, encode_name
 from anyregion.index.sources import PlannedImage
-from anyregion.masks import RLE
 from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 
@@ -293,18 +292,6 @@ def halves_of(table: pa.Table, column: str) -> Halves:
 def boxes_of(table: pa.Table) -> NDArray[np.float64]:
     """Boxes `(M, 4)`, xyxy in pixels, of a block."""
     return np.stack([table.column(name).to_numpy() for name in ("x0", "y0", "x1", "y1")], axis=1)
-
-
-def masks_of(table: pa.Table, sizes: Sequence[tuple[int, int]]) -> tuple[RLE, ...] | None:
-    """The masks of a block; None where there are none.
-
-    Args:
-        sizes: `(height, width)` of the image of each row.
-    """
-    counts = table.column("mask").to_pylist()
-    if any(c is None for c in counts):
-        return None
-    return tuple(RLE(size=list(size), counts=c) for c, size in zip(counts, sizes, strict=True))
 
 
 def states(path: Path, key: bytes) -> str | None:
