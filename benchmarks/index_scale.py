@@ -9,7 +9,7 @@ of LVIS, which are new to it; searches; counts; and writes the results folder of
 whose cost it scales. `workers` indexes photographs by one process and by two, in turn.
 
 CPU seconds are of this process and those it started. Peak memory is the sum over all of them, of
-what only each holds (PSS), looked at ten times a second.
+what each holds alone (PSS), looked at ten times a second.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ class Cost:
     seconds: float = 0.0
     cpu: float = 0.0
     memory: float = 0.0
+
+
+class _Report(dict[str, object]):
+    """What is measured, printed as soon as it is known."""
+
+    def __setitem__(self, name: str, value: object) -> None:
+        super().__setitem__(name, value)
+        print(json.dumps({name: value}, default=lambda number: round(float(number), 2)), flush=True)
 
 
 @contextmanager
@@ -177,7 +185,7 @@ def export(index: RegionIndex, named: object, work: Path, shards: int) -> tuple[
     return regions, cost
 
 
-def measure_names(args: argparse.Namespace) -> dict[str, object]:
+def measure_names(args: argparse.Namespace) -> None:
     """Name, search, count and write."""
     source = RegionIndex.open(args.index)
     recognizer = source.load_recognizer()
@@ -186,11 +194,9 @@ def measure_names(args: argparse.Namespace) -> dict[str, object]:
         index = RegionIndex.open(big)
     else:
         index = repeat_index(source, big, args.regions, args.seed)
-    report: dict[str, object] = {
-        "shards": len(index),
-        "images": index.manifest.images,
-        "bytes": sum(path.stat().st_size for path in big.glob("shards/*.parquet")),
-    }
+    report = _Report()
+    report["shards"], report["images"] = len(index), index.manifest.images
+    report["bytes"] = sum(path.stat().st_size for path in big.glob("shards/*.parquet"))
     names = recognizer.encode_vocabulary(new_names(args.names))
     for path in big.glob("labels/*/*"):
         path.unlink()
@@ -208,13 +214,13 @@ def measure_names(args: argparse.Namespace) -> dict[str, object]:
     report["stats"] = vars(cost)
     regions, cost = export(index, named, args.work, shards=20)
     report["results folder"] = {"regions": regions, **vars(cost)}
-    return report
 
 
-def measure_workers(args: argparse.Namespace) -> dict[str, object]:
+def measure_workers(args: argparse.Namespace) -> None:
     """Index the same photographs by one process and by two, one after the other, each twice."""
     photos = sorted(args.images.rglob("*.jpg"))[: args.count]
-    report: dict[str, object] = {"images": len(photos)}
+    report = _Report()
+    report["images"] = len(photos)
     for turn in (1, 2):
         for workers in (1, 2):
             with measured() as cost:
@@ -226,7 +232,6 @@ def measure_workers(args: argparse.Namespace) -> dict[str, object]:
                 )
             stated = {"seconds without loading": made.seconds, "regions": made.regions}
             report[f"{workers} processes, turn {turn}"] = {**vars(cost), **stated}
-    return report
 
 
 def main() -> None:
@@ -246,7 +251,7 @@ def main() -> None:
         each.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     measure = {"names": measure_names, "workers": measure_workers}[args.kind]
-    print(json.dumps(measure(args), indent=1, default=float))
+    measure(args)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from anyregion.runs.pipeline import ProposedRegions, ReadSample, Sample, run_pip
 
 # images whose bytes are in memory together, where they are no plain files
 _AT_ONCE = 16
+_IMAGES_OF_SHARD, _IMAGES_OF_SMALL_SHARD, _SMALL_COLLECTION = 512, 64, 8192
 # side of the image that tells how wide a model's embeddings are
 _SIDE = 64
 
@@ -44,7 +45,8 @@ class IndexOptions:
         features: also what taught vocabularies need (`compact`: nine times the embedding's size).
         use_masks: give masks that regions bring as prompts.
         batch_size: images at once.
-        shard_images: images of a shard.
+        shard_images: images of a shard; None for 512, or 64 of a collection so small that several
+            workers would have too few shards to share.
 
     Raises:
         InputError: a number below 1.
@@ -54,11 +56,16 @@ class IndexOptions:
     features: bool = False
     use_masks: bool = False
     batch_size: int = 4
-    shard_images: int = 512
+    shard_images: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.shard_images < 1:
+        if self.batch_size < 1 or (self.shard_images is not None and self.shard_images < 1):
             raise InputError("batch size and images of a shard must be at least 1")
+
+    def images_of_shard(self, images: int) -> int:
+        """How many of so many images are a shard: the same for however many workers."""
+        small = images < _SMALL_COLLECTION
+        return self.shard_images or (_IMAGES_OF_SMALL_SHARD if small else _IMAGES_OF_SHARD)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from anyregion.index.manifest import (
     shard_paths,
 )
 from anyregion.index.plan import plan_samples, write_plan
-from anyregion.index.shards import read_images
+from anyregion.index.shards import ShardLayout, read_images
 from anyregion.index.sources import list_images
 from anyregion.io.regions import load_regions
 from anyregion.recognizer import Recognizer
@@ -151,7 +151,7 @@ def index_images(
         with open_engine(IndexModel(recognizer, proposed, options), engine) as working:
             models, layout = working.describe()
             if manifest is None:
-                manifest = _plan(listed, source, out, settings, model, models, layout, set_aside)
+                manifest = _plan(listed, source, out, settings, options, models, layout, set_aside)
             elif (dict(manifest.models), manifest.layout) != (models, layout):
                 raise InputError(
                     f"{out}: was begun by other weights ({manifest.models}, now {models}); use "
@@ -159,7 +159,8 @@ def index_images(
                 )
             todo = _missing(out, manifest)
             progress = track("embedding regions", "images")
-            total = min(len(todo) * options.shard_images, manifest.images)
+            shard_images = options.images_of_shard(manifest.images)
+            total = min(len(todo) * shard_images, manifest.images)
             done = 0
 
             def count(images: int) -> None:
@@ -200,9 +201,9 @@ def _plan(
     source: RegionSource,
     out: Path,
     settings: Mapping[str, Any],
-    model: Mapping[str, Any] | None,
+    options: IndexOptions,
     models: Mapping[str, str],
-    layout: Any,
+    layout: ShardLayout,
     set_aside: list[SetAside],
 ) -> IndexManifest:
     """List the images, and write the plan and the manifest."""
@@ -213,7 +214,8 @@ def _plan(
     if not images:
         more = f"; and {len(set_aside) - 5} more" if len(set_aside) > 5 else ""
         raise InputError("; ".join(map(str, set_aside[:5])) + more or "no images given")
-    write_plan(out / PLAN, plan_samples(images, source, root), int(settings["shard_images"]))
+    shard_images = options.images_of_shard(len(images))
+    write_plan(out / PLAN, plan_samples(images, source, root), shard_images)
     manifest = IndexManifest(
         version=__version__,
         root=str(root),
@@ -222,7 +224,7 @@ def _plan(
         models=models,
         layout=layout,
         images=len(images),
-        shards=-(-len(images) // int(settings["shard_images"])),
+        shards=-(-len(images) // shard_images),
         bytes=sum(max(image.bytes, 0) for image in images),
         plan=hashlib.sha256((out / PLAN).read_bytes()).hexdigest(),
     )
