@@ -9,7 +9,7 @@ of LVIS, which are new to it; searches; counts; and writes the results folder of
 whose cost it scales. `workers` indexes photographs by one process and by two, in turn.
 
 CPU seconds are of this process and those it started. Peak memory is the sum over all of them, of
-what each holds alone (PSS), looked at ten times a second.
+what each holds alone (PSS), looked at twice a second.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def measured() -> Iterator[Cost]:
     cost, ended = Cost(), threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.1):
+        while not ended.wait(0.5):
             cost.memory = max(cost.memory, sum(map(_own_memory, _family(os.getpid()))))
 
     watching = threading.Thread(target=watch, daemon=True)

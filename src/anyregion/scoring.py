@@ -49,6 +49,8 @@ class AnswerModel(Protocol):
         ...
 
 
+# names of a region that are looked for one after the other; more are sorted out together
+_FEW = 16
 # regions scored together: with a chunk of words some 30 MB. Up to so many keep their bits.
 ROWS_AT_ONCE = 256
 
@@ -141,18 +143,10 @@ def top_names(
                 total = total * np.exp(highest - high)
                 total += np.exp(part - high).sum(axis=1, keepdims=True)
                 highest = high
-            positions = np.broadcast_to(np.arange(first, first + part.shape[1]), part.shape)
-            best = np.concatenate([best, part], axis=1)
-            columns = np.concatenate([columns, positions], axis=1)
-            if best.shape[1] > 4 * top_k:
-                # a cut by value first, so that only the few survivors are sorted
-                top = np.sort(np.argpartition(-best, top_k - 1, axis=1)[:, :top_k], axis=1)
-                lowest = np.take_along_axis(best, top, axis=1).min(axis=1, keepdims=True)
-                # argpartition breaks ties at the cut as it likes; the earlier name is to win them
-                if ((best == lowest).sum(axis=1) > 1).any():
-                    top = np.argsort(-best, axis=1, kind="stable")[:, :top_k]
-                best = np.take_along_axis(best, top, axis=1)
-                columns = np.take_along_axis(columns, top, axis=1)
+            top = _best_columns(part, top_k)  # (M, up to top_k)
+            best = np.concatenate([best, np.take_along_axis(part, top, axis=1)], axis=1)
+            columns = np.concatenate([columns, first + top], axis=1)
+            # of equal ones those of earlier chunks stand first
             order = np.argsort(-best, axis=1, kind="stable")[:, :top_k]  # (M, up to top_k)
             best = np.take_along_axis(best, order, axis=1)
             columns = np.take_along_axis(columns, order, axis=1)
@@ -170,3 +164,27 @@ def top_names(
             scores[rows] = 1.0 / (1.0 + np.exp(-best.astype(np.float64)))
         indices[rows] = columns
     return indices, scores
+
+
+def _best_columns(values: Floats, count: int) -> NDArray[np.int64]:
+    """The columns of the `count` largest of each row `(M, min(count, n))`, best first.
+
+    Of equal ones the earlier column comes first.
+    """
+    if count <= _FEW and values.shape[1] > count:
+        remaining, rows = values.copy(), np.arange(len(values))
+        best = np.empty((len(values), count), dtype=np.int64)
+        for place in range(count):
+            # the first of the largest; a processor looks at many at once, as it does for no sort
+            best[:, place] = remaining.argmax(axis=1)
+            remaining[rows, best[:, place]] = -np.inf
+        return best
+    if values.shape[1] > 4 * count:
+        # a cut by value first, so that only the few survivors are sorted
+        top = np.sort(np.argpartition(-values, count - 1, axis=1)[:, :count], axis=1)
+        lowest = np.take_along_axis(values, top, axis=1).min(axis=1, keepdims=True)
+        # argpartition breaks ties at the cut as it likes; the earlier name is to win them
+        if (values >= lowest).sum() == top.size:
+            order = np.argsort(-np.take_along_axis(values, top, axis=1), axis=1, kind="stable")
+            return np.take_along_axis(top, order, axis=1)
+    return np.argsort(-values, axis=1, kind="stable")[:, :count]

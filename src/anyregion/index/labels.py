@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from anyregion.errors import InputError
 from anyregion.files import atomic_path, to_line, writing
 from anyregion.index.manifest import LABELS
-from anyregion.index.region_index import RegionIndex, StoredRules, row_starts
+from anyregion.index.region_index import RegionIndex, StoredRules
 from anyregion.index.shards import FEATURE, IndexedImage, boxes_of, halves_of, states
 from anyregion.masks import RLE
 from anyregion.proposals import DuplicateOptions, without_duplicates
@@ -303,21 +302,22 @@ def _mark_duplicates(
         images: of the shard.
         masks: by their rows, the codes of regions that brought a mask.
     """
-    starts = row_starts(images)
     best, scores = labels.indices[:, 0], labels.scores[:, 0]
-    for image, (start, end) in zip(images, pairwise(starts.tolist()), strict=True):
-        names, counts = np.unique(best[start:end], return_counts=True)
-        # most names of an image are those of one region, which has no duplicate
-        rows = start + np.flatnonzero(np.isin(best[start:end], names[counts > 1]))
-        if len(rows):
-            rles = [
-                RLE(size=list(image.size), counts=masks[row]) if row in masks else None
-                for row in rows.tolist()
-            ]
-            kept = without_duplicates(
-                boxes[rows], best[rows], scores[rows], DuplicateOptions(), masks=rles
-            )
-            labels.duplicate[np.delete(rows, kept)] = True
+    image_of = np.repeat(np.arange(len(images)), [image.regions for image in images])  # (M,)
+    # most names of an image are those of one region, which has no duplicate
+    name_of = image_of * (int(best.max(initial=0)) + 1) + best.astype(np.int64)
+    _, group, sizes = np.unique(name_of, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(sizes[group] > 1)
+    cuts = np.flatnonzero(np.diff(image_of[several])) + 1
+    for rows in np.split(several, cuts) if len(several) else []:
+        size = list(images[image_of[rows[0]]].size)
+        rles = [
+            RLE(size=size, counts=masks[row]) if row in masks else None for row in rows.tolist()
+        ]
+        kept = without_duplicates(
+            boxes[rows], best[rows], scores[rows], DuplicateOptions(), masks=rles
+        )
+        labels.duplicate[np.delete(rows, kept)] = True
 
 
 def _flat(table: pa.Table, column: str) -> NDArray[Any]:
