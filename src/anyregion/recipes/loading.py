@@ -218,15 +218,17 @@ def settings_of_run(settings: Settings) -> Settings:
     """A run's settings in today's names, with the defaults of what came since it began."""
     values = upgrade_settings(settings)
     name = values.get("task")
-    settings = values.get(name) if name in TASKS else None
-    if not isinstance(settings, Mapping) or TASKS[name].source != "store":
+    if not isinstance(name, str) or name not in TASKS or TASKS[name].source != "store":
         return values
-    later = dict(settings)
+    of_task = values.get(name)
+    if not isinstance(of_task, Mapping):
+        return values
+    later = dict(of_task)
     if name == "regionspot":
         later.setdefault("unseen", "")
-    later["data"] = [{"share": 1.0, **each} for each in settings.get("data") or ()]
-    if settings.get("validation"):
-        later["validation"] = {"share": 1.0, **settings["validation"]}
+    later["data"] = [{"share": 1.0, **each} for each in later.get("data") or ()]
+    if later.get("validation"):
+        later["validation"] = {"share": 1.0, **later["validation"]}
     return {**values, name: later}
 
 
