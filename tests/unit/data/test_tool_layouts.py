@@ -117,6 +117,19 @@ def test_yolo_folders_of_labels_with_their_names_beside(tmp_path: Path) -> None:
         load_regions(tmp_path / "labels" / "train" / "a.txt")
 
 
+def test_yolo_of_cvat_with_lists_beside_the_labels(tmp_path: Path) -> None:
+    tools.yolo(tmp_path / "set")
+    folder = tmp_path / "cvat" / "obj_train_data"
+    folder.mkdir(parents=True)
+    shutil.copy(tmp_path / "set" / "labels" / "train" / "a.txt", folder)
+    shutil.copy(tmp_path / "set" / "images" / "train" / "a.jpg", folder)
+    (tmp_path / "cvat" / "train.txt").write_text("data/obj_train_data/a.jpg\n")
+    (tmp_path / "cvat" / "obj.names").write_text("cat\ndog\n")
+    file = load_regions(tmp_path / "cvat")
+    assert file.set_aside == ()
+    assert named(file) == {"a.jpg": list(zip(tools.LABELS["a"], tools.BOXES["a"], strict=True))}
+
+
 LINES = {
     "0 0.5 0.5 1.5 0.2": "numbers outside 0 to 1",
     "0 0.5 0.5 -0.2 0.2": "numbers outside 0 to 1",

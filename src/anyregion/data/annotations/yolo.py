@@ -149,14 +149,15 @@ def find_config(folder: Path) -> Path | None:
 
 def has_labels(folder: Path) -> bool:
     """Whether one of the first text files of a folder has lines of YOLO's layout."""
-    for file in sorted(folder.glob("*.txt"))[:20]:
-        try:
-            lines = read_text(file).splitlines()
-        except InputError:
-            continue
-        if lines and is_yolo_line(lines[0]):
-            return True
-    return False
+    return any(map(_is_labels, sorted(folder.glob("*.txt"))[:20]))
+
+
+def _is_labels(file: Path) -> bool:
+    try:
+        lines = read_text(file).splitlines()
+    except InputError:
+        return False
+    return bool(lines) and is_yolo_line(lines[0])
 
 
 def labels_folder(path: Path) -> Path | None:
@@ -244,6 +245,9 @@ def _listed(root: Path, settings: dict[str, Any], path: Path) -> Iterator[_Label
                     stem = file.relative_to(base).with_suffix("").as_posix()
                     by_stem.setdefault(stem, [None, None])[slot] = file
         for stem, (picture, text) in sorted(by_stem.items()):
+            # lists of images and notes lie beside labels, too
+            if picture is None and text is not None and not _is_labels(text):
+                continue
             name = _below(root, image_folder / stem)
             if name not in listed:
                 listed.add(name)
