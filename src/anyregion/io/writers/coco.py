@@ -14,7 +14,9 @@ from anyregion.io.labels import (
     image_ids,
 )
 from anyregion.io.writers.writing import Outlines, WriteOptions, WriteReport, rounded, use_mask
-from anyregion.masks import mask_area
+from anyregion.predictions import record_to_coco
+
+_OPTIONAL = ("score", "labels", "scores")
 
 
 def write_coco(
@@ -44,9 +46,10 @@ def write_annotations(
     annotations: list[dict[str, Any]] = []
     for number, image in zip(numbers, listed, strict=True):
         for region in image.regions:
-            annotation = _annotation(region, image, number, classes, options, outlines)
-            annotation_id = region.id if keep_ids else len(annotations) + 1
-            annotations.append({"id": annotation_id, **annotation, "region_id": region.id})
+            place = int(region.id) if keep_ids else len(annotations) + 1
+            annotations.append(
+                _annotation(region, image, number, place, classes, options, outlines)
+            )
         report.count(image)
     content = {
         "info": {"description": "regions named by anyregion"},
@@ -72,10 +75,12 @@ def write_coco_results(
     results: list[dict[str, Any]] = []
     for number, image in zip(numbers, listed, strict=True):
         for region in image.regions:
-            result = _annotation(region, image, number, classes, options, outlines)
+            result = _annotation(
+                region, image, number, len(results) + 1, classes, options, outlines
+            )
             if not result["segmentation"]:
                 del result["segmentation"]
-            for key in ("area", "iscrowd"):
+            for key in ("area", "iscrowd", "region_id"):
                 del result[key]
             results.append({"score": 1.0, **result, "id": region.id})
         report.count(image)
@@ -95,31 +100,25 @@ def _annotation(
     region: LabelledRegion,
     image: LabelledImage,
     number: int,
+    annotation_id: int,
     classes: ClassNames,
     options: WriteOptions,
     outlines: Outlines,
 ) -> dict[str, Any]:
-    x0, y0, x1, y1 = region.box
-    segmentation: Any = []
-    area = (x1 - x0) * (y1 - y0)
-    if use_mask(region, options):
-        assert region.mask is not None
-        area = mask_area(region.mask)
-        polygons = options.shapes == "polygons"
-        segmentation = outlines.parts(image, region) if polygons else region.mask
-    annotation: dict[str, Any] = {
-        "image_id": number,
-        "category_id": classes.ids[classes.names.index(region.label)],
-        "bbox": rounded((x0, y0, x1 - x0, y1 - y0), 3),
-        "area": round(area, 3),
-        "iscrowd": 0,
-        "segmentation": segmentation,
+    record = {
+        "id": region.id,
+        "box": rounded(region.box, 3),
+        "score": region.score,
+        "labels": list(region.labels),
+        "scores": list(region.scores),
+        "mask": region.mask if use_mask(region, options) else None,
     }
-    if region.score is not None:
-        annotation["score"] = region.score
-    if region.labels:
-        annotation |= {"labels": list(region.labels), "scores": list(region.scores)}
-    return annotation
+    category = classes.ids[classes.names.index(region.label)]
+    annotation = record_to_coco(record, number, annotation_id, category)
+    if record["mask"] is not None and options.shapes == "polygons":
+        annotation["segmentation"] = outlines.parts(image, region)
+    # of a file that states no scores and no further names, nothing is said of them
+    return {key: v for key, v in annotation.items() if key not in _OPTIONAL or v not in (None, [])}
 
 
 def _images(numbers: list[int], listed: list[LabelledImage]) -> list[dict[str, Any]]:
