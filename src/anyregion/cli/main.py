@@ -219,6 +219,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return _parser(words).parse_args(words)
 
 
+def module_of(name: str) -> str:
+    """The module of a command: `export-labels` is `export_labels`."""
+    return "anyregion.cli." + re.sub("[ -]", "_", name.replace("evaluate ", "evaluate."))
+
+
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of all commands' names, and of the arguments of the one that `words` call."""
     parser = argparse.ArgumentParser(
@@ -252,7 +257,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        module = "anyregion.cli." + re.sub("[ -]", "_", name.replace("evaluate ", "evaluate."))
+        module = module_of(name)
         leaf.set_defaults(module=module)
         # only the command that is called declares its arguments: importing all would take seconds
         if list(words[: len(parts)]) == parts:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from anyregion.cli.main import COMMANDS, GROUPS, _parser, main
+from anyregion.cli.main import COMMANDS, GROUPS, _parser, main, module_of
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -96,8 +96,7 @@ def test_a_documented_command(
     if not whole:  # a part of a command line: what it names exists
         if name in COMMANDS:
             parser = argparse.ArgumentParser()
-            module = name.replace("evaluate ", "evaluate.").replace(" ", "_")
-            importlib.import_module(f"anyregion.cli.{module}").add_arguments(parser)
+            importlib.import_module(module_of(name)).add_arguments(parser)
             flags = {word.split("=")[0] for word in words if word.startswith("--")}
             assert flags <= parser._option_string_actions.keys()
         return
