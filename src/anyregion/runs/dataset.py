@@ -16,7 +16,7 @@ from anyregion.errors import InputError, SetAside
 from anyregion.files import write_csv, write_json, writing
 from anyregion.io.labels import ClassNames, LabelledImage, LabelledRegion
 from anyregion.io.writers.coco import write_annotations
-from anyregion.io.writers.writing import WriteOptions, WriteReport, copy_image
+from anyregion.io.writers.writing import WriteOptions, WriteReport, copy_image, inside
 from anyregion.io.writers.yolo import YoloWriter
 from anyregion.runs.export_labels import LabelSource
 
@@ -254,7 +254,7 @@ def _write(
     for split, listed in by_split.items():
         copied: list[LabelledImage] = []
         for image in listed:
-            target = out / "images" / split / image.name
+            target = out / "images" / split / inside(image.name)
             if (fault := copy_image(image, write, target)) is None:
                 copied.append(image)
             else:

@@ -133,6 +133,16 @@ def test_what_cannot_be_exported_is_said(export: Path, capsys: pytest.CaptureFix
     assert len(json.loads(Path("out/predictions.json").read_text())) == 1
 
 
+def test_a_layout_is_forced(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crops = picture(Path("crops/red/one.png"), "red", "red")
+    assert recognize(str(crops), "--regions", "crops", "--out", "a") == 1
+    assert "a folder without annotations" in capsys.readouterr().err
+    words = ["--regions-format", "crops"]
+    assert recognize(str(crops), "--regions", "crops", *words, "--out", "a") == 0
+    assert recognize("photos", "--regions", "auto", *words, "--out", "b") == 1
+    assert "--regions-format needs a file" in capsys.readouterr().err
+
+
 def test_photographs_that_exif_turns_and_that_were_annotated_as_stored(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -206,6 +206,30 @@ def test_images_are_copied_or_said_to_be_missing(tmp_path: Path, images: Path) -
     assert len(load_regions(tmp_path / "out").images) == 2
 
 
+@pytest.mark.parametrize("to", WRITERS)
+@pytest.mark.parametrize("name", ["../../a.jpg", "/tmp/a.jpg", "C:\\x\\..\\a.jpg"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, images: Path, to: str, name: str) -> None:
+    out = tmp_path / "far" / "below" / "out"
+    before = sorted(p for p in tmp_path.rglob("*"))
+    write(to, out, images, [replace(PLAIN[0], name=name)], copy_images=True)
+    made = {p for p in tmp_path.rglob("*") if p.is_file()} - set(before)
+    assert made
+    assert all(p.is_relative_to(out) for p in made)
+    assert not Path("/tmp/a.json").exists()
+    assert not Path("/tmp/a.xml").exists()
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_names_of_images_that_are_no_utf8(tmp_path: Path, images: Path, to: str) -> None:
+    name = "caf\udce9 1.jpg"
+    (images / "a.jpg").rename(images / name)
+    report = write(to, tmp_path / "out", images, [replace(PLAIN[0], name=name)], copy_images=True)
+    assert (report.images, report.regions) == (1, 2)
+    for path in (tmp_path / "out").rglob("*.*"):
+        if path.suffix in (".json", ".xml", ".csv", ".yaml", ".txt"):
+            path.read_text(encoding="utf-8")
+
+
 def test_crops_need_images_of_the_stated_size(tmp_path: Path, images: Path) -> None:
     other = replace(PLAIN[0], size=(20, 30))
     report = write("crops", tmp_path / "out", images, [other, PLAIN[1]])

@@ -49,7 +49,7 @@ def write_label_studio(
         ]
         used |= {result["type"] for result in results}
         task: dict[str, Any] = {
-            "data": {"image": options.image_prefix + quote(image.name)},
+            "data": {"image": options.image_prefix + quote(image.name, errors="backslashreplace")},
             "predictions": [prediction(results)],
         }
         if image.key is not None and image.key.isascii() and image.key.isdecimal():

@@ -15,6 +15,7 @@ from anyregion.io.writers.writing import (
     WriteReport,
     add_element,
     copy_image,
+    inside,
     write_xml,
 )
 
@@ -32,7 +33,7 @@ def write_voc(
         if stem is None:
             continue
         if options.copy_images:
-            target = out / "JPEGImages" / image.name
+            target = out / "JPEGImages" / inside(image.name)
             if (fault := copy_image(image, options, target)) is not None:
                 report.set_aside.append(SetAside(image.name, fault))
                 continue

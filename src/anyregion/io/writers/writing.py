@@ -133,6 +133,11 @@ class Stems:
         return stem
 
 
+def inside(name: str) -> PurePosixPath:
+    """An image's name as a path that leads out of no folder: `../../a.jpg` is `a.jpg`."""
+    return PurePosixPath(*name_parts(name))
+
+
 def copy_image(image: LabelledImage, options: WriteOptions, target: Path) -> str | None:
     """Copy an image's file, whole or not at all; what is wrong where it cannot be.
 
