@@ -34,6 +34,7 @@ COMMANDS = {
     "search": "regions of an index that are most like words or a region",
     "stats": "what an index holds: counts by name, doubt, near duplicates",
     "teach": "learn names from corrected regions, in seconds",
+    "review": "a run's regions in one HTML file, to be corrected in any browser",
     "queue": "which regions are best corrected next",
     "evaluate classification": "regions given, names asked: accuracies",
     "evaluate detection": "boxes and masks as a detector's: COCO and LVIS AP",
