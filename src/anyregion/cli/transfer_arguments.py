@@ -65,7 +65,9 @@ def add_arguments(
     )
     for name, keywords in options:
         parser.add_argument(name, **keywords)
-    parser.add_argument("data", nargs="?", metavar="DATA", help="what is trained on")
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA", help="what is trained on (settings follow it)"
+    )
     command.add_settings_argument(parser)
 
 

@@ -15,7 +15,7 @@ examples:
   anyregion transfer detection instances_train2017.json --images train2017
       --validation instances_val2017.json --validation-images val2017 --config detection-coco
       --backbone runs/in --dry-run
-  anyregion transfer detection --config detection-coco --help     every setting, with its meaning
+  anyregion transfer detection DATA --config detection-coco --help   every setting, with its meaning
 
 DATA is COCO-format JSON with masks (or boxes alone, with --detection.detector.masks false), or
 another layout that `anyregion data check` reads. The same command again goes on where it was ended.

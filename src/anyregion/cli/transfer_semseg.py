@@ -17,7 +17,8 @@ examples:
   anyregion transfer semseg camvid --backbone torchvision/resnet18 --weights resnet18.pth --probe
       --out runs/probe
   anyregion transfer semseg cityscapes --config semseg-cityscapes --dry-run
-  anyregion transfer semseg --config semseg-voc --help     every setting, with its meaning
+  anyregion transfer semseg DATA --config semseg-voc --help    every setting, with its meaning
+  anyregion train semseg-voc --semseg.backbone runs/in --out runs/voc   all as the recipe says
 
 DATA is a folder in the layout of Pascal VOC 2012, Cityscapes, CamVid (SegNet's) or ADE20K,
 COCO-format JSON with masks, or a folder of label maps. The same command again goes on where it was

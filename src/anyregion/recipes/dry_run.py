@@ -39,7 +39,10 @@ def dry_run(training: Training) -> dict[str, str]:
     reading = time.perf_counter() - started
     seed_torch(loop.seed, "step", 0, 0)
     started = time.perf_counter()
-    losses = task.losses(module, examples)
+    device = torch.device(own_device(loop.device)).type
+    dtype = torch.float16 if loop.precision == "fp16" else torch.bfloat16
+    with torch.autocast(device, dtype, enabled=loop.precision != "fp32"):
+        losses = task.losses(module, examples)
     losses["loss"].mean().backward()  # type: ignore[no-untyped-call]
     step = (time.perf_counter() - started) * len(items) / size
     means = {name: float(values.detach().mean()) for name, values in losses.items()}

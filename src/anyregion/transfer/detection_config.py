@@ -36,7 +36,7 @@ class DetectorConfig:
     Attributes:
         masks: with the mask head; else Faster R-CNN.
         norm: `batch`: BatchNorm learns in the backbone, and stands in the pyramid and in the heads
-            too; between processes it is synchronised. `frozen`: the backbone's stays as it was
+            too. `frozen`: the backbone's stays as it was
             pretrained, and nowhere else is any, as in detectors before.
         short_side: images are scaled to one of these in training, to the last one in tests.
         long_side: that no image exceeds.
@@ -86,6 +86,7 @@ class DetectionConfig:
         detector: the network.
         batch: images of a step, of all processes.
         flip: chance of being mirrored.
+        sync_norm: BatchNorms count over all processes, where `detector.norm` is `batch`.
         licence: under which the weights may be used.
     """
 
@@ -97,6 +98,7 @@ class DetectionConfig:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     batch: int = 16
     flip: float = 0.5
+    sync_norm: bool = True
     licence: str = "not stated"
 
     def __post_init__(self) -> None:

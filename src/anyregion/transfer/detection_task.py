@@ -33,7 +33,7 @@ from anyregion.transfer.detection_evaluation import (
     open_detection_dataset,
     read_sized,
 )
-from anyregion.transfer.detector import Detector, as_image, save_detector
+from anyregion.transfer.detector import Detector, DetectorBatch, as_image, save_detector
 
 BOX_METRICS = {
     "box_ap": Metric("COCO's AP of boxes: mean over IoU 0.50 to 0.95 and over the classes"),
@@ -70,7 +70,8 @@ def build(settings: DetectionConfig, *, loop: LoopConfig) -> DetectionTask:
     encoder = load_encoder(settings.backbone, weights=settings.weights)
     seed_torch(loop.seed, "head")
     module = Detector(encoder, classes, settings.detector, frozen=settings.freeze)
-    if settings.detector.norm == "batch" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if settings.sync_norm and settings.detector.norm == "batch" and several:
         module = convert_sync_batchnorm(module, own_device(loop.device).partition(":")[0])
     return DetectionTask(module, datasets, validation, settings, seed=loop.seed)
 
@@ -194,7 +195,7 @@ class DetectionTask(Task):
             if self.config.detector.masks:
                 target["masks"] = torch.from_numpy(np.ascontiguousarray(example.masks)).to(device)
             targets.append(target)
-        parts: dict[str, Tensor] = module(images, targets)
+        parts: dict[str, Tensor] = module(DetectorBatch(images, targets))
         loss = torch.stack(list(parts.values())).sum()
         names = {name.removeprefix("loss_"): part.detach() for name, part in parts.items()}
         everything = {"loss": loss, **names}

@@ -69,6 +69,23 @@ class PyramidBackbone(nn.Module):
         return pyramid
 
 
+class DetectorBatch:
+    """Images and what there is on them, as torchvision's detectors take them.
+
+    No dataclass and no container: mixed precision would round what it finds in those to bfloat16,
+    and coordinates of 800 pixels to multiples of four.
+
+    Attributes:
+        images: `(3, H, W)` float32 each, RGB in 0 to 1.
+        targets: `boxes` (xyxy), `labels` (from 1) and `masks` of each; None to detect.
+    """
+
+    def __init__(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> None:
+        self.images, self.targets = images, targets
+
+
 @dataclass(frozen=True, eq=False)
 class DetectedRegions:
     """The detections of one image, best first.
@@ -128,15 +145,15 @@ class Detector(nn.Module):
                 part.eval()
         return self
 
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
-        """torchvision's: `(3, H, W)` images in 0 to 1; losses in training, else detections."""
-        return self.network(images, targets)
+    def forward(self, batch: DetectorBatch) -> Any:
+        """torchvision's losses by name in training, else its detections of each image."""
+        return self.network(batch.images, batch.targets)
 
     @torch.no_grad()
     def predict(self, pixels: Pixels) -> DetectedRegions:
         """The detections of one image. In evaluation mode only."""
         device = next(self.parameters()).device
-        output = self([as_image(pixels, device)])[0]
+        output = self(DetectorBatch([as_image(pixels, device)]))[0]
         masks = None
         if self.config.masks:
             inside = (output["masks"][:, 0] > 0.5).cpu().numpy()  # (N, H, W)

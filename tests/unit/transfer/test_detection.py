@@ -24,9 +24,15 @@ from anyregion.recipes.loading import read_training  # noqa: E402
 from anyregion.recipes.run import transfer_training  # noqa: E402
 from anyregion.training.logs import read_log  # noqa: E402
 from anyregion.training.run_folder import last_checkpoint  # noqa: E402
+from anyregion.training.sync_batchnorm import SharedBatchNorm  # noqa: E402
 from anyregion.transfer.detection_config import DetectionSource, DetectorConfig  # noqa: E402
 from anyregion.transfer.detection_evaluation import open_detection_dataset  # noqa: E402
-from anyregion.transfer.detector import Detector, load_detector, save_detector  # noqa: E402
+from anyregion.transfer.detector import (  # noqa: E402
+    Detector,
+    DetectorBatch,
+    load_detector,
+    save_detector,
+)
 from tests.helpers.run_logs import lines  # noqa: E402
 from tests.helpers.small_backbones import scrambled  # noqa: E402
 from tests.helpers.transfer_runs import BACKBONE, command, kill_after, transfer  # noqa: E402
@@ -93,7 +99,7 @@ def detector(seed: int = 0, **changes: Any) -> Detector:
     return made
 
 
-def example() -> tuple[list[Any], list[dict[str, Any]]]:
+def example() -> DetectorBatch:
     masks = torch.zeros(1, 48, 64, dtype=torch.uint8)
     masks[0, 8:24, 8:24] = 1
     target = {
@@ -101,7 +107,7 @@ def example() -> tuple[list[Any], list[dict[str, Any]]]:
         "labels": torch.tensor([1]),
         "masks": masks,
     }
-    return [torch.rand(3, 48, 64), torch.rand(3, 48, 64)], [target, target]
+    return DetectorBatch([torch.rand(3, 48, 64), torch.rand(3, 48, 64)], [target, target])
 
 
 def test_the_published_recipe() -> None:
@@ -124,7 +130,7 @@ def test_the_published_recipe() -> None:
 def test_every_parameter_that_learns_gets_a_gradient(norm: str) -> None:
     made = detector(norm=norm).train()
     buffers = {name: value.clone() for name, value in made.encoder.named_buffers()}
-    losses = made(*example())
+    losses = made(example())
     assert set(losses) == {
         "loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg",
     }  # fmt: skip
@@ -145,7 +151,7 @@ def test_every_parameter_that_learns_gets_a_gradient(norm: str) -> None:
 def test_a_frozen_backbone_stays_as_it_is() -> None:
     made = detector(frozen=True).train()
     before = {name: value.clone() for name, value in made.encoder.state_dict().items()}
-    sum(made(*example()).values()).backward()
+    sum(made(example()).values()).backward()
     after = made.encoder.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert all(p.grad is None for p in made.encoder.parameters())
@@ -153,8 +159,9 @@ def test_a_frozen_backbone_stays_as_it_is() -> None:
 
 def test_without_masks() -> None:
     made = detector(masks=False)
-    images, targets = example()
-    losses = made.train()(images, [{k: t[k] for k in ("boxes", "labels")} for t in targets])
+    batch = example()
+    batch.targets = [{k: t[k] for k in ("boxes", "labels")} for t in batch.targets or ()]
+    losses = made.train()(batch)
     assert "loss_mask" not in losses
     detected = made.eval().predict(np.zeros((48, 64, 3), dtype=np.uint8))
     assert detected.masks is None
@@ -225,6 +232,17 @@ def test_a_detector_learns_to_find_squares(
     assert again["masks"]["AP"] == pytest.approx(last["mask_ap"], abs=1e-9)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision(squares: Path, tmp_path: Path, precision: str) -> None:
+    """Boxes stay exact: they are what is learnt."""
+    data, changes = squares / "squares.json", {"steps": 1, "precision": precision}
+    words = ["--images", str(squares / "images")]
+    assert transfer("detection", data, tmp_path / "run", *words, **changes) == 0
+    losses = read_log(tmp_path / "run")[-1]
+    assert transfer("detection", data, tmp_path / "full", *words, steps=1) == 0
+    assert losses["loss"] == pytest.approx(read_log(tmp_path / "full")[-1]["loss"], rel=0.05)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_killed_and_resumed_equals_never_killed(squares: Path, tmp_path: Path) -> None:
     out, whole, data = tmp_path / "killed", tmp_path / "whole", squares / "squares.json"
@@ -270,6 +288,30 @@ def test_mirrored_regions(squares: Path) -> None:
             assert (shown.pixels[y0:y1, x0:x1] == colour).all()
             assert mask[y0:y1, x0:x1].all()
             assert mask.sum() == (x1 - x0) * (y1 - y0)
+
+
+def test_norms_of_several_processes(squares: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In backbone, pyramid and heads; built as one of two processes would."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    data = {"annotations": str(squares / "squares.json"), "images": str(squares / "images")}
+
+    def kinds(**settings: Any) -> dict[str, set[type]]:
+        training = transfer_training(
+            "detection", "torchvision/resnet18", data=data, config="detection-small",
+            settings={name.replace("__", "."): value for name, value in settings.items()},
+        )  # fmt: skip
+        network = training.build().module.network
+        parts = {"backbone": network.backbone.encoder, "pyramid": network.backbone.pyramid}
+        parts |= {"box": network.roi_heads.box_head, "mask": network.roi_heads.mask_head}
+        norm = torch.nn.modules.batchnorm._BatchNorm
+        return {
+            name: {type(m) for m in part.modules() if isinstance(m, norm)}
+            for name, part in parts.items()
+        }
+
+    assert list(kinds().values()) == [{SharedBatchNorm}] * 4
+    plain = kinds(detection__sync_norm=False)
+    assert list(plain.values()) == [{torch.nn.BatchNorm2d}] * 4
 
 
 def test_what_cannot_be_used_is_said(squares: Path, tmp_path: Path) -> None:
