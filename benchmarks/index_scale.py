@@ -29,6 +29,7 @@ import numpy as np
 
 from anyregion.index import (
     EngineOptions,
+    IndexOptions,
     Query,
     RegionIndex,
     index_images,
@@ -227,6 +228,8 @@ def measure_workers(args: argparse.Namespace) -> None:
                 made = index_images(
                     photos,
                     out=args.work / "index",
+                    # enough shards for two
+                    options=IndexOptions(shard_images=max(1, len(photos) // 16)),
                     engine=EngineOptions(workers=workers),
                     overwrite=True,
                 )

@@ -76,3 +76,17 @@ def test_a_taught_vocabulary_names_an_index(
     worst = max(abs(answers[key]["score"] - expected[key]["score"]) for key in expected)
     assert worst < 0.005
     assert all("none" in region for region in answers.values())
+
+
+def test_bytes_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from threadpoolctl import threadpool_limits
+
+    monkeypatch.delenv("ANYREGION_THREADS", raising=False)
+    photos = [str(path) for path in sorted((COCO / "images").glob("*.jpg"))[:3]]
+    shards = []
+    for threads in (1, 2):
+        out = tmp_path / str(threads)
+        with threadpool_limits(threads):
+            assert main(["index", *photos, "--features", "--out", str(out)]) == 0
+        shards.append((out / "shards" / "00000.regions.parquet").read_bytes())
+    assert shards[0] == shards[1]

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=shared.positive,
         default=1,
         metavar="N",
-        help="processes at once, each with a model and one thread (default: 1, with all threads)",
+        help="processes at once, each with a model and one thread (default: 1)",
     )
     work.add_argument(
         "--engine",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anyregion.index.search import Match, Query, search_index, write_matches
     from anyregion.index.stats import IndexStats, index_stats, write_stats
 
-require("index", "pyarrow", "fsspec")
+require("index", "pyarrow", "fsspec", "threadpoolctl")
 
 __getattr__, __dir__ = attach(
     __name__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from anyregion.compact.assets import THREADS
 from anyregion.data.image_files import in_threads
 from anyregion.data.store.locks import try_lock
 from anyregion.errors import InputError
@@ -164,7 +167,9 @@ class ShardBuilder:
             said: list[str] = []
             with ShardWriter(paths, manifest.fingerprint, manifest.layout) as writer:
                 planned = read_plan(folder / PLAN, number)
-                with warnings.catch_warnings(record=True) as caught:
+                # with other threads sums have other last bits, and shards other bytes
+                threads = int(os.environ.get(THREADS, "1"))
+                with warnings.catch_warnings(record=True) as caught, threadpool_limits(threads):
                     warnings.simplefilter("always")
                     self._add(planned, writer, count)
                 said += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]

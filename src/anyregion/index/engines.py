@@ -97,7 +97,9 @@ def open_engine(model: IndexModel, options: EngineOptions) -> Iterator[Engine]:
         with open_ray(model, options) as engine:
             yield engine
     elif options.workers == 1:
-        yield _OneProcess(ShardBuilder(model))
+        # as in several: shards are not to depend on how many there are
+        with one_thread_each():
+            yield _OneProcess(ShardBuilder(model))
     else:
         yield _Processes(model, options.workers)
 
@@ -202,7 +204,10 @@ class _Processes:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Processes that are started in the block use one thread each, unless the caller says else."""
+    """Models that are loaded in the block, here or in new processes, use one thread each.
+
+    Unless the caller's environment says another number.
+    """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", THREADS)
     missing = [name for name in names if name not in os.environ]
     os.environ |= dict.fromkeys(missing, "1")
