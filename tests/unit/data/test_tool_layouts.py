@@ -117,6 +117,18 @@ def test_yolo_folders_of_labels_with_their_names_beside(tmp_path: Path) -> None:
         load_regions(tmp_path / "labels" / "train" / "a.txt")
 
 
+def test_yolo_splits_that_are_gone_and_images_that_share_labels_are_said(tmp_path: Path) -> None:
+    config = tools.yolo(tmp_path, test="images/test", val="images/gone")
+    photo(tmp_path / "images" / "train" / "a.png")
+    file = load_regions(config)
+    assert len(file.images) == 1
+    skipped = [str(item) for item in file.set_aside]
+    assert skipped[0] == "val: images/gone: there is no such folder or list"
+    assert skipped[1].startswith("a.png: its labels are a.jpg's too")
+    assert len(skipped) == 2
+    assert "test: images/test" in str(read_annotations(config).findings)
+
+
 def test_yolo_of_cvat_with_lists_beside_the_labels(tmp_path: Path) -> None:
     tools.yolo(tmp_path / "set")
     folder = tmp_path / "cvat" / "obj_train_data"

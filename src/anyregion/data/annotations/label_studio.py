@@ -40,6 +40,7 @@ OTHER_ANNOTATIONS = Kind(
 # Label Studio puts eight digits before the name of a file that was uploaded
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 _SHAPES = ("rectangle", "polygon", "brush", "ellipse")
+_TURNING = ("rectangle", "ellipse")
 # where tasks mostly have their image
 _IMAGE_KEYS = ("image", "img", "photo", "picture", "url")
 
@@ -175,46 +176,49 @@ def _add(rows: ShapeRows, region: int | str, parts: list[Any], item: str) -> Non
         if any(key in part for part in parts for key in ("original_width", "original_height")):
             rows.findings.add(NO_REGION, item, kinds)
         return
-    label = ""
-    for part in parts:
-        value = part.get("value")
-        if isinstance(value, dict) and (key := label_key(value)) and value[key]:
-            label = str(value[key][0])
-            break
     height, width = _size([shape])
     if height < 0:
         raise InputError("no original_width and original_height: its percent are of no size")
     if shape.get("image_rotation"):
         raise InputError(f"drawn on the image turned by {shape['image_rotation']} degrees")
     value, kind = shape["value"], shape_of(shape)
-    score = shape.get("score")
+    rotation = number(value.get("rotation") or 0, "rotation") if kind in _TURNING else 0.0
+    if rotation or kind == "ellipse":
+        rows.findings.add(ROTATED, item, f"{kind}, {rotation:g} degrees")
+    names = (part["value"] for part in parts if isinstance(part.get("value"), dict))
+    labels = (value[key][0] for value in names if (key := label_key(value)) and value[key])
+    rows.add(
+        str(next(labels, "")),
+        id=region,
+        score=shape.get("score"),
+        **_geometry(str(kind), value, (height, width), rotation),
+    )
+
+
+def _geometry(
+    kind: str, value: Mapping[str, Any], size: tuple[int, int], rotation: float
+) -> dict[str, Any]:
+    """What `ShapeRows.add` takes of a shape: its box, its outline or its mask."""
     if kind == "brush":
         if value.get("format") != "rle":
             raise InputError(f"a brush mask of format {value.get('format')!r:.20}, not rle")
-        mask = encode_mask(decode_brush(value["rle"], height, width))
-        rows.add(label, id=region, score=score, mask=mask)
-        return
-    scale = np.array([width, height]) / 100  # percent to pixels
+        return {"mask": encode_mask(decode_brush(value["rle"], *size))}
+    scale = np.array(size[::-1]) / 100  # percent to pixels
+
+    def pair(first: str, second: str) -> Any:
+        return np.array([number(value[first], first), number(value[second], second)]) * scale
+
     if kind == "polygon":
         points = [[number(v, "a coordinate") for v in point] for point in value["points"]]
         if any(len(point) != 2 for point in points):
             raise InputError("a point of the outline has no two coordinates")
-        outline = (np.array(points).reshape(-1, 2) * scale).reshape(-1).tolist()
-        rows.add(label, id=region, score=score, polygons=[outline])
-        return
-    x, y = np.array([number(value[key], key) for key in ("x", "y")]) * scale
-    rotation = number(value.get("rotation") or 0, "rotation")
-    if rotation or kind == "ellipse":
-        rows.findings.add(ROTATED, item, f"{kind}, {rotation:g} degrees")
+        return {"polygons": [(np.array(points).reshape(-1, 2) * scale).reshape(-1).tolist()]}
+    corner = pair("x", "y")
     if kind == "ellipse":
-        rx, ry = np.array([number(value[key], key) for key in ("radiusX", "radiusY")]) * scale
-        rows.add(label, id=region, score=score, polygons=[ellipse(x, y, rx, ry, rotation)])
-        return
-    w, h = np.array([number(value[key], key) for key in ("width", "height")]) * scale
+        return {"polygons": [ellipse(*corner, *pair("radiusX", "radiusY"), rotation)]}
     # percent of many digits are pixels of few
-    box = tuple(np.round([x, y, x + w, y + h], 4).tolist())
+    box = np.round(np.concatenate([corner, corner + pair("width", "height")]), 4).tolist()
     if rotation:
         # around its first corner
-        rows.add(label, id=region, score=score, polygons=[turned(rectangle(box), rotation, (x, y))])
-    else:
-        rows.add(label, box, id=region, score=score)
+        return {"polygons": [turned(rectangle(box), rotation, corner)]}
+    return {"box": box}

@@ -18,7 +18,7 @@ from anyregion.data.annotations.builder import (
 )
 from anyregion.data.annotations.layouts import is_yolo_line
 from anyregion.data.annotations.openimages import WITHOUT_SIZE
-from anyregion.data.annotations.report import Kind
+from anyregion.data.annotations.report import Findings, Kind
 from anyregion.data.annotations.shape_rows import ShapeRows, rectangle
 from anyregion.data.image_files import find_image, in_threads
 from anyregion.errors import InputError
@@ -27,6 +27,11 @@ from anyregion.images import SUFFIXES, read_size
 from anyregion.yaml_text import parse_yaml
 
 UNREADABLE_LABELS = Kind("label files that cannot be read", True, "mend or replace the file")
+NO_SPLIT = Kind("splits that are not there", True, "unpack them, or correct the paths of the file")
+NO_TEST = Kind("test splits that are not there", False, "nothing, if they are not needed")
+SAME_LABELS = Kind(
+    "images that share a file of labels", True, "give images names that differ beside their suffix"
+)
 # rounding of a writer; ultralytics' own reader takes one in a hundred
 _TOLERANCE = 0.01
 _SPLITS = ("train", "val", "test")
@@ -63,10 +68,10 @@ def read_yolo(
     if settings.get("kpt_shape"):
         raise InputError(f"{config}: labels of poses (kpt_shape) are not read: boxes and outlines")
     root = path.parent if path.is_file() else path
-    listed = list(_listed(root, settings, path))
+    rows = ShapeRows()
+    listed = list(_listed(root, settings, path, rows.findings))
     if images is not None:
         listed = [_beside(label, Path(images)) for label in listed]
-    rows = ShapeRows()
     sizes = list(in_threads(_size, [label.image for label in listed]))
     beyond = total = 0
     for label, size in zip(listed, sizes, strict=True):
@@ -200,58 +205,77 @@ def _names(config: Path, settings: dict[str, Any], path: Path) -> dict[int, str]
     return {}
 
 
-def _listed(root: Path, settings: dict[str, Any], path: Path) -> Iterator[_Labels]:
+def _listed(
+    root: Path, settings: dict[str, Any], path: Path, findings: Findings
+) -> Iterator[_Labels]:
     """The images and labels of all splits, each once."""
-    folders: list[tuple[Path, Path]] = []  # of images, of labels
-    if not settings:
+    if settings:
+        places = list(_split_places(root, settings, path, findings))
+        if not places:
+            raise InputError(f"{path}: none of the folders of its splits is there")
+    else:
         labels = labels_folder(path)
         if labels is None:
             raise InputError(f"{path}: no labels of YOLO here (a class and four numbers a line)")
         root = labels.parent if labels.name == "labels" else labels
         beside = _swapped(labels, "labels", "images")
-        folders.append((beside if beside != labels and beside.is_dir() else labels, labels))
-    seen: set[Path] = set()
+        places = [beside if beside.is_dir() else labels]
+    listed: set[str] = set()
+    for place in places:
+        of_place = _list_of(place, root) if place.is_file() else _folder(place, root, findings)
+        for labels_of_image in of_place:
+            if labels_of_image.name not in listed:
+                listed.add(labels_of_image.name)
+                yield labels_of_image
+
+
+def _split_places(
+    root: Path, settings: dict[str, Any], path: Path, findings: Findings
+) -> Iterator[Path]:
+    """The folder, or the list, of the images of each split; one that is not there is reported."""
     for split in _SPLITS:
         stated = settings.get(split)
-        for place in stated if isinstance(stated, list) else [stated] if stated else []:
-            if not isinstance(place, str):
-                raise InputError(f"{path}: {split} is {place!r:.40}, no folder of images")
-            folder = _split_folder(root, settings.get("path"), place)
-            if folder is None:
-                # a test split is often named and not there
-                if split == "test" or len(settings.keys() & {*_SPLITS}) > 1:
-                    continue
-                raise InputError(f"{path}: {split}: {place}: there is no such folder or list")
-            if folder.is_file():
-                for line in read_text(folder).splitlines():
-                    if line.strip():
-                        image = folder.parent / line.strip()
-                        if image not in seen:
-                            seen.add(image)
-                            yield _of_image(image, root)
+        for name in stated if isinstance(stated, list) else [stated] if stated else []:
+            if not isinstance(name, str):
+                raise InputError(f"{path}: {split} is {name!r:.40}, no folder of images")
+            place = _split_folder(root, settings.get("path"), name)
+            if place is None:
+                # of tests people seldom have the labels
+                kind = NO_TEST if split == "test" else NO_SPLIT
+                findings.add(kind, f"{split}: {name}", "there is no such folder or list")
             else:
-                folders.append((folder, _swapped(folder, "images", "labels")))
-    if not folders and not seen:
-        raise InputError(f"{path}: none of the folders of its splits is there")
-    listed: set[str] = set()
-    for image_folder, label_folder in folders:
-        by_stem: dict[str, list[Path | None]] = {}
-        for base, kinds, slot in (
-            (image_folder, SUFFIXES, 0),
-            (label_folder, {".txt"}, 1),
-        ):
-            for file in _files(base):
-                if file.suffix.lower() in kinds and not (slot and file.name in _NAMES):
-                    stem = file.relative_to(base).with_suffix("").as_posix()
-                    by_stem.setdefault(stem, [None, None])[slot] = file
-        for stem, (picture, text) in sorted(by_stem.items()):
-            # lists of images and notes lie beside labels, too
-            if picture is None and text is not None and not _is_labels(text):
-                continue
-            name = _below(root, image_folder / stem)
-            if name not in listed:
-                listed.add(name)
-                yield _Labels(name, text, picture)
+                yield place
+
+
+def _list_of(file: Path, root: Path) -> Iterator[_Labels]:
+    """The images that a text file lists, a line each, from where it lies."""
+    for line in read_text(file).splitlines():
+        if line.strip():
+            yield _of_image(file.parent / line.strip(), root)
+
+
+def _folder(images: Path, root: Path, findings: Findings) -> Iterator[_Labels]:
+    """The images of a folder and their labels; labels without an image too."""
+    labels = _swapped(images, "images", "labels")
+    pictures: dict[str, Path] = {}
+    for file in _files(images):
+        if file.suffix.lower() in SUFFIXES:
+            stem = file.relative_to(images).with_suffix("").as_posix()
+            if stem in pictures:
+                reason = f"its labels are {pictures[stem].name}'s too; that one is kept"
+                findings.add(SAME_LABELS, str(file.relative_to(images)), reason)
+            else:
+                pictures[stem] = file
+    texts: dict[str, Path] = {}
+    for file in _files(labels):
+        if file.suffix.lower() != ".txt" or file.name in _NAMES:
+            continue
+        stem = file.relative_to(labels).with_suffix("").as_posix()
+        # lists of images and notes lie beside labels, too
+        if stem in pictures or _is_labels(file):
+            texts[stem] = file
+    for stem in sorted(pictures.keys() | texts.keys()):
+        yield _Labels(_below(root, images / stem), texts.get(stem), pictures.get(stem))
 
 
 def _files(folder: Path) -> Iterator[Path]:
