@@ -215,7 +215,8 @@ def _geometry(
         return {"polygons": [(np.array(points).reshape(-1, 2) * scale).reshape(-1).tolist()]}
     corner = pair("x", "y")
     if kind == "ellipse":
-        return {"polygons": [ellipse(*corner, *pair("radiusX", "radiusY"), rotation)]}
+        (cx, cy), (rx, ry) = corner, pair("radiusX", "radiusY")
+        return {"polygons": [ellipse(cx, cy, rx, ry, rotation)]}
     # percent of many digits are pixels of few
     box = np.round(np.concatenate([corner, corner + pair("width", "height")]), 4).tolist()
     if rotation:
