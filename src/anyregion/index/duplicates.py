@@ -38,28 +38,31 @@ def image_hash(pixels: Pixels) -> int:
 def near_duplicates(hashes: Hashes) -> NDArray[np.int64]:
     """Pairs of images `(P, 2)`, ascending, whose hashes differ in at most `MOST_BITS` bits; exact.
 
-    Images without any detail (a hash of 0) are left out: all of those would be one.
+    Of images with one and the same hash each is paired with the first, which alone is paired with
+    others: a thousand copies are a thousand pairs, not half a million. Images without any detail (a
+    hash of 0) are left out: all of those would be one.
 
     Args:
         hashes: `(N,)`.
     """
-    pairs: list[NDArray[np.int64]] = []
+    values, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    copies = np.flatnonzero((first[group] != np.arange(len(hashes))) & (hashes != 0))
+    pairs = [np.stack([first[group[copies]], copies], axis=1)]
     for part in range(_PARTS):
         shift, mask = np.uint64(part * _PART_BITS), np.uint64(2**_PART_BITS - 1)
-        keys = (hashes >> shift) & mask
+        keys = (values >> shift) & mask
         order = np.argsort(keys, kind="stable")
-        order = order[hashes[order] != 0]
-        starts = np.flatnonzero(np.diff(keys[order], prepend=np.uint64(2**_PART_BITS)))
-        for rows in np.split(order, starts[1:]):
+        order = order[values[order] != 0]
+        starts = np.flatnonzero(np.diff(keys[order])) + 1
+        for rows in np.split(order, starts):
             for start in range(0, len(rows), _AT_ONCE):
                 some = rows[start : start + _AT_ONCE]
                 others = rows[start:]
-                differing = _count_bits(hashes[some][:, None] ^ hashes[others])
+                differing = _count_bits(values[some][:, None] ^ values[others])
                 i, j = np.nonzero(differing <= MOST_BITS)
                 later = j > i  # each pair once, and none with itself
-                pairs.append(np.stack([some[i[later]], others[j[later]]], axis=1))
-    joined = np.concatenate([np.zeros((0, 2), dtype=np.int64), *pairs])
-    return np.unique(np.sort(joined, axis=1), axis=0)
+                pairs.append(np.stack([first[some[i[later]]], first[others[j[later]]]], axis=1))
+    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
 def _count_bits(values: NDArray[np.uint64]) -> NDArray[np.int64]:

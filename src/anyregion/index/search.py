@@ -214,7 +214,9 @@ def _nearest(
     start = 0
     for block in index.blocks(number, ["embedding"]):
         embeddings = halves_of(block, "embedding").astype(np.float32)
-        products = logits(embeddings, query.direction[None], scale=1.0)[:, 0]  # (M,)
+        # as `logits` has it, without copies of all embeddings
+        lengths = np.sqrt(np.einsum("me,me->m", embeddings, embeddings)) + np.float32(1e-7)
+        products = embeddings @ query.direction / lengths  # (M,)
         rows = np.concatenate([rows, np.arange(start, start + len(products))])
         values = np.concatenate([values, products])
         best = np.sort(np.argsort(-values, kind="stable")[:count])
