@@ -47,8 +47,9 @@ def load_region_localizer(
     if prefix == CROP:
         return CropLocalizer(load_vlm(inner, device=device, dtype=encoder_dtype), device=device)
     if prefix:
+        sizes = _parse_sizes(prefix)  # before a model is loaded for nothing
         localizer = load_region_localizer(inner, device=device, encoder_dtype=encoder_dtype)
-        return SeveralBoxes(localizer, _parse_sizes(prefix), name=name)
+        return SeveralBoxes(localizer, sizes, name=name)
     return load_localizer(name, device=device, encoder_dtype=encoder_dtype)
 
 
