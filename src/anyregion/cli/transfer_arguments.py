@@ -122,7 +122,7 @@ def run(
         report = train(
             args.backbone, args.out, **keywords, overwrite=args.overwrite, callbacks=callbacks
         )
-    code = command.print_report(report, overwrite=args.overwrite)
+    code = command.print_report(report, overwrite=args.overwrite, as_json=args.json)
     if code != FINE or not is_first():
         return code
     terminal.warn_list("images set aside", report.set_aside)
