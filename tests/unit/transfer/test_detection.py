@@ -232,10 +232,9 @@ def test_a_detector_learns_to_find_squares(
     assert again["masks"]["AP"] == pytest.approx(last["mask_ap"], abs=1e-9)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision(squares: Path, tmp_path: Path, precision: str) -> None:
+def test_mixed_precision(squares: Path, tmp_path: Path) -> None:
     """Boxes stay exact: they are what is learnt."""
-    data, changes = squares / "squares.json", {"steps": 1, "precision": precision}
+    data, changes = squares / "squares.json", {"steps": 1, "precision": "bf16"}
     words = ["--images", str(squares / "images")]
     assert transfer("detection", data, tmp_path / "run", *words, **changes) == 0
     losses = read_log(tmp_path / "run")[-1]
