@@ -46,7 +46,7 @@ def test_scores() -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize(("prompt", "floor"), [("box", 0.68), ("point", 0.25)])
+@pytest.mark.parametrize(("prompt", "floor"), [("box", 0.68), ("point", 0.30)])
 def test_masks(prompt: str, floor: float) -> None:
     masks = COCO / "annotations" / "instances_val_masks.json"
     report = evaluate_masks(
