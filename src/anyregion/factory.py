@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from anyregion.baselines.crop import CropEncoder
 from anyregion.baselines.dense import DenseEncoder
 from anyregion.baselines.embedder import ImageEmbedder
-from anyregion.compact.assets import REGION_HEAD, read_manifest
+from anyregion.compact.assets import IMAGE_ENCODER, REGION_HEAD, read_manifest
 from anyregion.errors import InputError, require
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.model_card import VOCABULARY, ModelCard, read_card
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.data.features import FeatureExtractor
     from anyregion.localizers.protocol import Localizer, TokenSource
-    from anyregion.region_trees.proposer import TreeOptions
+    from anyregion.region_trees.proposer import DenseFeatures, TreeOptions
 
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
 METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
@@ -36,10 +36,12 @@ Use: TypeAlias = Literal["trained", "crop", "masked-crop", "dense"]
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "auto"]
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16", "float16", "auto")
 Proposer: TypeAlias = str
-"""One of `PROPOSERS`, or `r2o:WHERE`; see `load_proposer`."""
+"""One of `PROPOSERS`, `r2o:WHERE` or `compact+r2o:WHERE`; see `load_proposer`."""
 PROPOSERS = ("own", "compact", "sam")
-TREES = "r2o:"
-"""How the proposers begin that need no labels."""
+TREES, JOINT = "r2o:", "compact+r2o:"
+"""How the proposers begin that need no labels, and those that join them with `compact`'s own."""
+# of regions of an image and its tiles that overlap more, by `compact`, the best one stays
+TILES_IOU = 0.6
 # length in pixels of the smallest tiles of the proposer sam: what SAM sees of an image
 SAM_TILE = 1024
 # images in one pass through a frozen model on a GPU; a CPU gains nothing from more than one
@@ -207,34 +209,36 @@ def load_proposer(
             SAM 2.1, SAM 3); `own`, `sam` where there is a localizer, else `compact`; `r2o:WHERE`,
             superpixels joined by the features of WHERE: `compact` (its frozen image encoder),
             `colour` (none), a folder of a run or a backbone, or `timm/NAME@WEIGHTS` (see
-            `load_backbone_features`).
+            `load_backbone_features`); `compact+r2o:WHERE`, both in one ranking.
         localizer: hub name, folder or file, for `sam`; unless given, that of `recognizer`.
         recognizer: the one that will name the regions; a RegionSpot's localizer is loaded already.
         device, dtype: as for `load_recognizer`; a localizer that is loaded already keeps its own.
         tiles: most tiles of a large image, in which regions are looked for too (see
             `anyregion.tiles.TiledProposer`); 0 for none. Unless given, as many as `recognizer` may
             have, and without one 128 for `compact` and 0 for `sam`.
-        options: which regions are proposals, for `compact` and for `r2o:WHERE`, each its own.
+        options: which regions are proposals: `TreeOptions` for `r2o:WHERE`, `ProposalOptions` for
+            `compact`, alone or not.
 
     Raises:
         InputError: unknown proposer, `sam` without a localizer, others with one.
         MissingExtraError, CheckpointError: as `load_recognizer`.
     """
-    if name not in PROPOSERS and not name.startswith(TREES):
-        raise InputError(f"no proposer {name!r}: there are {', '.join(PROPOSERS)}, {TREES}WHERE")
+    if name not in PROPOSERS and not name.startswith((TREES, JOINT)):
+        listed = ", ".join((*PROPOSERS, f"{TREES}WHERE", f"{JOINT}WHERE"))
+        raise InputError(f"no proposer {name!r}: there are {listed}")
     encoder = untiled(recognizer.encoder) if recognizer else None
     in_tiles: TiledEncoder | None = None
     if recognizer is not None and isinstance(recognizer.encoder, TiledEncoder):
         in_tiles = recognizer.encoder
     if tiles is None and recognizer is not None:
         tiles = in_tiles.options.limit if in_tiles else 0
-    if name.startswith(TREES):
+    if name.startswith((TREES, JOINT)):
         if localizer is not None:
             raise InputError(f"the proposer {name} uses no localizer")
         if recognizer is None and dtype not in ("float32", "auto"):
             raise InputError(f"dtype {dtype}: the features of {name} are computed in float32")
         return _tree_proposer(
-            name.removeprefix(TREES),
+            name,
             encoder,
             options,
             device=device,
@@ -247,13 +251,9 @@ def load_proposer(
             raise InputError("the proposer compact uses no localizer")
         if loaded is None:  # else the dtype is that of the RegionSpot which names the regions
             _check_compact_dtype(dtype)
-        from anyregion.compact.model import (
-            CompactEncoder,
-            CompactModel,
-            CompactProposer,
-            tile_options,
-        )
+        from anyregion.compact.model import CompactEncoder, CompactModel, tile_options
         from anyregion.compact.proposal_head import ProposalOptions
+        from anyregion.compact.proposers import CompactProposer
 
         # of the same model an image is encoded once, for its proposals and for their names
         compact = encoder if isinstance(encoder, CompactEncoder) else None
@@ -261,9 +261,7 @@ def load_proposer(
         if options is not None and not isinstance(options, ProposalOptions):
             raise InputError("the proposer compact takes ProposalOptions")
         proposer = CompactProposer(model, encoder=compact, options=options)
-        return tiled_proposer(
-            proposer, tile_options(tiles), nms_iou=proposer.options.nms_iou, encoder=in_tiles
-        )
+        return tiled_proposer(proposer, tile_options(tiles), nms_iou=TILES_IOU, encoder=in_tiles)
     if options is not None:
         raise InputError("the proposer sam has options of its own")
     if loaded is None and localizer is None:
@@ -295,7 +293,7 @@ def load_proposer(
 
 
 def _tree_proposer(
-    where: str,
+    name: Proposer,
     encoder: RegionEncoder | None,
     options: ProposalOptions | TreeOptions | None,
     *,
@@ -303,31 +301,39 @@ def _tree_proposer(
     tiles: int | None,
     in_tiles: TiledEncoder | None,
 ) -> RegionProposer:
-    """The proposer `r2o:WHERE`; the arguments are those of `load_proposer`, `encoder` untiled."""
+    """`r2o:WHERE` or `compact+r2o:WHERE`; as for `load_proposer`, `encoder` is untiled."""
     from anyregion.compact.model import CompactEncoder, CompactModel, tile_options
+    from anyregion.compact.proposal_head import ProposalOptions
+    from anyregion.compact.proposers import CompactTreeProposer, JointProposer
     from anyregion.region_trees.proposer import ColourFeatures, TreeOptions, TreeProposer
 
+    joint, where = name.startswith(JOINT), name.partition(TREES)[2]
     if options is None:
-        options = TreeOptions()
-    elif not isinstance(options, TreeOptions):
-        raise InputError(f"the proposer {TREES}{where} has options of its own")
-    proposer: RegionProposer
-    if where == "compact":
-        from anyregion.compact.tree_proposer import CompactTreeProposer
-
-        compact = encoder if isinstance(encoder, CompactEncoder) else None
-        model = compact.model if compact else CompactModel(device=device)
-        proposer = CompactTreeProposer(model, encoder=compact, options=options)
-    elif where == "colour":
-        proposer = TreeProposer(ColourFeatures(), options)
-    else:
+        options = ProposalOptions() if joint else TreeOptions()
+    if isinstance(options, ProposalOptions) != joint:
+        raise InputError(f"the proposer {name} takes {'Proposal' if joint else 'Tree'}Options")
+    features: DenseFeatures | None = None
+    if where == "colour":
+        features = ColourFeatures()
+    elif where != "compact":
         require("torch", "torch")
         from anyregion.backbones.dense import load_backbone_features
 
-        proposer = TreeProposer(load_backbone_features(where, device=device), options)
-    return tiled_proposer(
-        proposer, tile_options(tiles or 0), nms_iou=options.nms_iou, encoder=in_tiles
-    )
+        features = load_backbone_features(where, device=device)
+    compact = encoder if isinstance(encoder, CompactEncoder) else None
+    model = compact.model if compact else None
+    if isinstance(options, ProposalOptions):
+        model = model or CompactModel(device=device)
+        proposer: RegionProposer = JointProposer(
+            model, encoder=compact, options=options, features=features
+        )
+    elif features is None:
+        model = model or CompactModel(device=device)
+        proposer = CompactTreeProposer(model, encoder=compact, options=options)
+    else:
+        proposer = TreeProposer(features, options)
+    iou = TILES_IOU if joint else options.nms_iou
+    return tiled_proposer(proposer, tile_options(tiles or 0), nms_iou=iou, encoder=in_tiles)
 
 
 def load_extractor(
@@ -346,7 +352,8 @@ def load_extractor(
 
     Args:
         model: `compact`, which is the default where neither of the two below is given; or a
-            RegionSpot folder or checkpoint, whose own localizer and VLM are taken.
+            RegionSpot folder or checkpoint, whose own localizer and VLM are taken; or a folder with
+            an image encoder that `train compact --compact.image_encoder` made.
         localizer: SAM's hub name, folder or file, a name of `regionspot.prompting`, or a localizer
             of your own, for tokens.
         vlm: CLIP's, for feature maps.
@@ -362,7 +369,8 @@ def load_extractor(
         MissingExtraError: torch is not installed.
         CheckpointError: weights that cannot be used.
     """
-    if str(model) == "compact" or (model is None and localizer is None and vlm is None):
+    own = model is not None and (Path(model) / IMAGE_ENCODER).is_file()
+    if str(model) == "compact" or own or (model is None and localizer is None and vlm is None):
         if localizer or vlm or image_size or source or antialias is not None:
             raise InputError(
                 "compact has an image encoder of its own: no localizer, no VLM and no token source"
@@ -370,7 +378,7 @@ def load_extractor(
         _check_compact_dtype(dtype)
         from anyregion.compact.model import CompactExtractor, CompactModel
 
-        return CompactExtractor(CompactModel(device=device))
+        return CompactExtractor(CompactModel(Path(str(model)) if own else None, device=device))
     require("torch", "torch", "torchvision", "transformers")
     from anyregion.regionspot.extractor import RegionSpotExtractor
     from anyregion.regionspot.prompting import load_region_localizer

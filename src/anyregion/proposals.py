@@ -107,6 +107,43 @@ def nms(
     return np.array(selected, dtype=np.int64)
 
 
+def soft_nms(
+    boxes: Boxes,
+    scores: NDArray[np.float64],
+    decay: float,
+    *,
+    nms_iou: float,
+    limit: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Soft non-maximum suppression (Bodla et al., ICCV 2017): overlapping boxes lose score.
+
+    Args:
+        boxes: `(N, 4)` xyxy; `N` may be 0.
+        scores: `(N,)` from 0 to 1.
+        decay: a box that overlaps a selected one by `iou` keeps `exp(-iou ** 2 / decay)` of its
+            score.
+        nms_iou: one that overlaps it more than this is dropped.
+        limit: select no more than so many.
+
+    Returns:
+        Positions of the selected boxes, best first, and the scores that they had left.
+    """
+    overlaps = box_iou(boxes, boxes)  # (N, N)
+    kept = np.where(overlaps > nms_iou, 0.0, np.exp(-(overlaps**2) / decay))
+    left = np.array(scores, dtype=np.float64)
+    rows: list[int] = []
+    values: list[float] = []
+    for _ in range(min(limit, len(left))):
+        best = int(left.argmax())
+        if left[best] <= 0:
+            break
+        rows.append(best)
+        values.append(float(left[best]))
+        left *= kept[best]
+        left[best] = 0  # also where a box of no area overlaps nothing, itself neither
+    return np.array(rows, dtype=np.int64), np.array(values)
+
+
 def without_duplicates(
     boxes: Boxes,
     names: ArrayLike,

@@ -63,12 +63,16 @@ class BackboneFeatures:
 
 
 def load_backbone_features(where: str, *, device: str = "cpu") -> BackboneFeatures:
-    """The features of a backbone by its name in a command.
+    """The features of a backbone; see `load_weighted_encoder` and `BackboneFeatures`."""
+    return BackboneFeatures(load_weighted_encoder(where), name=where, device=device)
+
+
+def load_weighted_encoder(where: str) -> Encoder:
+    """A backbone with weights, by its name in a command, for images of `SIDE` pixels.
 
     Args:
         where: a run or a folder that holds a backbone; or `LIBRARY/NAME@WEIGHTS`, where WEIGHTS are
             `random` (seed 0), `pretrained` (a download) or a file.
-        device: as for `BackboneFeatures`.
 
     Raises:
         InputError: a name without weights, or as `load_encoder`.
@@ -83,5 +87,4 @@ def load_backbone_features(where: str, *, device: str = "cpu") -> BackboneFeatur
     # drawn from a fixed seed, and the caller's generators left as they are
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        encoder = load_encoder(name if weights else where, size=SIDE, weights=weights or None)
-    return BackboneFeatures(encoder, name=where, device=device)
+        return load_encoder(name if weights else where, size=SIDE, weights=weights or None)

@@ -209,23 +209,24 @@ _VIT: list[Row] = [
     )
 ]
 
-# EfficientNet-Lite0. Files ported from TensorFlow count all blocks in one row and call their layers
+# EfficientNet-Lite. Files ported from TensorFlow count all blocks in one row and call their layers
 # `_expand_conv`, `_bn0`, ...; a first block has no expansion, and timm counts its norms from there.
 
-_LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of the seven stages
-_LITE0_ENDS = (
+# blocks of the seven stages
+_LITE0_REPEATS, _LITE2_REPEATS = (1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1)
+_LITE_ENDS = (
     ("conv_stem.", "_conv_stem."),
     ("bn1.", "_bn0."),
     ("conv_head.", "_conv_head."),
     ("bn2.", "_bn1."),
 )
-_LITE0_FIRST = (
+_LITE_FIRST = (
     ("conv_dw.", "_depthwise_conv."),
     ("bn1.", "_bn1."),
     ("conv_pw.", "_project_conv."),
     ("bn2.", "_bn2."),
 )
-_LITE0_EXPANDING = (
+_LITE_EXPANDING = (
     ("conv_pw.", "_expand_conv."),
     ("bn1.", "_bn0."),
     ("conv_dw.", "_depthwise_conv."),
@@ -235,13 +236,13 @@ _LITE0_EXPANDING = (
 )
 
 
-def _lite0_rows() -> list[Row]:
-    blocks = [(stage, block) for stage, n in enumerate(_LITE0_REPEATS) for block in range(n)]
-    pairs = list(_LITE0_ENDS)
+def _lite_rows(repeats: tuple[int, ...]) -> list[Row]:
+    blocks = [(stage, block) for stage, n in enumerate(repeats) for block in range(n)]
+    pairs = list(_LITE_ENDS)
     for number, (stage, block) in enumerate(blocks):
         pairs += [
             (f"blocks.{stage}.{block}.{timm}", f"_blocks.{number}.{tensorflow}")
-            for timm, tensorflow in (_LITE0_EXPANDING if stage else _LITE0_FIRST)
+            for timm, tensorflow in (_LITE_EXPANDING if stage else _LITE_FIRST)
         ]
     return [{"timm": timm, "tensorflow": tensorflow} for timm, tensorflow in pairs]
 
@@ -250,5 +251,6 @@ FAMILIES = (
     Family("resnet", _RESNET),
     Family("convnext", _CONVNEXT),
     Family("vit", _VIT),
-    Family("efficientnet_lite0", _lite0_rows()),
+    Family("efficientnet_lite0", _lite_rows(_LITE0_REPEATS)),
+    Family("efficientnet_lite2", _lite_rows(_LITE2_REPEATS)),
 )

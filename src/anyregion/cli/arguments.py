@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 # of `ProposalOptions`, which is not imported for a help text; a test compares them
-_MOST, _LOWEST = 50, 0.28
-# how the proposers begin that need no labels: `factory.TREES`
-_TREES = "r2o:"
+_MOST, _LOWEST = 50, 0.35
+# how proposers with merge trees begin: `factory.TREES` and `JOINT`
+_TREES, _JOINT = "r2o:", "compact+r2o:"
 
 
 def positive(text: str) -> int:
@@ -65,8 +65,8 @@ def add_proposer_arguments(parser: argparse._ActionsContainer) -> None:
         type=proposer_name,
         metavar="NAME",
         help="what finds the regions of --regions auto: compact (built in), sam (automatic masks "
-        "of --localizer), own (of RegionSpot its localizer, else compact; the default), or "
-        "r2o:WHERE",
+        "of --localizer), own (of RegionSpot its localizer, else compact; the default), "
+        "r2o:WHERE, or compact+r2o:WHERE",
     )
     add_proposal_limits(parser)
     parser.add_argument(
@@ -84,14 +84,15 @@ def add_proposer_arguments(parser: argparse._ActionsContainer) -> None:
 
 def proposer_name(text: str) -> str:
     """A proposer, as `load_proposer` takes it."""
-    if text in ("own", "compact", "sam") or text.startswith(_TREES):
+    if text in ("own", "compact", "sam") or text.startswith((_TREES, _JOINT)):
         return text
-    raise argparse.ArgumentTypeError(f"{text!r} is none of own, compact, sam, {_TREES}WHERE")
+    listed = f"own, compact, sam, {_TREES}WHERE, {_JOINT}WHERE"
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {listed}")
 
 
 def finds_regions(source: object) -> bool:
     """Whether `--regions` names what finds regions, not a file of them."""
-    return isinstance(source, str) and (source == "auto" or source.startswith(_TREES))
+    return isinstance(source, str) and (source == "auto" or source.startswith((_TREES, _JOINT)))
 
 
 def add_proposal_limits(parser: argparse._ActionsContainer) -> None:

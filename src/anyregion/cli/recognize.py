@@ -51,13 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("regions (pixels of the upright image; one kind is needed)")
     where.add_argument(
         "--regions",
-        metavar="FILE|auto|r2o:WHERE",
+        metavar="FILE|auto|[compact+]r2o:WHERE",
         help="COCO annotations (also LVIS) or results, a detector's {image: {boxes, scores, "
         "labels}}, YOLO's data.yaml or folder, Label Studio's JSON, CVAT's XML, LabelMe, a Pascal "
         "VOC folder or list, OpenImages' CSV, a CSV of boxes; scores in it are multiplied with the "
         "names' scores. auto: regions are found, and their objectness counts as score. "
         "r2o:WHERE: superpixels joined by the features of WHERE, without labels: compact (built "
-        "in), colour, a run of anyregion pretrain, or timm/NAME@WEIGHTS",
+        "in), colour, a run of anyregion pretrain, or timm/NAME@WEIGHTS; with compact+ before it "
+        "beside compact's own, in one ranking",
     )
     shared.add_layout_argument(where, "--regions-format", "--regions")
     where.add_argument(

@@ -23,6 +23,7 @@ REGION_HEAD = "namer.onnx"
 CALIBRATION = "namer.safetensors"
 PROPOSAL_HEAD = "finder.onnx"
 POINT_CHOICE = "point_choice.safetensors"
+RANKINGS = "rankings.json"
 MASK_HEAD = "mask_head.onnx"
 # features of regions that the region head was trained on, for trainings that begin at it
 KEPT_REGIONS = "kept_regions.safetensors"
@@ -86,6 +87,13 @@ def read_asset(name: str, folder: Path | None = None) -> bytes:
             f"{path}: SHA-256 is {digest[:12]}..., not the manifest's; install anyregion again"
         )
     return content
+
+
+def asset_fingerprint(files: Sequence[str], *parts: object) -> str:
+    """Hash of assets, by the manifest's hashes of them, and of whatever else an answer needs."""
+    manifest = read_manifest()
+    content = repr([*(manifest[name]["sha256"] for name in files), *parts])
+    return f"compact-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
 
 
 def import_onnxruntime() -> Any:

@@ -78,6 +78,18 @@ class ImageEncoder:
             outputs, long_side: the maps to return; pixels of the frame's longer side.
         """
         frame, span = letterbox(pixels, long_side=long_side)
+        height, width = pixels.shape[:2]
+        return self.encode_frame(frame, span, (height, width), outputs=outputs)
+
+    def encode_frame(
+        self,
+        frame: NDArray[np.float32],
+        span: tuple[float, float],
+        size: tuple[int, int],
+        *,
+        outputs: Sequence[MapName] = ALL_MAPS,
+    ) -> FeaturePyramid:
+        """The same of an image that `letterbox` made a frame of, whose `size` it had."""
         # one by one: images differ in size, and a batch gains nothing on a processor
         arrays = self.session.run(list(outputs), {"pixels": frame})
         maps = {
@@ -85,8 +97,7 @@ class ImageEncoder:
             name: np.ascontiguousarray(array[0].transpose(1, 2, 0))
             for name, array in zip(outputs, arrays, strict=True)
         }
-        height, width = pixels.shape[:2]
-        return FeaturePyramid(maps, span, (height, width), frame)
+        return FeaturePyramid(maps, span, size, frame)
 
 
 def letterbox(pixels: Pixels, *, long_side: int) -> tuple[NDArray[np.float32], tuple[float, float]]:

@@ -1,7 +1,7 @@
-"""The built-in model and its four faces: region encoder, image embedder, extractor, proposer.
+"""The built-in model and its faces: region encoder, image embedder, extractor.
 
-All four stand on one `CompactModel`, so that graphs are loaded once, and an image is encoded once
-when its regions are proposed and then named.
+They and the proposers (`compact.proposers`) stand on one `CompactModel`, so that graphs are loaded
+once, and an image is encoded once when its regions are proposed and then named.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from anyregion.compact.assets import (
     MASK_HEAD,
     POINT_CHOICE,
     PROPOSAL_HEAD,
+    RANKINGS,
     REGION_HEAD,
+    asset_fingerprint,
     read_asset,
-    read_manifest,
     start_session,
 )
 from anyregion.compact.calibration import (
@@ -45,7 +46,8 @@ from anyregion.compact.image_encoder import (
 )
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.point_choice import PointChoice
-from anyregion.compact.proposal_head import ProposalHead, ProposalOptions
+from anyregion.compact.proposal_head import ProposalHead
+from anyregion.compact.ranking import Ranking, read_rankings
 from anyregion.compact.region_head import (
     CONFIG,
     README,
@@ -91,7 +93,8 @@ class CompactModel:
     """Graphs and numbers of the built-in model, each loaded when the first face needs it.
 
     Args:
-        folder: of a region head that training made, in place of the built-in one.
+        folder: of a region head that training made, in place of the built-in one; its image encoder
+            too, if it has one.
         threads, device: see `start_session`.
 
     Raises:
@@ -104,8 +107,12 @@ class CompactModel:
     ) -> None:
         self.folder, self.threads, self.device = folder, threads, device
         self._start_session = partial(start_session, threads=threads, device=device)
+        # whether the folder brings an image encoder of its own
+        self.foreign = folder is not None and (folder / IMAGE_ENCODER).is_file()
+        graph = read_asset(IMAGE_ENCODER, folder if self.foreign else None)
+        self.encoder_digest = hashlib.sha256(graph).hexdigest()
         # at once, since every face needs it: a device that cannot be used is an error here
-        self.image_encoder = ImageEncoder(self._start_session(read_asset(IMAGE_ENCODER)))
+        self.image_encoder = ImageEncoder(self._start_session(graph))
 
     @cached_property
     def region_head(self) -> RegionHead:
@@ -115,10 +122,33 @@ class CompactModel:
         return RegionHead(self._start_session(graph), Calibration.from_bytes(numbers), digest)
 
     @cached_property
+    def _built_in_encoder(self) -> ImageEncoder:
+        return ImageEncoder(self._start_session(read_asset(IMAGE_ENCODER)))
+
+    def built_in_maps(self, pyramid: FeaturePyramid) -> FeaturePyramid:
+        """An encoded image as the mask head and the proposal head know it: by the built-in encoder.
+
+        Where the folder has an encoder of its own the image is encoded a second time.
+
+        Raises:
+            InputError: that needs the image, and the maps are of a store.
+        """
+        if not self.foreign:
+            return pyramid
+        if pyramid.frame is None:
+            raise InputError("masks and boxes of points need the image itself, not a store's maps")
+        return self._built_in_encoder.encode_frame(pyramid.frame, pyramid.span, pyramid.size)
+
+    @cached_property
     def proposal_head(self) -> ProposalHead:
         """Boxes without a prompt, or at points."""
         choice = PointChoice.from_bytes(read_asset(POINT_CHOICE))
         return ProposalHead(self._start_session(read_asset(PROPOSAL_HEAD)), choice)
+
+    @cached_property
+    def rankings(self) -> dict[str, Ranking]:
+        """How proposals are ranked: the proposal head's `alone`, and `joint` with merge trees."""
+        return read_rankings(read_asset(RANKINGS))
 
     @cached_property
     def mask_head(self) -> MaskHead:
@@ -137,7 +167,8 @@ class CompactEncoder:
 
     def __init__(self, model: CompactModel) -> None:
         self.model = model
-        self.conse = load_conse()
+        # a backbone without a classifier has no training-free answer
+        self.conse = None if model.foreign else load_conse()
         self.calibration = model.region_head.calibration
         # heads that were trained before there was a confidence have the sigmoid alone
         confidence = self.calibration.confidence
@@ -149,8 +180,9 @@ class CompactEncoder:
         # of everything that an answer depends on: the last three decide boxes of points and masks,
         # whether or not they are loaded yet
         files = (IMAGE_ENCODER, CONSE, PROPOSAL_HEAD, POINT_CHOICE, MASK_HEAD)
-        parts = (LONG_SIDE, model.region_head.digest, self.logit_scale, self.logit_bias)
-        self.fingerprint = _fingerprint(files, *parts, self.text.fingerprint)
+        parts = [LONG_SIDE, model.region_head.digest, self.logit_scale, self.logit_bias]
+        parts += [model.encoder_digest] if model.foreign else []
+        self.fingerprint = asset_fingerprint(files, *parts, self.text.fingerprint)
 
     @cached_property
     def everyday(self) -> RegionEmbeddings | None:
@@ -159,7 +191,7 @@ class CompactEncoder:
         Those that trainings keep (docs/compact.md); None of a head that was trained since, whose
         answers to them are not known. Where they lie is not kept: their boxes are the whole image.
         """
-        if self.model.folder is not None:
+        if self.model.folder is not None or self.conse is None:
             return None
         kept = load(read_asset(KEPT_REGIONS))
         pooled, answers = (kept[name].astype(np.float32) for name in ("pooled", "answers"))
@@ -182,7 +214,8 @@ class CompactEncoder:
         del include_frozen  # the other parts come with the package
         source, weights = self.model.folder, [REGION_HEAD, CALIBRATION]
         if source is not None:
-            weights += [name for name in (CONFIG, WEIGHTS) if (source / name).is_file()]
+            optional = (CONFIG, WEIGHTS, IMAGE_ENCODER)
+            weights += [name for name in optional if (source / name).is_file()]
         with writing(folder):
             for name in weights:
                 with atomic_path(folder / name) as temporary:
@@ -217,7 +250,7 @@ class CompactEncoder:
             at_points = np.flatnonzero(np.isnan(prompts.boxes[:, 0]) & ~has_mask)
             if len(at_points):
                 grown, box_scores[at_points] = self.model.proposal_head.boxes_from_points(
-                    pyramid,
+                    self.model.built_in_maps(pyramid),
                     [prompts.points[i] for i in at_points],
                     [prompts.point_labels[i] for i in at_points],
                 )
@@ -264,8 +297,9 @@ class CompactEncoder:
             raise InputError("masks need the image itself: these features come from a store")
         rows = [i for i, mask in enumerate(prompts.masks) if mask is None]
         scores = np.ones(len(prompts))
+        known = self.model.built_in_maps(pyramid)
         grown, scores[rows] = self.model.mask_head.masks_from_boxes(
-            pyramid, pyramid.frame, boxes[rows]
+            known, pyramid.frame, boxes[rows]
         )
         by_row = dict(zip(rows, grown, strict=True))
         return tuple(mask or by_row[i] for i, mask in enumerate(prompts.masks)), scores
@@ -287,7 +321,9 @@ class CompactEmbedder:
         self.text = CompactTextEncoder(threads=model.threads, device=model.device)
         # of the assets, as they were checked on loading, and of the constants in use
         constants = (LONG_SIDE, CROP_SIDE, TEMPERATURE, BEST_CLASSES, LOGIT_SCALE, LOGIT_BIAS)
-        self.fingerprint = _fingerprint((IMAGE_ENCODER, CONSE), *constants, self.text.fingerprint)
+        self.fingerprint = asset_fingerprint(
+            (IMAGE_ENCODER, CONSE), *constants, self.text.fingerprint
+        )
 
     def embed_images(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Embed images of any sizes, `(len(images), 384)`, not normalised."""
@@ -328,13 +364,13 @@ class CompactExtractor:
     @property
     def fingerprint(self) -> str:
         """Hash of the image encoder, as it was checked on loading, and of the size it works at."""
-        content = repr((read_manifest()[IMAGE_ENCODER]["sha256"], LONG_SIDE, ALL_MAPS))
+        content = repr((self.model.encoder_digest, LONG_SIDE, ALL_MAPS))
         return f"compact-eyes-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
 
     def describe(self) -> Mapping[str, str]:
         """See `FeatureExtractor`. The key is that of stores made before."""
-        digest = read_manifest()[IMAGE_ENCODER]["sha256"]
-        return {"eyes": f"compact ({digest[:12]}), long side {LONG_SIDE}"}
+        title = "image encoder of a folder" if self.model.foreign else "compact"
+        return {"eyes": f"{title} ({self.model.encoder_digest[:12]}), long side {LONG_SIDE}"}
 
     def extract(self, images: Sequence[Pixels], regions: Sequence[Regions]) -> list[Features]:
         """See `FeatureExtractor`. Images go one by one: the encoder gains nothing from a batch."""
@@ -344,52 +380,3 @@ class CompactExtractor:
             maps = {str(name): to_half(name, values) for name, values in pyramid.maps.items()}
             extracted.append({**maps, "span": np.array(pyramid.span, dtype=np.float32)})
         return extracted
-
-
-class CompactProposer:
-    """`compact`'s proposal head as an `EncodedProposer`: boxes of objects of any kind.
-
-    Args:
-        model: may be the one of the recogniser that names the regions.
-        encoder: that recogniser's encoder, so that an image is encoded once for both; None for
-            another model's.
-        options: which boxes are proposals.
-
-    Raises:
-        CheckpointError: one of the model's files is missing or altered.
-    """
-
-    name = "compact"
-
-    def __init__(
-        self,
-        model: CompactModel,
-        *,
-        encoder: CompactEncoder | None = None,
-        options: ProposalOptions | None = None,
-    ) -> None:
-        self.model, self.encoder = model, encoder
-        self.options = options or ProposalOptions()
-        # loaded now: a file that is missing is an error here, not at the first image
-        self._head = model.proposal_head
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the image encoder, the proposal head and the options."""
-        return _fingerprint((IMAGE_ENCODER, PROPOSAL_HEAD), LONG_SIDE, self.options)
-
-    def propose(self, image: Pixels) -> Regions:
-        """See `RegionProposer`."""
-        return self.propose_encoded(self.model.image_encoder.encode(image))
-
-    def propose_encoded(self, encoded: FeaturePyramid) -> Regions:
-        """See `EncodedProposer`."""
-        boxes, scores = self._head.propose(encoded, self.options)
-        return Regions.from_boxes(boxes, scores=scores)
-
-
-def _fingerprint(files: Sequence[str], *parts: object) -> str:
-    """Hash of assets, by the manifest's hashes of them, and of whatever else an answer needs."""
-    manifest = read_manifest()
-    content = repr([*(manifest[name]["sha256"] for name in files), *parts])
-    return f"compact-{hashlib.sha256(content.encode()).hexdigest()[:32]}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.point_choice import NO_LEVEL, PointCandidates, PointChoice
+from anyregion.compact.ranking import AGREEING
 from anyregion.proposals import box_iou, nms
 from anyregion.regions import Boxes
 
@@ -22,6 +23,13 @@ OUTPUTS = ("boxes", "scores", "point_boxes", "point_scores")
 
 # candidates that NMS compares: it takes as many comparisons as their square
 _CANDIDATES = 2000
+# Of a candidate and all that overlap it as much, the mean is a better box, weighted by the squares
+# of the scores (box voting; Gidaris and Komodakis, ICCV 2015). Average recall of 100 on 60
+# photographs of `train`: 0.346 without, 0.366 with 0.7, 0.356 with 0.8, alike for squares and
+# fourth powers; the maps of a mirrored or a larger image beside brought nothing
+VOTING = 0.7
+# so many candidates are ranked, of those that do not overlap by more
+POOL, POOL_IOU = 300, 0.7
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,32 @@ class ProposalOptions:
 
     Attributes:
         limit: most of an image.
-        min_score: the lowest score.
+        min_score: the lowest score. Of 160 photographs of `train` the default is the lowest one
+            with which nine of ten things have one region or none (docs/compact.md).
         nms_iou: of two that overlap more, the better one stays.
     """
 
     limit: int = 50
-    min_score: float = 0.28
-    nms_iou: float = 0.6
+    min_score: float = 0.35
+    nms_iou: float = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Boxes of an image that are to be ranked, and what the others say of them.
+
+    Attributes:
+        boxes: `(K, 4)` xyxy, by the vote of all that overlap them.
+        scores: `(K,)`, the predicted intersection over union with an object, descending.
+        agreement: `(K,)`, the sum of the scores of all boxes that overlap each by `AGREEING`.
+        dense_boxes, dense_scores: `(M, 4)` and `(M,)`, the best boxes before any was suppressed.
+    """
+
+    boxes: Boxes
+    scores: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+    dense_boxes: Boxes
+    dense_scores: NDArray[np.float64]
 
 
 # at a point, where something is known to lie, proposals of low scores are candidates too, but no
@@ -92,6 +119,24 @@ class ProposalHead:
         """
         return best_proposals(self.predict(pyramid), options or ProposalOptions())
 
+    def candidates(self, pyramid: FeaturePyramid, *, pool: int = POOL) -> Candidates:
+        """The boxes of an image that are to be ranked, at most `pool`."""
+        grid = self.predict(pyramid)
+        best = _usable(grid, 0.0)
+        boxes, scores = grid.boxes[best], grid.scores[best]
+        kept = nms(boxes, scores, POOL_IOU, limit=pool)
+        overlaps = box_iou(boxes[kept], boxes)  # (K, M)
+        votes = (overlaps >= VOTING) * scores**2
+        # each votes for itself: a box of a pixel and more overlaps itself
+        voted = votes @ boxes / votes.sum(axis=1, keepdims=True).clip(1e-12)
+        return Candidates(
+            boxes=voted,
+            scores=scores[kept],
+            agreement=(scores * (overlaps >= AGREEING)).sum(axis=1),
+            dense_boxes=boxes,
+            dense_scores=scores,
+        )
+
     def boxes_from_points(
         self,
         pyramid: FeaturePyramid,
@@ -139,12 +184,17 @@ class ProposalHead:
 
 def best_proposals(grid: GridBoxes, options: ProposalOptions) -> tuple[Boxes, NDArray[np.float64]]:
     """The best boxes that overlap little, best first: `(n, 4)` and their scores `(n,)`."""
-    sides = grid.boxes[:, 2:] - grid.boxes[:, :2]
-    # a box of less than a pixel shows nothing
-    usable = np.flatnonzero((grid.scores >= options.min_score) & (sides >= 1).all(axis=1))
-    best = usable[np.argsort(-grid.scores[usable], kind="stable")][:_CANDIDATES]
+    best = _usable(grid, options.min_score)
     best = best[nms(grid.boxes[best], grid.scores[best], options.nms_iou, limit=options.limit)]
     return grid.boxes[best], grid.scores[best]
+
+
+def _usable(grid: GridBoxes, min_score: float) -> NDArray[np.int64]:
+    """Positions of the boxes with the highest scores, best first, at most `_CANDIDATES`."""
+    sides = grid.boxes[:, 2:] - grid.boxes[:, :2]
+    # a box of less than a pixel shows nothing
+    usable = np.flatnonzero((grid.scores >= min_score) & (sides >= 1).all(axis=1))
+    return usable[np.argsort(-grid.scores[usable], kind="stable")][:_CANDIDATES]
 
 
 def box_of_points(

@@ -16,8 +16,8 @@ from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import pool
 from anyregion.compact.assets import REGION_HEAD, runtime_errors
 from anyregion.compact.calibration import Calibration
-from anyregion.compact.conse import Conse
-from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, MapName
+from anyregion.compact.conse import WIDTH, Conse
+from anyregion.compact.image_encoder import FeaturePyramid, MapName
 from anyregion.errors import CheckpointError
 from anyregion.region_encoder import REGIONS_AT_ONCE
 from anyregion.regions import Boxes
@@ -27,8 +27,6 @@ Masks = Sequence[NDArray[np.bool_] | None]
 """Per region its mask `(height, width)` at the image's size, or None for its box."""
 
 QUARTERED: tuple[MapName, ...] = ("stride8", "stride16", "stride32")
-POOLED = 4 * sum(CHANNELS[name] for name in QUARTERED) + CHANNELS["last"]
-MEMORY = CHANNELS["stride32"] + CHANNELS["last"]
 # what training writes beside the graph and the calibration, to go on from
 CONFIG, WEIGHTS = "namer.json", "namer_weights.safetensors"
 README = """# A trained region head of compact
@@ -43,7 +41,7 @@ INPUTS = ("pooled", "conse", "boxes", "memory", "cells", "shape")
 
 @dataclass(frozen=True, eq=False)
 class RegionFeatures:
-    """The regions of one image, and the image.
+    """The regions of one image, and the image. Widths are those of the built-in image encoder.
 
     Attributes:
         pooled: `(N, 3168)`: of each map of strides 8, 16 and 32 the means in the region's four
@@ -65,13 +63,15 @@ class RegionFeatures:
 
 
 def extract_region_features(
-    pyramid: FeaturePyramid, boxes: Boxes, conse: Conse, masks: Masks | None = None
+    pyramid: FeaturePyramid, boxes: Boxes, conse: Conse | None, masks: Masks | None = None
 ) -> RegionFeatures:
     """Compute the features of regions of one image.
 
     Args:
-        pyramid: all four maps of the image (see `CHANNELS`).
+        pyramid: all four maps of the image.
         boxes: `(N, 4)` xyxy in pixels of the image.
+        conse: None for an image encoder without a classifier: there is no training-free answer,
+            and zeros stand for it.
         masks: of the regions; None where none has any.
     """
     height, width = pyramid.size
@@ -79,12 +79,15 @@ def extract_region_features(
     means = [
         # (4 N, channels) -> (N, 4 * channels): the quarters of a region side by side
         pool(DenseMap(pyramid.maps[name], pyramid.span), quarters, quarter_masks).reshape(
-            len(boxes), 4 * CHANNELS[name]
+            len(boxes), 4 * pyramid.maps[name].shape[2]
         )
         for name in QUARTERED
     ]
     means.append(pool(DenseMap(pyramid.maps["last"], pyramid.span), boxes, masks))  # (N, 1280)
-    projected = conse.project(means[-1])  # (N, 384)
+    if conse is None:
+        projected = np.zeros((len(boxes), WIDTH), dtype=np.float32)
+    else:
+        projected = conse.project(means[-1])  # (N, 384)
     lengths = np.linalg.norm(projected, axis=1, keepdims=True) + np.float32(1e-7)
     last, stride32 = pyramid.maps["last"], pyramid.maps["stride32"]
     rows, columns = last.shape[:2]
@@ -96,7 +99,7 @@ def extract_region_features(
         pooled=np.concatenate(means, axis=1),  # (N, 3168)
         conse=projected / lengths,
         boxes=(np.clip(boxes, 0, sides) / sides).astype(np.float32),
-        memory=np.concatenate([stride32, last], axis=2).reshape(rows * columns, MEMORY),
+        memory=np.concatenate([stride32, last], axis=2).reshape(rows * columns, -1),
         cells=np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32),
         shape=(np.array(pyramid.size) / max(pyramid.size)).astype(np.float32),
     )

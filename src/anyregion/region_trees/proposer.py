@@ -48,7 +48,7 @@ class TreeOptions:
         side: of larger images a copy of this longer side is segmented.
         clusters: for `kmeans`, how many, one clustering after the other.
         limit: most proposals of an image.
-        min_score: lowest score; see `region_scores`.
+        min_score: lowest score; see `tree_scores`.
         nms_iou: of two boxes that overlap more, the better one stays.
 
     Raises:
@@ -146,7 +146,8 @@ class JoinedRegions:
         size: `(height, width)` of the image itself, whose pixels boxes and masks are in.
         members: the superpixels of each of `N` regions.
         boxes: `(N, 4)` xyxy.
-        scores: `(N,)` from 0 to 1; see `region_scores`.
+        scores: `(N,)` from 0 to 1: what joining each to its surroundings costs.
+        own: `(N,)` from 0 to 1: what it cost to join its own parts, 0 of superpixels.
         shares: `(N,)` of the image's pixels.
     """
 
@@ -155,16 +156,20 @@ class JoinedRegions:
     members: list[NDArray[np.int64]]
     boxes: Boxes
     scores: NDArray[np.float64]
+    own: NDArray[np.float64]
     shares: NDArray[np.float64]
 
-    def best(self, options: TreeOptions) -> Regions:
-        """The regions with the highest scores that overlap little, with their masks."""
+    def select(self, options: TreeOptions) -> NDArray[np.int64]:
+        """Positions of the regions with the highest scores that overlap little, best first."""
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
         large = (sides >= SMALLEST).all(axis=1)
         usable = np.flatnonzero(large & (self.scores >= options.min_score))
-        rows = usable[
-            nms(self.boxes[usable], self.scores[usable], options.nms_iou, limit=options.limit)
-        ]
+        boxes, scores = self.boxes[usable], self.scores[usable]
+        return usable[nms(boxes, scores, options.nms_iou, limit=options.limit)]
+
+    def best(self, options: TreeOptions) -> Regions:
+        """The same, as regions with masks."""
+        rows = self.select(options)
         return Regions.from_prompts(
             boxes=self.boxes[rows], masks=self.masks(rows), scores=self.scores[rows]
         )
@@ -204,23 +209,23 @@ def join_superpixels(
         members = _cluster_parts(labels, features, options.clusters)
     elif options.join == "tree" and count > 1:
         tree = merge_tree(labels, features)
-        return _regions(labels, size, tree.members(), tree.boxes, tree_scores(tree), tree.areas)
+        return _regions(labels, size, tree.members(), tree.boxes, *tree_scores(tree))
     else:
         members = [np.array([i]) for i in range(count)]
     boxes = label_boxes(labels, count)  # (n, 4)
     spans = np.array([[*boxes[m, :2].min(axis=0), *boxes[m, 2:].max(axis=0)] for m in members])
     scores = _part_scores(labels, features, areas, members)
-    return _regions(labels, size, members, spans, scores, [areas[m].sum() for m in members])
+    return _regions(labels, size, members, spans, scores, np.zeros(len(members)))
 
 
-def tree_scores(tree: MergeTree) -> NDArray[np.float64]:
-    """How long each node stays a region of its own, `(2n - 1,)`: what joining it away costs.
+def tree_scores(tree: MergeTree) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How long each node stays a region of its own, and what it cost to make it, `(2n - 1,)` both.
 
-    As a share of the last merge's cost, which is also the score of the whole image.
+    The first is what joining it away costs. Both are shares of the last merge's cost, which is also
+    the first of the whole image.
     """
     last = max(float(tree.heights[-1]), 1e-12)
-    scores: NDArray[np.float64] = np.clip(tree.heights[tree.parents] / last, 0, 1)
-    return scores
+    return np.clip(tree.heights[tree.parents] / last, 0, 1), tree.heights / last
 
 
 def tree_fingerprint(features: str, options: TreeOptions) -> str:
@@ -235,13 +240,15 @@ def _regions(
     members: list[NDArray[np.int64]],
     boxes: Boxes,
     scores: NDArray[np.float64],
-    areas: Any,
+    own: NDArray[np.float64],
 ) -> JoinedRegions:
     """Boxes in pixels of the segmented image become the image's, those of the regions' masks."""
     row, column = _pixels_under(labels, size)
     sides = [np.searchsorted(at, boxes[:, i]) for i, at in enumerate((column, row, column, row))]
     spans = np.stack(sides, axis=1).astype(np.float64)  # (N, 4)
-    return JoinedRegions(labels, size, members, spans, scores, np.array(areas) / labels.size)
+    areas = np.bincount(labels.reshape(-1))
+    shares = np.array([areas[m].sum() for m in members]) / labels.size
+    return JoinedRegions(labels, size, members, spans, scores, own, shares)
 
 
 def _pixels_under(

@@ -146,7 +146,7 @@ def recognize_images(
     elif isinstance(regions, (str, Path)):
         if regions == "auto":
             source = ProposedRegions()
-        elif str(regions).startswith(factory.TREES):
+        elif str(regions).startswith((factory.TREES, factory.JOINT)):
             source = ProposedRegions(str(regions))
         else:
             source = load_regions(regions)

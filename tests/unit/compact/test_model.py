@@ -10,8 +10,9 @@ import pytest
 
 from anyregion import Recognizer, Regions, Vocabulary, load_recognizer, read_image
 from anyregion.baselines.dense import DenseEncoder
-from anyregion.compact.model import CompactEncoder, CompactModel, CompactProposer
+from anyregion.compact.model import CompactEncoder, CompactModel
 from anyregion.compact.proposal_head import ProposalOptions
+from anyregion.compact.proposers import CompactProposer
 from anyregion.errors import CheckpointError, InputError
 from anyregion.factory import load_proposer
 from anyregion.masks import decode_mask

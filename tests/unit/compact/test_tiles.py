@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from anyregion import Recognizer, Regions, Vocabulary, load_recognizer, read_image
-from anyregion.compact.model import (
-    LONG_SIDE,
-    CompactEncoder,
-    CompactModel,
-    CompactProposer,
-    tile_options,
-)
+from anyregion.compact.model import LONG_SIDE, CompactEncoder, CompactModel, tile_options
+from anyregion.compact.proposers import CompactProposer
 from anyregion.errors import InputError
 from anyregion.factory import load_proposer
 from anyregion.masks import decode_mask

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.proposals import box_iou, nms
+from anyregion.proposals import box_iou, nms, soft_nms
 
 
 def random_boxes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,3 +46,26 @@ def test_nms_by_hand() -> None:
 def test_boxes_without_area_overlap_nothing() -> None:
     empty = np.zeros((2, 4))
     assert box_iou(empty, empty).tolist() == [[0, 0], [0, 0]]
+
+
+def test_soft_suppression_equals_its_definition() -> None:
+    random = np.random.default_rng(0)
+    low = random.random((30, 2)) * 20
+    boxes = np.concatenate([low, low + 5 + random.random((30, 2)) * 20], axis=1)
+    scores = random.random(30)
+    rows, left = soft_nms(boxes, scores, 0.4, nms_iou=0.6, limit=12)
+    remaining, expected = dict(enumerate(scores.tolist())), []
+    while len(expected) < 12:
+        best = max(remaining, key=remaining.__getitem__)
+        expected.append((best, remaining.pop(best)))
+        for i in list(remaining):
+            overlap = box_iou(boxes[best : best + 1], boxes[i : i + 1])[0, 0]
+            remaining[i] *= np.exp(-(overlap**2) / 0.4) if overlap <= 0.6 else 0
+    assert rows.tolist() == [row for row, _ in expected]
+    assert left == pytest.approx([score for _, score in expected])
+    assert (np.diff(left) <= 0).all()
+    # what is dropped never comes back, however many are wanted
+    same = np.tile([[0.0, 0, 9, 9]], (4, 1))
+    assert soft_nms(same, np.ones(4), 0.4, nms_iou=0.9, limit=9)[0].tolist() == [0]
+    empty = soft_nms(np.zeros((0, 4)), np.zeros(0), 0.4, nms_iou=0.9, limit=9)
+    assert [len(part) for part in empty] == [0, 0]

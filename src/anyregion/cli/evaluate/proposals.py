@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="compact",
         metavar="NAME",
         help="compact (built in, the default), sam (automatic masks of --localizer), r2o:WHERE "
-        "(superpixels joined by features, see `anyregion recognize --help`), or grid, which looks "
-        "at nothing",
+        "(superpixels joined by features, see `anyregion recognize --help`), compact+r2o:WHERE, or "
+        "grid, which looks at nothing",
     )
     parser.add_argument("--localizer", metavar="NAME", help="SAM's hub name or folder, for sam")
     shared.add_proposal_limits(parser)
@@ -82,7 +82,7 @@ def _loader(
     """What loads the proposer with no limit of its own, and the limits that it has."""
     from anyregion.errors import InputError
     from anyregion.evaluation.regions.proposal_quality import LIMITS, GridProposer
-    from anyregion.factory import load_proposer
+    from anyregion.factory import TREES, load_proposer
 
     if args.localizer and args.proposer != "sam":
         raise InputError(f"the proposer {args.proposer} uses no localizer")
@@ -103,7 +103,7 @@ def _loader(
     from anyregion.compact.proposal_head import ProposalOptions
     from anyregion.region_trees.proposer import TreeOptions
 
-    default = ProposalOptions() if args.proposer in ("own", "compact") else TreeOptions()
+    default = ProposalOptions() if not args.proposer.startswith(TREES) else TreeOptions()
     kept = shared.proposal_options(args, args.proposer) or default
     every = replace(kept, limit=max(LIMITS), min_score=0.0)
     return partial(load, options=every), kept

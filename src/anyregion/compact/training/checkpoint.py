@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from anyregion.compact.assets import CALIBRATION, REGION_HEAD
+from anyregion.compact.assets import CALIBRATION, IMAGE_ENCODER, REGION_HEAD
 from anyregion.compact.calibration import Calibration
 from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.region_head import CONFIG, README, WEIGHTS
@@ -38,9 +38,11 @@ def save_region_head(
     card: ModelCard,
     metrics: Mapping[str, float],
     vocabulary: Vocabulary | None = None,
+    encoder: Path | None = None,
 ) -> None:
     """Write the module, ready for `compact` (graph, numbers, the names that it gives where none are
-    asked for), and for going on (weights).
+    asked for, the graph of its image encoder unless that is the built-in one), and for going on
+    (weights).
 
     Raises:
         AnyRegionError: they cannot be written.
@@ -53,6 +55,9 @@ def save_region_head(
         export_region_head(module, folder / REGION_HEAD)
         with atomic_path(folder / CALIBRATION) as temporary:
             temporary.write_bytes(calibration.to_bytes())
+        if encoder is not None:
+            with atomic_path(folder / IMAGE_ENCODER) as temporary:
+                temporary.write_bytes(encoder.read_bytes())
         content = {
             "format": FORMAT,
             "module": asdict(module.config),
@@ -64,7 +69,7 @@ def save_region_head(
     write_card(
         folder,
         card,
-        weights=[REGION_HEAD, CALIBRATION, WEIGHTS],
+        weights=[REGION_HEAD, CALIBRATION, WEIGHTS, *([IMAGE_ENCODER] if encoder else [])],
         vocabulary=vocabulary,
         readme=README,
     )

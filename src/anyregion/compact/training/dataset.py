@@ -56,8 +56,16 @@ class PhotoStoreConfig(StoreConfig):
     images: str | None = None
 
 
-def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -> FeaturePyramid:
+def read_pyramid(
+    dataset: RegionDataset,
+    image: int,
+    *,
+    flipped: bool = False,
+    channels: Sequence[int] = tuple(CHANNELS.values()),
+) -> FeaturePyramid:
     """The maps that `CompactExtractor` stored of an image or of its mirror image, float32 again.
+
+    `channels` are those of the four maps.
 
     Raises:
         InputError: the store holds something else of the image, naming it.
@@ -74,8 +82,9 @@ def read_pyramid(dataset: RegionDataset, image: int, *, flipped: bool = False) -
     span = np.asarray(features.get("span", ())).reshape(-1)
     shapes = {name: values.shape for name, values in maps.items()}
     whole = all(
-        len(shapes[name]) == 3 and min(shapes[name]) > 0 and shapes[name][2] == CHANNELS[name]
-        for name in maps
+        len(shapes[name]) == 3 and min(shapes[name]) > 0 and shapes[name][2] == width
+        for name, width in zip(CHANNELS, channels, strict=True)
+        if name in maps
     )
     # a sum of finite halves is finite, and that of others is not
     finite = all(np.isfinite(values.sum()) for values in (span, *maps.values()))

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
+from anyregion.backbones.encoder import Encoder
+from anyregion.backbones.stages import maps_along, pyramid_modules
 from anyregion.compact.conse import WIDTH
 from anyregion.compact.image_encoder import CHANNELS
 from anyregion.compact.proposal_head import OUTPUTS
-from anyregion.compact.region_head import INPUTS, MEMORY, POOLED
+from anyregion.compact.region_head import INPUTS
 from anyregion.compact.training.modules import MaskHeadModule, Projection
 from anyregion.compact.training.proposal_module import ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule
-from anyregion.errors import CheckpointError
+from anyregion.errors import CheckpointError, InputError
 from anyregion.files import atomic_path
 
 OPSET = 18  # what torch's exporter writes natively: others it has to convert
@@ -79,10 +81,10 @@ def export_region_head(module: RegionHeadModule, path: Path) -> None:
     """
     regions, cells = Dim("regions", min=1, max=65536), Dim("cells", min=2, max=65536)
     example = (
-        torch.rand(3, POOLED),
+        torch.rand(3, module.config.pooled),
         torch.rand(3, WIDTH),
         torch.tensor([[0.1, 0.1, 0.5, 0.6]] * 3),
-        torch.rand(24, MEMORY),
+        torch.rand(24, module.config.memory),
         torch.rand(24, 2),
         torch.tensor([0.75, 1.0]),
     )
@@ -113,6 +115,56 @@ def export_proposal_head(head: ProposalHeadModule, path: Path) -> None:
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     shapes = tuple({0: f * rows, 1: f * columns} for f in (4, 2, 1, 1))
     _export(ProposalGraph(rounded(head)), _example_maps(), shapes, path)
+
+
+def export_image_encoder(encoder: Encoder, path: Path) -> tuple[int, ...]:
+    """Write the graph that `anyregion.compact.image_encoder.ImageEncoder` runs; float32.
+
+    Returns:
+        The channels of its four maps.
+
+    Raises:
+        InputError: the backbone has no maps at strides 8, 16 and 32.
+    """
+    graph = MapsGraph(encoder).eval()
+    tall, wide = _EXAMPLE[0] * 32, _EXAMPLE[1] * 32
+    with torch.no_grad():
+        maps = graph(torch.zeros(1, 3, tall, wide))
+    for stride, cells in zip((8, 16, 32, 32), maps, strict=True):
+        if cells.shape[2:] != (tall // stride, wide // stride):
+            raise InputError(
+                f"{encoder.name}: a map of {cells.shape[2:]} is not of stride {stride}"
+            )
+    sides = {2: 32 * Dim("rows", min=1, max=512), 3: 32 * Dim("columns", min=1, max=512)}
+    _export(graph, (torch.rand(1, 3, tall, wide),), (sides,), path)
+    return tuple(cells.shape[1] for cells in maps)
+
+
+class MapsGraph(nn.Module):
+    """A backbone with the signature of the image encoder's graph.
+
+    Pixels come as `letterbox` gives them, `(x - 127) / 128`, and are normalised as the backbone is
+    used to.
+
+    Raises:
+        InputError: a backbone without maps at strides 8, 16 and 32.
+    """
+
+    inputs = ("pixels",)
+    outputs = MAPS
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.parts = pyramid_modules(encoder)[1:]  # that of stride 4 has no use
+        self.register_buffer("mean", torch.tensor(encoder.mean)[:, None, None])
+        self.register_buffer("deviation", torch.tensor(encoder.std)[:, None, None])
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """`(1, 3, H, W)` to four maps `(1, channels, h, w)`."""
+        images = ((pixels * 128 + 127) / 255 - self.mean) / self.deviation
+        last, maps = maps_along(self.encoder, images, self.parts)
+        return (*maps, last)
 
 
 class RegionGraph(nn.Module):
@@ -206,12 +258,12 @@ def _example_maps() -> tuple[Tensor, ...]:
 
 
 def _export(
-    graph: RegionGraph | MaskGraph | ProposalGraph,
+    graph: RegionGraph | MaskGraph | ProposalGraph | MapsGraph,
     example: tuple[Tensor, ...],
     shapes: Shapes,
     path: Path,
 ) -> None:
-    """Write a head whose weights are `rounded`; the file is written all or not at all."""
+    """Write a graph, large weights as float16 where they are `rounded`; all of it or nothing."""
     import onnx
 
     logger = logging.getLogger("torch.onnx")

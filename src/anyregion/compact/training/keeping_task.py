@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from anyregion.compact.training.dataset import (
     open_stores,
     read_pyramid,
 )
+from anyregion.compact.training.image_encoder import with_image_encoder
 from anyregion.compact.training.losses import distillation_loss
 from anyregion.compact.training.region_config import RegionTaskConfig
 from anyregion.compact.training.region_task import (
@@ -51,6 +53,9 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
     Raises:
         InputError: stores that cannot be had, or were made by another encoder.
     """
+    encoder: Path | None = None
+    if settings.image_encoder is not None:
+        settings, encoder = with_image_encoder(settings, settings.image_encoder)
     text_encoder = CompactTextEncoder()
     kept = [settings.keep_validation] if settings.keep_validation else []
     validation, *stores = open_stores([settings.validation, *settings.data, *kept])
@@ -65,6 +70,10 @@ def build(settings: RegionTaskConfig, *, loop: LoopConfig) -> RegionTask:
     ]
     share = settings.validation.share
     validation_set = open_named_dataset(validation, text_encoder, share=share)
+    if encoder is not None:
+        return RegionTask(
+            datasets, config=settings, validation=validation_set, seed=loop.seed, encoder=encoder
+        )
     return make_task(
         datasets, settings, validation=validation_set, seed=loop.seed, keep_validation=kept_set
     )

@@ -52,7 +52,7 @@ def mask_metrics(head: MaskHead, dataset: RegionDataset) -> dict[str, float]:
 
 def proposal_metrics(head: ProposalHead, dataset: RegionDataset) -> dict[str, float]:
     """The values of `PROPOSAL_METRICS`: recall of annotated boxes of any class, as COCO's."""
-    options = ProposalOptions(limit=max(LIMITS), min_score=0.0)
+    options = ProposalOptions(limit=max(LIMITS), min_score=0.0, nms_iou=0.6)
     images = dataset.images.tolist()
     proposals = [head.propose(read_pyramid(dataset, image), options) for image in images]
     boxes, scores = zip(*proposals, strict=True)

@@ -71,6 +71,11 @@ class RegionTaskConfig:
         names: a file of names that the trained folder is to know, and gives where none are asked
             for; None for those of `data`.
         licence: under which the weights may be used.
+        image_encoder: a backbone whose features are used in place of the built-in encoder's: a run
+            or a folder that holds one, `timm/NAME@WEIGHTS`, or a folder of a training with one. The
+            stores say which images; their features are computed anew beside them. There is no
+            training-free answer then: `start` is `none`, nothing is distilled, and the head knows
+            little but the names that it is trained on.
     """
 
     data: tuple[StoreConfig, ...]
@@ -87,6 +92,7 @@ class RegionTaskConfig:
     start: str = "none"
     keep_validation: StoreConfig | None = None
     names: str | None = None
+    image_encoder: str | None = None
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -96,6 +102,11 @@ class RegionTaskConfig:
         if not 0 <= self.novelty <= HIGHEST_GAIN or not 0 <= self.new_name_cost < 1:
             raise InputError(
                 f"compact: novelty from 0 to {HIGHEST_GAIN}, new_name_cost from 0 to below 1"
+            )
+        if self.image_encoder is not None and self.start != "none":
+            raise InputError(
+                f"compact.start {self.start}: that head knows the built-in image encoder alone; "
+                "with compact.image_encoder set compact.start to none"
             )
         if self.start == "none" and self.keep_validation is not None:
             raise InputError("compact.keep_validation needs compact.start: shipped, or a folder")

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from anyregion.compact.conse import WIDTH
 from anyregion.compact.image_encoder import CHANNELS
-from anyregion.compact.region_head import MEMORY, POOLED
 from anyregion.errors import InputError
 
 _FREQUENCIES = 4
@@ -42,6 +41,7 @@ class RegionHeadConfig:
         adapter: hidden width of a small network beside it all, from `pooled` to what is added to
             the answer; the rest is frozen then. 0 for none.
         adapter_dropout: in the adapter, in training.
+        channels: of the image encoder's maps of strides 8, 16 and 32, and of the last convolution.
     """
 
     width: int = 192
@@ -53,12 +53,26 @@ class RegionHeadConfig:
     fine: bool = True
     adapter: int = 0
     adapter_dropout: float = 0.5
+    channels: tuple[int, ...] = tuple(CHANNELS.values())
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))  # JSON has lists
+        if len(self.channels) != len(CHANNELS) or min(self.channels) < 1:
+            raise InputError(f"channels are those of four maps, not {self.channels}")
         if self.width % self.heads:
             raise InputError(f"width {self.width} does not divide into {self.heads} heads")
         if not 0 <= self.layers <= 6:
             raise InputError(f"the decoder has 0 to 6 layers, not {self.layers}")
+
+    @property
+    def pooled(self) -> int:
+        """How many numbers `RegionFeatures.pooled` has."""
+        return 4 * sum(self.channels[:3]) + self.channels[3]
+
+    @property
+    def memory(self) -> int:
+        """How many numbers `RegionFeatures.memory` has of a cell."""
+        return sum(self.channels[2:])
 
 
 class RegionHeadModule(nn.Module):
@@ -68,11 +82,11 @@ class RegionHeadModule(nn.Module):
         super().__init__()
         self.config = config
         width, deep = config.width, config.width * config.expansion
-        self.seen = nn.LayerNorm(POOLED)
-        self.token = nn.Linear(POOLED + WIDTH + _GEOMETRY * (1 + 2 * _FREQUENCIES), width)
+        self.seen = nn.LayerNorm(config.pooled)
+        self.token = nn.Linear(config.pooled + WIDTH + _GEOMETRY * (1 + 2 * _FREQUENCIES), width)
         if config.layers:
-            self.around = nn.LayerNorm(MEMORY)
-            self.memory = nn.Linear(MEMORY, width)
+            self.around = nn.LayerNorm(config.memory)
+            self.memory = nn.Linear(config.memory, width)
         self.layers = nn.ModuleList(RegionHeadLayer(config) for _ in range(config.layers))
         self.norm1 = nn.LayerNorm(width)
         self.linear1 = nn.Linear(width, deep)
@@ -91,8 +105,8 @@ class RegionHeadModule(nn.Module):
             nn.init.zeros_(added.weight)  # training begins at the frozen part's answer
             nn.init.zeros_(added.bias)
             self.adapter = nn.Sequential(
-                nn.LayerNorm(POOLED, elementwise_affine=False),
-                nn.Linear(POOLED, config.adapter),
+                nn.LayerNorm(config.pooled, elementwise_affine=False),
+                nn.Linear(config.pooled, config.adapter),
                 nn.GELU(),
                 nn.Dropout(config.adapter_dropout),
                 added,
@@ -125,7 +139,8 @@ class RegionHeadModule(nn.Module):
             pooled, conse, boxes, memory, cells, shape = image
             added = self.adapter(pooled) if self.config.adapter else None
             if not self.config.fine:
-                pooled = F.pad(pooled[:, -CHANNELS["last"] :], (POOLED - CHANNELS["last"], 0))
+                last = self.config.channels[-1]
+                pooled = F.pad(pooled[:, -last:], (self.config.pooled - last, 0))
             # cosines of 384 numbers are small next to what the LayerNorm gives: the same order
             token = torch.cat([self.seen(pooled), conse * 5, geometry(boxes, shape)], -1)
             hidden = self.token(token)  # (N, W)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from anyregion.compact.calibration import Calibration
 from anyregion.compact.conse import load_conse
+from anyregion.compact.image_encoder import FeaturePyramid
 from anyregion.compact.region_head import INPUTS, extract_region_features
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.checkpoint import save_region_head, unwrapped
@@ -77,6 +78,7 @@ class RegionTask(Task):
         datasets: what it learns from, each with its own vocabulary.
         validation: not trained on; scores are calibrated on it too.
         seed: of everything random, the head's first weights among it.
+        encoder: the graph of the image encoder, where it is another than the built-in one.
     """
 
     metrics = ACCURACY_METRICS
@@ -88,12 +90,13 @@ class RegionTask(Task):
         config: RegionTaskConfig,
         validation: RegionDataset,
         seed: int,
+        encoder: Path | None = None,
     ) -> None:
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.encoder = config, seed, encoder
         self.datasets, self.validation = tuple(datasets), validation
         seed_torch(seed, "weights")
         self.module: nn.Module = self._first_module()
-        self.conse = load_conse()
+        self.conse = load_conse() if encoder is None else None
         self._measured: (
             tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]] | None
         ) = None
@@ -128,7 +131,7 @@ class RegionTask(Task):
     def load(self, item: RegionItem) -> RegionExample:
         """See `Task`."""
         dataset = self.datasets[item.dataset]
-        pyramid = read_pyramid(dataset, item.image, flipped=item.flipped)
+        pyramid = self._pyramid(dataset, item.image, flipped=item.flipped)
         boxes, labels = dataset.labelled(item.image, flipped=item.flipped)
         random = generator(self.seed, "boxes", item.step, item.place)
         boxes = sample_boxes(
@@ -137,6 +140,11 @@ class RegionTask(Task):
         features = extract_region_features(pyramid, boxes, self.conse)
         tensors = [torch.from_numpy(getattr(features, name)) for name in INPUTS]
         return RegionExample(item.dataset, tensors, torch.from_numpy(labels))
+
+    def _pyramid(
+        self, dataset: RegionDataset, image: int, *, flipped: bool = False
+    ) -> FeaturePyramid:
+        return read_pyramid(dataset, image, flipped=flipped, channels=self.config.module.channels)
 
     def losses(self, module: nn.Module, examples: Sequence[RegionExample]) -> dict[str, Tensor]:
         """See `Task`; `naming` and `distillation` are the parts of `loss`."""
@@ -206,6 +214,7 @@ class RegionTask(Task):
             ),
             metrics={**self.validate(module), "ece": error, **self._further_metrics(module)},
             vocabulary=self._known_names(),
+            encoder=self.encoder,
         )
 
     def _known_names(self) -> Vocabulary:
@@ -246,7 +255,9 @@ class RegionTask(Task):
             **describe_datasets(self.datasets),
             "validation": f"{len(self.validation.images):,} images",
             "classes left out": self.config.unseen or "none",
-            "frozen": "compact's image encoder and text encoder",
+            "frozen": "compact's image encoder and text encoder"
+            if self.encoder is None
+            else f"image encoder: {self.config.image_encoder}; compact's text encoder",
         }
 
     @cached_property
@@ -287,7 +298,7 @@ class RegionTask(Task):
         with torch.inference_mode():
             for image in dataset.images.tolist():
                 boxes, rows = dataset.labelled(image)
-                pyramid = read_pyramid(dataset, image)
+                pyramid = self._pyramid(dataset, image)
                 features = extract_region_features(pyramid, boxes, self.conse)
                 inputs = [torch.from_numpy(getattr(features, n)).to(device) for n in INPUTS]
                 embeddings.append(F.normalize(module([inputs])[0].float(), dim=-1).cpu().numpy())

@@ -25,8 +25,6 @@ from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
 from anyregion.compact.model import CompactModel
 from anyregion.compact.region_head import (
     INPUTS,
-    MEMORY,
-    POOLED,
     RegionFeatures,
     RegionHead,
     extract_region_features,
@@ -163,7 +161,7 @@ def test_quarters_make_up_their_box() -> None:
     ]  # fmt: skip
     many, one = random_features(5), features_of([10, 20, 50, 80], seed=3)
     fine = random_pyramid(3).maps["stride8"]
-    assert one.pooled.shape == (1, POOLED)
+    assert one.pooled.shape == (1, RegionHeadConfig().pooled)
     # the mean of the quarters is the mean over the box, here by cells of 8 pixels, partly covered
     rows = np.clip(np.minimum(80, np.arange(8, 104, 8)) - np.maximum(20, np.arange(0, 96, 8)), 0, 8)
     cols = np.clip(
@@ -171,7 +169,7 @@ def test_quarters_make_up_their_box() -> None:
     )
     mean = np.einsum("h,w,hwc->c", rows, cols, fine) / (rows.sum() * cols.sum())
     assert np.allclose(one.pooled[0, :160].reshape(4, 40).mean(axis=0), mean, atol=1e-5)
-    assert many.memory.shape == (12, MEMORY)
+    assert many.memory.shape == (12, RegionHeadConfig().memory)
     assert np.allclose(np.linalg.norm(many.conse, axis=1), 1, atol=1e-5)
 
 
