@@ -152,6 +152,8 @@ class MapsGraph(nn.Module):
 
     inputs = ("pixels",)
     outputs = MAPS
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
