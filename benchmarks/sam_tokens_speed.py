@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from transformers import SamConfig, SamModel
 
-from anyregion.localizers.frame import padded_frame, to_frame
 from anyregion.localizers.sam import SamBackend
 from anyregion.localizers.segmenter import LocalizedImage, PromptableSegmenter
+from anyregion.localizers.square import padded_frame, to_frame
 from anyregion.regions import Regions
 
 IMAGE = (768, 1024)

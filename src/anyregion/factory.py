@@ -12,6 +12,7 @@ from anyregion.baselines.dense import DenseEncoder
 from anyregion.baselines.embedder import ImageEmbedder
 from anyregion.compact.assets import IMAGE_ENCODER, REGION_HEAD, read_manifest
 from anyregion.errors import InputError, require
+from anyregion.exported.folder import CONFIG as EXPORTED
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.model_card import VOCABULARY, ModelCard, read_card
 from anyregion.proposals import RegionProposer
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 Method: TypeAlias = Literal["regionspot", "crop", "masked-crop", "dense"]
 METHODS: tuple[Method, ...] = ("regionspot", "crop", "masked-crop", "dense")
-Kind: TypeAlias = Literal["compact", "regionspot", "vlm"]
+Kind: TypeAlias = Literal["compact", "regionspot", "exported", "vlm"]
 # `trained`: by the module trained for regions, which callers name `regionspot` of any model
 Use: TypeAlias = Literal["trained", "crop", "masked-crop", "dense"]
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "auto"]
@@ -116,10 +117,10 @@ def load_recognizer(
     """Build a recogniser.
 
     Args:
-        model: `compact`, the built-in one; a folder that `anyregion train`, `anyregion convert` or
-            `save_pretrained` made; a full published RegionSpot checkpoint (`.pth`); or a
-            vision-language model, by hub name, folder, file of OpenAI's layout, or
-            `open_clip:ARCHITECTURE/TAG`.
+        model: `compact`, the built-in one; a folder that `anyregion train`, `anyregion convert`,
+            `anyregion export-onnx` or `save_pretrained` made; a full published RegionSpot
+            checkpoint (`.pth`); or a vision-language model, by hub name, folder, file of OpenAI's
+            layout, or `open_clip:ARCHITECTURE/TAG`.
         method: `regionspot` is whatever was trained to name regions: RegionSpot's adapter, and also
             `compact`'s own region head, which is no RegionSpot. Unless one is chosen it is that
             where there is one, else `dense` (pooled features).
@@ -145,7 +146,23 @@ def load_recognizer(
     if kind == "compact" and vlm is not None:
         raise InputError("compact has a text encoder of its own: name the vlm as the model instead")
     if kind == "compact":
-        _check_compact_dtype(dtype)
+        _check_graph_dtype(dtype)
+    if kind == "exported":
+        if use != "trained" or localizer is not None or vlm is not None or antialias is not None:
+            raise InputError(
+                f"{model} is exported to ONNX: it names regions as it was trained to, with its own "
+                "localizer and VLM"
+            )
+        _check_graph_dtype(dtype)
+        from anyregion.exported.encoder import ExportedRegionSpot
+
+        exported = ExportedRegionSpot(model, device=device)
+        return Recognizer(
+            tiled(exported, _vlm_tiles(exported, tiles)),
+            vocabulary=_vocabulary(exported.folder),
+            card=read_card(exported.folder),
+            cache=cache,
+        )
     if use == "trained" and kind != "compact":
         encoder, vocabulary, card = _regionspot(
             model,
@@ -250,7 +267,7 @@ def load_proposer(
         if localizer is not None:
             raise InputError("the proposer compact uses no localizer")
         if loaded is None:  # else the dtype is that of the RegionSpot which names the regions
-            _check_compact_dtype(dtype)
+            _check_graph_dtype(dtype)
         from anyregion.compact.model import CompactEncoder, CompactModel, tile_options
         from anyregion.compact.proposal_head import ProposalOptions
         from anyregion.compact.proposers import CompactProposer
@@ -375,7 +392,7 @@ def load_extractor(
             raise InputError(
                 "compact has an image encoder of its own: no localizer, no VLM and no token source"
             )
-        _check_compact_dtype(dtype)
+        _check_graph_dtype(dtype)
         from anyregion.compact.model import CompactExtractor, CompactModel
 
         return CompactExtractor(CompactModel(Path(str(model)) if own else None, device=device))
@@ -435,7 +452,7 @@ def load_extractor(
 def uses_localizer(model: str | Path, method: Method | None = None) -> bool:
     """Whether `load_recognizer` would take a localizer for this model and method."""
     kind, use = _resolve(model, method)
-    return use == "trained" and kind != "compact"
+    return use == "trained" and kind not in ("compact", "exported")
 
 
 def default_score(model: str | Path, method: Method | None = None) -> Score:
@@ -465,6 +482,8 @@ def _resolve(model: str | Path, method: Method | None) -> tuple[Kind, Use]:
     kind: Kind = "vlm"
     if str(model) == "compact" or (path / REGION_HEAD).is_file():
         kind = "compact"
+    elif (path / EXPORTED).is_file():
+        kind = "exported"
     elif (path / "adapter.safetensors").is_file() or (path.is_file() and path.suffix == ".pth"):
         kind = "regionspot"
     elif "regionspot" in str(model).casefold() and not path.exists():
@@ -522,11 +541,11 @@ def _regionspot(
     return encoder, None, None
 
 
-def _check_compact_dtype(dtype: Dtype) -> None:
+def _check_graph_dtype(dtype: Dtype) -> None:
     if dtype not in ("float32", "auto"):
         raise InputError(
-            f"dtype {dtype}: compact's graphs have a precision of their own (8-bit integers and "
-            "float32); a dtype is for torch's models"
+            f"dtype {dtype}: graphs of ONNX have a precision of their own; a dtype is for torch's "
+            "models"
         )
 
 

@@ -23,9 +23,9 @@ from anyregion import Recognizer, Regions, Vocabulary
 from anyregion.data.annotations.annotations import Annotations, Categories
 from anyregion.data.features import Features
 from anyregion.data.region_dataset import region_dataset
-from anyregion.localizers.frame import resize_to_frame, to_frame
 from anyregion.localizers.prompts import prompt_batches
 from anyregion.localizers.segmenter import PromptableSegmenter
+from anyregion.localizers.square import resize_to_frame, to_frame
 from anyregion.masks import decode_mask
 from anyregion.regionspot.adapter import Adapter
 from anyregion.regionspot.checkpoint import load_published, read_checkpoint

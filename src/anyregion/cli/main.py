@@ -59,6 +59,7 @@ COMMANDS = {
     "dataset": "photographs to a set that a detector can be trained on",
     "export-labels": "the names of a run for an annotation tool or a trainer",
     "export": "a backbone for torchvision, timm, Hugging Face or detectron2",
+    "export-onnx": "a RegionSpot as ONNX graphs, which need no torch",
     "serve": "name regions over HTTP, for tools and pages of this machine",
     "reproduce": "a table of the papers: checked, or run, at full size or scaled",
     "models": "models and vocabularies, and which are here",

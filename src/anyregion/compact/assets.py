@@ -138,7 +138,7 @@ def start_session(graph: bytes, *, threads: int | None, device: str) -> Any:
     provider = _PROVIDERS.get(kind)
     if provider not in ort.get_available_providers() or not (number or "0").isdigit():
         raise InputError(
-            f"compact cannot run on {device!r}: the ONNX Runtime installed here offers "
+            f"{device!r} is not there: the ONNX Runtime installed here offers "
             f"{', '.join(k for k, p in _PROVIDERS.items() if p in ort.get_available_providers())}"
         )
     options = ort.SessionOptions()

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from anyregion.errors import InputError, require
 from anyregion.images import Pixels, size_of
-from anyregion.localizers.frame import Frame, logits_to_image
+from anyregion.localizers.frame import logits_to_image
 from anyregion.localizers.sam2 import stability_score
 from anyregion.localizers.segmenter import LocalizedImage, PromptableSegmenter
+from anyregion.localizers.square import Frame
 from anyregion.masks import RLE, decode_mask, encode_mask, mask_box
 from anyregion.proposals import nms
 from anyregion.region_encoder import RegionEncoder

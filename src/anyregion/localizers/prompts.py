@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from anyregion.errors import InputError
-from anyregion.localizers.frame import Frame, mask_to_logits, to_frame
+from anyregion.localizers.frame import mask_to_logits
+from anyregion.localizers.square import Frame, to_frame
 from anyregion.masks import decode_mask, mask_box
 from anyregion.regions import Regions
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from anyregion.images import Pixels
-from anyregion.localizers.frame import Frame, padded_frame, resize_to_frame
 from anyregion.localizers.segmenter import LocalizedImage
+from anyregion.localizers.square import Frame, padded_frame, resize_to_frame
 
 # of RGB bytes, 0 to 255
 MEAN = (123.675, 116.28, 103.53)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyregion.images import Pixels, size_of
-from anyregion.localizers.frame import Frame, squashed_frame
 from anyregion.localizers.sam import mask_maps, upscale
 from anyregion.localizers.segmenter import LocalizedImage
+from anyregion.localizers.square import Frame, squashed_frame
 
 
 class Sam2Backend:

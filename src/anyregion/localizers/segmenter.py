@@ -13,9 +13,10 @@ from torch import Tensor
 
 from anyregion.errors import InputError
 from anyregion.images import Pixels
-from anyregion.localizers.frame import Frame, logits_to_masks
+from anyregion.localizers.frame import logits_to_masks
 from anyregion.localizers.prompts import PromptBatch, prompt_batches
 from anyregion.localizers.protocol import RegionTokens, TokenSource
+from anyregion.localizers.square import Frame
 from anyregion.localizers.two_way import ImageTokens, image_tokens, two_way
 from anyregion.masks import RLE
 from anyregion.regions import Regions

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyregion.torch_utils.weights import config_json
 from anyregion.vlms.dense import Dense, LastLayer, from_transformers, run_dense
@@ -38,15 +38,15 @@ class ClipTower:
         self.grid = square_grid(self.image_size, self.stride)
         self.feature_width: int = config.hidden_size
         self.embed_width: int = model.config.projection_dim
-        self._vision = model.vision_model
+        self.module = model.vision_model
         self._projection = model.visual_projection
-        set_grid(self._vision.embeddings, self.grid, self.image_size, class_rows=1)
+        set_grid(self.module.embeddings, self.grid, self.image_size, class_rows=1)
 
     def tokens(self, pixels: Tensor, *, skip: int = 0) -> Tensor:
         """See `VisionTower`; `skip` leaves out the last layers."""
         # before the final norm: RegionSpot's adapter was trained on these
-        layers = self._vision.encoder.layers
-        x = self._vision.pre_layrnorm(self._vision.embeddings(pixels))  # (B, 1 + h w, D)
+        layers = self.module.encoder.layers
+        x = self.module.pre_layrnorm(self.module.embeddings(pixels))  # (B, 1 + h w, D)
         for layer in layers[: len(layers) - skip]:
             x = layer(x, None)
         return x  # type: ignore[no-any-return]
@@ -58,18 +58,31 @@ class ClipTower:
         return self._project(run_dense(self._last, self.tokens(pixels, skip=1), dense)[:, 1:])
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
-        yield from self._vision.state_dict(prefix="vision.").items()
+        yield from self.module.state_dict(prefix="vision.").items()
         yield from self._projection.state_dict(prefix="projection.").items()
 
     def describe(self) -> str:
-        return config_json(self._vision.config)
+        return config_json(self.module.config)
 
     @cached_property
     def _last(self) -> LastLayer:
-        return from_transformers(self._vision.encoder.layers[-1])
+        return from_transformers(self.module.encoder.layers[-1])
 
     def _project(self, tokens: Tensor) -> Tensor:
-        embeddings: Tensor = self._projection(self._vision.post_layernorm(tokens))
+        embeddings: Tensor = self._projection(self.module.post_layernorm(tokens))
+        return embeddings
+
+
+class ClipText(nn.Module):
+    """The text side of a `transformers` CLIP: ids `(b, l)` to embeddings `(b, E)`."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.text_model
+        self.projection = model.text_projection
+
+    def forward(self, ids: Tensor) -> Tensor:
+        embeddings: Tensor = self.projection(self.model(input_ids=ids).pooler_output)
         return embeddings
 
 
@@ -104,13 +117,9 @@ def assemble_clip(
         yield from model.text_model.state_dict(prefix="text_model.").items()
         yield from model.text_projection.state_dict(prefix="text_projection.").items()
 
-    def forward(ids: Tensor) -> Tensor:
-        embeddings: Tensor = model.text_projection(model.text_model(input_ids=ids).pooler_output)
-        return embeddings
-
     text = BatchedTextEncoder(
         tokenizer=tokenizer,
-        forward=forward,
+        forward=ClipText(model),
         end_of=end_of,
         weights=weights,
         describe=lambda: f"{tokenizer.describe()} {config_json(model.config.text_config)}",

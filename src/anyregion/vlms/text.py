@@ -66,11 +66,14 @@ class Tokenizer:
             end-of-text token kept.
         describe: what it does with texts, for fingerprints; computed when they are.
         unknown: the id of the unknown piece; None if it can spell everything.
+        to_json: the same, padding and cutting included, as a file of the library `tokenizers`;
+            None where there is no such thing.
     """
 
     encode: Callable[[list[str]], Tensor]
     describe: Callable[[], str]
     unknown: int | None = None
+    to_json: Callable[[], str] | None = None
 
 
 class BatchedTextEncoder:
@@ -104,9 +107,9 @@ class BatchedTextEncoder:
         options: VlmOptions,
     ) -> None:
         self.templates = templates
+        self.tokenizer = tokenizer
         self.tokenize = tokenizer.encode
-        self._unknown = tokenizer.unknown
-        self._forward = forward
+        self.forward = forward
         self._end_of = end_of
         self._weights = weights
         self._describe = describe
@@ -130,9 +133,10 @@ class BatchedTextEncoder:
 
     def unreadable(self, texts: Sequence[str]) -> list[bool]:
         """Which texts hold pieces that the tokenizer does not know; byte-level ones know all."""
-        if self._unknown is None or not texts:
+        piece = self.tokenizer.unknown
+        if piece is None or not texts:
             return [False] * len(texts)
-        unknown: list[bool] = (self.tokenize(list(texts)) == self._unknown).any(dim=1).tolist()
+        unknown: list[bool] = (self.tokenize(list(texts)) == piece).any(dim=1).tolist()
         return unknown
 
     def _encode_ids(self, ids: Tensor) -> Floats:
@@ -152,7 +156,7 @@ class BatchedTextEncoder:
             length = min(context, max(16, -(-longest // 8) * 8))
             batch = ids[torch.from_numpy(rows), :length].to(self._options.device)  # (b, l)
             with torch.inference_mode(), self._options.autocast():
-                embeddings[rows] = self._forward(batch).float().cpu().numpy()
+                embeddings[rows] = self.forward(batch).float().cpu().numpy()
         return embeddings
 
 
@@ -182,7 +186,19 @@ def pad_to_context(tokenizer: Any, context: int, *, lower: bool = False) -> Toke
         )["input_ids"]
         return ids
 
-    return Tokenizer(encode, lambda: tokenizer_hash(tokenizer), unknown_piece(tokenizer))
+    def to_json() -> str:
+        encode([""])  # which sets padding and cutting
+        text: str = tokenizer.backend_tokenizer.to_str()
+        return text
+
+    # a text in lower case is made so outside of the tokenizer, which its file would not tell
+    exact = hasattr(tokenizer, "backend_tokenizer") and not lower
+    return Tokenizer(
+        encode,
+        lambda: tokenizer_hash(tokenizer),
+        unknown_piece(tokenizer),
+        to_json if exact else None,
+    )
 
 
 def unknown_piece(tokenizer: Any) -> int | None:

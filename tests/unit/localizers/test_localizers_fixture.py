@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from anyregion.localizers.frame import resize_to_frame, to_frame  # noqa: E402
 from anyregion.localizers.loading import load_localizer  # noqa: E402
 from anyregion.localizers.prompts import prompt_batches  # noqa: E402
+from anyregion.localizers.square import resize_to_frame, to_frame  # noqa: E402
 from anyregion.masks import decode_mask  # noqa: E402
 from anyregion.regions import Regions  # noqa: E402
 from tests.helpers.shared import SHARED  # noqa: E402

@@ -11,15 +11,9 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from anyregion.errors import InputError
-from anyregion.localizers.frame import (
-    MASK_LOGIT,
-    logits_to_masks,
-    mask_to_logits,
-    padded_frame,
-    squashed_frame,
-    to_frame,
-)
+from anyregion.localizers.frame import MASK_LOGIT, logits_to_masks, mask_to_logits
 from anyregion.localizers.segmenter import LocalizerOptions, PromptableSegmenter
+from anyregion.localizers.square import padded_frame, squashed_frame, to_frame
 from anyregion.masks import decode_mask
 from anyregion.regions import Regions
 from tests.helpers.sam_reference import LANDSCAPE, PORTRAIT, photo, regions_of

@@ -80,7 +80,7 @@ def test_cut_texts_equal_77_tokens(kind: str, folders: dict[str, Path]) -> None:
     ids = text.tokenize(texts)
     assert ids.shape == (len(texts), 77)
     with torch.inference_mode():
-        whole = text._forward(ids).numpy()
+        whole = text.forward(ids).numpy()
     np.testing.assert_allclose(text.encode_text(texts), whole, atol=1e-5)
 
 

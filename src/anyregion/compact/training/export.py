@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,16 +23,14 @@ from anyregion.compact.training.modules import MaskHeadModule, Projection
 from anyregion.compact.training.proposal_module import ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule
 from anyregion.errors import CheckpointError, InputError
-from anyregion.files import atomic_path
+from anyregion.torch_utils.onnx import Shapes, trace, write_graph
 
-OPSET = 18  # what torch's exporter writes natively: others it has to convert
 # smaller weights (biases of few numbers, scalars) stay float32: they take no room
 _SMALLEST_HALVED = 64
 _EXAMPLE = (4, 6)  # rows and columns at stride 32 of the maps that are traced
 
 MAPS = tuple(str(name) for name in CHANNELS)
 
-Shapes = tuple[dict[int, Any], ...]
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -268,27 +265,10 @@ def _export(
     """Write a graph, large weights as float16 where they are `rounded`; all of it or nothing."""
     import onnx
 
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of every input that is not used
-    try:
-        program = torch.onnx.export(
-            graph.eval(),
-            example,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            opset_version=OPSET,
-            dynamic_shapes=shapes,
-            dynamo=True,
-            verbose=False,
-        )
-    finally:
-        logger.setLevel(level)
-    model = program.model_proto  # type: ignore[union-attr]
+    model = trace(graph, example, shapes)
     _halve(model)
     onnx.checker.check_model(model)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    write_graph(model, path)
 
 
 def _halve(model: Any) -> None:
@@ -312,6 +292,3 @@ def _halve(model: Any) -> None:
     inferred = [info for info in model.graph.value_info if not info.name.endswith("_half")]
     del model.graph.value_info[:]
     model.graph.value_info.extend(inferred)
-    for node in model.graph.node:
-        del node.metadata_props[:]  # where in this machine's files each node came from
-        node.doc_string = ""

@@ -1,0 +1,1 @@
+"""RegionSpot as ONNX graphs: what `anyregion export-onnx` wrote, run by ONNX Runtime alone."""
