@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from anyregion.errors import InputError
+from anyregion.files import valid_text
 from anyregion.masks import segmentation_to_rle
 from anyregion.regions import Regions
 from anyregion.scoring import Score
@@ -47,13 +48,19 @@ def parse_json(body: bytes) -> Mapping[str, Any]:
         raise InputError(f"the body holds {constant}, which is no JSON")
 
     try:
-        value = json.loads(body, parse_constant=refuse)
+        # strictly UTF-8: json would take bytes, too, that no answer could repeat
+        value = json.loads(body.decode(), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError("the body must be a JSON object")
+    if b"\\ud" in body.lower():
+        # JSON can write half a character, which no answer and no file of UTF-8 can repeat
+        text = json.dumps(value, ensure_ascii=False)
+        if valid_text(text) != text:
+            raise InputError("the body holds half a character (a lone surrogate)")
     return value
 
 

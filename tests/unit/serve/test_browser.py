@@ -136,6 +136,12 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     wait_for_event(served, 3, "name")
     assert events(served)[-1]["label"] is None
     page.locator("#lesson td", has_text="3").first.wait_for()
+    # undo brings a region back with its name
+    page.keyboard.press("Delete")
+    wait_for_event(served, 1, "remove")
+    page.keyboard.press("Control+z")
+    wait_for_event(served, 4, "name")
+    assert [event["kind"] for event in events(served)[-2:]] == ["add", "name"]
     # undo takes back what was done last
     page.keyboard.press("Control+z")
     wait_for_event(served, 1, "unname")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 import zipfile
 from pathlib import Path
@@ -143,6 +144,57 @@ def test_a_folder_of_photographs_by_reference(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(preview)).size == (160, 120), "small ones are not enlarged"
     (photographs / "a.png").write_bytes(photo(7))
     assert store.read(image.id) is None, "another photograph under its name"
+
+
+def test_names_of_photographs_can_be_written(tmp_path: Path) -> None:
+    photographs, other = tmp_path / "photos", tmp_path / "other"
+    photographs.mkdir()
+    other.mkdir()
+    (photographs / "a.png").write_bytes(photo())
+    (other / "a.png").write_bytes(photo(1))
+    (other / os.fsdecode(b"caf\xe9.png")).write_bytes(photo(2))
+    store = ProjectStore(tmp_path / "p", LIMITS)
+    for folder in (photographs, other):
+        assert all(store.add_folder(folder))
+    assert [image.name for image in store.images.values()] == ["a.png", "a-2.png", "caf\ufffd.png"]
+    for i, (name, kept) in enumerate(
+        [("..", "photograph"), (".", "photograph-2"), ("\u732b" * 90 + ".png", "\u732b" * 66 + ".png")]
+    ):
+        assert store.add_file(name, photo(10 + i)).name == kept
+    store.close()
+    # the folder was moved: its photographs are found again by their content
+    moved = photographs.rename(tmp_path / "moved")
+    store = ProjectStore(tmp_path / "p", LIMITS)
+    assert not list(store.add_folder(moved))
+    store.close()
+    store = ProjectStore(tmp_path / "p", LIMITS)
+    first = next(iter(store.images.values()))
+    assert (first.name, store.read(first.id)) == ("a.png", photo())
+
+
+def test_nothing_that_cannot_be_answered_is_kept(compact: Recognizer, tmp_path: Path) -> None:
+    with serving(compact, project=tmp_path / "p") as url:
+        _, _, content = call(url, "POST", "/v1/project/images", photo(), {"X-Name": ".."})
+        image = json.loads(content)["id"]
+        for event, message in [
+            (named(image, "a", "x\ud800"), "half a character"),
+            ({**add(image, "a"), "objectness": "high"}, "objectness"),
+            ({**add(image, "a"), "objectness": float(10**9)}, "objectness"),
+        ]:
+            body = {"since": 0, "tab": "t", "events": [event]}
+            answer = post(url, "/v1/project/events", body, 400)
+            assert message in answer["error"]["message"]
+        body = b'{"since": 0, "tab": "\xed\xa0\x80", "events": []}'
+        assert call(url, "POST", "/v1/project/events", body, JSON)[0] == 400
+        whole = {"since": 0, "tab": "t", "events": [add(image, "a"), named(image, "a", "\U0001f600")]}
+        post(url, "/v1/project/events", whole)
+        assert get(url, "/v1/project")["words"] == ["\U0001f600"]
+        # a photograph that was called ".." is written, too
+        status, _, archive = call(
+            url, "POST", "/v1/project/export", b'{"format": "yolo", "images": true}', JSON
+        )
+        assert status == 200
+        assert "images/photograph" in zipfile.ZipFile(io.BytesIO(archive)).namelist()
 
 
 def wait_for(url: str, corrections: int) -> dict[str, Any]:

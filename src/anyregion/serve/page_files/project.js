@@ -66,7 +66,8 @@ export class Project extends EventTarget {
     const regions = this.of(event.image);
     const region = regions.get(event.region);
     if (event.kind === "add") {
-      regions.set(event.region, { prompt: event.prompt, source: event.source, named: false, label: null });
+      const { prompt, source, objectness } = event;
+      regions.set(event.region, { prompt, source, objectness, named: false, label: null });
     } else if (!region) {
       return; // another tab removed it
     } else if (event.kind === "remove") {
@@ -86,7 +87,7 @@ export class Project extends EventTarget {
 
   // What takes an event back, as things stand before it.
   inverse(event) {
-    if (event.kind === "words") return [{ kind: "words", names: [...this.words] }];
+    if (event.kind === "words") return [{ kind: "words", before: [...this.words], after: event.names }];
     const { image, region: id } = event;
     const region = this.of(image).get(id);
     if (event.kind === "add") return [{ kind: "remove", image, region: id }];
@@ -96,20 +97,31 @@ export class Project extends EventTarget {
       ? { kind: "name", image, region: id, label: region.label }
       : { kind: "unname", image, region: id };
     if (event.kind !== "remove") return [named];
-    const added = { kind: "add", image, region: id, prompt: region.prompt, source: region.source };
+    const { prompt, source, objectness } = region;
+    const added = { kind: "add", image, region: id, prompt, source, objectness };
     return region.named ? [added, named] : [added];
+  }
+
+  // An event that takes words back leaves those that were added since, in other tabs, too.
+  resolved(event) {
+    if (event.kind !== "words") return event;
+    const { before, after } = event;
+    if (after.join("\n") === this.words.join("\n")) return { kind: "words", names: before };
+    const kept = this.words.filter((word) => before.includes(word) || !after.includes(word));
+    const removed = before.filter((word) => !after.includes(word) && !kept.includes(word));
+    return { kind: "words", names: [...kept, ...removed] };
   }
 
   // Events are kept by the service before they count here: what is seen is on the disk.
   act(events, { undoable = true } = {}) {
     this.sending = this.sending.catch(() => {}).then(async () => {
-      const back = events.flatMap((event) => this.inverse(event)).reverse();
+      const back = events.map((event) => this.inverse(event)).reverse().flat();
       const words = [...this.words];
       this.merge(await api.sendEvents(this.seq, tab, events));
       if (undoable && back.length) {
         // a name that came with a region goes with it
         const grown = this.words.length !== words.length && !events.some((e) => e.kind === "words");
-        if (grown) back.push({ kind: "words", names: words });
+        if (grown) back.push({ kind: "words", before: words, after: [...this.words] });
         this.undoStack.push(back);
         if (this.undoStack.length > 200) this.undoStack.shift();
       }
@@ -120,7 +132,12 @@ export class Project extends EventTarget {
 
   async undo() {
     const back = this.undoStack.pop();
-    if (back) await this.act(back, { undoable: false });
+    try {
+      if (back) await this.act(back.map((event) => this.resolved(event)), { undoable: false });
+    } catch (error) {
+      if (error.status === 0) this.undoStack.push(back); // nobody answered: it can be tried again
+      throw error;
+    }
     this.changed("regions");
     return Boolean(back);
   }

@@ -119,6 +119,9 @@ def check_event(
             raise InputError(f"source must be one of {', '.join(SOURCES)}")
         checked["source"] = source
         if objectness is not None:
+            number = isinstance(objectness, (int, float)) and not isinstance(objectness, bool)
+            if not number or not 0 <= objectness <= 1:
+                raise InputError(f"objectness must lie in 0 to 1, not {objectness!r:.40}")
             checked["objectness"] = float(objectness)
     if kind == "name":
         label = event.get("label", "")

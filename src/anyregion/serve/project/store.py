@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from PIL import Image
 
 from anyregion.data.store.locks import try_lock
 from anyregion.errors import InputError
-from anyregion.files import atomic_path, private_folder, reading, to_line, writing
+from anyregion.files import atomic_path, private_folder, reading, to_line, valid_text, writing
 from anyregion.images import image_digest, read_image, read_size
 from anyregion.serve.options import ServeOptions
 from anyregion.serve.project.events import ProjectState, check_event
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 JOURNAL, IMAGES = "corrections.jsonl", "images.jsonl"
+_CONTROLS = re.compile("[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -128,20 +130,20 @@ class ProjectStore:
             return self.images[digest]
         height, width = read_image(content, max_pixels=self.limits.max_pixels).shape[:2]
         # of a name of another system nothing but its last part, without what paths are made of
-        plain = name.replace("\\", "/").rpartition("/")[2].replace("\x00", "") or "photograph"
-        suffix = next((s for s in SUFFIXES if plain.casefold().endswith(s)), "")
-        stem = plain[: len(plain) - len(suffix)] or "photograph"
+        plain = _CONTROLS.sub("", valid_text(name).replace("\\", "/").rpartition("/")[2])
+        stem, suffix = _split(plain)
+        # bytes, not characters, are what file systems count
+        stem = stem.encode()[:200].decode(errors="ignore").strip(". ") or "photograph"
         path = self.folder / "photographs" / f"{digest}{suffix}"
         with writing(path), atomic_path(path, private=True) as temporary:
             temporary.write_bytes(content)
-        return self._add(
-            ProjectImage(digest, self._free(stem[:200], suffix), path, (height, width))
-        )
+        return self._add(ProjectImage(digest, f"{stem}{suffix}", path, (height, width)))
 
     def add_folder(self, folder: Path) -> Iterator[ProjectImage | None]:
         """The photographs of a folder and those below it, by reference: each new one as it is read.
 
-        Files that are no images give None. Those whose path, size and date are known are not read.
+        Files that are no images give None. Those whose path is known are not read. A photograph
+        whose own file is gone is found again by its content.
         """
         known = {image.path: image for image in self.images.values()}
         with reading(folder):
@@ -156,10 +158,12 @@ class ProjectStore:
             try:
                 digest = image_digest(path).hex()
                 if digest in self.images:
+                    if not self.images[digest].path.is_file():
+                        self._add(replace(self.images[digest], path=path))
                     continue
-                image = ProjectImage(
-                    digest, str(path.relative_to(folder.absolute())), path, read_size(path).upright
-                )
+                # names on the disk need not be UTF-8, answers have to be
+                name = valid_text(str(path.relative_to(folder.absolute())))
+                image = ProjectImage(digest, name, path, read_size(path).upright)
             except InputError:
                 yield None
                 continue
@@ -190,10 +194,11 @@ class ProjectStore:
             pixels.save(temporary, "JPEG", quality=88)
         return path.read_bytes()
 
-    def _free(self, stem: str, suffix: str) -> str:
-        """A name that no other photograph has."""
-        names = {image.name for image in self.images.values()}
-        name, number = f"{stem}{suffix}", 2
+    def _free(self, image: ProjectImage) -> str:
+        """The name of a photograph, with a number where another one has it."""
+        names = {other.name for other in self.images.values() if other.id != image.id}
+        stem, suffix = _split(image.name)
+        name, number = image.name, 2
         while name in names:
             name, number = f"{stem}-{number}{suffix}", number + 1
         return name
@@ -203,6 +208,7 @@ class ProjectStore:
         if path.is_relative_to(self.folder.absolute()) or path.is_relative_to(self.folder):
             path = path.relative_to(self.folder)
         with self._lock:
+            image = replace(image, name=self._free(image))
             self._append(
                 IMAGES,
                 [
@@ -238,14 +244,20 @@ class ProjectStore:
             return
         with reading(path):
             content = path.read_bytes()
-        whole = content.rpartition(b"\n")[0]
-        if len(whole) + 1 < len(content):
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
             with writing(path), path.open("rb+") as file:
-                file.truncate(len(whole) + 1 if whole else 0)
-        for number, line in enumerate(whole.splitlines(), 1):
+                file.truncate(end)
+        for number, line in enumerate(content[:end].splitlines(), 1):
             try:
                 yield json.loads(line)
             except ValueError:
                 raise InputError(
                     f"{path}, line {number}: damaged; restore it, or remove it"
                 ) from None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The name of a photograph without its suffix, and that, in small letters."""
+    suffix = next((s for s in SUFFIXES if name.casefold().endswith(s)), "")
+    return name[: len(name) - len(suffix)], suffix
