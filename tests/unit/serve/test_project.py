@@ -157,9 +157,8 @@ def test_names_of_photographs_can_be_written(tmp_path: Path) -> None:
     for folder in (photographs, other):
         assert all(store.add_folder(folder))
     assert [image.name for image in store.images.values()] == ["a.png", "a-2.png", "caf\ufffd.png"]
-    for i, (name, kept) in enumerate(
-        [("..", "photograph"), (".", "photograph-2"), ("\u732b" * 90 + ".png", "\u732b" * 66 + ".png")]
-    ):
+    long = ("\u732b" * 90 + ".png", "\u732b" * 66 + ".png")
+    for i, (name, kept) in enumerate([("..", "photograph"), (".", "photograph-2"), long]):
         assert store.add_file(name, photo(10 + i)).name == kept
     store.close()
     # the folder was moved: its photographs are found again by their content
@@ -186,8 +185,8 @@ def test_nothing_that_cannot_be_answered_is_kept(compact: Recognizer, tmp_path: 
             assert message in answer["error"]["message"]
         body = b'{"since": 0, "tab": "\xed\xa0\x80", "events": []}'
         assert call(url, "POST", "/v1/project/events", body, JSON)[0] == 400
-        whole = {"since": 0, "tab": "t", "events": [add(image, "a"), named(image, "a", "\U0001f600")]}
-        post(url, "/v1/project/events", whole)
+        whole = [add(image, "a"), named(image, "a", "\U0001f600")]
+        post(url, "/v1/project/events", {"since": 0, "tab": "t", "events": whole})
         assert get(url, "/v1/project")["words"] == ["\U0001f600"]
         # a photograph that was called ".." is written, too
         status, _, archive = call(
