@@ -109,7 +109,7 @@ def test_fingerprint_follows_every_asset(
     before, manifest = compact.fingerprint, read_manifest()
     assert before == CompactEmbedder(CompactModel(threads=1)).fingerprint
     for room, name in (
-        ("model", "eyes.onnx"), ("model", "bridge.safetensors"), ("text_encoder", "words.onnx")
+        ("assets", "eyes.onnx"), ("assets", "bridge.safetensors"), ("text_encoder", "words.onnx")
     ):  # fmt: skip
         files = {**manifest, name: {"sha256": "another"}}
         monkeypatch.setattr(f"anyregion.compact.{room}.read_manifest", lambda files=files: files)
