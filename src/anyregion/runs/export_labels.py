@@ -20,6 +20,16 @@ from anyregion.io.writers.formats import WRITERS
 from anyregion.io.writers.writing import WriteOptions, WriteReport
 from anyregion.runs.run_file import is_results_folder
 
+# what an earlier export leaves behind in formats with a file an image or region: its labels would
+# be read with the new list of classes
+_LEFT_BEHIND = {
+    "yolo": "labels/**/*.txt",
+    "yolo-segment": "labels/**/*.txt",
+    "voc": "Annotations/**/*.xml",
+    "labelme": "**/*.json",
+    "crops": "crops.csv",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
@@ -68,13 +78,19 @@ def export_labels(
         options: how labels are written; the folder of the images, of a run where they were.
 
     Raises:
-        InputError: neither a run nor annotations, no such format, or nothing to export.
+        InputError: neither a run nor annotations, no such format, nothing to export, or a folder
+            with labels of that format.
     """
     source, out = Path(source), Path(out)
     if (to is None) == (into is None):
         raise InputError("give a format, or the file to put names into: one of the two")
     if to is not None and to not in WRITERS:
         raise InputError(f"no format {to!r}: one of {', '.join(WRITERS)}")
+    if to in _LEFT_BEHIND and (other := next(out.glob(_LEFT_BEHIND[to]), None)) is not None:
+        raise InputError(
+            f"{out}: there are labels already ({other.relative_to(out)}), which would be mixed "
+            "with the new ones: give another folder, or delete them"
+        )
     labels = LabelSource(source, options or WriteOptions(), layout=layout, min_score=min_score)
     report: WriteReport | RelabelReport
     overlaps: list[float] = []

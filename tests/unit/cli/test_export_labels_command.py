@@ -155,3 +155,16 @@ def test_photographs_that_exif_turns_and_that_were_annotated_as_stored(
     assert recognize("photos/turned.jpg", "--regions", "stored.xml", "--out", "a") == 1
     assert "so it is stored, before EXIF turns it" in capsys.readouterr().err
     assert recognize("photos/turned.jpg", "--regions", "upright.xml", "--out", "b") == 0
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc", "labelme", "crops"])
+def test_labels_of_an_earlier_export_are_not_mixed_in(
+    export: Path, capsys: pytest.CaptureFixture[str], to: str
+) -> None:
+    assert recognize("photos", "--regions", str(export), "--out", "run") == 0
+    assert main(["export-labels", "run", "--to", to, "--out", "set"]) == 0
+    before = {path: path.read_bytes() for path in Path("set").rglob("*") if path.is_file()}
+    assert main(["export-labels", "run", "--to", to, "--out", "set"]) == 1
+    assert "set: there are labels already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("set").rglob("*") if path.is_file()} == before
+    assert main(["export-labels", "run", "--to", "coco", "--out", "set"]) == 0, "one file: replaced"

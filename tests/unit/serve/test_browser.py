@@ -190,6 +190,22 @@ def test_two_tabs_see_each_other(browser: Any, served: Served) -> None:
     second.press("#word", "Enter")
     first.locator("#word-list li", has_text="dog").wait_for()
     assert first.locator("#word-list li").count() == 2
+    # undo takes back this tab's word alone
+    first.click("#undo")
+    wait_for_event(served, 3, "words")
+    assert events(served)[-1]["names"] == ["dog"]
+    # keys that come faster than the service answers all count
+    first.locator("#photograph-list button").first.click()
+    first.locator("#stage").focus()
+    first.keyboard.press("c")
+    wait_for_event(served, 1, "add")
+    first.locator("#region .answers").wait_for()
+    for _ in range(8):
+        first.keyboard.press("ArrowRight")
+    wait_for_event(served, 8, "move")
+    lefts = [event["prompt"]["box"][0] for event in events(served) if event["kind"] == "move"]
+    assert lefts[-1] - lefts[0] == pytest.approx(7 * (lefts[1] - lefts[0]))
+    assert lefts[1] > lefts[0]
     assert first.problems == second.problems == []
     first.close()
     second.close()

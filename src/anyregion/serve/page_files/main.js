@@ -174,8 +174,13 @@ stage.addEventListener("add", attempt(async ({ detail: { id, prompt } }) => {
   stage.choose(stage.chosen);
   await loadNames();
 }));
-stage.addEventListener("move", attempt(async ({ detail: { id, box, prompt } }) => {
-  await project.act([{ kind: "move", image: current, region: id, prompt: prompt ?? { box } }]);
+stage.addEventListener("move", attempt(async ({ detail }) => {
+  const { id, box, prompt } = detail;
+  try {
+    await project.act([{ kind: "move", image: current, region: id, prompt: prompt ?? { box } }]);
+  } finally {
+    if (stage.nudged === detail) stage.nudged = null;
+  }
   await loadNames();
 }));
 

@@ -131,6 +131,7 @@ export class Project extends EventTarget {
   }
 
   async undo() {
+    await this.sending.catch(() => {}); // what was done last may be on its way
     const back = this.undoStack.pop();
     try {
       if (back) await this.act(back.map((event) => this.resolved(event)), { undoable: false });

@@ -255,8 +255,10 @@ export class Stage extends EventTarget {
 
   // Move or resize the chosen box by a step of the screen.
   nudge(dx, dy, resize) {
-    const box = this.chosen && this.project.of(this.image.id).get(this.chosen)?.prompt.box;
-    if (!box) return;
+    const kept = this.chosen && this.project.of(this.image.id).get(this.chosen)?.prompt.box;
+    if (!kept) return;
+    // a key that is held goes on from where it was, not from what the service has kept so far
+    const box = this.nudged?.id === this.chosen ? this.nudged.box : kept;
     const step = Math.max(1, Math.round(4 / this.view.scale));
     const [x, y] = [dx * step, dy * step];
     const { width, height } = this.image;
@@ -264,7 +266,9 @@ export class Stage extends EventTarget {
       ? [box[0], box[1], Math.min(width, box[2] + x), Math.min(height, box[3] + y)]
       : [box[0] + x, box[1] + y, box[2] + x, box[3] + y];
     const inside = moved[0] >= 0 && moved[1] >= 0 && moved[2] <= width && moved[3] <= height;
-    if (inside && isBox(moved)) this.tell("move", { id: this.chosen, box: rounded(moved) });
+    if (!inside || !isBox(moved)) return;
+    this.nudged = { id: this.chosen, box: rounded(moved) };
+    this.tell("move", this.nudged);
   }
 
   // A box in the middle of what is seen, to be moved by keys.
