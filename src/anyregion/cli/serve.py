@@ -131,6 +131,11 @@ def run(args: argparse.Namespace) -> int:
     model, options = _model(args), _options(args)
     if args.project is not None and args.processes > 1:
         raise InputError("--project: one process at a time works in a project")
+    if args.project is not None and options.token is not None:
+        raise InputError(
+            "--project: the page has no place for a token yet: start it without --token-file and "
+            f"{TOKEN_VARIABLE}, or behind a proxy that asks who it is"
+        )
     if args.photographs is not None and not args.photographs.is_dir():
         raise InputError(f"{args.photographs}: there is no such folder of photographs")
     if args.host not in LOCAL and options.token is None:

@@ -109,5 +109,10 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     (tmp_path / "token").write_text("\n")
     assert main(["serve", "--token-file", str(tmp_path / "token")]) == 1
     assert "there is no token in it" in capsys.readouterr().err
+    (tmp_path / "token").write_text("long enough")
+    command = ["serve", "--token-file", str(tmp_path / "token"), "--project", str(tmp_path / "p")]
+    assert main(command) == 1
+    assert "no place for a token" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
     assert main(["serve", "--score", "softmax"]) == 1
     assert "each request says its own" in capsys.readouterr().err
