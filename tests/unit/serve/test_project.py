@@ -50,7 +50,8 @@ def named(image: str, region: str, label: str | None) -> dict[str, Any]:
 def test_events_add_up() -> None:
     state = ProjectState()
     events = [
-        {"kind": "words", "names": ["cat"]},
+        {"kind": "words", "added": ["cat", "cow"], "removed": []},
+        {"kind": "words", "added": ["cat"], "removed": ["cow"]},
         add("i", "a"),
         add("i", "b"),
         named("i", "a", "dog"),
@@ -83,7 +84,7 @@ def test_all_events_of_a_request_or_none(tmp_path: Path) -> None:
         ({**add(image, "a"), "prompt": {"boks": 1}}, "unknown 'boks'"),
         ({**add(image, "a"), "source": "heaven"}, "source must be"),
         (named(image, "a", ""), "label must be"),
-        ({"kind": "words", "names": "cat"}, "list of names"),
+        ({"kind": "words", "added": "cat"}, "list of names"),
         ({**named(image, "a", "cat"), "sure": 1}, "unknown 'sure'"),
     ]
     for event, message in bad:
@@ -216,7 +217,7 @@ def test_names_are_learnt_and_kept(compact: Recognizer, tmp_path: Path) -> None:
             assert status == 200
             images.append(json.loads(content)["id"])
         first, second, third = images
-        events = [{"kind": "words", "names": ["cat", "bus"]}]
+        events = [{"kind": "words", "added": ["cat", "bus"]}]
         events += [add(image, f"r{i}", box) for image in images for i, box in enumerate(BOXES)]
         answer = post(url, "/v1/project/events", {"since": 0, "tab": "t", "events": events})
         assert answer["seq"] == len(answer["events"]) == 7

@@ -141,7 +141,7 @@ function overlap(a, b) {
   return (width * height) / (area(a) + area(b) - width * height);
 }
 
-const removeWord = (word) => act([{ kind: "words", names: project.words.filter((one) => one !== word) }]);
+const removeWord = (word) => act([{ kind: "words", added: [], removed: [word] }]);
 
 const addPhotographs = attempt(async (files) => {
   const images = [...files];
@@ -250,8 +250,8 @@ $("word-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const typed = $("word").value.split(",").map((word) => word.trim()).filter(Boolean);
   $("word").value = "";
-  const names = [...new Set([...project.words, ...typed])];
-  if (names.length > project.words.length) act([{ kind: "words", names }]).then(loadNames);
+  const added = [...new Set(typed)].filter((word) => !project.words.includes(word));
+  if (added.length) act([{ kind: "words", added, removed: [] }]).then(loadNames);
 });
 
 // Dialogs.

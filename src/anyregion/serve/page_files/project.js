@@ -60,7 +60,8 @@ export class Project extends EventTarget {
 
   apply(event) {
     if (event.kind === "words") {
-      this.words = event.names;
+      const kept = this.words.filter((word) => !event.removed.includes(word));
+      this.words = [...new Set([...kept, ...event.added])];
       return;
     }
     const regions = this.of(event.image);
@@ -87,7 +88,11 @@ export class Project extends EventTarget {
 
   // What takes an event back, as things stand before it.
   inverse(event) {
-    if (event.kind === "words") return [{ kind: "words", before: [...this.words], after: event.names }];
+    if (event.kind === "words") {
+      const added = event.removed.filter((word) => this.words.includes(word));
+      const removed = event.added.filter((word) => !this.words.includes(word));
+      return [{ kind: "words", added, removed }];
+    }
     const { image, region: id } = event;
     const region = this.of(image).get(id);
     if (event.kind === "add") return [{ kind: "remove", image, region: id }];
@@ -102,16 +107,6 @@ export class Project extends EventTarget {
     return region.named ? [added, named] : [added];
   }
 
-  // An event that takes words back leaves those that were added since, in other tabs, too.
-  resolved(event) {
-    if (event.kind !== "words") return event;
-    const { before, after } = event;
-    if (after.join("\n") === this.words.join("\n")) return { kind: "words", names: before };
-    const kept = this.words.filter((word) => before.includes(word) || !after.includes(word));
-    const removed = before.filter((word) => !after.includes(word) && !kept.includes(word));
-    return { kind: "words", names: [...kept, ...removed] };
-  }
-
   // Events are kept by the service before they count here: what is seen is on the disk.
   act(events, { undoable = true } = {}) {
     this.sending = this.sending.catch(() => {}).then(async () => {
@@ -120,8 +115,8 @@ export class Project extends EventTarget {
       this.merge(await api.sendEvents(this.seq, tab, events));
       if (undoable && back.length) {
         // a name that came with a region goes with it
-        const grown = this.words.length !== words.length && !events.some((e) => e.kind === "words");
-        if (grown) back.push({ kind: "words", before: words, after: [...this.words] });
+        const removed = events.map((e) => e.label).filter((label) => label && !words.includes(label));
+        if (removed.length) back.push({ kind: "words", added: [], removed });
         this.undoStack.push(back);
         if (this.undoStack.length > 200) this.undoStack.shift();
       }
@@ -134,7 +129,7 @@ export class Project extends EventTarget {
     await this.sending.catch(() => {}); // what was done last may be on its way
     const back = this.undoStack.pop();
     try {
-      if (back) await this.act(back.map((event) => this.resolved(event)), { undoable: false });
+      if (back) await this.act(back, { undoable: false });
     } catch (error) {
       if (error.status === 0) this.undoStack.push(back); // nobody answered: it can be tried again
       throw error;

@@ -56,7 +56,8 @@ class ProjectState:
         """
         kind = event["kind"]
         if kind == "words":
-            self.words = list(event["names"])
+            kept = [word for word in self.words if word not in event["removed"]]
+            self.words = list(dict.fromkeys([*kept, *event["added"]]))
             return
         regions = self.regions.setdefault(event["image"], {})
         name = event["region"]
@@ -83,8 +84,9 @@ def check_event(
     """An event of a request, whole and sound.
 
     Args:
-        event: an object with `kind`; `words` has `names`, all others `image` and `region`, `add`
-            and `move` a `prompt`, `name` a `label` (null: none of these).
+        event: an object with `kind`; `words` has `added` and `removed` (not the whole list: two
+            tabs may change it), all others `image` and `region`, `add` and `move` a `prompt`,
+            `name` a `label` (null: none of these).
         sizes: `(height, width)` of the images that there are.
         limits: how much may be given.
 
@@ -95,9 +97,13 @@ def check_event(
         raise InputError(f"kind must be one of {', '.join(get_args(Kind))}")
     kind = event["kind"]
     if kind == "words":
-        known_keys(event, ("kind", "names"), "it")
-        names = [] if event.get("names") == [] else parse_names(event.get("names"), limits, "names")
-        return {"kind": kind, "names": [n.strip() for n in dict.fromkeys(names) if n.strip()]}
+        known_keys(event, ("kind", "added", "removed"), "it")
+        checked: dict[str, Any] = {"kind": kind}
+        for key in ("added", "removed"):
+            names = event.get(key, [])
+            names = parse_names(names, limits, key) if names != [] else []
+            checked[key] = [n.strip() for n in dict.fromkeys(names) if n.strip()]
+        return checked
     more = {"add": ("prompt", "source", "objectness"), "move": ("prompt",), "name": ("label",)}
     known_keys(event, ("kind", "image", "region", *more.get(kind, ())), "it")
     image, region = event.get("image"), event.get("region")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from anyregion.serve.options import ServeOptions
 from anyregion.serve.project.events import ProjectState, check_event
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+LOCK_WAIT = 3.0
+"""Seconds."""
 JOURNAL, IMAGES = "corrections.jsonl", "images.jsonl"
 _CONTROLS = re.compile("[\x00-\x1f\x7f]")
 
@@ -66,7 +69,12 @@ class ProjectStore:
         if not folder.exists():
             private_folder(folder)
         self._open = ExitStack()
-        if not self._open.enter_context(try_lock(folder / ".lock")):
+        end = time.monotonic() + LOCK_WAIT
+        # one that was killed this moment may not be gone yet
+        while not self._open.enter_context(try_lock(folder / ".lock")):
+            if time.monotonic() < end:
+                time.sleep(0.2)
+                continue
             raise InputError(f"{folder}: another service works in this project")
         self._lock = threading.Lock()
         self.state = ProjectState()
