@@ -25,7 +25,7 @@ def test_cells_of_a_plain_image_are_equal_without_positions(
     kind: str, dense: str, folders: dict[str, Path]
 ) -> None:
     vlm = load(kind, folders, dense=dense)
-    tower = vlm.vision._visual if kind == "open_clip" else vlm.vision._vision.embeddings
+    tower = vlm.vision._visual if kind == "open_clip" else vlm.vision.module.embeddings
     positions = (
         tower.positional_embedding if kind == "open_clip" else tower.position_embedding.weight
     )
@@ -39,7 +39,7 @@ def test_maskclip_cell_sees_only_itself_in_the_last_layer() -> None:
     # with one layer before it, changing one cell of the last layer's input moves that cell alone
     from anyregion.vlms.dense import from_transformers, run_dense
 
-    layer = from_transformers(openai_clip().vision._vision.encoder.layers[-1])
+    layer = from_transformers(openai_clip().vision.module.encoder.layers[-1])
     x = torch.randn(1, 17, 128)
     moved = x.clone()
     moved[0, 5] += 1
@@ -52,7 +52,7 @@ def test_maskclip_cell_sees_only_itself_in_the_last_layer() -> None:
 def test_sclip_is_the_sum_of_two_correlations() -> None:
     from anyregion.vlms.dense import from_transformers, run_dense
 
-    module = openai_clip().vision._vision.encoder.layers[-1]
+    module = openai_clip().vision.module.encoder.layers[-1]
     x = torch.randn(2, 17, 128)
     h = module.layer_norm1(x)
     q, k, v = (
