@@ -38,12 +38,12 @@ class SiglipTower:
         self.grid = square_grid(self.image_size, self.stride)
         self.feature_width: int = config.hidden_size
         self.embed_width: int = config.hidden_size
-        self._vision = model.vision_model
+        self.module = model.vision_model
         # some versions of transformers leave the setting out where it is the usual one
         if not getattr(config, "vision_use_head", True):
             raise CheckpointError("this SigLIP has no pooling head, so its images meet no words")
         if not self._flexible:
-            set_grid(self._vision.embeddings, self.grid, self.image_size, class_rows=0)
+            set_grid(self.module.embeddings, self.grid, self.image_size, class_rows=0)
 
     def tokens(self, pixels: Tensor, *, skip: int = 0) -> Tensor:
         """See `VisionTower`; `skip` leaves out the last layers."""
@@ -53,22 +53,22 @@ class SiglipTower:
             cut = pixels[:, :, : h * p, : w * p].reshape(len(pixels), 3, h, p, w, p)
             patches = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (B, h w, 3 p p)
             shapes = torch.tensor([self.grid]).expand(len(pixels), 2)
-            x = self._vision.embeddings(patches, shapes)
+            x = self.module.embeddings(patches, shapes)
         else:
-            x = self._vision.embeddings(pixels)  # (B, h w, D)
-        layers = self._vision.encoder.layers
+            x = self.module.embeddings(pixels)  # (B, h w, D)
+        layers = self.module.encoder.layers
         for layer in layers[: len(layers) - skip]:
             x = layer(x, None)
         return x  # type: ignore[no-any-return]
 
     def embed(self, pixels: Tensor) -> Tensor:
-        embeddings: Tensor = self._vision.head(self._vision.post_layernorm(self.tokens(pixels)))
+        embeddings: Tensor = self.module.head(self.module.post_layernorm(self.tokens(pixels)))
         return embeddings
 
     def dense(self, pixels: Tensor, dense: Dense) -> Tensor:
         x = run_dense(self._last, self.tokens(pixels, skip=1), dense)
-        x = self._vision.post_layernorm(x)  # (B, h w, D)
-        head, width = self._vision.head, self.feature_width
+        x = self.module.post_layernorm(x)  # (B, h w, D)
+        head, width = self.module.head, self.feature_width
         attention = head.attention
         # the last third of the stacked projections is that of the values
         values = F.linear(x, attention.in_proj_weight[-width:], attention.in_proj_bias[-width:])
@@ -77,14 +77,14 @@ class SiglipTower:
         return embeddings
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
-        yield from self._vision.state_dict().items()
+        yield from self.module.state_dict().items()
 
     def describe(self) -> str:
-        return config_json(self._vision.config)
+        return config_json(self.module.config)
 
     @cached_property
     def _last(self) -> LastLayer:
-        return from_transformers(self._vision.encoder.layers[-1])
+        return from_transformers(self.module.encoder.layers[-1])
 
 
 def wrap_siglip(model: Any, tokenizer: Any, name: str, options: VlmOptions) -> FrozenVLM:

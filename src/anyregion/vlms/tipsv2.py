@@ -41,7 +41,7 @@ class Tipsv2Tower:
         self.grid = square_grid(self.image_size, self.stride)
         self.feature_width: int = config.hidden_size
         self.embed_width: int = config.hidden_size
-        self._vision = model.vision_model
+        self.module = model.vision_model
         self._prefix = 1 + config.num_register_tokens
 
     def tokens(self, pixels: Tensor) -> Tensor:
@@ -49,31 +49,31 @@ class Tipsv2Tower:
         return cat([x[:, :1], x[:, self._prefix :]], dim=1)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        embeddings: Tensor = self._vision.layernorm(self._run(pixels))[:, 0]
+        embeddings: Tensor = self.module.layernorm(self._run(pixels))[:, 0]
         return embeddings
 
     def dense(self, pixels: Tensor, dense: Dense) -> Tensor:
         x = run_dense(self._last, self._run(pixels, skip=1), dense)
-        cells: Tensor = self._vision.layernorm(x[:, self._prefix :])
+        cells: Tensor = self.module.layernorm(x[:, self._prefix :])
         return cells
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
-        yield from self._vision.state_dict().items()
+        yield from self.module.state_dict().items()
 
     def describe(self) -> str:
-        return config_json(self._vision.config)
+        return config_json(self.module.config)
 
     def _run(self, pixels: Tensor, *, skip: int = 0) -> Tensor:
         """All tokens, before the final norm; `skip` leaves out the last layers."""
-        x = self._vision.embeddings(pixels)
-        layers = self._vision.encoder.layer
+        x = self.module.embeddings(pixels)
+        layers = self.module.encoder.layer
         for layer in layers[: len(layers) - skip]:
             x = layer(x)
         return x  # type: ignore[no-any-return]
 
     @cached_property
     def _last(self) -> LastLayer:
-        layer = self._vision.encoder.layer[-1]
+        layer = self.module.encoder.layer[-1]
         attention = layer.attention
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         biases = [part.bias for part in parts]
