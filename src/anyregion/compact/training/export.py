@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn import functional as F
 
 from anyregion.backbones.encoder import Encoder
 from anyregion.backbones.stages import maps_along, pyramid_modules
@@ -154,7 +155,7 @@ class MapsGraph(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = _with_fixed_padding(encoder)
         self.parts = pyramid_modules(encoder)[1:]  # that of stride 4 has no use
         self.register_buffer("mean", torch.tensor(encoder.mean)[:, None, None])
         self.register_buffer("deviation", torch.tensor(encoder.std)[:, None, None])
@@ -164,6 +165,43 @@ class MapsGraph(nn.Module):
         images = ((pixels * 128 + 127) / 255 - self.mean) / self.deviation
         last, maps = maps_along(self.encoder, images, self.parts)
         return (*maps, last)
+
+
+class FixedPadding(nn.Module):
+    """A convolution of TensorFlow's "same" padding, of maps whose sides its stride divides.
+
+    There the padding depends on the convolution alone. timm works it out from the sides: where
+    these vary, tracing the stages one after another does not end in minutes.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        sizes = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+        tall, wide = (
+            max(dilation * (side - 1) + 1 - stride, 0) for side, stride, dilation in sizes
+        )
+        self.padding = (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """`(B, C, H, W)` to `(B, channels, H / stride, W / stride)`."""
+        conv = self.conv
+        padded = F.pad(cells, self.padding)
+        return F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+
+
+def _with_fixed_padding(encoder: Encoder) -> Encoder:
+    """The encoder, or a copy with `FixedPadding`: for images whose sides are multiples of 32."""
+    if encoder.name.partition("/")[0] != "timm":
+        return encoder
+    from timm.layers import Conv2dSame
+
+    copied = copy.deepcopy(encoder)
+    for parent in list(copied.modules()):
+        for name, part in list(parent.named_children()):
+            if isinstance(part, Conv2dSame):
+                setattr(parent, name, FixedPadding(part))
+    return copied
 
 
 class RegionGraph(nn.Module):

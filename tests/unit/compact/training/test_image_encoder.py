@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ import torch
 from anyregion import Regions, factory
 from anyregion.backbones.dense import load_weighted_encoder
 from anyregion.backbones.loading import save_encoder
+from anyregion.backbones.stages import maps_along
 from anyregion.compact.assets import IMAGE_ENCODER
 from anyregion.compact.model import CompactModel
 from anyregion.compact.training.dataset import StoreConfig
-from anyregion.compact.training.export import MapsGraph, export_image_encoder
+from anyregion.compact.training.export import FixedPadding, MapsGraph, export_image_encoder
 from anyregion.compact.training.keeping_task import build
 from anyregion.compact.training.region_config import RegionTaskConfig
 from anyregion.compact.training.region_head_module import RegionHeadConfig
@@ -149,3 +151,27 @@ def test_what_cannot_be(trained: Path, tmp_path: Path) -> None:
     bare = replace(settings(trained), data=(StoreConfig(str(tmp_path / "bare")),))
     with pytest.raises(InputError, match="does not say where its images lie"):
         build(bare, loop=LoopConfig(steps=1))
+
+
+def test_paddings_of_tensorflow_are_those_of_the_convolutions() -> None:
+    # kernels of 2 to 5, strides and dilations: on sides that a stride divides nothing changes
+    layers = pytest.importorskip("timm.layers")
+    for side, stride, dilation in product((2, 3, 5), (1, 2, 4), (1, 2)):
+        conv = layers.Conv2dSame(3, 4, side, stride=stride, dilation=dilation)
+        cells = torch.rand(1, 3, 32, 64)
+        with torch.no_grad():
+            assert FixedPadding(conv)(cells).equal(conv(cells))
+
+
+def test_graph_of_a_network_with_paddings_of_tensorflow() -> None:
+    encoder = load_weighted_encoder("timm/tf_efficientnet_lite0@random").eval()
+    graph = MapsGraph(encoder)
+    # the five strided convolutions; and the encoder itself stays as it is
+    assert sum(isinstance(part, FixedPadding) for part in graph.modules()) == 5
+    assert not any(isinstance(part, FixedPadding) for part in encoder.modules())
+    pixels = torch.rand(1, 3, 64, 96)
+    images = ((pixels * 128 + 127) / 255 - graph.mean) / graph.deviation
+    with torch.no_grad():
+        last, maps = maps_along(encoder, images, graph.parts)
+        for map_, wanted in zip(graph(pixels), (*maps, last), strict=True):
+            assert torch.allclose(map_, wanted, atol=1e-4)
