@@ -194,7 +194,7 @@ def _with_fixed_padding(encoder: Encoder) -> Encoder:
     """The encoder, or a copy with `FixedPadding`: for images whose sides are multiples of 32."""
     if encoder.name.partition("/")[0] != "timm":
         return encoder
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     copied = copy.deepcopy(encoder)
     for parent in list(copied.modules()):
