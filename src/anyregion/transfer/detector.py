@@ -22,23 +22,18 @@ from torchvision.models.detection.faster_rcnn import (
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from anyregion.backbones.checkpoint import read_backbone, save_encoder
 from anyregion.backbones.encoder import Encoder, eval_mode
-from anyregion.backbones.loading import load_encoder
 from anyregion.backbones.stages import maps_along, pyramid_modules
-from anyregion.errors import CheckpointError, InputError
-from anyregion.files import read_json, write_json, writing
+from anyregion.errors import CheckpointError
 from anyregion.images import Pixels
 from anyregion.masks import RLE, encode_mask
 from anyregion.torch_utils.weights import (
     compare_shapes,
-    fingerprint,
-    read_state_dict,
-    write_tensors,
 )
 from anyregion.transfer.detection_config import DetectorConfig
+from anyregion.transfer.folder import find_folder, read_parts, save_folder
 
-HEADS, DESCRIPTION, BACKBONE = "heads.safetensors", "detector.json", "backbone"
+HEADS, DESCRIPTION = "heads.safetensors", "detector.json"
 FORMAT = "anyregion.detector/1"
 _ENCODER = "network.backbone.encoder."
 _POOLED, _BOX_CONVOLUTIONS, _MASK_CONVOLUTIONS = 7, 4, 4
@@ -178,18 +173,20 @@ def save_detector(detector: Detector, folder: Path, **about: Any) -> None:
     Raises:
         AnyRegionError: it cannot be written.
     """
-    save_encoder(detector.encoder, folder / BACKBONE, transferred_to="detection")
-    state = _heads(detector)
-    write_tensors(folder / HEADS, state, {"format": FORMAT})
-    with writing(folder):
-        content = {
+    save_folder(
+        folder,
+        detector.encoder,
+        _heads(detector),
+        {
             "format": FORMAT,
             "classes": list(detector.classes),
             "detector": asdict(detector.config),
-            "fingerprint": fingerprint(state.items()),
             "about": about,
-        }
-        write_json(folder / DESCRIPTION, content, indent=2)
+        },
+        head=HEADS,
+        description=DESCRIPTION,
+        transferred_to="detection",
+    )
 
 
 def load_detector(folder: str | Path) -> Detector:
@@ -200,22 +197,10 @@ def load_detector(folder: str | Path) -> Detector:
     Raises:
         CheckpointError: files are missing, malformed, or not of one another.
     """
-    root = Path(folder).expanduser()
-    place = next((f for f in (root, root / "model") if (f / DESCRIPTION).is_file()), None)
-    if place is None:
-        raise CheckpointError(f"{root}: no {DESCRIPTION}, here or in model/")
-    try:
-        content = read_json(place / DESCRIPTION)
-    except InputError as error:
-        raise CheckpointError(str(error)) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{place / DESCRIPTION}: not of the format {FORMAT!r}")
+    place, content = find_folder(folder, DESCRIPTION, FORMAT)
     classes, config = _read_info(place / DESCRIPTION, content)
-    state = read_state_dict(place / HEADS)
-    if fingerprint(state.items()) != content.get("fingerprint"):
-        raise CheckpointError(f"{place}: {HEADS} is not the one that {DESCRIPTION} was written for")
-    read_backbone(place / BACKBONE)  # so that a folder without one is not taken for a name
-    detector = Detector(load_encoder(place / BACKBONE), classes, config)
+    encoder, state = read_parts(place, content, head=HEADS, description=DESCRIPTION)
+    detector = Detector(encoder, classes, config)
     if problem := compare_shapes(state, _heads(detector)):
         raise CheckpointError(f"{place / HEADS}: of another detector: {problem}")
     detector.load_state_dict(state, strict=False)

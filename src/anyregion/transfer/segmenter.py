@@ -13,23 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.fcn import FCNHead
 
-from anyregion.backbones.checkpoint import read_backbone, save_encoder
 from anyregion.backbones.encoder import Encoder, normalize
-from anyregion.backbones.loading import load_encoder
 from anyregion.backbones.stages import dilate_last_stage, intermediate_module, maps_along
-from anyregion.errors import CheckpointError, InputError
-from anyregion.files import read_json, write_json, writing
+from anyregion.errors import CheckpointError
 from anyregion.images import Pixels, size_of
 from anyregion.torch_utils.weights import (
     compare_shapes,
-    fingerprint,
-    read_state_dict,
-    write_tensors,
 )
 from anyregion.transfer.config import WindowConfig
 from anyregion.transfer.crops import resize_image, scaled_size
+from anyregion.transfer.folder import find_folder, read_parts, save_folder
 
-HEAD, DESCRIPTION, BACKBONE = "head.safetensors", "segmenter.json", "backbone"
+HEAD, DESCRIPTION = "head.safetensors", "segmenter.json"
 FORMAT = "anyregion.segmenter/1"
 
 
@@ -160,17 +155,15 @@ def save_segmenter(segmenter: Segmenter, folder: Path, **about: Any) -> None:
     Raises:
         AnyRegionError: it cannot be written.
     """
-    save_encoder(segmenter.encoder, folder / BACKBONE, transferred_to="semantic segmentation")
-    state = segmenter.head.state_dict()
-    write_tensors(folder / HEAD, state, {"format": FORMAT})
-    with writing(folder):
-        content = {
-            "format": FORMAT,
-            **asdict(segmenter.info),
-            "fingerprint": fingerprint(state.items()),
-            "about": about,
-        }
-        write_json(folder / DESCRIPTION, content, indent=2)
+    save_folder(
+        folder,
+        segmenter.encoder,
+        segmenter.head.state_dict(),
+        {"format": FORMAT, **asdict(segmenter.info), "about": about},
+        head=HEAD,
+        description=DESCRIPTION,
+        transferred_to="semantic segmentation",
+    )
 
 
 def load_segmenter(folder: str | Path) -> Segmenter:
@@ -181,35 +174,23 @@ def load_segmenter(folder: str | Path) -> Segmenter:
     Raises:
         CheckpointError: files are missing, malformed, or not of one another.
     """
-    root = Path(folder).expanduser()
-    place = next((f for f in (root, root / "model") if (f / DESCRIPTION).is_file()), None)
-    if place is None:
-        raise CheckpointError(f"{root}: no {DESCRIPTION}, here or in model/")
-    try:
-        content = read_json(place / DESCRIPTION)
-    except InputError as error:
-        raise CheckpointError(str(error)) from None
+    place, content = find_folder(folder, DESCRIPTION, FORMAT)
     info = _read_info(place / DESCRIPTION, content)
-    state = read_state_dict(place / HEAD)
-    if fingerprint(state.items()) != content.get("fingerprint"):
-        raise CheckpointError(f"{place}: {HEAD} is not the one that {DESCRIPTION} was written for")
-    read_backbone(place / BACKBONE)  # so that a folder without one is not taken for a name
-    segmenter = Segmenter(load_encoder(place / BACKBONE), info)
+    encoder, state = read_parts(place, content, head=HEAD, description=DESCRIPTION)
+    segmenter = Segmenter(encoder, info)
     if problem := compare_shapes(state, segmenter.head.state_dict()):
         raise CheckpointError(f"{place / HEAD}: of another head: {problem}")
     segmenter.head.load_state_dict(state)
     return segmenter.eval()
 
 
-def _read_info(path: Path, content: Any) -> SegmenterInfo:
+def _read_info(path: Path, content: dict[str, Any]) -> SegmenterInfo:
     def sides(value: Any) -> Iterator[int]:
         for side in value:
             if type(side) is not int or not 1 <= side <= 2**16:
                 raise ValueError(f"{side!r:.20} is no side")
             yield side
 
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not of the format {FORMAT!r}")
     try:
         classes, crop = content["classes"], tuple(sides(content["crop"]))
         short_side = content["short_side"]
