@@ -17,9 +17,9 @@ from anyregion.exemplars import Exemplar, ExemplarVocabulary, mix_rows
 from anyregion.images import ImageLike, Pixels, read_image, size_of
 from anyregion.model_card import ModelCard
 from anyregion.predictions import Predictions
-from anyregion.region_encoder import RegionEncoder, name_embeddings
+from anyregion.region_encoder import RegionEncoder, name_embedded
 from anyregion.regions import Regions
-from anyregion.scoring import Score, best_names
+from anyregion.scoring import Score
 from anyregion.tiles import untiled
 from anyregion.vocabulary import (
     EncodedVocabulary,
@@ -289,19 +289,13 @@ class Recognizer:
         """
         encoder = self.encoder
         options: dict[str, bool] = {"masks": masks, "multimask": multimask}
-        classifier, answers = vocabulary.classifier, None
-        if classifier is not None:
+        if vocabulary.classifier is not None:
             options["features"] = True
         embedded = encoder.embed_regions(encoded, regions, **options)
         predictions: list[Predictions] = []
         for e, r, size in zip(embedded, regions, sizes, strict=True):
-            if classifier is None:
-                indices, scores = name_embeddings(  # (M, K) each
-                    encoder, e.embeddings, vocabulary.matrix, top_k=top_k, score=score
-                )
-            else:
-                answers = classifier.answer(encoder, e, vocabulary.matrix, size, score)
-                indices, scores = best_names(answers.probabilities, top_k)
+            names = name_embedded(encoder, e, vocabulary, size, top_k=top_k, score=score)
+            scores = names.scores  # (M, K)
             rows = np.arange(len(scores)) if e.rows is None else e.rows  # (M,)
             # a detector's doubt whether there is anything is independent of what it would be
             if r.scores is not None:
@@ -312,15 +306,15 @@ class Recognizer:
                     regions=r,
                     size=size,
                     rows=rows,
-                    indices=indices,
+                    indices=names.indices,
                     scores=scores,
                     boxes=e.boxes,
                     embeddings=e.embeddings,
                     masks=e.masks,
                     mask_scores=e.mask_scores,
                     mask_logits=e.mask_logits,
-                    none=None if answers is None else answers.none,
-                    refused=None if answers is None else answers.refused,
+                    none=names.none,
+                    refused=names.refused,
                 )
             )
         return predictions

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from anyregion.images import Pixels
 from anyregion.masks import RLE
 from anyregion.regions import Boxes, Regions
-from anyregion.scoring import Floats, Score, logits, top_names
-from anyregion.vocabulary import TextEncoder
+from anyregion.scoring import Floats, Score, best_names, logits, top_names
+from anyregion.vocabulary import EncodedVocabulary, TextEncoder
 
 # Regions whose features are in memory together, so that it does not grow with the regions of an
 # image. Fewer cost time on small images; up to so many are one block, and keep their bits.
@@ -151,6 +151,53 @@ def word_logits(encoder: ScoringRules, embeddings: Floats, matrix: Floats) -> ND
     answers = getattr(encoder, "answers", None)
     scale = encoder.logit_scale if answers is None else answers.softmax_scale
     return logits(embeddings, matrix, scale=scale).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class RegionNames:
+    """The best names of one image's regions.
+
+    Attributes:
+        indices, scores: `(M, K)`, names as positions in the vocabulary, best first.
+        none, refused: `(M,)`, as in `RegionAnswers`; None without a classifier.
+    """
+
+    indices: NDArray[np.int64]
+    scores: Floats
+    none: Floats | None = None
+    refused: NDArray[np.bool_] | None = None
+
+
+def name_embedded(
+    rules: ScoringRules,
+    embedded: RegionEmbeddings,
+    vocabulary: EncodedVocabulary,
+    size: tuple[int, int],
+    *,
+    top_k: int,
+    score: Score | None,
+) -> RegionNames:
+    """Name one image's regions that are embedded already, by words or by a taught classifier.
+
+    Args:
+        rules: the method's.
+        embedded: with `features` where the vocabulary was taught.
+        vocabulary: the names.
+        size: `(height, width)` of the image.
+        top_k, score: as for `Recognizer.predict`.
+
+    Raises:
+        InputError, CheckpointError: as for `RegionClassifier.answer`.
+    """
+    if vocabulary.classifier is None:
+        return RegionNames(
+            *name_embeddings(
+                rules, embedded.embeddings, vocabulary.matrix, top_k=top_k, score=score
+            )
+        )
+    answers = vocabulary.classifier.answer(rules, embedded, vocabulary.matrix, size, score)
+    indices, scores = best_names(answers.probabilities, top_k)
+    return RegionNames(indices, scores, answers.none, answers.refused)
 
 
 def name_embeddings(

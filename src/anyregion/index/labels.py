@@ -25,10 +25,10 @@ from anyregion.index.region_index import RegionIndex, StoredRules
 from anyregion.index.shards import FEATURE, IndexedImage, boxes_of, halves_of, states
 from anyregion.masks import RLE
 from anyregion.proposals import DuplicateOptions, without_duplicates
-from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings, name_embeddings
+from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings, name_embedded
 from anyregion.regions import Boxes
 from anyregion.runs.recognize import vocabulary_digest
-from anyregion.scoring import Score, best_names
+from anyregion.scoring import Score
 from anyregion.vocabulary import EncodedVocabulary
 
 _FORMAT = "anyregion.labels/1"
@@ -225,11 +225,10 @@ class Labeler:
         vocabulary, options, rows = self.vocabulary, self.options, len(sizes)
         no = np.zeros(rows, dtype=bool)
         if vocabulary.classifier is None:
-            indices, scores = name_embeddings(
-                self.rules, embedded.embeddings, vocabulary.matrix,
-                top_k=options.top_k, score=options.score,
-            )  # fmt: skip
-            return ShardLabels(indices.astype(np.int32), scores, None, no, no.copy())
+            named = name_embedded(
+                self.rules, embedded, vocabulary, (0, 0), top_k=options.top_k, score=options.score
+            )
+            return ShardLabels(named.indices.astype(np.int32), named.scores, None, no, no.copy())
         kept = min(options.top_k, len(vocabulary.matrix))
         labels = ShardLabels(
             np.zeros((rows, kept), np.int32), np.zeros((rows, kept), np.float32),
@@ -247,12 +246,12 @@ class Labeler:
                     embedded.boxes[at],
                     features=features and {name: values[at] for name, values in features.items()},
                 )
-                answers = vocabulary.classifier.answer(
-                    self.rules, part, vocabulary.matrix, (int(size[0]), int(size[1])), options.score
-                )
-                indices, labels.scores[at] = best_names(answers.probabilities, options.top_k)
-                labels.indices[at] = indices
-                labels.none[at], labels.refused[at] = answers.none, answers.refused
+                named = name_embedded(
+                    self.rules, part, vocabulary, (int(size[0]), int(size[1])),
+                    top_k=options.top_k, score=options.score,
+                )  # fmt: skip
+                labels.indices[at], labels.scores[at] = named.indices, named.scores
+                labels.none[at], labels.refused[at] = named.none, named.refused
         return labels
 
     def _write(self, number: int, labels: ShardLabels) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyregion.errors import AnyRegionError
-from anyregion.region_encoder import RegionEmbeddings, name_embeddings
-from anyregion.scoring import best_names
+from anyregion.region_encoder import RegionEmbeddings, name_embedded
 from anyregion.serve.engine import Engine
 from anyregion.serve.project.events import ProjectRegion, prompt_regions
 from anyregion.serve.project.store import ProjectStore
@@ -218,25 +217,15 @@ class Assistant:
             return {}
         encoder, size = engine.recognizer.encoder, self.store.images[image].size
         embedded = _stack([self._embedded[image, name].embedded for name in names])
-        none: list[float | None] = [None] * len(names)
-        refused = [False] * len(names)
-        if vocabulary.classifier is None:
-            indices, scores = name_embeddings(
-                encoder, embedded.embeddings, vocabulary.matrix, top_k=TOP, score=None
-            )
-        else:
-            answers = vocabulary.classifier.answer(encoder, embedded, vocabulary.matrix, size, None)
-            indices, scores = best_names(answers.probabilities, TOP)
-            none = [round(float(v), 6) for v in answers.none]
-            refused = answers.refused.tolist()
+        named = name_embedded(encoder, embedded, vocabulary, size, top_k=TOP, score=None)
         words = vocabulary.vocabulary.names
         return {
             name: {
                 "box": [round(v, 3) for v in embedded.boxes[i].tolist()],
-                "labels": [words[j] for j in indices[i]],
-                "scores": [round(float(score), 6) for score in scores[i]],
-                "none": none[i],
-                "refused": bool(refused[i]),
+                "labels": [words[j] for j in named.indices[i]],
+                "scores": [round(float(score), 6) for score in named.scores[i]],
+                "none": None if named.none is None else round(float(named.none[i]), 6),
+                "refused": named.refused is not None and bool(named.refused[i]),
             }
             for i, name in enumerate(names)
         }
