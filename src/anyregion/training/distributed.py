@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
 from typing import Any
@@ -46,7 +47,15 @@ def start(config: LoopConfig) -> tuple[Fabric, torch.amp.GradScaler | None]:
             plugins=plugins,
         )
         fabric.launch()
+    if world > 1:
+        # Fabric leaves Gloo's connections open: their threads, alive at the end, sometimes abort
+        atexit.register(_leave)
     return fabric, scaler
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def own_device(device: str) -> str:
