@@ -2,7 +2,7 @@
 //
 // node onnx_regions.mjs FOLDER PHOTO.ppm NAMES.json X0,Y0,X1,Y1 [X0,Y0,X1,Y1 ...]
 //
-// NAMES.json is {name: embedding of length 1}; docs/onnx.md says how to write it. PPM, since Node
+// NAMES.json is {name: embedding of length 1}; docs/reference/onnx.md says how to write it. PPM, since Node
 // reads no JPEG: `magick photo.jpg photo.ppm`. In a browser onnxruntime-web takes the same calls.
 import fs from "node:fs";
 import { createRequire } from "node:module";

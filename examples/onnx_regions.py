@@ -2,7 +2,7 @@
 
 python onnx_regions.py FOLDER PHOTO NAMES.json X0,Y0,X1,Y1 [X0,Y0,X1,Y1 ...]
 
-NAMES.json is {name: embedding of length 1}; docs/onnx.md says how to write it.
+NAMES.json is {name: embedding of length 1}; docs/reference/onnx.md says how to write it.
 """
 
 import json

@@ -293,7 +293,7 @@ def main() -> None:
     if args.ship:
         # of the head that it belongs to, but for the file's own hash and size
         about = {k: v for k, v in read_manifest()[CALIBRATION].items() if k not in _OF_CONTENT}
-        about["calibration"] = "tools/fit_confidence.py (see docs/compact.md)"
+        about["calibration"] = "tools/fit_confidence.py (see docs/results/compact.md)"
         write_asset(CALIBRATION, made.to_bytes(), **about)
 
 

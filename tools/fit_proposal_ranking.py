@@ -201,7 +201,7 @@ def main() -> None:
         limits(photographs, rankings[name])
     content = json.dumps({name: r.to_dict() for name, r in rankings.items()}, indent=1) + "\n"
     flags = f"--photographs {args.photographs} --seed {args.seed}"
-    command = f"python tools/fit_proposal_ranking.py {flags} (see docs/compact.md)"
+    command = f"python tools/fit_proposal_ranking.py {flags} (see docs/results/compact.md)"
     write_asset(RANKINGS, content.encode(), command=command, data=DATA, licence="Apache-2.0")
 
 

@@ -26,7 +26,7 @@ BATCH_NORM_EPS = 1e-3
 # without VNNI instructions add them up; with 8 bits the sum is cut, without a word. Depthwise
 # convolutions are computed otherwise.
 DENSE_LEVELS, DEPTHWISE_LEVELS = 63, 127
-# standard deviations of the ranges; see docs/compact.md
+# standard deviations of the ranges; see docs/results/compact.md
 REACH = 4.0
 # shares of a channel's largest weight that are tried as its range
 _CLIPS = np.linspace(0.6, 1.0, 41)

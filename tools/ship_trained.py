@@ -37,7 +37,8 @@ def origin(run: Path) -> dict[str, Any]:
     commit = state.get("package", {}).get("commit")
     task, steps, seed = settings["task"], settings["steps"], settings["seed"]
     return {
-        "command": f"anyregion train {task} --steps {steps} --seed {seed} (see docs/compact.md)",
+        "command": f"anyregion train {task} --steps {steps} --seed {seed} "
+        "(see docs/results/compact.md)",
         "commit": commit or "unknown",
         "data": DATA,
         "licence": "Apache-2.0",

@@ -26,7 +26,7 @@ Labels are the model's, in val too: look at val before you measure on it.
 # rows of the table
 SHOWN = 40
 # from which score on names are sure: of the regions of a file, and of those that the model finds;
-# docs/formats.md says how many are right
+# docs/reference/formats.md says how many are right
 GIVEN, FOUND = 0.5, 0.3
 
 

@@ -25,7 +25,7 @@ curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:875
 curl -H 'Content-Type: application/json' http://127.0.0.1:8750/v1/images/ID/regions \\
   -d '{"regions": [{"box": [12, 40, 200, 310]}], "vocabulary": ["cat", "dog"]}'
 
-http://127.0.0.1:8750/openapi.json describes all routes; docs/service.md has more
+http://127.0.0.1:8750/openapi.json describes all routes; docs/guides/service.md has more
 
 """
 TOKEN_VARIABLE = "ANYREGION_TOKEN"

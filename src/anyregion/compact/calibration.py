@@ -49,10 +49,10 @@ REGION_LENGTH, NAME_LENGTH = float(np.hypot(1, ANCHOR)), float(np.hypot(1, REST)
 STACKED_LENGTH = REGION_LENGTH * NAME_LENGTH
 HIGHEST_GAIN = 0.3
 # a name near the mean training-free answer is near every region: it gains less by so much of that
-# cosine. Of 0 to 1.2 the best on splits of COCO's classes (docs/compact.md)
+# cosine. Of 0 to 1.2 the best on splits of COCO's classes (docs/results/compact.md)
 HUBNESS = 1.2
 # of the shares of names that are not the best: of 10, 15, 20 and 30 the one that gives the right
-# name the highest probability on each of eight data sets (those of docs/compact.md)
+# name the highest probability on each of eight data sets (those of docs/results/compact.md)
 SOFTMAX_SHARPNESS = 10.0
 _NAMES_AT_ONCE = 8192
 

@@ -188,8 +188,9 @@ class CompactEncoder:
     def everyday(self) -> RegionEmbeddings | None:
         """Regions of everyday photographs with their features, which `teaching` tells others from.
 
-        Those that trainings keep (docs/compact.md); None of a head that was trained since, whose
-        answers to them are not known. Where they lie is not kept: their boxes are the whole image.
+        Those that trainings keep (docs/results/compact.md); None of a head that was trained since,
+        whose answers to them are not known. Where they lie is not kept: their boxes are the
+        whole image.
         """
         if self.model.folder is not None or self.conse is None:
             return None

@@ -39,7 +39,7 @@ class ProposalOptions:
     Attributes:
         limit: most of an image.
         min_score: the lowest score. Of 160 photographs of `train` the default is the lowest one
-            with which nine of ten things have one region or none (docs/compact.md).
+            with which nine of ten things have one region or none (docs/results/compact.md).
         nms_iou: of two that overlap more, the better one stays.
     """
 

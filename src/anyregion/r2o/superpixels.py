@@ -47,7 +47,8 @@ class PriorConfig:
         compactness: for `slic`: place against colour; more makes segments squarer.
         normalised: for `slic`: segment the image after ImageNet's mean and deviation, as the
             published code does. Colours are then not what SLIC's Lab conversion takes them for,
-            yet people's borders are found as well (docs/priors.md); False is the plain image.
+            yet people's borders are found as well (docs/design/priors.md); False is the plain
+            image.
         scale, sigma, min_size: for `felzenszwalb`: more makes larger segments; blur before;
             fewest pixels of a segment.
         folder: for `files`: `dog/7.jpg`'s map is `dog/7.png` or `dog/7.npy` in it.

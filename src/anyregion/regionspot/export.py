@@ -41,8 +41,8 @@ from anyregion.vocabulary import Vocabulary
 
 _README = """# {name}, as ONNX graphs
 
-`anyregion recognize PHOTO --model FOLDER` runs them without torch; `docs/onnx.md` of anyregion says
-what goes in and what comes out.
+`anyregion recognize PHOTO --model FOLDER` runs them without torch;
+`docs/reference/onnx.md` of anyregion says what goes in and what comes out.
 """
 
 

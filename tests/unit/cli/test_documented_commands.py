@@ -6,16 +6,13 @@ import argparse
 import importlib
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anyregion.cli.main import COMMANDS, GROUPS, _parser, main, module_of
+from tests.helpers.docs import PAGES
 
-ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
 # commands whose further words only a task's dataclass knows
 SETTINGS = ("train", "pretrain", "transfer semseg", "transfer detection")
 

@@ -144,7 +144,7 @@ def test_image_encoder_is_close_to_torch(compact: CompactEmbedder) -> None:
     for name, reference in zip(CHANNELS, expected, strict=True):
         exact = reference[0].permute(1, 2, 0).numpy()
         error = ((pyramid.maps[name] - exact) ** 2).mean() / exact.var()
-        # integers of 8 bits; of photographs 0.02 to 0.06 (docs/compact.md)
+        # integers of 8 bits; of photographs 0.02 to 0.06 (docs/results/compact.md)
         assert error < (0.12 if name == "last" else 0.06), (name, error)
 
 

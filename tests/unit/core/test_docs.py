@@ -15,7 +15,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_python(capsys: pytest.CaptureFixture[str]) -> None:
-    names = run_blocks("python.md")
+    names = run_blocks("guides/python.md")
     assert [len(names[n]) for n in ("regions", "large", "predictions")] == [2, 1, 2]
     assert [r["id"] for r in names["records"]] == ["cup", "spoon"][: len(names["best"])]
     first, *per_region, last = capsys.readouterr().out.splitlines()
@@ -25,10 +25,10 @@ def test_python(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_exemplars() -> None:
-    assert run_blocks("exemplars.md")["labels"] == ["my cup"]
+    assert run_blocks("guides/exemplars.md")["labels"] == ["my cup"]
 
 
 def test_teaching(tmp_path: Path) -> None:
-    names = run_blocks("teaching.md")
+    names = run_blocks("guides/teaching.md")
     assert names["teacher"].vocabulary().vocabulary.names == ("cup", "spoon", "my cup")
     assert (tmp_path / "my.vocab").is_file()

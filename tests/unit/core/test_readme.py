@@ -12,10 +12,7 @@ import pytest
 from PIL import Image
 
 from anyregion.predictions import Predictions
-
-ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+from tests.helpers.docs import PAGES, ROOT
 
 
 def run_block(block: str) -> tuple[dict[str, Any], list[Any]]:
@@ -53,7 +50,7 @@ def test_the_python_of_readme(
     assert {item["image_id"] for item in coco} == {1}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)

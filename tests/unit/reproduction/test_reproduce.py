@@ -78,8 +78,8 @@ def test_a_command_that_is_not_read() -> None:
 
 
 def test_published_figures_stand_in_the_docs() -> None:
-    """Tables and their figures are in `docs/reproduce.md`, and nothing else is called published."""
-    page = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    """The tables' figures are in docs/results/reproduce.md; nothing else is called published."""
+    page = (ROOT / "docs/results/reproduce.md").read_text(encoding="utf-8")
     for name in TABLES:
         assert f"`{name}`" in page
         for row in read_table(name).rows.get("full", ()):

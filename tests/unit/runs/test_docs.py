@@ -1,4 +1,4 @@
-"""The Python of docs/runs.md and docs/evaluation.md runs as it stands."""
+"""The Python of docs/guides/runs.md and docs/guides/evaluation.md runs as it stands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = run_blocks("runs.md")
+    names = run_blocks("guides/runs.md")
     assert (names["report"].images, names["report"].regions) == (1, 2)
     assert len((place / "out" / "predictions.csv").read_text().splitlines()) == 3
     assert not (place / "out" / "pictures").exists()
@@ -27,5 +27,5 @@ def test_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_evaluation(place: Path) -> None:
-    names = run_blocks("evaluation.md")
+    names = run_blocks("guides/evaluation.md")
     assert names["report"].regions == 2

@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 # of the regions whose class a vocabulary lacks, against those whose class it has: people mostly
 # draw what they have a name for
 ABSENT_WEIGHT = 0.2
-# How many names there are says nothing that how many are new does not (docs/compact.md)
+# How many names there are says nothing that how many are new does not (docs/results/compact.md)
 NOT_FITTED = {"names": 0.0}
 # The weights of new names cannot be learned where only trained ones are ever right: they are from
 # splits of COCO's classes and from other data sets (tools/fit_confidence.py)

@@ -34,7 +34,7 @@ class WriteOptions:
         shapes: `auto`, masks as exactly as the format holds them; `boxes`, without masks;
             `polygons`, masks as outlines.
         tolerance: how far an outline may lie from the mask's edge, in pixels; up to a half no
-            pixel changes sides on COCO's masks (docs/formats.md).
+            pixel changes sides on COCO's masks (docs/reference/formats.md).
         images: the folder of the image files, for formats that hold or cut them.
         copy_images: put the image files beside the labels, where the format has a place for them.
         image_prefix: what Label Studio finds an image's name behind.

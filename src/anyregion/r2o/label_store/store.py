@@ -228,7 +228,8 @@ class LabelMapCodec:
     """
 
     format = "anyregion.label-maps/1"
-    # 20 bytes a map, read when a shard opens: 330,000 maps open in half a second (docs/priors.md)
+    # 20 bytes a map, read when a shard opens: 330,000 maps open in half a second
+    # (docs/design/priors.md)
     columns: tuple[str, ...] = ("keys", "ends", "checks")
     header_entry: str | None = "about"
 
