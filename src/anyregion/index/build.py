@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -28,15 +28,13 @@ from anyregion.recognizer import Recognizer
 from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import ProposedRegions, ReadSample, Sample, run_pipeline
+from anyregion.runs.processes import CountDone
 
 # images whose bytes are in memory together, where they are no plain files
 _AT_ONCE = 16
 _IMAGES_OF_SHARD, _IMAGES_OF_SMALL_SHARD, _SMALL_COLLECTION = 512, 64, 8192
 # side of the image that tells how wide a model's embeddings are
 _SIDE = 64
-
-CountImages: TypeAlias = Callable[[int], None]
-"""Called with each few images that are done."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ class ShardBuilder:
         return ShardLayout.of(embedded, masks=options.masks)
 
     def build(
-        self, folder: Path, number: int, count: CountImages = lambda images: None
+        self, folder: Path, number: int, count: CountDone = lambda images: None
     ) -> ShardReport | None:
         """Compute a shard, unless it is whole; None where somebody else is at it.
 
@@ -178,9 +176,7 @@ class ShardBuilder:
             seconds = time.perf_counter() - started
             return ShardReport(number, usable, writer.regions, tuple(said), seconds)
 
-    def _add(
-        self, planned: Sequence[PlannedSample], writer: ShardWriter, count: CountImages
-    ) -> None:
+    def _add(self, planned: Sequence[PlannedSample], writer: ShardWriter, count: CountDone) -> None:
         """Send the images of a shard through the pipeline, in order."""
         encoder, options = self.recognizer.encoder, self.options
         places = {p.image.name: p for p in planned}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from anyregion.exemplars import ExemplarVocabulary
-from anyregion.index.engines import one_thread_each
 from anyregion.index.labels import Labeler, LabelOptions
 from anyregion.index.region_index import RegionIndex, StoredRules
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.recognizer import Recognizer
 from anyregion.runs.pipeline import Track, silent
+from anyregion.runs.processes import CountDone, ProcessPool
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 
@@ -83,33 +82,17 @@ def name_index(
             regions += labeler.name(number)
             progress(done, len(todo))
     else:
-        context = multiprocessing.get_context("spawn")
-        with (
-            one_thread_each(),
-            ProcessPoolExecutor(
-                min(workers, len(todo)), context, initializer=_start, initargs=(labeler,)
-            ) as pool,
-        ):
-            futures = [pool.submit(_name, number) for number in todo]
-            try:
-                for done, future in enumerate(as_completed(futures), 1):
-                    regions += future.result()
-                    progress(done, len(todo))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        # the vocabulary is sent to each process once, not with every shard
+        with ProcessPool(partial(_same, labeler), min(workers, len(todo))) as pool:
+            for done, (_, named) in enumerate(pool.map(_name, todo), 1):
+                regions += named
+                progress(done, len(todo))
     return NamedIndex(labeler, regions, time.perf_counter() - started)
 
 
-# of a worker process: the vocabulary is sent once, not with every shard
-_labeler: Labeler | None = None
+def _same(labeler: Labeler) -> Labeler:
+    return labeler
 
 
-def _start(labeler: Labeler) -> None:
-    global _labeler
-    _labeler = labeler
-
-
-def _name(number: int) -> int:
-    assert _labeler is not None  # the initializer ran
-    return _labeler.name(number)
+def _name(labeler: Labeler, number: int, _: CountDone) -> int:
+    return labeler.name(number)

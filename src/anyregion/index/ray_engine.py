@@ -19,8 +19,9 @@ from typing import Any
 from anyregion.compact.assets import THREADS
 from anyregion.errors import AnyRegionError, require
 from anyregion.index.build import IndexModel, ShardBuilder, ShardReport
-from anyregion.index.engines import LOOK, MOST_DEATHS, EngineOptions
+from anyregion.index.engines import EngineOptions
 from anyregion.index.shards import ShardLayout
+from anyregion.runs.processes import LOOK, MOST_DEATHS
 
 # how long none of the workers may be there, before the cluster is said to have no room for one
 _SECONDS_TO_START = 180.0
