@@ -73,7 +73,7 @@ def measured() -> Iterator[Cost]:
 
     def watch() -> None:
         while not ended.wait(0.5):
-            cost.memory = max(cost.memory, sum(map(_own_memory, _family(os.getpid()))))
+            cost.memory = max(cost.memory, sum(map(_own_memory, family(os.getpid()))))
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
@@ -91,16 +91,17 @@ def _cpu() -> float:
     return sum(u.ru_utime + u.ru_stime for u in usages)
 
 
-def _family(process: int) -> list[int]:
-    found = [process]
+def family(process: int) -> list[int]:
+    """A process and all that it started, by their numbers."""
+    members = [process]
     for thread in Path(f"/proc/{process}/task").glob("*"):
         try:
             children = (thread / "children").read_text().split()
         except OSError:
             continue
         for child in children:
-            found += _family(int(child))
-    return found
+            members += family(int(child))
+    return members
 
 
 def _own_memory(process: int) -> float:

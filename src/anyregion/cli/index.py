@@ -94,6 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long one of Ray's workers may take for a shard, before another is asked "
         "(default: 60)",
     )
+    work.add_argument(
+        "--shard-images",
+        type=shared.positive,
+        metavar="N",
+        help="images that are saved together, and lost together where a worker is killed (default: "
+        "512; 64 of fewer than 8,192 images). Fewer for slow models",
+    )
     work.add_argument("--overwrite", action="store_true", help="begin anew in INDEX")
     work.add_argument(
         "--retry", action="store_true", help="try shards with images in quarantine again"
@@ -141,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
                     features=args.features,
                     use_masks=args.use_masks,
                     batch_size=args.batch_size,
+                    shard_images=args.shard_images,
                 ),
                 engine=EngineOptions(
                     name=args.engine,

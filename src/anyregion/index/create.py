@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anyregion import factory
+from anyregion.data.store.locks import try_lock
 from anyregion.errors import InputError, SetAside
 from anyregion.files import atomic_path, to_line, writing
 from anyregion.index.build import IndexModel, IndexOptions
 from anyregion.index.engines import EngineOptions, open_engine
 from anyregion.index.manifest import (
     LABELS,
+    LOCK,
     MANIFEST,
     PLAN,
     QUARANTINE,
@@ -26,12 +28,13 @@ from anyregion.index.manifest import (
     shard_paths,
 )
 from anyregion.index.plan import plan_samples, write_plan
-from anyregion.index.shards import ShardLayout, read_images
+from anyregion.index.shards import ShardLayout, ShardPaths, read_images
 from anyregion.index.sources import list_images
 from anyregion.io.regions import load_regions
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import ProposedRegions, RegionSource, SameRegions, Track, silent
+from anyregion.runs.processes import LOOK
 from anyregion.runs.run_file import changes_of
 
 # paths that are stated in the manifest one by one
@@ -151,7 +154,10 @@ def index_images(
         with open_engine(IndexModel(recognizer, proposed, options), engine) as working:
             models, layout = working.describe()
             if manifest is None:
-                manifest = _plan(listed, source, out, settings, options, models, layout, set_aside)
+                with _alone(out):
+                    manifest = _plan(
+                        listed, source, out, settings, options, models, layout, set_aside
+                    )
             elif (dict(manifest.models), manifest.layout) != (models, layout):
                 raise InputError(
                     f"{out}: was begun by other weights ({manifest.models}, now {models}); use "
@@ -176,15 +182,42 @@ def index_images(
                     computed += report.images
                     said += report.warnings
             finally:
-                with suppress(InputError):
+                with suppress(InputError), _alone(out):
                     _write_quarantine(out, manifest)
     assert manifest is not None
     seconds = time.perf_counter() - started
-    usable, in_index, quarantined = _write_quarantine(out, manifest)
+    with _alone(out):
+        usable, in_index, quarantined = _write_quarantine(out, manifest)
+        _remove_leftovers(out)
     return IndexReport(
         out, usable, in_index, computed, seconds, tuple(set_aside), quarantined,
         tuple(dict.fromkeys(said)),
     )  # fmt: skip
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """While one command at a time writes what is not a shard's."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    while True:
+        with try_lock(out / LOCK) as locked:
+            if locked:
+                yield
+                return
+        time.sleep(LOOK)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what killed processes began and nobody goes on with; for who is alone."""
+    for path in (out / MANIFEST, out / PLAN, out / QUARANTINE):
+        for leftover in out.glob(f".{path.stem}-*{path.suffix}"):
+            leftover.unlink(missing_ok=True)
+    # killed between the last move of a shard and the end of its lock
+    for path in (out / SHARDS).glob("*.lock"):
+        with try_lock(path) as locked:
+            if locked:
+                ShardPaths(path.parent, int(path.stem)).remove_leftovers()
 
 
 def _describe_paths(paths: Sequence[str | Path]) -> list[str]:

@@ -16,7 +16,7 @@ from anyregion.index.shards import ShardLayout, ShardPaths
 
 FORMAT = "anyregion.index/1"
 MANIFEST, PLAN, QUARANTINE = "index.json", "plan.parquet", "quarantine.jsonl"
-SHARDS, LABELS = "shards", "labels"
+SHARDS, LABELS, LOCK = "shards", "labels", "index.lock"
 
 
 def shard_paths(folder: Path, number: int) -> ShardPaths:
