@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,7 +12,13 @@ QUALITY_WEIGHT = 0.2
 
 
 def classification_loss(
-    embeddings: Tensor, labels: Tensor, matrix: Tensor, weights: Tensor, *, scale: float
+    embeddings: Tensor,
+    labels: Tensor,
+    matrix: Tensor,
+    weights: Tensor,
+    *,
+    scale: float,
+    others: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of one image's regions over the vocabulary, weighted by class, a scalar.
 
@@ -21,8 +28,10 @@ def classification_loss(
         matrix: `(C, E)` of length 1.
         weights: `(C,)` of the classes.
         scale: of the cosine.
+        others: `(D, E)` of length 1, names beside those that are right of no region.
     """
-    logits = scale * F.normalize(embeddings, dim=-1) @ matrix.T  # (N, C)
+    names = matrix if others is None else torch.cat([matrix, others])
+    logits = scale * F.normalize(embeddings, dim=-1) @ names.T  # (N, C + D)
     by_region = F.cross_entropy(logits, labels, reduction="none")
     return (by_region * weights[labels]).sum() / max(1, len(labels))
 

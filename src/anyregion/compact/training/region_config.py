@@ -25,6 +25,9 @@ class RegionObjective:
             answers (1 - cosine).
         keep_here: the same, of random boxes of the images trained on; `distillation` and
             `labelled_share` have no say then.
+        distractors: how many names of the built-in lists stand beside an image's own in the
+            cross-entropy at most, so that lists of hundreds of names do not drown what is there;
+            how many do is drawn anew for each image, small numbers as often as large ones.
     """
 
     scale: float = 20.0
@@ -34,12 +37,15 @@ class RegionObjective:
     random_boxes: int = 8
     keep: float = 2.0
     keep_here: float = 0.2
+    distractors: int = 0
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise InputError(f"objective.scale must be above 0, not {self.scale}")
         if self.keep < 0 or self.keep_here < 0:
             raise InputError("objective.keep and objective.keep_here are 0 or more")
+        if self.distractors < 0:
+            raise InputError(f"objective.distractors is 0 or more, not {self.distractors}")
         if self.distillation and self.random_boxes < 1:
             raise InputError("objective.distillation needs random_boxes of at least 1")
 

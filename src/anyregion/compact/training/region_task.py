@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyregion.compact.calibration import Calibration
-from anyregion.compact.conse import load_conse
+from anyregion.compact.conse import WIDTH, load_conse
 from anyregion.compact.image_encoder import FeaturePyramid
 from anyregion.compact.region_head import INPUTS, extract_region_features
 from anyregion.compact.text_encoder import CompactTextEncoder
@@ -28,6 +28,7 @@ from anyregion.data.region_dataset import RegionDataset
 from anyregion.data.samplers import EpochSampler
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
+from anyregion.evaluation.regions.right_names import load_right_names
 from anyregion.evaluation.regions.vocabulary_subsets import unrelated_names
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.model_card import ModelCard
@@ -63,12 +64,14 @@ class RegionExample:
         labels: `(labelled,)` rows of the former's names.
         stored: rows of the built-in head's stored regions, drawn for this image, where training
             begins at that head.
+        distractors: `(D, 384)`, names that are right of no region of the image.
     """
 
     dataset: int
     features: list[Tensor]
     labels: Tensor
     stored: Tensor | None = None
+    distractors: Tensor | None = None
 
 
 class RegionTask(Task):
@@ -104,6 +107,7 @@ class RegionTask(Task):
         self._sampler = EpochSampler(np.ones(len(self._images)), seed)
         # (C, 384) and (C,) of each data set
         self._matrices = [torch.from_numpy(named_vocabulary(d).matrix) for d in datasets]
+        self._distractor_pool = self._embed_distractors()  # (D, 384)
         power = config.objective.class_power
         self._weights = [torch.from_numpy(_class_weights(d, power)) for d in datasets]
 
@@ -139,7 +143,20 @@ class RegionTask(Task):
         )
         features = extract_region_features(pyramid, boxes, self.conse)
         tensors = [torch.from_numpy(getattr(features, name)) for name in INPUTS]
-        return RegionExample(item.dataset, tensors, torch.from_numpy(labels))
+        distractors = self._draw_distractors(item)
+        return RegionExample(
+            item.dataset, tensors, torch.from_numpy(labels), distractors=distractors
+        )
+
+    def _draw_distractors(self, item: RegionItem) -> Tensor | None:
+        """Names beside an image's own in its cross-entropy, `(D, 384)`; None for none."""
+        pool = self._distractor_pool
+        if not len(pool):
+            return None
+        random = generator(self.seed, "distractors", item.step, item.place)
+        most = min(self.config.objective.distractors, len(pool))
+        count = round(np.expm1(random.uniform(0, np.log1p(most))))
+        return torch.from_numpy(pool[random.choice(len(pool), count, replace=False)])
 
     def _pyramid(
         self, dataset: RegionDataset, image: int, *, flipped: bool = False
@@ -173,6 +190,7 @@ class RegionTask(Task):
             self._matrices[example.dataset].to(device),
             self._weights[example.dataset].to(device),
             scale=self.config.objective.scale,
+            others=None if example.distractors is None else example.distractors.to(device),
         )
 
     def describe(self, item: RegionItem) -> str:
@@ -259,6 +277,21 @@ class RegionTask(Task):
             if self.encoder is None
             else f"image encoder: {self.config.image_encoder}; compact's text encoder",
         }
+
+    def _embed_distractors(self) -> NDArray[np.float32]:
+        """Text embeddings `(D, 384)` of the names that training draws distractors from."""
+        if not self.config.objective.distractors:
+            return np.zeros((0, WIDTH), dtype=np.float32)
+        trained = self._trained_names()
+        names = unrelated_names(Vocabulary.from_names([name for name, _ in trained.values()]))
+        right = {
+            name_key(word)
+            for name, words in load_right_names("coco").classes.items()
+            if name_key(name) in trained
+            for word in words
+        }
+        vocabulary = Vocabulary.from_names([n for n in names if name_key(n) not in right])
+        return encode_vocabulary(vocabulary, CompactTextEncoder(), cache=None).matrix
 
     @cached_property
     def _distractors(self) -> NDArray[np.float32]:

@@ -49,6 +49,7 @@ from anyregion.model_card import ModelCard
 from anyregion.torch_utils.weights import read_state_dict
 from anyregion.training.config import LoopConfig, OptimizerConfig
 from anyregion.training.loop import fit
+from anyregion.vocabulary import Vocabulary, encode_vocabulary
 
 SIZE = (96, 128)
 SMALL = RegionHeadConfig(width=16, layers=1, heads=2, dropout=0.0)
@@ -319,6 +320,11 @@ def test_losses_against_plain_numbers() -> None:
     )
     expected = 2 * (np.log(1 + np.exp(-1)) + np.log(1 + np.exp(1))) / 2
     assert float(loss) == pytest.approx(expected, rel=1e-6)
+    beside = classification_loss(
+        embedded[:1], torch.tensor([0]), matrix, torch.ones(2), scale=1.0,
+        others=torch.tensor([[-1.0, 0.0], [0.0, -1.0]]),
+    )  # fmt: skip
+    assert float(beside) == pytest.approx(np.log(1 + 2 * np.exp(-1) + np.exp(-2)), rel=1e-6)
     away = distillation_loss(
         embedded, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), 1, labelled_share=0.1
     )
@@ -404,14 +410,14 @@ class FakeStore:
         return {**arrays, "span": np.array(pyramid.span, dtype=np.float32)}
 
 
-def task(seed: int = 0, **changes: object) -> RegionTask:
+def task(seed: int = 0, distractors: int = 0, **changes: object) -> RegionTask:
     text_encoder = CompactTextEncoder(threads=1)
     settings = RegionTaskConfig(
         data=(StoreConfig("fake"),),
         validation=StoreConfig("fake"),
         batch=3,
         module=replace(SMALL, dropout=0.1),
-        objective=RegionObjective(random_boxes=2, class_power=0.4),
+        objective=RegionObjective(random_boxes=2, class_power=0.4, distractors=distractors),
         licence="test",
         **changes,  # type: ignore[arg-type]
     )
@@ -447,6 +453,39 @@ def test_unseen_classes_are_left_out() -> None:
             assert len(labels) == (annotated != 1).sum()
     weights = without_cats._weights[0].numpy()[dataset.labels]
     assert weights[dataset.labels >= 0].mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_distractors_are_right_of_nothing_that_is_trained() -> None:
+    one, other = task(distractors=50), task(distractors=50)
+    # `puppy` shares no word with `dog`, and is a kind of it
+    text = CompactTextEncoder(threads=1)
+    names = encode_vocabulary(
+        Vocabulary.from_names(["dog", "puppy", "minibus", "helmet"]), text, cache=None
+    )
+    nearest = (names.matrix @ one._distractor_pool.T).max(axis=1)
+    assert (nearest[:3] < 0.99).all()
+    assert nearest[3] == pytest.approx(1, abs=1e-5)
+    counts = []
+    for step in range(8):
+        for item in one.plan(step):
+            drawn, again = one.load(item).distractors, other.load(item).distractors
+            assert drawn is not None
+            assert again is not None
+            assert torch.equal(drawn, again)
+            assert len(torch.unique(drawn, dim=0)) == len(drawn)
+            counts.append(len(drawn))
+    assert max(counts) <= 50
+    assert min(counts) < 8 < max(counts)
+    assert task().load(task().plan(0)[0]).distractors is None
+    items = one.plan(0)
+    examples = [one.load(item) for item in items]
+    alone = [replace(example, distractors=None) for example in examples]
+    with torch.no_grad():
+        module = one.module.eval()
+        losses = [one.losses(module, e)["naming"] for e in (examples, alone)]
+    assert (losses[0] >= losses[1]).all()
+    with pytest.raises(InputError, match="distractors"):
+        task(distractors=-1)
 
 
 def test_it_learns_and_saves(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
