@@ -6,8 +6,9 @@
 `local` runs `anyregion index` with two workers, and kills (SIGKILL), as chance has it, the whole
 group of its processes, which is begun again by the same command, or one of its workers. `ray`
 starts a cluster of two nodes on this machine, kills the one that does not have the command, with
-all workers on it, and starts another in its place. Both kill after times that are drawn evenly, so
-that about two thirds of an unkilled run's work lie before the last kill.
+all workers on it, and starts another in its place. Times between kills are drawn evenly, so that
+about two thirds of an unkilled run's work lie before the last kill. `local` counts them in CPU
+seconds of the command and its workers: on a machine that others use, too, seconds say little.
 
 What is asked of the killed index: every image once, the bytes of every file equal to those of the
 unkilled one, and no other file in the folder. Linux alone: processes are found in `/proc`.
@@ -47,8 +48,8 @@ def start(line: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def run(line: list[str], out: Path, log: Path) -> dict[str, float]:
-    """The command, undisturbed: seconds, CPU seconds of it and all that it started, and seconds
-    until a shard was there.
+    """The command, undisturbed: seconds, CPU seconds of it and all that it started, and how many of
+    these it took until a shard was there.
     """
     cpu: dict[int, float] = {}
     started, first = time.perf_counter(), 0.0
@@ -56,7 +57,7 @@ def run(line: list[str], out: Path, log: Path) -> dict[str, float]:
     while process.poll() is None:
         cpu |= {member: cpu_seconds(member) for member in family(process.pid)}
         if not first and whole_shards(out):
-            first = time.perf_counter() - started
+            first = sum(cpu.values())
         time.sleep(0.2)
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(line)} ended with {process.returncode}: see {log}")
@@ -94,23 +95,27 @@ def whole_shards(out: Path) -> int:
 def kill_local(args: argparse.Namespace, out: Path, cost: dict[str, float]) -> list[dict[str, Any]]:
     """Run the command and kill it; of each kill what, when, and how many shards were whole."""
     chance, log = np.random.default_rng(args.seed), args.work / "killed.log"
-    pause = cost["first"] + (cost["seconds"] - cost["first"]) / (1.5 * args.kills)
+    pause = cost["first"] + (cost["cpu"] - cost["first"]) / (1.5 * args.kills)
     line = command(args, out)
     kills: list[dict[str, Any]] = []
     process = start(line, log)
+    before: dict[int, float] = {}
+    cpu: dict[int, float] = {}
     while len(kills) < args.kills:
-        after = float(chance.uniform(0, 2 * pause))
-        ends = time.monotonic() + after
-        while time.monotonic() < ends and process.poll() is None:
-            time.sleep(0.02)
+        after, spent = float(chance.uniform(0, 2 * pause)), 0.0
+        while spent < after and process.poll() is None:
+            time.sleep(0.1)
+            cpu = {member: cpu_seconds(member) for member in family(process.pid)}
+            spent = sum(max(0.0, cpu[member] - before.get(member, 0.0)) for member in cpu)
+        before = cpu
         if process.poll() == 0:
             raise SystemExit(f"it was whole after {len(kills)} kills: more images, or fewer kills")
-        whole = process.poll() is None
-        workers = worker_processes(process.pid) if whole else []
+        alive = process.poll() is None
+        workers = worker_processes(process.pid) if alive else []
         if workers and chance.random() < 0.5:
             kind = "worker"
             os.kill(workers[int(chance.integers(len(workers)))], signal.SIGKILL)
-        elif whole:
+        elif alive:
             kind = "group"
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

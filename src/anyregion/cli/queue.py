@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
+from anyregion.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyregion.recognizer import Recognizer
+    from anyregion.runs.pipeline import Track
     from anyregion.runs.queue import QueueReport
+    from anyregion.teaching.region_table import RegionTable
+    from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 EXAMPLE = """\
 anyregion recognize photos --regions boxes.json --vocabulary names.txt --out run
@@ -32,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "regions",
         type=Path,
         metavar="RUN",
-        help="the results folder of `recognize`, or a file of regions, as for --regions there",
+        help="the results folder of `recognize`, a file of regions, as for --regions there, or an "
+        "index (of anyregion index --features), whose most doubtful regions are compared",
     )
     parser.add_argument(
         "--vocabulary",
@@ -78,10 +86,13 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.runs.queue import queue_regions
 
     names = shared.read_words(args)
-    load = shared.recognizer_loader(args)
+    regions: Path | RegionTable = args.regions
+    load: Recognizer | Callable[[], Recognizer] = shared.recognizer_loader(args)
     with terminal.progress() as track:
+        if (args.regions / "index.json").is_file():
+            load, regions = _open_index(args, names, track)
         report = queue_regions(
-            args.regions,
+            regions,
             names,
             recognizer=load,
             images=args.images,
@@ -95,6 +106,24 @@ def run(args: argparse.Namespace) -> int:
     terminal.warn_list("set aside", report.set_aside)
     _print(report)
     return SET_ASIDE if report.set_aside else FINE
+
+
+def _open_index(
+    args: argparse.Namespace, names: Vocabulary | EncodedVocabulary, track: Track
+) -> tuple[Recognizer, RegionTable]:
+    """The model of the index, and its most doubtful regions, by labels that are kept beside it."""
+    from anyregion.index import RegionIndex, name_index, table_of_doubtful
+
+    if args.out is None or args.use_masks:
+        raise InputError("of an index: say where to write the queue (--out), and no --use-masks")
+    index = RegionIndex.open(args.regions)
+    index.require_features()
+    recognizer = index.load_recognizer(args.device)
+    named = name_index(index, names, recognizer=recognizer, track=track)
+    root = Path(index.manifest.root)
+    if args.images is None and root.is_dir():
+        args.images = root
+    return recognizer, table_of_doubtful(named.labeler)
 
 
 def _print(report: QueueReport) -> None:

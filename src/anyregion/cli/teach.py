@@ -13,7 +13,9 @@ from anyregion.errors import InputError
 from anyregion.files import read_json
 
 if TYPE_CHECKING:
+    from anyregion.recognizer import Recognizer
     from anyregion.runs.teach import TeachReport
+    from anyregion.teaching.region_table import RegionTable
     from anyregion.teaching.teacher import Teacher
     from anyregion.teaching.vocabulary import TaughtVocabulary
 
@@ -52,6 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="the folder of the images; not needed for regions that --vocabulary was taught before",
+    )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        metavar="INDEX",
+        help="an index (of anyregion index --features) that has regions of CORRECTIONS: of those "
+        "no image is read; images of others are looked for in --images (default: where INDEX had "
+        "them)",
     )
     parser.add_argument(
         "--vocabulary",
@@ -101,7 +111,10 @@ def run(args: argparse.Namespace) -> int:
         terminal.warn_list("names left out of the vocabulary", listed.set_aside)
     if args.forget and not isinstance(names, TaughtVocabulary):
         raise InputError("--forget needs a taught vocabulary as --vocabulary")
-    recognizer = shared.recognizer_loader(args)()
+    recognizer, table = None, None
+    if args.index is not None:
+        recognizer, table = _open_index(args)
+    recognizer = recognizer or shared.recognizer_loader(args)()
     if isinstance(names, TaughtVocabulary) and args.forget:
         teacher = Teacher(recognizer, names)
         for item in args.forget:
@@ -118,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
                 use_masks=args.use_masks,
                 layout=args.layout,
                 batch_size=args.batch_size,
+                table=table,
                 track=track,
             )
         if names is None:
@@ -135,6 +149,22 @@ def run(args: argparse.Namespace) -> int:
     names.save(args.out)
     _print(args, names, report)
     return SET_ASIDE if report is not None and report.set_aside else FINE
+
+
+def _open_index(args: argparse.Namespace) -> tuple[Recognizer, RegionTable]:
+    """The model of the index, and its regions that CORRECTIONS may name."""
+    from anyregion.index import RegionIndex, table_of_images
+    from anyregion.io.regions import load_regions
+
+    if args.corrections is None or args.use_masks:
+        raise InputError("--index is for CORRECTIONS, and without --use-masks")
+    index = RegionIndex.open(args.index)
+    file = load_regions(args.corrections, scores=False, images=args.images, layout=args.layout)
+    names = [str(entry.file_name) for entry in file.images.values() if entry.file_name]
+    root = Path(index.manifest.root)
+    if args.images is None and root.is_dir():
+        args.images = root
+    return index.load_recognizer(args.device), table_of_images(index, names)
 
 
 def _check_place(out: Path) -> None:
@@ -200,6 +230,7 @@ def _print(args: argparse.Namespace, taught: TaughtVocabulary, report: TeachRepo
         lines += [
             ("images seen", report.images),
             ("regions new", report.added),
+            *([] if args.index is None else [("of the index", report.stored)]),
             ("regions known", report.known),
         ]
         if report.names_added:

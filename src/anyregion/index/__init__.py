@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from anyregion.index.labels import LabelOptions
     from anyregion.index.naming import NamedIndex, name_index
     from anyregion.index.region_index import RegionIndex
+    from anyregion.index.region_tables import table_of_doubtful, table_of_images
     from anyregion.index.results import write_results
     from anyregion.index.search import Match, Query, search_index, write_matches
     from anyregion.index.stats import IndexStats, index_stats, write_stats
@@ -30,6 +31,7 @@ __getattr__, __dir__ = attach(
         "labels": "LabelOptions",
         "naming": "NamedIndex name_index",
         "region_index": "RegionIndex",
+        "region_tables": "table_of_doubtful table_of_images",
         "results": "write_results",
         "search": "Match Query search_index write_matches",
         "stats": "IndexStats index_stats write_stats",
@@ -39,5 +41,6 @@ __getattr__, __dir__ = attach(
 __all__ = [
     "EngineOptions", "IndexOptions", "IndexReport", "IndexStats", "LabelOptions", "Match",
     "NamedIndex", "Query", "RegionIndex", "index_images", "index_stats", "name_index",
-    "search_index", "write_matches", "write_results", "write_stats",
+    "search_index", "table_of_doubtful", "table_of_images", "write_matches", "write_results",
+    "write_stats",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from anyregion.compact.assets import THREADS
 from anyregion.data.image_files import in_threads
 from anyregion.data.store.locks import try_lock
 from anyregion.errors import InputError
+from anyregion.images import image_digest
 from anyregion.index.duplicates import image_hash
 from anyregion.index.manifest import PLAN, IndexManifest, shard_paths
 from anyregion.index.plan import PlannedSample, read_plan
@@ -252,6 +253,7 @@ def _write(
             item.sample.key,
             tuple(item.set_aside),
             image_hash(item.pixels),
+            image_digest(item.sample.image).hex(),
         )
         try:
             writer.add(image, item.regions, embedded)

@@ -119,16 +119,12 @@ class Labeler:
             InputError: a taught vocabulary, and an index without features.
             AnyRegionError: the folder cannot be written.
         """
-        manifest = self.index.manifest
-        if self.vocabulary.classifier is not None and not manifest.settings["features"]:
-            raise InputError(
-                f"{self.index.folder}: a taught vocabulary needs more of each region than its "
-                "embedding: index with --features"
-            )
+        if self.vocabulary.classifier is not None:
+            self.index.require_features()
         names = self.vocabulary.vocabulary
         content = {
             "format": _FORMAT,
-            "index": manifest.fingerprint,
+            "index": self.index.manifest.fingerprint,
             "names": names.names,
             "ids": names.ids,
             "vocabulary": vocabulary_digest(self.vocabulary),

@@ -14,7 +14,7 @@ from anyregion.errors import InputError
 from anyregion.files import atomic_path, read_json, to_line, writing
 from anyregion.index.shards import ShardLayout, ShardPaths
 
-FORMAT = "anyregion.index/1"
+FORMAT = "anyregion.index/2"
 MANIFEST, PLAN, QUARANTINE = "index.json", "plan.parquet", "quarantine.jsonl"
 SHARDS, LABELS, LOCK = "shards", "labels", "index.lock"
 

@@ -112,6 +112,18 @@ class RegionIndex:
         self.check(recognizer)
         return recognizer
 
+    def require_features(self) -> None:
+        """Refuse an index without what taught vocabularies need.
+
+        Raises:
+            InputError: it has none.
+        """
+        if not self.manifest.settings["features"]:
+            raise InputError(
+                f"{self.folder}: a taught vocabulary needs more of each region than its "
+                "embedding: index with --features"
+            )
+
     def check(self, recognizer: Recognizer) -> None:
         """Refuse another model than the index's.
 

@@ -43,7 +43,7 @@ _IMAGE = pa.schema(
         ("offset", pa.int64()), ("bytes", pa.int64()), ("modified_ns", pa.int64()),
         ("height", pa.int32()), ("width", pa.int32()), ("regions", pa.int32()),
         ("key", pa.string()), ("set_aside", pa.string()), ("hash", pa.uint64()),
-        ("quarantined", pa.string()),
+        ("digest", pa.string()), ("quarantined", pa.string()),
     ]
 )  # fmt: skip
 
@@ -89,6 +89,7 @@ class IndexedImage:
         key: its id in the file of regions, or None.
         set_aside: its regions that could not be used, and why.
         hash: of its pixels, alike for images that look alike (`duplicates.image_hash`).
+        digest: SHA-256 of its file, as corrections know it.
         quarantined: why it could not be used, or None.
     """
 
@@ -98,6 +99,7 @@ class IndexedImage:
     key: str | None = None
     set_aside: tuple[SetAside, ...] = ()
     hash: int = 0
+    digest: str = ""
     quarantined: str | None = None
 
 
@@ -245,6 +247,7 @@ def read_images(paths: ShardPaths) -> list[IndexedImage]:
                 row["key"],
                 tuple(SetAside(*pair) for pair in json.loads(row["set_aside"])),
                 row["hash"],
+                row["digest"],
                 decode_name(row["quarantined"]),
             )
         )
@@ -342,6 +345,7 @@ def _image_row(image: IndexedImage) -> Mapping[str, Any]:
         "key": image.key,
         "set_aside": json.dumps([[a.item, a.reason] for a in image.set_aside]),
         "hash": image.hash,
+        "digest": image.digest,
         "quarantined": encode_name(image.quarantined),
     }
 

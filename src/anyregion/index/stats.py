@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from anyregion.files import atomic_path, to_line, write_csv, write_json, writing
 from anyregion.index.duplicates import near_duplicates
-from anyregion.index.labels import Labeler
+from anyregion.index.labels import Labeler, ShardLabels
 from anyregion.index.plan import decode_name
 from anyregion.index.region_index import row_starts
 from anyregion.index.shards import boxes_of
@@ -142,7 +143,7 @@ def index_stats(
             of_image = np.unique(best[start:end][counted[start:end]])
             in_images[of_image] += 1
             pairs.update(combinations(of_image.tolist(), 2))
-        doubtful += _doubtful(labeler, number, labels.duplicate, best, scores, top)
+        doubtful += _doubtful(labeler, number, labels, top)
         doubtful = sorted(doubtful, key=lambda region: -region.doubt)[:top]
         progress(number + 1, len(index))
     listed = [
@@ -181,24 +182,30 @@ def write_stats(stats: IndexStats, out: Path) -> None:
                 temporary.write_bytes(b"".join(lines))
 
 
-def _doubtful(
-    labeler: Labeler,
-    number: int,
-    duplicate: NDArray[np.bool_],
-    best: NDArray[np.int32],
-    scores: NDArray[np.float32],
-    top: int,
-) -> list[DoubtfulRegion]:
+def doubts_of(block: pa.Table, labels: ShardLabels, start: int) -> NDArray[np.float64]:
+    """How doubtful the regions of a block are (`DoubtfulRegion`), `(M,)`; -1 of duplicates.
+
+    Args:
+        block: with the column `objectness`.
+        labels: of the shard.
+        start: the block's first row in the shard.
+    """
+    rows = slice(start, start + len(block))
+    objectness = block.column("objectness").to_numpy()
+    doubts = np.where(np.isnan(objectness), 1.0, objectness) - labels.scores[rows, 0]
+    return np.where(labels.duplicate[rows], -1.0, doubts)
+
+
+def _doubtful(labeler: Labeler, number: int, labels: ShardLabels, top: int) -> list[DoubtfulRegion]:
     """The most doubtful regions of a shard."""
     index, names = labeler.index, labeler.vocabulary.vocabulary.names
+    best, scores = labels.indices[:, 0], labels.scores[:, 0]
     regions: list[DoubtfulRegion] = []
     start = 0
     for block in index.blocks(number, ["image", "id", "objectness", "x0", "y0", "x1", "y1"]):
         rows = slice(start, start + len(block))
+        doubt = doubts_of(block, labels, start)
         start += len(block)
-        objectness = block.column("objectness").to_numpy()
-        doubt = np.where(np.isnan(objectness), 1.0, objectness) - scores[rows]
-        doubt[duplicate[rows]] = -1
         at = np.argsort(-doubt, kind="stable")[:top]
         part = block.take(at)
         boxes = boxes_of(part)

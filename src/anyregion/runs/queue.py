@@ -17,8 +17,9 @@ from anyregion.predictions import record_to_coco
 from anyregion.recognizer import Recognizer
 from anyregion.runs.crop_sheets import Crop, write_sheets
 from anyregion.runs.pipeline import Track, silent
-from anyregion.runs.region_tables import read_source, see_regions
+from anyregion.runs.region_tables import ListedRegions, SeenRegions, read_source, see_regions
 from anyregion.runs.run_file import is_results_folder
+from anyregion.runs.teach import SAME_PIXELS
 from anyregion.scoring import best_names
 from anyregion.teaching.corrections import NONE_OF_THESE, Corrections
 from anyregion.teaching.queue import CANDIDATES, Queue, order_regions
@@ -29,8 +30,6 @@ from anyregion.vocabulary import EncodedVocabulary, Vocabulary, name_key
 FEATURES, QUEUE_JSON, QUEUE_CSV = "features.safetensors", "queue.json", "queue.csv"
 SHEETS = "queue_sheets"
 NAMES = 5
-# a box that comes back from a file was rounded
-_SAME_PIXELS = 0.05
 # words for `why`
 _NOVEL, _UNDECIDED, _NONE = 0.5, 0.3, 0.3
 
@@ -106,7 +105,7 @@ class QueueReport:
 
 
 def queue_regions(
-    regions: str | Path,
+    regions: str | Path | RegionTable,
     vocabulary: Vocabulary | EncodedVocabulary,
     *,
     recognizer: Recognizer | Callable[[], Recognizer],
@@ -126,7 +125,8 @@ def queue_regions(
     vocabulary that was taught since, needs no image.
 
     Args:
-        regions: the folder of a run, or a file that `load_regions` reads.
+        regions: the folder of a run, a file that `load_regions` reads, or regions that the model
+            has seen already.
         vocabulary: the names, taught or not. Regions that it was taught by are not asked again.
         recognizer: the model, or what loads it.
         images: the folder of the images; of a run that where they were, unless given.
@@ -142,33 +142,47 @@ def queue_regions(
         CheckpointError: a vocabulary that another model was taught.
         AnyRegionError: a file cannot be written.
     """
-    path = Path(regions)
     if not 1 <= count <= CANDIDATES:
         raise InputError(f"a queue has 1 to {CANDIDATES:,} regions; it is to have {count:,}")
-    if not path.exists():
-        raise InputError(f"{path}: there is no such folder or file")
-    if out is None and not is_results_folder(path):
-        raise InputError(f"{path} is no run's folder, so say where to write")
-    folder = path if out is None else Path(out)
-    source = read_source(path, None if images is None else Path(images), use_masks=use_masks)
+    folder_of_images = None if images is None else Path(images)
+    source: ListedRegions | None = None
+    if isinstance(regions, RegionTable):
+        title = "the queue"
+        if out is None:
+            raise InputError("say where to write the queue")
+        folder = Path(out)
+    else:
+        path = Path(regions)
+        title = str(path)
+        if not path.exists():
+            raise InputError(f"{path}: there is no such folder or file")
+        if out is None and not is_results_folder(path):
+            raise InputError(f"{path} is no run's folder, so say where to write")
+        folder = path if out is None else Path(out)
+        source = read_source(path, folder_of_images, use_masks=use_masks)
+        folder_of_images = source.folder
     if not isinstance(recognizer, Recognizer):
         recognizer = recognizer()
     encoded = recognizer.encode_vocabulary(vocabulary)
     started = time.perf_counter()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    seen = see_regions(
-        source,
-        recognizer,
-        keep=folder / FEATURES,
-        use_masks=use_masks,
-        batch_size=batch_size,
-        track=track,
-    )
+    if isinstance(regions, RegionTable):
+        seen = SeenRegions(regions, True, 0.0, ())
+    else:
+        assert source is not None
+        seen = see_regions(
+            source,
+            recognizer,
+            keep=folder / FEATURES,
+            use_masks=use_masks,
+            batch_size=batch_size,
+            track=track,
+        )
     corrections = encoded.corrections if isinstance(encoded, TaughtVocabulary) else None
     rows = uncorrected(seen.table, corrections)
     if not len(rows):
-        raise InputError(f"{path}: all {len(seen.table)} regions are corrected: nothing to ask")
+        raise InputError(f"{title}: all {len(seen.table)} regions are corrected: nothing to ask")
     table = seen.table.select(rows)
     probabilities = table.probabilities(recognizer.encoder, encoded)
     known = np.zeros((0, 0), dtype=np.float32)
@@ -180,9 +194,9 @@ def queue_regions(
     _write_coco(folder / QUEUE_JSON, items, table, encoded.vocabulary)
     set_aside = list(seen.set_aside)
     if crops:
-        if source.folder is None:
+        if folder_of_images is None:
             raise InputError("crops are cut out of the images: give their folder")
-        set_aside += write_sheets(folder / SHEETS, _crops(items), source.folder, track)
+        set_aside += write_sheets(folder / SHEETS, _crops(items), folder_of_images, track)
     return QueueReport(
         items=tuple(items),
         regions=len(rows),
@@ -205,7 +219,7 @@ def uncorrected(table: RegionTable, corrections: Corrections | None) -> NDArray[
         others = corrections.boxes[corrections.image_of == place.get(image.digest, -1)]
         if len(own) and len(others):
             apart = np.abs(table.boxes[own][:, None] - others[None]).max(axis=2)  # (n, m)
-            is_new[own] = apart.min(axis=1) > _SAME_PIXELS
+            is_new[own] = apart.min(axis=1) > SAME_PIXELS
     return np.flatnonzero(is_new)
 
 

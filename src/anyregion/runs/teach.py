@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from anyregion.data.annotations.reading import Layout
 from anyregion.data.image_files import find_image
 from anyregion.errors import InputError, SetAside
-from anyregion.files import name_parts
+from anyregion.files import name_parts, shared_tail
 from anyregion.images import image_digest
 from anyregion.io.regions import ImageEntry, RegionFile, load_regions
 from anyregion.recognizer import Recognizer
@@ -21,9 +22,13 @@ from anyregion.region_encoder import RegionEmbeddings
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import ReadSample, Track, annotated_samples, run_pipeline, silent
 from anyregion.teaching.corrections import NONE_OF_THESE, CorrectedImage, region_keys
+from anyregion.teaching.region_table import RegionTable
 from anyregion.teaching.teacher import Teacher
 from anyregion.teaching.vocabulary import TaughtVocabulary, is_taught
 from anyregion.vocabulary import Vocabulary, name_key
+
+SAME_PIXELS = 0.05
+"""How near two boxes of one region are: one that comes back from a file was rounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,8 @@ class TeachReport:
     Attributes:
         vocabulary: the names with all that they were taught.
         images: images that were read.
-        added: regions that were seen for the first time.
+        added: regions that were taught for the first time.
+        stored: those of them that the model had seen before, so that no image was read.
         known: regions that were corrected before; their names are those said now.
         names_added: names of the corrections that the vocabulary did not have.
         seconds: without loading the model.
@@ -43,6 +49,7 @@ class TeachReport:
     vocabulary: TaughtVocabulary
     images: int
     added: int
+    stored: int
     known: int
     names_added: tuple[str, ...]
     seconds: float
@@ -58,6 +65,7 @@ def teach_images(
     use_masks: bool = False,
     layout: Layout = "auto",
     batch_size: int = 4,
+    table: RegionTable | None = None,
     track: Track = silent,
 ) -> TeachReport:
     """Teach a vocabulary by a file of corrections.
@@ -76,6 +84,8 @@ def teach_images(
         use_masks: give the masks of the corrections as prompts too.
         layout: of the corrections; `auto` goes by the content.
         batch_size: images at once.
+        table: regions that the model has seen before, with their features; the images of those are
+            not read. They are known again by the name of their image and their box.
         track: shows how far the work is.
 
     Raises:
@@ -101,13 +111,16 @@ def teach_images(
     said = _Said(set_aside)
     if folder is not None:
         teacher.folders = tuple(dict.fromkeys([*teacher.folders, str(folder.absolute())]))
-    known, entries = 0, []
+    known, from_table, entries = 0, 0, []
+    stored = None if table is None else _Stored(table)
     for entry in file.images.values():
         entry = _named(entry, file, set_aside)
         if not len(entry.regions):
             continue
         path = None if folder is None else find_image(folder, entry.file_name or "")
-        record = _corrected_image(teacher, entry, path)
+        record = None if stored is None else stored.image(entry)
+        if record is None:
+            record = _corrected_image(teacher, entry, path)
         if record is not None:
             regions, outside = entry.regions.fit(*record.size)
             set_aside += [SetAside(f"{record.name}, {o.item}", o.reason) for o in outside]
@@ -116,12 +129,19 @@ def teach_images(
             said.add(record, regions, labels)
             new = teacher.update(record, regions, labels)
             known += len(regions) - len(new)
+            if stored is not None:
+                count = len(teacher)
+                new = stored.add(teacher, record, regions, labels, new)
+                from_table += len(teacher) - count
             entry = replace(entry, regions=regions[new])
         if len(entry.regions):
             entries.append(entry)
     if folder is None:
         set_aside += [
-            SetAside(str(e.file_name or e.key), "not seen before: give the folder of the images")
+            SetAside(
+                str(e.file_name or e.key),
+                f"{len(e.regions)} regions were not seen before: give the folder of the images",
+            )
             for e in entries
         ]
         entries = []
@@ -154,12 +174,63 @@ def teach_images(
     return TeachReport(
         vocabulary=taught,
         images=read,
-        added=added,
+        added=added + from_table,
+        stored=from_table,
         known=known,
         names_added=tuple(n for n in taught.vocabulary.names if n not in before),
         seconds=time.perf_counter() - started,
         set_aside=tuple(set_aside),
     )
+
+
+class _Stored:
+    """Regions that the model has seen before, found again by their image's name and their box."""
+
+    def __init__(self, table: RegionTable) -> None:
+        self.table = table
+        # images by the last part of their names
+        self._images: dict[str, list[tuple[tuple[str, ...], CorrectedImage]]] = defaultdict(list)
+        for image in dict.fromkeys(table.images):
+            parts = name_parts(image.name, alike=True)
+            self._images[parts[-1]].append((parts, image))
+        digests = np.array([image.digest for image in table.images])[table.image_of]
+        order = np.argsort(digests, kind="stable")
+        names, starts = np.unique(digests[order], return_index=True)
+        self._rows = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
+
+    def image(self, entry: ImageEntry) -> CorrectedImage | None:
+        """The image of an entry; None where there is none, or several fit."""
+        name = name_parts(entry.file_name or "", alike=True)
+        agree = [
+            (count, image)
+            for parts, image in self._images.get(name[-1] if name else "", ())
+            if (count := shared_tail(name, parts)) in (len(name), len(parts))
+        ]
+        best = [image for count, image in agree if count == max(c for c, _ in agree)]
+        return best[0] if len(best) == 1 else None
+
+    def add(
+        self,
+        teacher: Teacher,
+        image: CorrectedImage,
+        regions: Regions,
+        labels: Sequence[str],
+        new: Sequence[int],
+    ) -> list[int]:
+        """Teach what the table has of an image's new regions; the positions of all others."""
+        rows = self._rows.get(image.digest, np.zeros(0, dtype=np.int64))
+        if not len(rows) or not len(new):
+            return list(new)
+        boxes = regions.boxes[list(new)]
+        apart = np.abs(self.table.boxes[rows][None] - boxes[:, None]).max(axis=2)  # (n, m)
+        nearest = apart.argmin(axis=1)
+        # of a point the box is NaN, and nothing is near it
+        same = apart.min(axis=1) <= SAME_PIXELS
+        at = [i for i, is_same in zip(new, same, strict=True) if is_same]
+        if at:
+            embedded = self.table.embedded(rows[nearest[same]])
+            teacher.add_embedded(image, regions[at], embedded, [labels[i] for i in at])
+        return [i for i, is_same in zip(new, same, strict=True) if not is_same]
 
 
 _NONE = name_key(NONE_OF_THESE)

@@ -53,6 +53,32 @@ def test_from_photos_to_counts(
     assert "regions" in capsys.readouterr().out
 
 
+def test_taught_and_asked_without_an_image(
+    index: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    regions = tmp_path / "regions.json"
+    assert main(
+        ["index", str(photos), "--regions", str(regions), "--out", "features", "--features"]
+    ) == 0  # fmt: skip
+    names = "red,blue,lime,white"
+    photos.rename(tmp_path / "gone")
+    capsys.readouterr()
+    assert main(["queue", "features", "--vocabulary", names, "--out", "asked", "--count", "2"]) == 0
+    assert "2, in" in capsys.readouterr().out
+    content = json.loads(Path("asked/queue.json").read_text())
+    assert len(content["annotations"]) == 2
+    teach = ["teach", "asked/queue.json", "--vocabulary", names, "--out", "my.vocab"]
+    assert main([*teach, "--index", "features"]) == 0
+    printed = capsys.readouterr().out
+    assert "of the index     2" in printed
+    assert "images seen      0" in printed
+    assert main(["name", "features", "--vocabulary", "my.vocab"]) == 0
+    assert main([*teach, "--index", str(index)]) == 1
+    assert "index with --features" in capsys.readouterr().err
+    assert main(["queue", "features", "--vocabulary", names]) == 1
+    assert "say where to write" in capsys.readouterr().err
+
+
 def test_what_makes_no_sense_is_refused(
     index: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
