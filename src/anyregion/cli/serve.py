@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,12 @@ from anyregion.errors import InputError, require
 from anyregion.files import read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyregion.recognizer import Recognizer
     from anyregion.serve.app import ModelOptions
     from anyregion.serve.options import ServeOptions
+    from anyregion.serve.project.imports import Import
 
 EXAMPLE = """\
 anyregion serve --vocabularies my-vocabularies
@@ -63,6 +68,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="a folder whose photographs are in the project, where they lie",
+    )
+    group.add_argument(
+        "--regions",
+        type=Path,
+        metavar="FILE",
+        help="regions of the project's photographs, as for recognize: annotations, a queue.json, a "
+        "run's predictions.json. They come without names; the categories join the words. Each is "
+        "added once, also when the service starts again",
+    )
+    shared.add_layout_argument(group, "--regions-format", "--regions")
+    group.add_argument(
+        "--use-masks", action="store_true", help="use the masks of --regions as prompts too"
+    )
+    group.add_argument(
+        "--named",
+        action="store_true",
+        help="the categories of --regions are what a person said: they are learnt from",
+    )
+    group.add_argument(
+        "--index",
+        type=Path,
+        metavar="INDEX",
+        help="an index (of anyregion index --features) that has the photographs of --regions: they "
+        "are in the project where they lie, and what the index has of a region is not looked at "
+        "again",
     )
     group = parser.add_argument_group("who may ask")
     group.add_argument(
@@ -128,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.score is not None:
         raise InputError("--score: each request says its own")
+    content, load = _content(args)
     model, options = _model(args), _options(args)
     if args.project is not None and args.processes > 1:
         raise InputError("--project: one process at a time works in a project")
@@ -136,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
             "--project: the page has no place for a token yet: start it without --token-file and "
             f"{TOKEN_VARIABLE}, or behind a proxy that asks who it is"
         )
+    if args.project is None and content is not None:
+        raise InputError("--regions needs a project, in which they are kept")
     if args.photographs is not None and not args.photographs.is_dir():
         raise InputError(f"{args.photographs}: there is no such folder of photographs")
     if args.host not in LOCAL and options.token is None:
@@ -156,7 +189,8 @@ def run(args: argparse.Namespace) -> int:
     terminal.note(f"http://{_in_url(args.host)}:{args.port} (Ctrl-C ends it)")
     try:
         if args.processes == 1:
-            uvicorn.Server(uvicorn.Config(create_app(model.load, options), **settings)).run()
+            app = create_app(load or model.load, options, content)
+            uvicorn.Server(uvicorn.Config(app, **settings)).run()
             return FINE
         with tempfile.TemporaryDirectory(prefix="anyregion-") as folder:
             stated = {**asdict(options), "uploads": str(options.uploads or Path(folder) / "images")}
@@ -172,6 +206,34 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass  # uvicorn has answered what was begun, and raises the signal again
     return FINE
+
+
+def _content(
+    args: argparse.Namespace,
+) -> tuple[Import | None, Callable[[], Recognizer] | None]:
+    """What the project is begun with, and what loads the model of `--index`."""
+    if args.regions is None:
+        for flag in ("index", "named", "use_masks"):
+            if getattr(args, flag):
+                raise InputError(f"--{flag.replace('_', '-')} needs --regions")
+        return None, None
+    from anyregion.io.regions import load_regions
+    from anyregion.serve.project.imports import Import
+
+    file = load_regions(
+        args.regions, masks=args.use_masks, images=args.photographs, layout=args.regions_format
+    )
+    if args.index is None:
+        return Import(file, args.named, args.photographs), None
+    if args.photographs is not None or args.use_masks:
+        raise InputError("--index brings its photographs, and regions as boxes: leave "
+                         "--photographs and --use-masks out")  # fmt: skip
+    from anyregion.index import RegionIndex, table_of_images
+
+    index = RegionIndex.open(args.index)
+    names = [str(entry.file_name) for entry in file.images.values() if entry.file_name]
+    content = Import(file, args.named, Path(index.manifest.root), table_of_images(index, names))
+    return content, partial(index.load_recognizer, args.device)
 
 
 def _model(args: argparse.Namespace) -> ModelOptions:

@@ -19,11 +19,10 @@ from anyregion.runs.crop_sheets import Crop, write_sheets
 from anyregion.runs.pipeline import Track, silent
 from anyregion.runs.region_tables import ListedRegions, SeenRegions, read_source, see_regions
 from anyregion.runs.run_file import is_results_folder
-from anyregion.runs.teach import SAME_PIXELS
 from anyregion.scoring import best_names
 from anyregion.teaching.corrections import NONE_OF_THESE, Corrections
 from anyregion.teaching.queue import CANDIDATES, Queue, order_regions
-from anyregion.teaching.region_table import RegionTable
+from anyregion.teaching.region_table import SAME_PIXELS, RegionTable
 from anyregion.teaching.vocabulary import TaughtVocabulary
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary, name_key
 

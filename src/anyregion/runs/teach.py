@@ -27,9 +27,6 @@ from anyregion.teaching.teacher import Teacher
 from anyregion.teaching.vocabulary import TaughtVocabulary, is_taught
 from anyregion.vocabulary import Vocabulary, name_key
 
-SAME_PIXELS = 0.05
-"""How near two boxes of one region are: one that comes back from a file was rounded."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TeachReport:
@@ -193,10 +190,6 @@ class _Stored:
         for image in dict.fromkeys(table.images):
             parts = name_parts(image.name, alike=True)
             self._images[parts[-1]].append((parts, image))
-        digests = np.array([image.digest for image in table.images])[table.image_of]
-        order = np.argsort(digests, kind="stable")
-        names, starts = np.unique(digests[order], return_index=True)
-        self._rows = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
 
     def image(self, entry: ImageEntry) -> CorrectedImage | None:
         """The image of an entry; None where there is none, or several fit."""
@@ -218,19 +211,12 @@ class _Stored:
         new: Sequence[int],
     ) -> list[int]:
         """Teach what the table has of an image's new regions; the positions of all others."""
-        rows = self._rows.get(image.digest, np.zeros(0, dtype=np.int64))
-        if not len(rows) or not len(new):
-            return list(new)
-        boxes = regions.boxes[list(new)]
-        apart = np.abs(self.table.boxes[rows][None] - boxes[:, None]).max(axis=2)  # (n, m)
-        nearest = apart.argmin(axis=1)
-        # of a point the box is NaN, and nothing is near it
-        same = apart.min(axis=1) <= SAME_PIXELS
-        at = [i for i, is_same in zip(new, same, strict=True) if is_same]
-        if at:
-            embedded = self.table.embedded(rows[nearest[same]])
+        rows = self.table.find(image.digest, regions.boxes[list(new)])  # (n,)
+        if (is_stored := rows >= 0).any():
+            at = np.array(new)[is_stored].tolist()
+            embedded = self.table.embedded(rows[is_stored])
             teacher.add_embedded(image, regions[at], embedded, [labels[i] for i in at])
-        return [i for i, is_same in zip(new, same, strict=True) if not is_same]
+        return [i for i, row in zip(new, rows.tolist(), strict=True) if row < 0]
 
 
 _NONE = name_key(NONE_OF_THESE)

@@ -27,6 +27,7 @@ from anyregion.serve.metrics import Metrics
 from anyregion.serve.openapi import describe_api
 from anyregion.serve.options import ServeOptions
 from anyregion.serve.page import page_routes
+from anyregion.serve.project.imports import Import
 from anyregion.serve.project.routes import ProjectRoutes
 from anyregion.serve.requests import (
     known_keys,
@@ -74,18 +75,21 @@ def from_environment() -> App:
     return create_app(ModelOptions(**stated["model"]).load, ServeOptions(**options))
 
 
-def create_app(load: Callable[[], Recognizer], options: ServeOptions) -> App:
+def create_app(
+    load: Callable[[], Recognizer], options: ServeOptions, content: Import | None = None
+) -> App:
     """The service as an ASGI application.
 
     Args:
         load: loads the recogniser; called once, when the application starts.
         options: see there.
+        content: what the project is begun with.
     """
     metrics = Metrics()
     service = Service(load, options, metrics)
     project: ProjectRoutes | None = None
     if options.project is not None:
-        project = ProjectRoutes(service, options.project, options.photographs)
+        project = ProjectRoutes(service, options.project, options.photographs, content)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

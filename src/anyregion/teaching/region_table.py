@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 Labels = NDArray[np.int64]
 
+SAME_PIXELS = 0.05
+"""How near two boxes of one region are: one that comes back from a file was rounded."""
 _KEY = "anyregion_regions"
 _FEATURE = "feature "
 # rows that are turned into single precision together
@@ -90,6 +93,28 @@ class RegionTable:
             ids=tuple(self.ids[i] for i in rows),
             image_of=self.image_of[rows],
         )
+
+    def find(self, digest: str, boxes: Boxes) -> Labels:
+        """The rows of an image's regions with these boxes, `(M,)`; -1 where there is none.
+
+        Args:
+            digest: of the image.
+            boxes: `(M, 4)`; nothing has the box NaN of a point.
+        """
+        rows = self._rows_of.get(digest, np.zeros(0, dtype=np.int64))
+        if not len(rows) or not len(boxes):
+            return np.full(len(boxes), -1)
+        apart = np.abs(self.boxes[rows][None] - boxes[:, None]).max(axis=2)  # (M, n)
+        apart = np.nan_to_num(apart, nan=np.inf)
+        return np.where(apart.min(axis=1) <= SAME_PIXELS, rows[apart.argmin(axis=1)], -1)
+
+    @cached_property
+    def _rows_of(self) -> Mapping[str, Labels]:
+        """The rows of each image, by its digest."""
+        digests = np.array([image.digest for image in self.images])[self.image_of]
+        order = np.argsort(digests, kind="stable")
+        names, starts = np.unique(digests[order], return_index=True)
+        return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
 
     def embedded(self, rows: NDArray[np.integer[Any]]) -> RegionEmbeddings:
         """Some rows as an encoder gives them, in single precision."""

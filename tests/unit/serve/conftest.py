@@ -22,12 +22,13 @@ from anyregion.recognizer import Recognizer  # noqa: E402
 from anyregion.serve.app import create_app  # noqa: E402
 from anyregion.serve.client import Client  # noqa: E402
 from anyregion.serve.options import ServeOptions  # noqa: E402
+from anyregion.serve.project.imports import Import  # noqa: E402
 
 
 @contextmanager
-def serving(recognizer: Recognizer, **options: Any) -> Iterator[str]:
+def serving(recognizer: Recognizer, content: Import | None = None, **options: Any) -> Iterator[str]:
     """Serve in a thread; yields the address."""
-    app = create_app(lambda: recognizer, ServeOptions(**options))
+    app = create_app(lambda: recognizer, ServeOptions(**options), content)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="on")
     server = uvicorn.Server(config)

@@ -45,9 +45,11 @@ export function showPhotographs(project, current, choose) {
     button.setAttribute("aria-current", image.id === current ? "true" : "false");
   }
   for (const item of shown.values()) item.remove();
-  $("drop-hint").textContent = project.scanning
-    ? "Reading the folder of photographs …"
-    : `Drop photographs anywhere on this page. They stay on this machine.${project.unreadable ? ` ${project.unreadable} files of the folder are no images.` : ""}`;
+  const hints = ["Drop photographs anywhere on this page. They stay on this machine."];
+  if (project.unreadable) hints.push(`${project.unreadable} files of the folder are no images.`);
+  if (project.imported?.set_aside)
+    hints.push(`${project.imported.set_aside} of the file's regions and images cannot be used; the service says why.`);
+  $("drop-hint").textContent = project.scanning ? "Reading the photographs and regions …" : hints.join(" ");
 }
 
 export function showWords(project, remove) {

@@ -36,6 +36,7 @@ export class Project extends EventTarget {
     this.model = status.model;
     this.scanning = status.scanning;
     this.unreadable = status.unreadable;
+    this.imported = status.imported;
     this.take(status);
     if (status.seq > this.seq) this.merge(await api.eventsSince(this.seq));
     this.changed("images");

@@ -15,12 +15,14 @@ from anyregion.errors import AnyRegionError
 from anyregion.region_encoder import RegionEmbeddings, name_embedded
 from anyregion.serve.engine import Engine
 from anyregion.serve.project.events import ProjectRegion, prompt_regions
+from anyregion.serve.project.seen import Key, SeenRegions
 from anyregion.serve.project.store import ProjectStore
 from anyregion.serve.service import Service
 from anyregion.teaching.classifier import word_probabilities
 from anyregion.teaching.corrections import CorrectedImage
 from anyregion.teaching.features import Layout, feature_rows, likeness
 from anyregion.teaching.queue import doubt, order_regions
+from anyregion.teaching.region_table import RegionTable
 from anyregion.teaching.teacher import Teacher
 from anyregion.teaching.vocabulary import TaughtVocabulary
 from anyregion.vocabulary import Vocabulary, name_key
@@ -29,17 +31,6 @@ log = logging.getLogger("anyregion.serve")
 TOP = 5
 """Names that are offered of a region: one a key."""
 QUEUE = 200
-
-Key = tuple[str, str]
-"""Image and region."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Embedded:
-    """A region as the model sees it, and the prompt that it was then."""
-
-    prompt: Mapping[str, Any]
-    embedded: RegionEmbeddings
 
 
 @dataclass(frozen=True)
@@ -69,13 +60,16 @@ class Assistant:
     Args:
         service: the model and its images.
         store: the project.
+        stored: regions that the model saw before the service was started.
     """
 
-    def __init__(self, service: Service, store: ProjectStore) -> None:
+    def __init__(
+        self, service: Service, store: ProjectStore, stored: RegionTable | None = None
+    ) -> None:
         self.service, self.store = service, store
         self.lesson = Lesson()
         self.learning = False
-        self._embedded: dict[Key, _Embedded] = {}
+        self._seen = SeenRegions(stored)
         self._taught: TaughtVocabulary | None = None
         self._teacher: Teacher | None = None
         # what the teacher knows: prompt and label of each region
@@ -101,7 +95,7 @@ class Assistant:
             if event["kind"] != "words":
                 self._names.pop(event["image"], None)
                 if event["kind"] in ("remove", "move", "add"):
-                    self._embedded.pop((event["image"], event["region"]), None)
+                    self._seen.forget((event["image"], event["region"]))
         self._changed.set()
 
     async def names(self, image: str) -> dict[str, Any]:
@@ -147,7 +141,7 @@ class Assistant:
         """
         await self._embed(image)
         others = [key for key in self._unnamed() if key != (image, region)]
-        if (image, region) not in self._embedded or not others:
+        if (image, region) not in self._seen or not others:
             return []
         (one, layout), *rows = [self._row(key) for key in [(image, region), *others]]
         everything = np.concatenate([row for row, _ in rows])  # (N, F)
@@ -168,7 +162,7 @@ class Assistant:
 
     def _row(self, key: Key) -> tuple[NDArray[np.float32], Layout]:
         """`(1, F)` features of a region, and their layout."""
-        features = feature_rows(self._embedded[key].embedded, self.store.images[key[0]].size)
+        features = feature_rows(self._seen[key], self.store.images[key[0]].size)
         return features.rows, features.layout
 
     def _unnamed(self) -> list[Key]:
@@ -178,18 +172,12 @@ class Assistant:
             (image, name)
             for image in self.store.images
             for name, region in regions.get(image, {}).items()
-            if not region.named and (image, name) in self._embedded
+            if not region.named and (image, name) in self._seen
         ]
 
     async def _embed(self, image: str) -> None:
         """Let the model look at the regions of an image that it has not seen as they are."""
-        regions = dict(self.store.state.regions.get(image, {}))
-        missing = {
-            name: region.prompt
-            for name, region in regions.items()
-            if (image, name) not in self._embedded
-            or self._embedded[image, name].prompt != region.prompt
-        }
+        missing = self.look_up(image)
         if not missing:
             return
         engine, _ = await self.service.ready()
@@ -202,21 +190,24 @@ class Assistant:
             )
             return embedded
 
-        embedded = await asyncio.wrap_future(engine.call(embed))
-        for i, (name, prompt) in enumerate(missing.items()):
-            self._embedded[image, name] = _Embedded(prompt, _row(embedded, i))
+        self._seen.add(image, missing, await asyncio.wrap_future(engine.call(embed)))
         self._names.pop(image, None)
+
+    def look_up(self, image: str) -> Mapping[str, Mapping[str, Any]]:
+        """The prompts of an image's regions that the model has to look at, by their ids."""
+        regions = dict(self.store.state.regions.get(image, {}))
+        return self._seen.look_up(image, {name: r.prompt for name, r in regions.items()})
 
     def _name(
         self, engine: Engine, image: str, vocabulary: TaughtVocabulary
     ) -> dict[str, dict[str, Any]]:
         """The names of an image's regions that the model has seen; in the engine's thread."""
         regions = self.store.state.regions.get(image, {})
-        names = [name for name in list(regions) if (image, name) in self._embedded]
+        names = [name for name in list(regions) if (image, name) in self._seen]
         if not names:
             return {}
         encoder, size = engine.recognizer.encoder, self.store.images[image].size
-        embedded = _stack([self._embedded[image, name].embedded for name in names])
+        embedded = self._seen.stack([(image, name) for name in names])
         named = name_embedded(encoder, embedded, vocabulary, size, top_k=TOP, score=None)
         words = vocabulary.vocabulary.names
         return {
@@ -238,7 +229,7 @@ class Assistant:
         encoder, images = engine.recognizer.encoder, self.store.images
         rows, probabilities = [], []
         for image, name in keys:
-            embedded, size = self._embedded[image, name].embedded, images[image].size
+            embedded, size = self._seen[image, name], images[image].size
             rows.append(self._row((image, name))[0])
             if taught.classifier is None:
                 said = word_probabilities(encoder, embedded.embeddings, taught.matrix)
@@ -294,7 +285,7 @@ class Assistant:
                 await self._embed(image)
             except AnyRegionError as error:
                 log.warning("regions of a photograph were not learnt: %s", error)
-        named = {key: region for key, region in named.items() if key in self._embedded}
+        named = {key: region for key, region in named.items() if key in self._seen}
         wanted = {key: (region.prompt, region.label) for key, region in named.items()}
         if words == self._words and wanted == self._learnt and self._taught is not None:
             return
@@ -341,7 +332,7 @@ class Assistant:
         teacher.add_embedded(
             CorrectedImage(photograph.name, image, photograph.size),
             regions,
-            _stack([self._embedded[key].embedded for key in keys]),
+            self._seen.stack(keys),
             [wanted[key][1] for key in keys],
         )
 
@@ -372,27 +363,3 @@ def _listed(teacher: Teacher) -> Sequence[str]:
 def _keys(names: Sequence[str]) -> set[str]:
     """Names as far as they are told apart."""
     return {name_key(name) for name in names}
-
-
-def _row(embedded: RegionEmbeddings, i: int) -> RegionEmbeddings:
-    """One row, by itself."""
-    features = embedded.features
-    return RegionEmbeddings(
-        embedded.embeddings[i : i + 1].copy(),
-        embedded.boxes[i : i + 1].copy(),
-        features=None
-        if features is None
-        else {n: v[i : i + 1].copy() for n, v in features.items()},
-    )
-
-
-def _stack(rows: Sequence[RegionEmbeddings]) -> RegionEmbeddings:
-    """Rows of several regions as one."""
-    names = rows[0].features
-    return RegionEmbeddings(
-        np.concatenate([row.embeddings for row in rows]),
-        np.concatenate([row.boxes for row in rows]),
-        features=None
-        if names is None
-        else {n: np.concatenate([(row.features or {})[n] for row in rows]) for n in names},
-    )

@@ -23,6 +23,13 @@ from anyregion.masks import segmentation_to_rle
 from anyregion.serve.http import json_body, route, text_of
 from anyregion.serve.project.assistant import Assistant
 from anyregion.serve.project.events import prompt_regions
+from anyregion.serve.project.imports import (
+    Import,
+    ImportReport,
+    add_photographs,
+    import_regions,
+    statistics,
+)
 from anyregion.serve.project.store import ProjectImage, ProjectStore
 from anyregion.serve.requests import known_keys
 from anyregion.serve.service import Service, UnknownItemError
@@ -34,20 +41,28 @@ MOST_ALIKE = 60
 class ProjectRoutes:
     """The handlers of one project."""
 
-    def __init__(self, service: Service, folder: Path, photographs: Path | None) -> None:
-        self.service, self.photographs = service, photographs
+    def __init__(
+        self,
+        service: Service,
+        folder: Path,
+        photographs: Path | None,
+        content: Import | None = None,
+    ) -> None:
+        self.service, self.photographs, self.content = service, photographs, content
         self.store = ProjectStore(folder, service.options)
         service.read_photograph = self.store.read
-        self.assistant = Assistant(service, self.store)
+        table = None if content is None else content.table
+        self.assistant = Assistant(service, self.store, table)
         self.unreadable = 0
+        self.imported: ImportReport | None = None
         self._scanning: asyncio.Task[None] | None = None
         self._exports: list[Path] = []
 
     def start(self) -> None:
         """Begin to read the folder of photographs, and to learn."""
         self.assistant.start()
-        if self.photographs is not None:
-            self._scanning = asyncio.create_task(self._scan(self.photographs))
+        if self.photographs is not None or self.content is not None:
+            self._scanning = asyncio.create_task(self._scan())
 
     async def stop(self) -> None:
         """Let another service work in the project."""
@@ -72,13 +87,21 @@ class ProjectRoutes:
             route("/v1/project/export", self.export, "POST"),
         ]
 
-    async def _scan(self, folder: Path) -> None:
-        images = self.store.add_folder(folder)
-        while True:
-            image = await asyncio.to_thread(next, images, ...)
-            if image is ...:
-                return
+    async def _scan(self) -> None:
+        content = self.content
+        if content is not None:
+            await asyncio.to_thread(add_photographs, self.store, content)
+        images = iter(()) if self.photographs is None else self.store.add_folder(self.photographs)
+        while (image := await asyncio.to_thread(next, images, ...)) is not ...:
             self.unreadable += image is None
+        if content is None:
+            return
+        before = len(self.store.events)
+        self.imported = await asyncio.to_thread(import_regions, self.store, content)
+        self.assistant.notice(self.store.since(before))
+        # of regions that were seen before, queue and likeness know at once
+        for name in list(self.store.state.regions):
+            self.assistant.look_up(name)
 
     async def status(self, _: Request) -> Response:
         """Photographs, how many regions each has, and what was learnt."""
@@ -104,6 +127,7 @@ class ProjectRoutes:
                 "images": images,
                 "scanning": scanning is not None and not scanning.done(),
                 "unreadable": self.unreadable,
+                "imported": statistics(self.imported),
                 "learning": self.assistant.learning,
                 "lesson": asdict(self.assistant.lesson),
                 "formats": list(WRITERS),

@@ -177,6 +177,11 @@ class ProjectStore:
                 continue
             yield self._add(image)
 
+    def add_known(self, image: ProjectImage) -> None:
+        """Add a photograph by reference whose size and digest are known: its file is not read."""
+        if image.id not in self.images:
+            self._add(image)
+
     def read(self, image: str) -> bytes | None:
         """A photograph's file; None where it is not one of the project's, or is not there."""
         if image not in self.images:
