@@ -25,6 +25,7 @@ GROUPS = {
     "data": "annotated images",
     "evaluate": "measure a model on annotated images",
     "transfer": "a backbone carried over to another task",
+    "cvat": "tasks on a CVAT server",
 }
 # each is a module with `add_arguments(parser)` and `run(arguments)`: `data check` is `data_check`
 COMMANDS = {
@@ -60,6 +61,8 @@ COMMANDS = {
     "export-labels": "the names of a run for an annotation tool or a trainer",
     "export": "a backbone for torchvision, timm, Hugging Face or detectron2",
     "export-onnx": "a RegionSpot as ONNX graphs, which need no torch",
+    "cvat name": "name what is drawn in a CVAT task, in place",
+    "cvat restore": "the labels back that a CVAT task had before",
     "serve": "name regions over HTTP, for tools and pages of this machine",
     "reproduce": "a table of the papers: checked, or run, at full size or scaled",
     "models": "models and vocabularies, and which are here",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +119,27 @@ def _pair(text: str) -> list[str]:
 
 
 def _mask(attributes: dict[str, str], size: tuple[int, int]) -> RLE:
-    """A mask: runs row by row within its box, the first of them outside."""
     left, top, width, height = (
         int(float(attributes[key])) for key in ("left", "top", "width", "height")
     )
-    rows, columns = size
+    runs = [int(v) for v in attributes["rle"].split(",")]
+    return mask_of_runs(runs, (left, top, width, height), size)
+
+
+def mask_of_runs(
+    runs: Sequence[int], place: tuple[int, int, int, int], size: tuple[int, int]
+) -> RLE:
+    """CVAT's mask: runs row by row within its box, the first of them outside.
+
+    Args:
+        runs: the lengths.
+        place: left, top, width and height of the box.
+        size: `(height, width)` of the image.
+
+    Raises:
+        InputError: a box that does not lie in the image, or runs that do not fill it.
+    """
+    (left, top, width, height), (rows, columns) = place, size
     if min(size) <= 0:
         raise InputError("a mask in an image without width and height")
     inside = 0 <= left <= left + width <= columns and 0 <= top <= top + height <= rows
@@ -130,9 +147,9 @@ def _mask(attributes: dict[str, str], size: tuple[int, int]) -> RLE:
         raise InputError(
             f"a mask of {width} x {height} at {left}, {top} in an image of {columns} x {rows}"
         )
-    runs = np.array([int(v) for v in attributes["rle"].split(",")], dtype=np.int64)
-    if (runs < 0).any() or runs.sum() != width * height:
+    lengths = np.array(runs, dtype=np.int64)
+    if (lengths < 0).any() or lengths.sum() != width * height:
         raise InputError(f"the runs of a mask do not fill its {width} x {height} pixels")
-    values = np.arange(len(runs)) % 2 == 1
-    crop = np.repeat(values, runs).reshape(height, width)
+    values = np.arange(len(lengths)) % 2 == 1
+    crop = np.repeat(values, lengths).reshape(height, width)
     return encode_crop(crop, left, top, size=(rows, columns))
