@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from anyregion.index import RegionIndex
-from index_scale import family
+from index_scale import family, own_memory
 
 
 def command(args: argparse.Namespace, out: Path, *more: str) -> list[str]:
@@ -47,22 +47,29 @@ def start(line: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True)
 
 
-def run(line: list[str], out: Path, log: Path) -> dict[str, float]:
-    """The command, undisturbed: seconds, CPU seconds of it and all that it started, and how many of
-    these it took until a shard was there.
+def run(line: list[str], out: Path, log: Path) -> dict[str, Any]:
+    """The command, undisturbed: seconds, CPU seconds of it and all that it started, how many of
+    these it took until a shard was there, and MB of its largest process after each quarter.
     """
     cpu: dict[int, float] = {}
+    memory: dict[int, float] = {}
     started, first = time.perf_counter(), 0.0
     process = start(line, log)
     while process.poll() is None:
         cpu |= {member: cpu_seconds(member) for member in family(process.pid)}
         if not first and whole_shards(out):
             first = sum(cpu.values())
+        if (shards := whole_shards(out)) not in memory:
+            memory[shards] = max(map(own_memory, cpu), default=0.0)
         time.sleep(0.2)
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(line)} ended with {process.returncode}: see {log}")
     cost = {"seconds": time.perf_counter() - started, "cpu": sum(cpu.values()), "first": first}
-    return {name: round(value, 2) for name, value in cost.items()}
+    stated: dict[str, Any] = {name: round(value, 2) for name, value in cost.items()}
+    total = whole_shards(out)
+    # the last one is looked at before its end
+    quarters = [max((n for n in memory if n <= total * q / 4), default=0) for q in (1, 2, 3, 4)]
+    return {**stated, "memory": [round(memory[n]) for n in quarters]}
 
 
 def cpu_seconds(process: int) -> float:
@@ -92,7 +99,7 @@ def whole_shards(out: Path) -> int:
     return len(list(out.glob("shards/*.regions.parquet")))
 
 
-def kill_local(args: argparse.Namespace, out: Path, cost: dict[str, float]) -> list[dict[str, Any]]:
+def kill_local(args: argparse.Namespace, out: Path, cost: dict[str, Any]) -> list[dict[str, Any]]:
     """Run the command and kill it; of each kill what, when, and how many shards were whole."""
     chance, log = np.random.default_rng(args.seed), args.work / "killed.log"
     pause = cost["first"] + (cost["cpu"] - cost["first"]) / (1.5 * args.kills)
@@ -131,7 +138,7 @@ def kill_local(args: argparse.Namespace, out: Path, cost: dict[str, float]) -> l
     return kills
 
 
-def kill_nodes(args: argparse.Namespace, out: Path, cost: dict[str, float]) -> list[dict[str, Any]]:
+def kill_nodes(args: argparse.Namespace, out: Path, cost: dict[str, Any]) -> list[dict[str, Any]]:
     """Run the command on two nodes of Ray, and kill the second one again and again."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster

@@ -73,7 +73,7 @@ def measured() -> Iterator[Cost]:
 
     def watch() -> None:
         while not ended.wait(0.5):
-            cost.memory = max(cost.memory, sum(map(_own_memory, family(os.getpid()))))
+            cost.memory = max(cost.memory, sum(map(own_memory, family(os.getpid()))))
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
@@ -104,7 +104,8 @@ def family(process: int) -> list[int]:
     return members
 
 
-def _own_memory(process: int) -> float:
+def own_memory(process: int) -> float:
+    """What a process holds alone, in MB."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended

@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=shared.positive,
         metavar="N",
         help="images that are saved together, and lost together where a worker is killed (default: "
-        "512; 64 of fewer than 8,192 images). Fewer for slow models",
+        "512, or a 64th of a smaller collection, at least 16). Fewer for slow models",
     )
     work.add_argument("--overwrite", action="store_true", help="begin anew in INDEX")
     work.add_argument(
