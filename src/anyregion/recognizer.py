@@ -179,7 +179,7 @@ class Recognizer:
             InputError: a region that does not lie in its image, numbers that are not finite.
         """
         fitted = [
-            _fit(r, size_of(p), f"image {i}")
+            fit_regions(r, size_of(p), f"image {i}")
             for i, (p, r) in enumerate(zip(images, regions, strict=True))
         ]
         embedded = self.encoder.embed_regions(self.encoder.encode_images(images), fitted)
@@ -224,7 +224,7 @@ class Recognizer:
         encoded, size = self._image
         encoded_vocabulary = self.encode_vocabulary(vocabulary)
         (predictions,) = self.predict_encoded(
-            [encoded], [_fit(regions, size, "the image")], [size], encoded_vocabulary,
+            [encoded], [fit_regions(regions, size, "the image")], [size], encoded_vocabulary,
             top_k=top_k, score=score, masks=masks, multimask=multimask,
         )  # fmt: skip
         return predictions
@@ -259,7 +259,8 @@ class Recognizer:
         pixels = [read_image(image) for image in images]
         sizes = [(p.shape[0], p.shape[1]) for p in pixels]
         fitted = [
-            _fit(r, s, f"image {i}") for i, (r, s) in enumerate(zip(regions, sizes, strict=True))
+            fit_regions(r, s, f"image {i}")
+            for i, (r, s) in enumerate(zip(regions, sizes, strict=True))
         ]
         return self.predict_encoded(
             self.encoder.encode_images(pixels), fitted, sizes, encoded_vocabulary,
@@ -357,7 +358,17 @@ class Recognizer:
         )
 
 
-def _fit(regions: Regions, size: tuple[int, int], image: str) -> Regions:
+def fit_regions(regions: Regions, size: tuple[int, int], image: str) -> Regions:
+    """Regions of one image, clipped to it.
+
+    Args:
+        regions: as the caller gave them.
+        size: `(height, width)`.
+        image: what the image is called in errors.
+
+    Raises:
+        InputError: not `Regions`, fractions in place of pixels, or one that lies outside.
+    """
     if not isinstance(regions, Regions):
         raise InputError(
             f"{image}: regions must be Regions, not {type(regions).__name__}: "

@@ -136,7 +136,7 @@ class TiledEncoder:
         features: bool = False,
     ) -> list[RegionEmbeddings]:
         """See `RegionEncoder`. Where an image has tiles, there are no `mask_logits` of it."""
-        plans = [self._plan(image, r) for image, r in zip(encoded, regions, strict=True)]
+        plans = [self.plan(image, r) for image, r in zip(encoded, regions, strict=True)]
         options: dict[str, bool] = {"masks": masks, "multimask": multimask}
         if features:  # else an encoder without that argument will do
             options["features"] = True
@@ -158,7 +158,7 @@ class TiledEncoder:
             results.append(_join(parts, list(plan.values())) if len(parts) > 1 else whole)
         return results
 
-    def _plan(self, image: TiledImage, regions: Regions) -> dict[Window | None, list[int]]:
+    def plan(self, image: TiledImage, regions: Regions) -> dict[Window | None, list[int]]:
         """By tile, and first for the whole image (None), the rows of the regions that it is for."""
         plan: dict[Window | None, list[int]] = {None: []}
         if not image.sides:

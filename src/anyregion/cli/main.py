@@ -34,6 +34,7 @@ COMMANDS = {
     "name": "name the regions of an index, without its images",
     "search": "regions of an index that are most like words or a region",
     "stats": "what an index holds: counts by name, doubt, near duplicates",
+    "explain": "what a region looked at when it was named",
     "teach": "learn names from corrected regions, in seconds",
     "review": "a run's regions in one HTML file, to be corrected in any browser",
     "queue": "which regions are best corrected next",

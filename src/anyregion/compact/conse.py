@@ -60,15 +60,22 @@ class Conse:
         embeddings = np.zeros((len(pooled), self.classes.shape[1]), dtype=np.float32)
         for start in range(0, len(pooled), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
-            logits = pooled[rows] @ self.weight.T + self.bias  # (n, 1000)
-            highest = logits.max(axis=1, keepdims=True)
-            total = np.exp((logits - highest) / TEMPERATURE).sum(axis=1, keepdims=True)
-            best = np.argpartition(-logits, BEST_CLASSES - 1, axis=1)[:, :BEST_CLASSES]  # (n, 30)
-            best_logits = np.take_along_axis(logits, best, axis=1)
-            # of all classes' softmax: they do not add up to 1, and a doubtful region stays short
-            probabilities = np.exp((best_logits - highest) / TEMPERATURE) / total
+            best, probabilities = self.best_classes(pooled[rows])
             embeddings[rows] = np.einsum("nk,nke->ne", probabilities, self.classes[best])
         return embeddings
+
+    def best_classes(self, pooled: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """The classes that stand for each of `(n, 1280)`, and their probabilities; both `(n, 30)`.
+
+        In no order. The probabilities are of all classes' softmax: they do not add up to 1, and a
+        doubtful region stays short.
+        """
+        logits = pooled @ self.weight.T + self.bias  # (n, 1000)
+        highest = logits.max(axis=1, keepdims=True)
+        total = np.exp((logits - highest) / TEMPERATURE).sum(axis=1, keepdims=True)
+        best = np.argpartition(-logits, BEST_CLASSES - 1, axis=1)[:, :BEST_CLASSES]  # (n, 30)
+        best_logits = np.take_along_axis(logits, best, axis=1)
+        return best, np.exp((best_logits - highest) / TEMPERATURE) / total
 
 
 @cache

@@ -58,6 +58,7 @@ from anyregion.compact.region_head import (
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.data.features import Features, to_half
 from anyregion.errors import InputError
+from anyregion.explanation import AnswerParts, Attention
 from anyregion.files import atomic_path, writing
 from anyregion.images import Pixels
 from anyregion.masks import RLE
@@ -289,6 +290,15 @@ class CompactEncoder:
                 )
             )
         return results
+
+    def explain_region(
+        self, encoded: FeaturePyramid, region: Regions, matrix: NDArray[np.float32], *, layer: int
+    ) -> tuple[Attention, AnswerParts]:
+        """See `explanation.Explainer`."""
+        from anyregion.compact.explain import explain_region
+
+        (embedded,) = self.embed_regions([encoded], [region])
+        return explain_region(self, encoded, region, embedded.boxes, matrix, layer=layer)
 
     def _decode_masks(
         self, pyramid: FeaturePyramid, prompts: Regions, boxes: Boxes

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from anyregion.errors import InputError
-from anyregion.images import Pixels
 from anyregion.regions import Regions
-from anyregion.regionspot.encoder import EncodedImage, RegionSpotEncoder
+
+if TYPE_CHECKING:
+    from anyregion.regionspot.encoder import EncodedImage, RegionSpotEncoder
 
 
 @torch.inference_mode()
@@ -40,14 +42,3 @@ def attention_maps(
     cells = weights[layer][0].mean(dim=0)[:, -height * width :]  # (N, h w)
     maps: NDArray[np.float32] = cells.reshape(-1, height, width).float().cpu().numpy()
     return maps
-
-
-def overlay_attention(pixels: Pixels, attention: NDArray[np.float32]) -> Image.Image:
-    """One region's map `(h, w)` over its image: bright and warm where it attends, else dim."""
-    height, width = pixels.shape[:2]
-    peak = float(attention.max()) or 1.0
-    heat = Image.fromarray((attention / peak * 255).astype(np.uint8))
-    strength = np.asarray(heat.resize((width, height), Image.Resampling.BICUBIC))[..., None] / 255.0
-    warm = np.array([255, 170, 0])
-    mixed = pixels * (0.35 + 0.4 * strength) + warm * 0.25 * strength
-    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))

@@ -15,6 +15,7 @@ from torch import Tensor
 from anyregion.baselines.embedder import DenseMap
 from anyregion.baselines.pooling import DecodedMasks, pool
 from anyregion.errors import InputError
+from anyregion.explanation import Attention
 from anyregion.images import Pixels
 from anyregion.localizers.protocol import Localizer, RegionTokens, TokenSource
 from anyregion.masks import RLE, mask_box
@@ -241,6 +242,26 @@ class RegionSpotEncoder:
                 seen = self._features(image, r, result.tokens, e) if features else None
                 results.append(_rank_candidates(image, r, result, e, rles, seen))
         return results
+
+    def explain_region(
+        self, encoded: EncodedImage, region: Regions, matrix: NDArray[np.float32], *, layer: int
+    ) -> tuple[Attention, None]:
+        """See `explanation.Explainer`: what the cosines are the sum of is not known."""
+        from anyregion.regionspot.attention import attention_maps
+
+        del matrix
+        weights = attention_maps(self, encoded, region, layer=layer)[0]  # (h, w)
+        height, width = encoded.size
+        config = self.adapter.config
+        attention = Attention(
+            weights=weights,
+            extent=np.array([0, 0, width, height], dtype=np.float64),  # the image is squashed
+            elsewhere=1 - float(weights.sum()),
+            layer=layer % config.layers + 1,
+            layers=config.layers,
+            heads=config.heads,
+        )
+        return attention, None
 
     def _features(
         self, image: EncodedImage, regions: Regions, tokens: Tensor, embeddings: Tensor

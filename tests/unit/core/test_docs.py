@@ -32,3 +32,9 @@ def test_teaching(tmp_path: Path) -> None:
     names = run_blocks("guides/teaching.md")
     assert names["teacher"].vocabulary().vocabulary.names == ("cup", "spoon", "my cup")
     assert (tmp_path / "my.vocab").is_file()
+
+
+def test_what_an_answer_is_made_of(tmp_path: Path) -> None:
+    names = run_blocks("guides/explain.md")
+    assert names["explanation"].labels[0] == "helmet"
+    assert (tmp_path / "helmet.png").is_file()

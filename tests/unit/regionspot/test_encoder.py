@@ -14,9 +14,11 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from anyregion import InputError, Recognizer, Regions, Vocabulary
+from anyregion.drawing.attention import overlay_attention
+from anyregion.explain import explain
 from anyregion.images import Pixels
 from anyregion.region_encoder import REGIONS_AT_ONCE
-from anyregion.regionspot.attention import attention_maps, overlay_attention
+from anyregion.regionspot.attention import attention_maps
 from anyregion.regionspot.encoder import RegionSpotEncoder
 from anyregion.runs.recognize import RunReport, recognize_images
 from tests.helpers.toy_regionspot import SMALL, WORDS, toy_encoder
@@ -193,3 +195,24 @@ def test_a_point_gets_the_box_of_its_mask_or_stays_inside_the_image() -> None:
     assert recognizer.predict(point, WORDS).boxes.tolist() == [[0, 0, 18, 19]]
     masked = recognizer.predict(point, WORDS, masks=True)  # the toy's masks cover the image
     assert masked.boxes.tolist() == [[0, 0, 60, 40]]
+
+
+def test_an_answer_is_explained_by_its_cross_attention() -> None:
+    """With random weights: the numbers and not their sense."""
+    recognizer = Recognizer(toy_encoder(), cache=None)
+    image, region = np.full((10, 20, 3), 90, np.uint8), Regions.from_boxes([[2, 2, 9, 8]])
+    explanation = explain(recognizer, image, region, WORDS)
+    (named,) = recognizer.recognize([image], [region], WORDS)
+    assert explanation.labels == named[0].labels
+    (encoded,) = recognizer.encoder.encode_images([image])
+    maps = attention_maps(recognizer.encoder, encoded, region)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(explanation.attention.weights, maps[0])
+    assert explanation.attention.elsewhere == pytest.approx(1 - float(maps[0].sum()), abs=1e-6)
+    assert (explanation.attention.layers, explanation.attention.heads) == (3, 4)
+    unit = named.embeddings[0] / np.linalg.norm(named.embeddings[0])
+    matrix = recognizer.encode_vocabulary(WORDS).matrix
+    np.testing.assert_allclose(explanation.cosines, (matrix @ unit)[named.indices[0]], atol=1e-5)
+    assert explanation.parts is None
+    assert "parts" not in explanation.to_dict()
+    with pytest.raises(InputError, match="no 7"):
+        explain(recognizer, image, region, WORDS, layer=7)
