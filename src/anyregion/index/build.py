@@ -33,8 +33,8 @@ from anyregion.runs.processes import CountDone
 
 # images whose bytes are in memory together, where they are no plain files
 _AT_ONCE = 16
-# shards of a small collection are so many that several workers end together. A shard costs 0.013 CPU
-# s beside its images, of which 16 take `compact` 1.3
+# shards of a small collection are so many that several workers end together. One costs 0.013 CPU s
+# beside its images, of which 16 take `compact` 1.3
 _MOST_IMAGES_OF_SHARD, _FEWEST_IMAGES_OF_SHARD, _SHARDS = 512, 16, 64
 # side of the image that tells how wide a model's embeddings are
 _SIDE = 64
