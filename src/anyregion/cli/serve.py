@@ -34,6 +34,7 @@ http://127.0.0.1:8750/openapi.json describes all routes; docs/guides/service.md 
 
 """
 TOKEN_VARIABLE = "ANYREGION_TOKEN"
+LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_API_KEY"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -93,6 +94,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an index (of anyregion index --features) that has the photographs of --regions: they "
         "are in the project where they lie, and what the index has of a region is not looked at "
         "again",
+    )
+    group = parser.add_argument_group("Label Studio (docs/guides/label_studio.md)")
+    group.add_argument(
+        "--label-studio-url",
+        metavar="URL",
+        help="its address: images of its tasks are fetched there, and nowhere else",
+    )
+    group.add_argument(
+        "--label-studio-token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a file with a token of a user of it (or set {LABEL_STUDIO_VARIABLE})",
+    )
+    group.add_argument(
+        "--label-studio-files",
+        type=Path,
+        metavar="DIR",
+        help="the folder that it serves as /data/local-files/: images are read there",
+    )
+    group.add_argument(
+        "--label-studio-uploads",
+        type=Path,
+        metavar="DIR",
+        help="the folder of its uploads (media/upload in its data folder): images are read there",
     )
     group = parser.add_argument_group("who may ask")
     group.add_argument(
@@ -196,6 +221,9 @@ def run(args: argparse.Namespace) -> int:
             stated = {**asdict(options), "uploads": str(options.uploads or Path(folder) / "images")}
             stated["folder"] = None if options.folder is None else str(options.folder.resolve())
             stated["project"] = stated["photographs"] = None
+            for key in ("files", "uploads"):
+                place = getattr(options.label_studio, key)
+                stated["label_studio"][key] = None if place is None else str(place.resolve())
             os.environ[OPTIONS_VARIABLE] = json.dumps({"model": asdict(model), "options": stated})
             uvicorn.run(
                 "anyregion.serve.app:from_environment",
@@ -252,19 +280,18 @@ def _model(args: argparse.Namespace) -> ModelOptions:
 
 
 def _options(args: argparse.Namespace) -> ServeOptions:
-    from anyregion.serve.options import MEBIBYTE, ServeOptions
+    from anyregion.serve.options import MEBIBYTE, LabelStudioOptions, ServeOptions
 
-    token = os.environ.get(TOKEN_VARIABLE) or None
-    if args.token_file is not None:
-        token = read_text(args.token_file).strip()
-        if not token:
-            raise InputError(f"{args.token_file}: there is no token in it")
+    key = _secret(args.label_studio_token_file, LABEL_STUDIO_VARIABLE)
+    for folder in (args.label_studio_files, args.label_studio_uploads):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder")
     return ServeOptions(
         host=_in_url(args.host),
         port=args.port,
         allowed_hosts=tuple(args.allow_host),
         allowed_origins=tuple(args.allow_origin),
-        token=token,
+        token=_secret(args.token_file, TOKEN_VARIABLE),
         vocabulary=args.vocabulary,
         folder=args.vocabularies,
         project=args.project,
@@ -278,7 +305,23 @@ def _options(args: argparse.Namespace) -> ServeOptions:
         queue=args.queue,
         batch=args.batch_size,
         timeout=float(args.timeout),
+        label_studio=LabelStudioOptions(
+            url=args.label_studio_url,
+            key=key,
+            files=args.label_studio_files,
+            uploads=args.label_studio_uploads,
+        ),
     )
+
+
+def _secret(path: Path | None, variable: str) -> str | None:
+    """A token from a file or the environment."""
+    if path is None:
+        return os.environ.get(variable, "").strip() or None
+    token = read_text(path).strip()
+    if not token:
+        raise InputError(f"{path}: there is no token in it")
+    return token
 
 
 def _in_url(host: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from anyregion.data.annotations.cvat import OTHER_SHAPES, SHAPES
 from anyregion.data.annotations.label_studio import (
-    label_key,
     newest_results,
     regions_of,
     shape_of,
@@ -22,7 +21,7 @@ from anyregion.data.annotations.xml_reading import read_xml
 from anyregion.errors import InputError
 from anyregion.files import read_json, write_json, writing
 from anyregion.io.labels import LabelledRegion
-from anyregion.io.writers.label_studio import prediction
+from anyregion.io.writers.label_studio import named_results, prediction
 from anyregion.io.writers.writing import add_element, write_xml, xml_text
 from anyregion.vocabulary import name_key
 
@@ -134,7 +133,7 @@ def _label_studio(content: Any, names: Names, out: Path) -> RelabelReport:
             if region is None:
                 report.left += 1
                 continue
-            results += _named_results(shape, parts, region)
+            results += named_results(shape, parts, [region.label], region.score)
             report.named += 1
         if results:
             made = prediction(results)
@@ -147,22 +146,6 @@ def _label_studio(content: Any, names: Names, out: Path) -> RelabelReport:
         _write(path, value)
         report.files.append(path)
     return report
-
-
-def _named_results(
-    shape: dict[str, Any], parts: list[Any], region: LabelledRegion
-) -> list[dict[str, Any]]:
-    """The results of one region under its new name: one, or a shape and a label that it has."""
-    score = {} if region.score is None else {"score": region.score}
-    kind = str(shape["type"])
-    if kind.endswith("labels"):
-        value = {**shape["value"], kind: [region.label]}
-        return [{**shape, "value": value, **score}]
-    # a shape whose label is a result of its own, of another control
-    label = next((p for p in parts if isinstance(p, dict) and label_key(p.get("value") or {})), {})
-    control = {"from_name": "label", "type": "labels", **label}
-    value = {**shape["value"], str(control["type"]): [region.label]}
-    return [{**shape, **score}, {**shape, **control, "value": value, **score}]
 
 
 def _cvat(source: Path, names: Names, out: Path) -> RelabelReport:

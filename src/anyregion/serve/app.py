@@ -23,9 +23,10 @@ from anyregion.recognizer import Recognizer
 from anyregion.serve.guards import App, Guard
 from anyregion.serve.http import error_response, json_body, route, text_of
 from anyregion.serve.images import EncodedImage
+from anyregion.serve.label_studio.routes import LabelStudioRoutes
 from anyregion.serve.metrics import Metrics
 from anyregion.serve.openapi import describe_api
-from anyregion.serve.options import ServeOptions
+from anyregion.serve.options import LabelStudioOptions, ServeOptions
 from anyregion.serve.page import page_routes
 from anyregion.serve.project.imports import Import
 from anyregion.serve.project.routes import ProjectRoutes
@@ -72,6 +73,10 @@ def from_environment() -> App:
         options[key] = None if options[key] is None else Path(options[key])
     for key in ("allowed_hosts", "allowed_origins"):
         options[key] = tuple(options[key])
+    places = options["label_studio"]
+    for key in ("files", "uploads"):
+        places[key] = None if places[key] is None else Path(places[key])
+    options["label_studio"] = LabelStudioOptions(**places)
     return create_app(ModelOptions(**stated["model"]).load, ServeOptions(**options))
 
 
@@ -87,6 +92,7 @@ def create_app(
     """
     metrics = Metrics()
     service = Service(load, options, metrics)
+    label_studio = LabelStudioRoutes(service)
     project: ProjectRoutes | None = None
     if options.project is not None:
         project = ProjectRoutes(service, options.project, options.photographs, content)
@@ -94,9 +100,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.start()
+        label_studio.backend.start()
         if project is not None:
             project.start()
         yield
+        await label_studio.backend.stop()
         if project is not None:
             await project.stop()
         await service.stop()
@@ -115,6 +123,7 @@ def create_app(
             route("/v1/vocabularies", routes.list_vocabularies, "GET"),
             route("/v1/vocabularies/{name}", routes.vocabulary, "GET", "PUT", "DELETE"),
             route("/v1/teach", routes.teach, "POST"),
+            *label_studio.routes(),
             *([] if project is None else [*project.routes(), *page_routes()]),
         ],
         exception_handlers={HTTPException: _http_error},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import json
 import logging
@@ -23,6 +24,8 @@ log = logging.getLogger("anyregion.serve")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 OPEN_ROUTES = ("/health",)
 """What answers without a token: that something runs is no secret."""
+BASIC_ROUTES = "/label-studio"
+"""What takes the token as a password, too: Label Studio knows Basic authentication alone."""
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -115,9 +118,11 @@ class Guard:
         if int(length) > self.options.max_body:
             return 413, "too_large", f"{self.options.max_body} bytes are the most"
         token = self.options.token
-        if token is not None and scope["path"].startswith(("/v1", "/metrics")):
-            expected = f"Bearer {token}".encode()
-            if not hmac.compare_digest(headers.get(b"authorization", b""), expected):
+        if token is not None and scope["path"].startswith(("/v1", "/metrics", BASIC_ROUTES)):
+            expected, stated = f"Bearer {token}".encode(), headers.get(b"authorization", b"")
+            if scope["path"].startswith(BASIC_ROUTES) and stated[:6].lower() == b"basic ":
+                stated = _basic_password(stated)
+            if not hmac.compare_digest(stated, expected):
                 return 401, "unauthorized", "a token is needed: Authorization: Bearer TOKEN"
         return None
 
@@ -158,6 +163,15 @@ async def _answer(send: Send, status: int, code: str, text: str) -> None:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _basic_password(header: bytes) -> bytes:
+    """The password of Basic authentication, of any user, as a header of the other kind."""
+    try:
+        decoded = base64.b64decode(header[6:].strip(), validate=True)
+    except ValueError:
+        return b""
+    return b"Bearer " + decoded.partition(b":")[2]
 
 
 def _without_port(host: str) -> str:

@@ -4,10 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from anyregion.errors import InputError
 
 MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelStudioOptions:
+    """Where the images of Label Studio's tasks are read from.
+
+    Attributes:
+        url: its address (`http://localhost:8080`); the only host that is ever asked. None for none.
+        key: a token of a user: a personal access token, or a legacy one. Without it the token that
+            Label Studio hands over with a project is tried.
+        files: the folder that it serves as `/data/local-files/`: images are read there.
+        uploads: the same for `/data/upload/`: `media/upload` of its data folder.
+    """
+
+    url: str | None = None
+    key: str | None = None
+    files: Path | None = None
+    uploads: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.url is None:
+            return
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        except ValueError:
+            sound = False
+        if not sound or parts.query or parts.fragment or parts.username is not None:
+            raise InputError(
+                f"the address of Label Studio must be http://HOST or https://HOST, perhaps with a "
+                f"port and a path, not {self.url!r:.100}"
+            )
+        object.__setattr__(self, "url", self.url.rstrip("/"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +74,7 @@ class ServeOptions:
         queue: requests that wait for the model; more are refused with 429.
         batch: requests that go through the model together.
         timeout: seconds for a request, from its first byte to its answer.
+        label_studio: for the back end of Label Studio.
     """
 
     host: str = "127.0.0.1"
@@ -62,6 +97,7 @@ class ServeOptions:
     queue: int = 64
     batch: int = 8
     timeout: float = 60.0
+    label_studio: LabelStudioOptions = LabelStudioOptions()
 
     def __post_init__(self) -> None:
         for name in (

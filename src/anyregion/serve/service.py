@@ -194,7 +194,7 @@ class Service:
         self,
         image: EncodedImage,
         regions: Regions,
-        source: str | list[str] | None,
+        source: str | list[str] | Vocabulary | None,
         options: NamingOptions,
     ) -> Predictions:
         """Name regions that fit their image.
@@ -279,7 +279,7 @@ class Service:
             assert taught is not None
             return taught
 
-        return await self._with_vocabularies(make)
+        return await self.with_vocabularies(make)
 
     async def read_vocabulary(self, name: str) -> TaughtVocabulary:
         """A vocabulary that is kept.
@@ -294,7 +294,7 @@ class Service:
                 raise UnknownItemError(f"no vocabulary {name[:80]!r}")
             return taught
 
-        return await self._with_vocabularies(read)
+        return await self.with_vocabularies(read)
 
     async def delete_vocabulary(self, name: str) -> None:
         """Remove a vocabulary, and all that it was taught.
@@ -307,7 +307,7 @@ class Service:
             if not vocabularies.delete(name):
                 raise UnknownItemError(f"no vocabulary {name!r}")
 
-        await self._with_vocabularies(delete)
+        await self.with_vocabularies(delete)
 
     async def teach(
         self,
@@ -338,14 +338,14 @@ class Service:
                 for image, region in forget:
                     teacher.forget(image, region)
                 for correction in corrections:
-                    added += _learn(teacher, correction)
+                    added += learn_correction(teacher, correction)
             taught = vocabularies.get(name)
             assert taught is not None
             return taught, added
 
-        return await self._with_vocabularies(learn)
+        return await self.with_vocabularies(learn)
 
-    async def _with_vocabularies(self, function: Callable[[VocabularyStore], T]) -> T:
+    async def with_vocabularies(self, function: Callable[[VocabularyStore], T]) -> T:
         """Run while nothing else uses the model: teaching embeds regions."""
         engine, vocabularies = await self.ready()
         result: T = await _result(engine.call(lambda: function(vocabularies)))
@@ -367,16 +367,11 @@ class Service:
         }
 
 
-def _learn(teacher: Teacher, correction: Correction) -> int:
+def learn_correction(teacher: Teacher, correction: Correction) -> int:
     """Teach the regions of one image; returns how many are new."""
-    image, encoder = correction.image, teacher.recognizer.encoder
+    image = correction.image
     record = CorrectedImage(correction.name or image.id[:12], image.id, image.size)
-    new = teacher.update(record, correction.regions, correction.labels)
-    if new:
-        part = correction.regions[new]
-        (embedded,) = encoder.embed_regions([image.encoded], [part], features=True)
-        teacher.add_embedded(record, part, embedded, [correction.labels[i] for i in new])
-    return len(new)
+    return teacher.add_encoded(record, correction.regions, correction.labels, lambda: image.encoded)
 
 
 async def _result(future: Future[Any]) -> Any:

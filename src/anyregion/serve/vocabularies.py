@@ -79,11 +79,12 @@ class VocabularyStore:
             kept = self._read(name)
         return None if kept is None else kept.taught
 
-    def encode(self, source: str | Sequence[str] | None) -> EncodedVocabulary:
+    def encode(self, source: str | Sequence[str] | Vocabulary | None) -> EncodedVocabulary:
         """The vocabulary that a request names.
 
         Args:
-            source: names; one that is kept, or a built-in list, by its name; None for the default.
+            source: names, perhaps with synonyms; one that is kept, or a built-in list, by its name;
+                None for the default.
 
         Raises:
             InputError: no such vocabulary, or names that are none.
@@ -105,7 +106,9 @@ class VocabularyStore:
         if isinstance(source, str) or (source is None and self.default is not None):
             vocabulary = load_vocabulary(str(source or self.default))
         elif source is not None:
-            vocabulary = Vocabulary.from_names(source)
+            vocabulary = source
+            if not isinstance(source, Vocabulary):
+                vocabulary = Vocabulary.from_names(source)
         if vocabulary is None:
             raise InputError("the model knows no names of its own: give a vocabulary")
         if isinstance(vocabulary, EncodedVocabulary):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,14 +120,58 @@ class Teacher:
         if name is None:
             name = Path(image).name if isinstance(image, (str, Path)) else digest[:12]
         record = CorrectedImage(name, digest, size)
-        new = self.update(record, fitted, labels)
+        encoder = self.recognizer.encoder
+        self.add_encoded(record, fitted, labels, lambda: encoder.encode_images([pixels])[0])
+
+    def add_encoded(
+        self,
+        image: CorrectedImage,
+        regions: Regions,
+        labels: Sequence[str | None],
+        encode: Callable[[], Any],
+    ) -> int:
+        """Say what regions of an encoded image are, as `add` does.
+
+        Args:
+            image: which image.
+            regions: clipped to it.
+            labels: see `add`.
+            encode: gives the encoded image; called where regions are new.
+
+        Returns:
+            How many of the regions are new.
+        """
+        new = self.update(image, regions, labels)
         if new:
-            encoder = self.recognizer.encoder
-            part = fitted[new]
-            (embedded,) = encoder.embed_regions(
-                encoder.encode_images([pixels]), [part], features=True
-            )
-            self.add_embedded(record, part, embedded, [labels[i] for i in new])
+            part = regions[new]
+            (embedded,) = self.recognizer.encoder.embed_regions([encode()], [part], features=True)
+            self.add_embedded(image, part, embedded, [labels[i] for i in new])
+        return len(new)
+
+    def rename(self, names: Vocabulary) -> int:
+        """Have these names alone from now on; corrections of names that are gone are forgotten.
+
+        Returns:
+            How many corrections were forgotten.
+        """
+        before, self.names = self.names, names
+        if before is None or before == names:
+            return 0
+        self._words = self._taught = None
+        corrections = self.corrections
+        if corrections is None or not len(corrections):
+            return 0
+        at = {name_key(name, names.cleaning): i for i, name in enumerate(names.names)}
+        # (names before + 1,) the last is "none of these", which stays
+        moved = np.array([at.get(name_key(n, names.cleaning), -2) for n in before.names] + [-1])
+        labels = moved[corrections.labels]
+        gone = np.flatnonzero(labels == -2)
+        corrections = corrections.relabel(range(len(labels)), np.maximum(labels, -1))
+        if len(gone):
+            corrections = corrections.without(gone.tolist())
+            self._kernel = None
+        self.corrections = corrections
+        return len(gone)
 
     def update(
         self, image: CorrectedImage, regions: Regions, labels: Sequence[str | None]

@@ -179,10 +179,7 @@ def _add(rows: ShapeRows, region: int | str, parts: list[Any], item: str) -> Non
     height, width = _size([shape])
     if height < 0:
         raise InputError("no original_width and original_height: its percent are of no size")
-    if shape.get("image_rotation"):
-        raise InputError(f"drawn on the image turned by {shape['image_rotation']} degrees")
-    value, kind = shape["value"], shape_of(shape)
-    rotation = number(value.get("rotation") or 0, "rotation") if kind in _TURNING else 0.0
+    kind, rotation = shape_of(shape), _rotation(shape)
     if rotation or kind == "ellipse":
         rows.findings.add(ROTATED, item, f"{kind}, {rotation:g} degrees")
     names = (part["value"] for part in parts if isinstance(part.get("value"), dict))
@@ -191,14 +188,32 @@ def _add(rows: ShapeRows, region: int | str, parts: list[Any], item: str) -> Non
         str(next(labels, "")),
         id=region,
         score=shape.get("score"),
-        **_geometry(str(kind), value, (height, width), rotation),
+        **shape_geometry(shape, (height, width)),
     )
 
 
-def _geometry(
-    kind: str, value: Mapping[str, Any], size: tuple[int, int], rotation: float
-) -> dict[str, Any]:
-    """What `ShapeRows.add` takes of a shape: its box, its outline or its mask."""
+def _rotation(shape: Mapping[str, Any]) -> float:
+    """Degrees by which a rectangle or an ellipse is turned, clockwise."""
+    turns = shape_of(shape) in _TURNING
+    return number(shape["value"].get("rotation") or 0, "rotation") if turns else 0.0
+
+
+def shape_geometry(shape: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Where a shape is: its `box` (xyxy), its `polygons` or its `mask`, in pixels.
+
+    A rectangle that is turned is the polygon of its corners: Label Studio turns it clockwise around
+    its first one; an ellipse is turned around its centre.
+
+    Args:
+        shape: a result for which `shape_of` names a kind.
+        size: `(height, width)` of the image that its percent are of.
+
+    Raises:
+        InputError: a shape that cannot be placed.
+    """
+    if shape.get("image_rotation"):
+        raise InputError(f"drawn on the image turned by {shape['image_rotation']} degrees")
+    value, kind, rotation = shape["value"], shape_of(shape), _rotation(shape)
     if kind == "brush":
         if value.get("format") != "rle":
             raise InputError(f"a brush mask of format {value.get('format')!r:.20}, not rle")

@@ -15,13 +15,19 @@ _MAX_DEPTH = 50
 
 
 def parse_xml(
-    path: Path,
+    path: Path | str,
     *,
     start: Callable[[str, dict[str, str]], None],
     end: Callable[[str], None],
     text: Callable[[str], object],
+    content: bytes | None = None,
 ) -> None:
     """Call handlers for the tags and texts of a file, as expat does.
+
+    Args:
+        path: the file; with `content`, what messages call that.
+        start, end, text: see expat.
+        content: the XML, where it is no file.
 
     Raises:
         InputError: malformed, a document type, or more than 50 levels; names file and line.
@@ -51,7 +57,7 @@ def parse_xml(
     parser.EndElementHandler = close_tag
     parser.CharacterDataHandler = text
     try:
-        parser.Parse(read_file(path), True)
+        parser.Parse(read_file(Path(path)) if content is None else content, True)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise InputError(f"{path}: malformed XML at line {error.lineno}: {reason}") from None
@@ -61,8 +67,8 @@ def parse_xml(
         raise InputError(f"{path}: malformed XML ({error})") from None
 
 
-def read_xml(path: Path) -> ElementTree.Element:
-    """A whole file as a tree, to change it; `InputError` as for `parse_xml`."""
+def read_xml(path: Path | str, content: bytes | None = None) -> ElementTree.Element:
+    """A whole file (or `content`) as a tree, to change it; `InputError` as for `parse_xml`."""
     builder = ElementTree.TreeBuilder()
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -71,5 +77,5 @@ def read_xml(path: Path) -> ElementTree.Element:
     def end(tag: str) -> None:
         builder.end(tag)
 
-    parse_xml(path, start=start, end=end, text=builder.data)
+    parse_xml(path, start=start, end=end, text=builder.data, content=content)
     return builder.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from anyregion.data.annotations.brush_rle import encode_brush
+from anyregion.data.annotations.label_studio import label_key
 from anyregion.files import write_json, writing
 from anyregion.io.labels import ClassNames, LabelledImage, LabelledRegion
 from anyregion.io.writers.writing import (
@@ -45,7 +46,7 @@ def write_label_studio(
         results = [
             result
             for region in image.regions
-            for result in _results(image, region, options, outlines)
+            for result in region_results(image, region, options, outlines)
         ]
         used |= {result["type"] for result in results}
         task: dict[str, Any] = {
@@ -79,9 +80,34 @@ def prediction(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {"model_version": "anyregion", **more, "result": results}
 
 
-def _results(
+def named_results(
+    shape: Mapping[str, Any], parts: Sequence[Any], labels: Sequence[str], score: float | None
+) -> list[dict[str, Any]]:
+    """The results of one region under a new name: one, or a shape and a label that it has.
+
+    Args:
+        shape: the result that says where it is.
+        parts: all results of the region; one of another control may hold its label.
+        labels: the name; none where it has none.
+        score: of the name.
+    """
+    scored = {} if score is None else {"score": score}
+    kind = str(shape["type"])
+    if kind.endswith("labels"):
+        value = {**shape["value"], kind: list(labels)}
+        return [{**shape, "value": value, **scored}]
+    # a shape whose label is a result of its own, of another control
+    label = next((p for p in parts if isinstance(p, dict) and label_key(p.get("value") or {})), {})
+    control = {"from_name": "label", "type": "labels", **label}
+    value = {**shape["value"], str(control["type"]): list(labels)}
+    bare = {**shape, **scored}
+    return [bare, {**shape, **control, "value": value, **scored}] if labels else [bare]
+
+
+def region_results(
     image: LabelledImage, region: LabelledRegion, options: WriteOptions, outlines: Outlines
 ) -> list[dict[str, Any]]:
+    """The results of one region: a rectangle, a brush, or a polygon for each part of its mask."""
     height, width = image.size
     percent = 100 / np.array([width, height])
     values: list[tuple[str, dict[str, Any]]]

@@ -1,0 +1,1 @@
+"""A machine learning back end of Label Studio, under `/label-studio` of the service."""
