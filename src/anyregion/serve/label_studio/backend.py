@@ -275,11 +275,12 @@ class LabelStudioBackend:
 
 def _stated_key(project: Mapping[str, Any]) -> str:
     """The key of a webhook's project, as other requests state it."""
+    number = whole(project.get("id"), "the project")
     try:
-        created = datetime.fromisoformat(str(project.get("created_at")))
-        return project_key(f"{whole(project.get('id'), 'the project')}.{int(created.timestamp())}")
+        created = datetime.fromisoformat(str(project.get("created_at"))).timestamp()
     except (ValueError, OverflowError):
         raise InputError("the project has no created_at") from None
+    return project_key(f"{number}.{int(created)}")
 
 
 def _text(body: Mapping[str, Any], key: str) -> str:

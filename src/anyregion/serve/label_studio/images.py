@@ -129,11 +129,12 @@ class TaskImages:
             path = (root / name).resolve(strict=True)
             if not path.is_relative_to(root) or not path.is_file():
                 raise FileNotFoundError
-            if path.stat().st_size > self.most:
-                raise InputError(f"{name[:120]!r} has more than {self.most} bytes")
-            return path.read_bytes()
+            content = path.read_bytes() if path.stat().st_size <= self.most else None
         except (OSError, ValueError, RuntimeError):  # not there, a NUL in the name, a circle
             raise InputError(f"{name[:120]!r}: no such file in the mapped folder") from None
+        if content is None:
+            raise InputError(f"{name[:120]!r} has more than {self.most} bytes")
+        return content
 
     def _fetch(self, path: str, token: str | None) -> bytes:
         if not self.options.url:

@@ -146,6 +146,8 @@ def prompts(
         try:
             try:
                 entry = {"id": f"{prefix}{region.id}", **_prompt(region, size)}
+            except InputError:
+                raise
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise InputError(f"malformed ({type(error).__name__}: {error})") from None
             parse_regions([entry], size, limits)
