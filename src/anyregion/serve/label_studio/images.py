@@ -88,8 +88,9 @@ class TaskImages:
         Raises:
             UnreachableError: no answer, or none that is JSON.
         """
+        content = self._fetch(path, token)
         try:
-            return json.loads(self._fetch(path, token))
+            return json.loads(content)
         except ValueError:
             raise UnreachableError(f"{self.options.url}{path}: no JSON") from None
 
