@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from anyregion.index import RegionIndex
-from index_scale import family, own_memory
+from index_scale import cpu_seconds, family, own_memory
 
 
 def command(args: argparse.Namespace, out: Path, *more: str) -> list[str]:
@@ -70,15 +70,6 @@ def run(line: list[str], out: Path, log: Path) -> dict[str, Any]:
     # the last one is looked at before its end
     quarters = [max((n for n in memory if n <= total * q / 4), default=0) for q in (1, 2, 3, 4)]
     return {**stated, "memory": [round(memory[n]) for n in quarters]}
-
-
-def cpu_seconds(process: int) -> float:
-    """User and system time of a process, without its children's."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has ended
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def worker_processes(process: int) -> list[int]:

@@ -51,10 +51,13 @@ IMAGES_OF_SHARD = 512
 
 @dataclass
 class Cost:
-    """What a piece of work took: seconds, CPU seconds, and memory in MB."""
+    """What a piece of work took: seconds, CPU seconds, those of the child that took most, and
+    memory in MB.
+    """
 
     seconds: float = 0.0
     cpu: float = 0.0
+    busiest: float = 0.0
     memory: float = 0.0
 
 
@@ -73,6 +76,8 @@ def measured() -> Iterator[Cost]:
 
     def watch() -> None:
         while not ended.wait(0.5):
+            children = map(cpu_seconds, family(os.getpid())[1:])
+            cost.busiest = max(cost.busiest, *children, 0.0)
             cost.memory = max(cost.memory, sum(map(own_memory, family(os.getpid()))))
 
     watching = threading.Thread(target=watch, daemon=True)
@@ -89,6 +94,15 @@ def measured() -> Iterator[Cost]:
 def _cpu() -> float:
     usages = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in usages)
+
+
+def cpu_seconds(process: int) -> float:
+    """User and system time of a process, without its children's."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def family(process: int) -> list[int]:
@@ -235,7 +249,14 @@ def measure_workers(args: argparse.Namespace) -> None:
                     engine=EngineOptions(workers=workers),
                     overwrite=True,
                 )
-            stated = {"seconds without loading": made.seconds, "regions": made.regions}
+            # what it would take on free cores: the longest of what is done side by side
+            chain = cost.busiest or cost.cpu
+            stated = {
+                "chain": chain,
+                "load": os.getloadavg()[0],
+                "seconds without loading": made.seconds,
+                "regions": made.regions,
+            }
             report[f"{workers} processes, turn {turn}"] = {**vars(cost), **stated}
 
 
