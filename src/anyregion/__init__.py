@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from anyregion.lazy import attach
 
 if TYPE_CHECKING:
-    from anyregion.drawing import draw
+    from anyregion.drawing import PictureOptions, draw
     from anyregion.errors import (
         AnyRegionError,
         CheckpointError,
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "drawing": "draw",
+        "drawing": "PictureOptions draw",
         "errors": "AnyRegionError CheckpointError InputError MissingExtraError SetAside",
         "exemplars": "Exemplar",
         "factory": "list_models load_proposer load_recognizer",
@@ -60,7 +60,8 @@ __getattr__, __dir__ = attach(
 
 __all__ = [
     "AnyRegionError", "CheckpointError", "EncodedVocabulary", "Exemplar", "InputError",
-    "MissingExtraError", "Predictions", "Recognizer", "Regions", "SetAside", "TaughtVocabulary",
-    "Teacher", "Vocabulary", "draw", "list_models", "load_proposer", "load_recognizer",
-    "load_regions", "load_vocabulary", "pretrain", "read_image", "recognize_images", "train",
+    "MissingExtraError", "PictureOptions", "Predictions", "Recognizer", "Regions", "SetAside",
+    "TaughtVocabulary", "Teacher", "Vocabulary", "draw", "list_models", "load_proposer",
+    "load_recognizer", "load_regions", "load_vocabulary", "pretrain", "read_image",
+    "recognize_images", "train",
 ]  # fmt: skip

@@ -37,6 +37,7 @@ COMMANDS = {
     "explain": "what a region looked at when it was named",
     "teach": "learn names from corrected regions, in seconds",
     "review": "a run's regions in one HTML file, to be corrected in any browser",
+    "sheets": "a run's regions cut out, side by side: by doubt or by name",
     "queue": "which regions are best corrected next",
     "evaluate classification": "regions given, names asked: accuracies",
     "evaluate detection": "boxes and masks as a detector's: COCO and LVIS AP",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FAILED, FINE, SET_ASIDE
+from anyregion.cli.picture_arguments import add_picture_arguments, picture_flags, picture_options
 
 if TYPE_CHECKING:
     from anyregion.index import NamedIndex
@@ -91,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", action="store_true", help="also write the masks of the index")
     parser.add_argument("--pictures", action="store_true", help="draw pictures: needs the images")
     parser.add_argument("--csv", action="store_true", help="also write predictions.csv")
+    add_picture_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="start anew in DIR")
 
 
@@ -105,6 +107,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None and (alone := [name for name in for_results if getattr(args, name)]):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in alone)
         raise InputError(f"{flags}: only with --out")
+    if not args.pictures and (looks := picture_flags(args)):
+        raise InputError(f"{', '.join(looks)}: only with --pictures")
+    picture = picture_options(args)
     with terminal.progress() as track:
         named = name_regions(args, track)
         report = None
@@ -116,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
                 masks=args.masks,
                 output=OutputOptions(
                     pictures=args.pictures,
+                    picture=picture,
                     csv=args.csv,
                     overwrite=args.overwrite,
                     keep_refused=args.keep_refused,

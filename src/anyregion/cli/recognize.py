@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FAILED, FINE, INTERRUPTED, SET_ASIDE
+from anyregion.cli.picture_arguments import add_picture_arguments, picture_flags, picture_options
 
 if TYPE_CHECKING:
     from anyregion.regions import Regions
@@ -108,7 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="S",
         help="refuse regions whose best name scores less (default: 0): they are marked in "
-        "predictions.jsonl and .csv, and left out of the pictures and of predictions.json",
+        "predictions.jsonl and .csv, and left out of the pictures and of predictions.json; what a "
+        "taught vocabulary refuses is drawn in grey",
     )
     parser.add_argument(
         "--precision",
@@ -120,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-refused",
         action="store_true",
-        help='refused regions are in predictions.json too, with "refused": true',
+        help='refused regions are in predictions.json too, with "refused": true, and drawn in grey',
     )
     parser.add_argument("--masks", action="store_true", help="also find each region's mask")
     parser.add_argument(
@@ -138,6 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="start anew in DIR")
     parser.add_argument("--no-pictures", action="store_true", help="draw no pictures")
     parser.add_argument("--csv", action="store_true", help="also write predictions.csv")
+    add_picture_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -167,6 +170,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--regions-format needs a file as --regions")
     if args.annotations and (typed or shared.finds_regions(args.regions)):
         raise InputError("--annotations needs COCO results as --regions: it names their images")
+    picture = picture_options(args)
+    if args.no_pictures and (flags := picture_flags(args)):
+        raise InputError(f"{', '.join(flags)}: not with --no-pictures")
     load, scores = shared.recognizer_loader(args), not args.ignore_scores
     source: RegionSource | None = shared.proposed_regions(args, scores=scores)
     vocabulary = shared.read_vocabulary(args, masks=args.use_masks)
@@ -213,6 +219,7 @@ def run(args: argparse.Namespace) -> int:
                 ),
                 output=OutputOptions(
                     pictures=not args.no_pictures,
+                    picture=picture,
                     csv=args.csv,
                     overwrite=args.overwrite,
                     keep_refused=args.keep_refused,

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from anyregion.drawing.picture import draw_box, draw_label, measure_label, name_colour, shorten
-from anyregion.files import valid_text
+from anyregion.drawing.palette import Colour, Colours
+from anyregion.drawing.shapes import draw_box
+from anyregion.drawing.text import NO_FONT, draw_label, measure_label, shorten, written
 from anyregion.images import Pixels
 
 TILE = 200
@@ -19,13 +20,15 @@ _MARGIN, _LEAST_MARGIN = 0.25, 12.0
 _LETTERS, _GAP, _COLUMNS = 13, 8, 6
 
 
-def crop_region(pixels: Pixels, box: NDArray[np.float64], colour_of: str) -> Image.Image:
-    """A region with some of what is around it, its box outlined in the colour of a name.
+def crop_region(
+    pixels: Pixels, box: NDArray[np.float64], colour: Colour, *, dashed: bool = False
+) -> Image.Image:
+    """A region with some of what is around it, its box outlined.
 
     Args:
         pixels: the image, `(height, width, 3)` RGB uint8.
         box: `(4,)` xyxy in pixels; NaN shows the whole image.
-        colour_of: the name.
+        colour, dashed: of the outline.
     """
     height, width = pixels.shape[:2]
     outlined = bool(np.isfinite(box).all())
@@ -39,19 +42,27 @@ def crop_region(pixels: Pixels, box: NDArray[np.float64], colour_of: str) -> Ima
     size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))
     crop = part.resize(size, Image.Resampling.LANCZOS)
     if outlined:
-        draw_box(crop, (box - np.tile(low, 2)) * scale, name_colour(colour_of), 2)
+        draw_box(crop, (box - np.tile(low, 2)) * scale, colour, 2, dashed=dashed)
     return crop
 
 
 def crop_sheet(
-    crops: Sequence[Image.Image], lines: Sequence[Sequence[tuple[str, str]]]
+    crops: Sequence[Image.Image],
+    lines: Sequence[Sequence[tuple[str, str]]],
+    *,
+    colours: Colours | None = None,
+    font: str | None = None,
 ) -> Image.Image:
     """Crops in rows, each over its lines.
 
     Args:
         crops: as `crop_region` cut them.
-        lines: of each crop as many as of any other: a name, on its colour, and what follows it.
+        lines: of each crop as many as of any other: a name, on its colour, and what follows it; or
+            no name, and text on white.
+        colours: of the names.
+        font: a file with a font for names; see `PictureOptions`.
     """
+    colours = colours or Colours()
     count = len(lines[0]) if lines else 0
     row = round(1.7 * _LETTERS)
     tile = (TILE + _GAP, TILE + count * row + _GAP)
@@ -63,7 +74,8 @@ def crop_sheet(
         x, y = _GAP + i % columns * tile[0], _GAP + i // columns * tile[1]
         sheet.paste(crop, (x + (TILE - crop.width) // 2, y + (TILE - crop.height) // 2))
         for j, (name, further) in enumerate(of_crop):
-            text = valid_text(" ".join(name.split()))
-            label = measure_label(shorten(text, further, _LETTERS, TILE - 8), _LETTERS)
-            draw_label(pen, label, x, y + TILE + 2 + j * row, name_colour(name))
+            text, after = written(name or further, font) or NO_FONT, further if name else ""
+            label = measure_label(shorten(text, after, _LETTERS, TILE - 8, font), _LETTERS, font)
+            ground = colours[name] if name else None
+            draw_label(pen, label, x, y + TILE + 2 + j * row, ground)
     return sheet

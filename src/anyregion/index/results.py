@@ -69,6 +69,8 @@ def write_results(
         "vocabulary": vocabulary_digest(labeler.vocabulary),
         "regions": manifest.settings["regions"],
     }
+    if output.pictures and (look := output.look):
+        settings["picture"] = look
     folder = ResultsFolder(
         out,
         settings=settings,
@@ -110,6 +112,8 @@ def write_results(
                     set_aside=image.set_aside,
                     pixels=index.pixels(image) if output.pictures else None,
                     min_score=min_score,
+                    picture=output.picture,
+                    draw_refused=output.keep_refused,
                 )
             progress(done, manifest.images)
         entries = folder.journal.entries

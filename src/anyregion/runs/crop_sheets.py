@@ -12,6 +12,8 @@ from PIL import Image
 
 from anyregion.data.image_files import find_image
 from anyregion.drawing.crops import crop_region, crop_sheet
+from anyregion.drawing.options import PictureOptions
+from anyregion.drawing.palette import Colours, answer_colour
 from anyregion.errors import AnyRegionError, InputError, SetAside
 from anyregion.files import atomic_path, writing
 from anyregion.images import Pixels, read_image
@@ -29,13 +31,18 @@ class Crop:
         image: its file's name.
         box: `(4,)` xyxy in pixels; NaN for the whole image.
         colour_of: the name whose colour outlines it.
-        lines: below it, each a name on its colour and what follows it; as many as of any other.
+        lines: below it, each a name on its colour and what follows it, or no name and text on
+            white; as many as of any other.
+        score: how sure the answer is: those under `PictureOptions.doubt` are pale and dashed.
+        refused: it is none of the names: grey.
     """
 
     image: str
     box: NDArray[np.float64]
     colour_of: str
     lines: tuple[tuple[str, str], ...]
+    score: float = 1.0
+    refused: bool = False
 
 
 def write_sheets(
@@ -43,6 +50,9 @@ def write_sheets(
     crops: Sequence[Crop],
     images: str | Path | Callable[[str], Pixels] | None,
     track: Track,
+    *,
+    colours: Colours | None = None,
+    options: PictureOptions | None = None,
 ) -> list[SetAside]:
     """Sheets of crops in their order; what could not be shown, and why.
 
@@ -53,13 +63,16 @@ def write_sheets(
         crops: the regions.
         images: the folder of their images, or what reads one by its name; None: none are shown.
         track: shows how far the work is.
+        colours: of the names.
+        options: of pictures, as far as they are about crops: the font, and where doubt begins.
     """
+    colours, options = colours or Colours(), options or PictureOptions()
     with writing(folder):
         for old in folder.glob("[0-9][0-9][0-9].jpg"):
             old.unlink()
         if images is None or not crops:
             return []
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     set_aside: list[SetAside] = []
     progress = track("cutting out regions", "sheets")
     starts = range(0, len(crops), ON_A_SHEET)
@@ -75,9 +88,15 @@ def write_sheets(
                 pixels = np.full((8, 8, 3), 200, dtype=np.uint8)
             for i, crop in enumerate(of_sheet):
                 if crop.image == name:
-                    shown[i] = crop_region(pixels, crop.box, crop.colour_of)
+                    own = colours[crop.colour_of]
+                    colour, dashed = answer_colour(
+                        own, crop.score, doubt=options.doubt, refused=crop.refused
+                    )
+                    shown[i] = crop_region(pixels, crop.box, colour, dashed=dashed)
         lines = [crop.lines for crop in of_sheet]
-        sheet = crop_sheet([shown[i] for i in range(len(of_sheet))], lines)
+        font = None if options.font is None else str(options.font)
+        ordered = [shown[i] for i in range(len(of_sheet))]
+        sheet = crop_sheet(ordered, lines, colours=colours, font=font)
         target = folder / f"{number:03}.jpg"
         with writing(target), atomic_path(target) as temporary:
             sheet.save(temporary, "JPEG", quality=90)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from glob import has_magic
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from anyregion import factory
+from anyregion.drawing.options import PictureOptions
 from anyregion.errors import InputError, SetAside
 from anyregion.exemplars import ExemplarVocabulary
 from anyregion.images import find_images
@@ -53,16 +54,23 @@ class OutputOptions:
 
     Attributes:
         pictures: draw a picture of each image.
+        picture: what these look like.
         csv: also write `predictions.csv`.
         overwrite: start anew where there is a run already, in place of continuing it.
         keep_refused: `predictions.json` holds regions under `min_score` too, with `"refused": true`
-            (the journal always does).
+            (the journal always does), and they are drawn, in grey.
     """
 
     pictures: bool = True
+    picture: PictureOptions = field(default_factory=PictureOptions)
     csv: bool = False
     overwrite: bool = False
     keep_refused: bool = False
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """What makes pictures differ from those that are drawn by default, as plain JSON."""
+        return self.picture.to_dict() | ({"refused": True} if self.keep_refused else {})
 
 
 @dataclass(frozen=True)
@@ -172,8 +180,11 @@ def recognize_images(
         "vocabulary": vocabulary_digest(vocabulary),
         "regions": source.digest,
     }
-    if options.merge:  # earlier runs' settings do not say it
+    # earlier runs' settings do not say what follows
+    if options.merge:
         fixed["merge"] = True
+    if output.pictures and (look := output.look):
+        fixed["picture"] = look
     folder = ResultsFolder(
         out, settings=fixed, root=root, version=__version__, overwrite=output.overwrite
     )
@@ -245,7 +256,7 @@ def recognize_images(
                 progress=track("naming regions", "images"),
             )  # fmt: skip
             skipped, duplicates = _write_results(
-                batches, folder, marks, pictures=output.pictures, min_score=options.min_score
+                batches, folder, marks, output=output, min_score=options.min_score
             )
             set_aside += skipped
         seconds = time.perf_counter() - started
@@ -325,7 +336,7 @@ def _write_results(
     folder: ResultsFolder,
     marks: Mapping[str, dict[str, int]],
     *,
-    pictures: bool,
+    output: OutputOptions,
     min_score: float,
 ) -> tuple[list[SetAside], int]:
     """Write each batch in a thread, while the next is named and the one after it is read.
@@ -357,8 +368,10 @@ def _write_results(
                         image_id=int(key) if key.isascii() and key.isdecimal() else None,
                         file=marks.get(item.sample.name),
                         set_aside=item.set_aside,
-                        pixels=item.pixels if pictures else None,
+                        pixels=item.pixels if output.pictures else None,
                         min_score=min_score,
+                        picture=output.picture,
+                        draw_refused=output.keep_refused,
                     )
                     writing.append(future)
             for future in writing:

@@ -12,8 +12,10 @@ from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from anyregion.drawing.options import PictureOptions
 from anyregion.errors import AnyRegionError, InputError, SetAside
 from anyregion.files import atomic_path, to_line, write_csv, writing
 from anyregion.images import Pixels
@@ -312,6 +314,8 @@ class ResultsFolder:
         set_aside: Collection[SetAside] = (),
         pixels: Pixels | None = None,
         min_score: float = 0.0,
+        picture: PictureOptions | None = None,
+        draw_refused: bool = False,
     ) -> None:
         """Write all that belongs to one image; the journal's line comes last and makes it count.
 
@@ -321,7 +325,10 @@ class ResultsFolder:
             file: size and time of change of its file, which tell whether it was overwritten.
             set_aside: regions of the image that cannot be used.
             pixels: the image, to draw a picture; None for no picture.
-            min_score: rows whose best name scores less are marked as refused, and not drawn.
+            min_score: rows whose best name scores less are marked as refused.
+            picture: what the picture looks like.
+            draw_refused: rows under `min_score` are drawn too, in grey, as those that a taught
+                vocabulary refused always are.
         """
         # the order of the keys is that of the format: files are compared byte by byte
         height, width = predictions.size
@@ -332,19 +339,27 @@ class ResultsFolder:
             "regions": predictions.to_records(),
         }
         # float32, as `Predictions.above` compares them: what is written is rounded
-        refused = predictions.scores[:, 0] < min_score
-        if predictions.refused is not None:
-            refused = refused | predictions.refused
+        low = predictions.scores[:, 0] < min_score  # (M,)
+        none_of_these = predictions.refused
+        refused = low if none_of_these is None else low | none_of_these
         for record, is_refused in zip(line["regions"], refused.tolist(), strict=True):
             if is_refused:
                 record["refused"] = True
         if image_id is not None:
             line["image_id"] = image_id
         if pixels is not None:
-            from anyregion.drawing import draw
+            from anyregion.drawing.palette import Colours
+            from anyregion.drawing.picture import draw
 
-            picture = draw(pixels, predictions[~refused].best_candidates())
-            line["picture"] = self._write_picture(name, picture)
+            drawn = ~low if none_of_these is None else ~low | none_of_these
+            rows = np.flatnonzero(drawn | draw_refused)
+            # of several candidate masks the first: they come ranked
+            rows = rows[np.unique(predictions.rows[rows], return_index=True)[1]]
+            records = [line["regions"][row] for row in rows.tolist()]
+            colours = Colours(predictions.vocabulary.names)
+            line["picture"] = self._write_picture(
+                name, draw(pixels, records, picture, colours=colours)
+            )
         if file is not None:
             line["file"] = dict(file)
         if set_aside:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from anyregion.data.image_files import find_image
 from anyregion.drawing.crops import crop_region
+from anyregion.drawing.palette import name_colour
 from anyregion.errors import AnyRegionError, InputError, SetAside
 from anyregion.files import atomic_path, writing
 from anyregion.images import Pixels, read_image
@@ -81,7 +82,7 @@ def write_review(
     rows: list[tuple[float, str, LabelledRegion]] = []
     for image in source:
         sizes[image.name] = image.size
-        rows += [(_margin(region), image.name, region) for region in image.regions]
+        rows += [(margin_of(region), image.name, region) for region in image.regions]
     if not rows:
         raise InputError(f"{run}: no regions to review")
     # stable: of equal margins in the order of the run
@@ -128,7 +129,7 @@ def write_review(
     )
 
 
-def _margin(region: LabelledRegion) -> float:
+def margin_of(region: LabelledRegion) -> float:
     """How far the best name is ahead; what was refused comes before all else."""
     if region.refused:
         return -1.0
@@ -157,7 +158,9 @@ def _crops(
         else:
             for i in rows:
                 region = chosen[i][2]
-                crops[i] = _address(crop_region(pixels, np.array(region.box), region.label))
+                crops[i] = _address(
+                    crop_region(pixels, np.array(region.box), name_colour(region.label))
+                )
         progress(number, len(rows_of))
     return crops, set_aside
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFont
 
-from anyregion.drawing import draw
-from anyregion.drawing import picture as drawing
+from anyregion import drawing as drawing_room
+from anyregion.drawing import text as drawn_text
 from anyregion.drawing.layout import Anchor, LabelLayout
-from anyregion.drawing.picture import name_colour
+from anyregion.drawing.options import PictureOptions
+from anyregion.drawing.palette import GREY as NONE_COLOUR
+from anyregion.drawing.palette import PALETTE, Colours, name_colour, pale
+from anyregion.errors import InputError, InputWarning
 from anyregion.masks import encode_mask
 from anyregion.predictions import Predictions
 from anyregion.regions import Regions
@@ -29,7 +33,16 @@ from tests.helpers.shared import SHARED, needs_shared
 
 NAMES = ["person", "car", "chair", "dog", "cat", "bicycle", "bus", "truck", "bottle", "cup", "book"]
 GREY = 128
+NO_SCORES = PictureOptions(width=640, doubt=0.0, scores=False)
 SIZES = (14, 11, 10)  # of letters in pictures of 640 x 480
+
+
+def draw(
+    pixels: NDArray[np.uint8], predictions: Any, options: PictureOptions | None = None
+) -> Image.Image:
+    """A picture of 640 pixels' width, if the image is no wider, in which nothing is pale."""
+    width = 640 if pixels.shape[:2] == (480, 640) else None
+    return drawing_room.draw(pixels, predictions, options or PictureOptions(width=width, doubt=0.0))
 
 
 def grey(height: int = 480, width: int = 640) -> NDArray[np.uint8]:
@@ -137,7 +150,7 @@ def test_a_few_regions_get_full_labels_and_no_legend() -> None:
 
 def test_scores_can_be_left_out_and_tiny_ones_are_not_rounded_to_zero() -> None:
     records = [record([40, 60, 200, 200], score=0.001)]
-    scored, plain = draw(grey(), records), draw(grey(), records, show_scores=False)
+    scored, plain = draw(grey(), records), draw(grey(), records, NO_SCORES)
     assert len(find_name(scored, "dog <0.01", "dog")) == 1
     assert len(find_name(plain, "dog", "dog")) == 1
     assert not find_name(plain, "dog <0.01", "dog")
@@ -158,7 +171,7 @@ def test_labels_spare_small_regions() -> None:
 def test_every_region_is_in_the_picture_or_the_legend() -> None:
     kinds = [f"kind {i}" for i in range(3)]
     records = [record([10, 10, 50, 40], kinds[i % 3]) for i in range(600)]
-    out = draw(grey(60, 80), records, show_scores=False)
+    out = draw(grey(60, 80), records, NO_SCORES)
     picture, legend = out.crop((0, 0, 640, 480)), out.crop((0, 480, 640, out.height))
     full = find_names(picture, [(name, name) for name in kinds])
     numbers = find_names(picture, [(str(i + 1), kinds[i % 3]) for i in range(600)])
@@ -174,7 +187,7 @@ def test_every_region_is_in_the_picture_or_the_legend() -> None:
     assert legend_texts(legend, listed) == sorted(listed)
     # there is room for some 250 labels: those of the best scores have them
     records = [{**r, "score": i / 600} for i, r in enumerate(records)]
-    picture = draw(grey(60, 80), records, show_scores=False).crop((0, 0, 640, 480))
+    picture = draw(grey(60, 80), records, NO_SCORES).crop((0, 0, 640, 480))
     numbers = find_names(picture, [(str(i + 1), kinds[i % 3]) for i in range(600)])
     assert numbers
     assert min(int(text) for text, _ in numbers) > 300
@@ -229,16 +242,20 @@ def test_masks_are_filled_lightly_and_contoured() -> None:
     out, colour = np.asarray(picture).astype(int), np.array(name_colour("cat"))
     (label,) = find_name(picture, "cat 0.50", "cat")
     elsewhere = ~pixels_of(picture, label)
-    assert (out[~disc & elsewhere] == GREY).all(), "a mask tints inside only"
-    beside = np.pad(disc, 1)
-    neighbours = (beside[:-2, 1:-1], beside[2:, 1:-1], beside[1:-1, :-2], beside[1:-1, 2:])
-    contour = disc & ~np.logical_and.reduce(neighbours)
-    assert (out[contour & elsewhere] == colour).all()
+    # the contour has a soft edge, and a shadow beside it
+    assert (out[(distance > 103) & elsewhere] == GREY).all(), "a mask tints inside only"
+    contour = (np.abs(distance - 98.8) < 0.4) & elsewhere
+    assert np.abs(out[contour] - colour).mean() <= 5
+    assert np.abs(out[contour] - colour).max() < 100
     tint = out[(distance < 95) & elsewhere]
     assert np.ptp(tint, axis=0).max() == 0, "one tint"
     shares = (tint[0] - GREY) / (colour - GREY)
     assert np.abs(shares - shares.mean()).max() < 0.03
     assert 0.2 < shares.mean() < 0.5, "the image shows through"
+    # of a mask that covers the picture more of the image is to be seen
+    everything = record([0, 0, 640, 480], "cat", mask=encode_mask(np.ones((480, 640), bool)))
+    tint = np.asarray(draw(grey(), [everything])).astype(int)[400, 40]
+    assert 0.1 < float(((tint - GREY) / (colour - GREY)).mean()) < 0.2
 
 
 def test_an_empty_mask_falls_back_on_the_box() -> None:
@@ -286,7 +303,8 @@ def test_labels_that_stand_apart_are_joined_to_their_regions_by_a_line() -> None
         if np.abs(end - start).max() > 12:
             apart += 1
             x, y = ((start + end) / 2).round().astype(int)
-            assert (out[y, x] != GREY).any()
+            # the label's rim is not part of the box that its text was found in
+            assert (out[y - 2 : y + 3, x - 2 : x + 3] != GREY).any()
     assert apart >= 5
 
 
@@ -332,7 +350,8 @@ def test_strange_shapes_are_drawn(shape: tuple[int, int]) -> None:
 
 
 def test_max_side_is_kept() -> None:
-    assert max(draw(grey(600, 1200), [record([0, 0, 9, 9])], max_side=300).size) == 300
+    out = draw(grey(600, 1200), [record([0, 0, 9, 9])], PictureOptions(max_side=300))
+    assert max(out.size) == 300
 
 
 def test_three_hundred_regions_take_less_than_two_seconds() -> None:
@@ -362,10 +381,10 @@ def test_predictions_and_their_records_make_the_same_picture() -> None:
 
 
 def test_a_colour_belongs_to_a_name_in_every_process() -> None:
-    code = "from anyregion.drawing.picture import name_colour as c; print(c('dog'), c('red car'))"
+    code = "from anyregion.drawing.palette import name_colour as c; print(c('dog'), c('red car'))"
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert fresh.stdout.strip() == f"{name_colour('dog')} {name_colour('red car')}"
-    assert name_colour("dog") == (150, 75, 255)
+    assert name_colour("dog") == (165, 45, 135)
     assert name_colour("Traffic_light") == name_colour("traffic light")
 
 
@@ -373,7 +392,126 @@ def test_the_names_met_most_differ_in_colour() -> None:
     common = ["person", "car", "chair", "dog", "cat", "bicycle", "bus", "truck", "motorcycle"]
     colours = np.array([name_colour(n) for n in common]).astype(int)
     apart = np.abs(colours[:, None] - colours[None]).sum(axis=2)
-    assert apart[~np.eye(len(common), dtype=bool)].min() >= 100
+    assert apart[~np.eye(len(common), dtype=bool)].min() >= 90
+
+
+def test_no_more_names_than_colours_never_share_one() -> None:
+    names = [f"kind {i}" for i in range(len(PALETTE))]
+    assert len({Colours(names)[name] for name in names}) == len(PALETTE)
+    # the first name has its own colour, and what comes later changes none of those before
+    assert Colours(names)[names[0]] == name_colour(names[0])
+    assert [Colours(names[:7])[n] for n in names[:7]] == [Colours(names)[n] for n in names[:7]]
+    # of larger vocabularies each name has its own, whatever the others are
+    assert Colours([*names, "dog"])["dog"] == name_colour("dog")
+    assert Colours(names)["Kind_3"] == Colours(names)["kind 3"]
+
+
+def _seen(matrix: list[list[float]]) -> NDArray[np.float64]:
+    """The palette in OKLab, as it is seen with a matrix on linear RGB."""
+    c = np.array(PALETTE) / 255
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    lms = (linear @ np.array(matrix).T).clip(0) @ [
+        [0.4122214708, 0.2119034982, 0.0883024619],
+        [0.5363325363, 0.6806995451, 0.2817188376],
+        [0.0514459929, 0.1073969566, 0.6299787005],
+    ]
+    return np.cbrt(lms) @ [
+        [0.2104542553, 1.9779984951, 0.0259040371],
+        [0.7936177850, -2.4285922050, 0.7827717662],
+        [-0.0040720468, 0.4505937099, -0.8086757660],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("least", "matrix"),
+    [
+        (0.11, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+        # protanopia, deuteranopia: Machado et al. (2009), severity 1
+        (
+            0.045,
+            [
+                [0.152286, 1.052583, -0.204868],
+                [0.114503, 0.786281, 0.099216],
+                [-0.003882, -0.048116, 1.051998],
+            ],
+        ),
+        (
+            0.045,
+            [
+                [0.367322, 0.860646, -0.227968],
+                [0.280085, 0.672501, 0.047413],
+                [-0.01182, 0.04294, 0.968881],
+            ],
+        ),
+    ],
+)
+def test_colours_are_apart_also_for_those_who_see_fewer(
+    least: float, matrix: list[list[float]]
+) -> None:
+    lab = _seen(matrix)
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)
+    assert apart[~np.eye(len(lab), dtype=bool)].min() >= least
+
+
+def test_doubtful_answers_are_pale_and_dashed() -> None:
+    box = [100, 100, 500, 400]
+    sure, unsure, worst = (
+        drawing_room.draw(grey(), [record(box, score=score)]) for score in (0.5, 0.25, 0.0)
+    )
+    colour = name_colour("dog")
+    edges = [np.asarray(p)[150:380, 100].astype(int) for p in (sure, unsure, worst)]
+    assert (edges[0] == colour).all()
+    for edge, tint in zip(edges[1:], (pale(colour, 0.5), pale(colour, 1.0)), strict=True):
+        drawn = (edge == tint).all(axis=1)
+        assert 0.3 < drawn.mean() < 0.8, "dashes and gaps"
+    # the worst is the palest, and still coloured
+    spreads = [np.ptp(tint) for tint in (colour, pale(colour, 0.5), pale(colour, 1.0))]
+    assert spreads[0] > spreads[1] > spreads[2] > 30
+    assert find_text(unsure, "dog 0.25", pale(colour, 0.5), sizes=SIZES)
+
+
+def test_none_of_these_is_grey() -> None:
+    out = draw(grey(), [record([100, 100, 500, 400], refused=True)])
+    assert find_text(out, "none of these", NONE_COLOUR, sizes=SIZES)
+    assert not (np.asarray(out) == name_colour("dog")).all(axis=2).any()
+
+
+def test_options_choose_shapes_width_and_the_least_score() -> None:
+    disc = np.hypot(*(np.mgrid[:480, :640] - np.array([240, 320])[:, None, None])) < 100
+    item = record([220, 140, 420, 340], "cat", mask=encode_mask(disc))
+    edges = {}
+    for shapes in ("boxes", "masks", "both"):
+        out = np.asarray(draw(grey(), [item], PictureOptions(draw=shapes, doubt=0)))
+        colour = name_colour("cat")
+        edges[shapes] = (out[330:340, 220] == colour).all(), (out[240, 300] != GREY).any()
+    assert edges == {"boxes": (True, False), "masks": (False, True), "both": (True, True)}
+    assert draw(grey(), [item], PictureOptions(width=1000)).size == (1000, 750)
+    out = draw(grey(), [item], PictureOptions(min_score=0.6))
+    assert (np.asarray(out) == GREY).all()
+
+
+def test_crowded_pictures_are_drawn_larger_with_letters_of_the_same_size() -> None:
+    records = crowd(100, seed=3)
+    out = drawing_room.draw(grey(), records, PictureOptions(doubt=0))
+    assert 640 < out.width <= 1280
+    full = find_names(out, [(label_text(r), r["label"]) for r in records])
+    usual = find_names(draw(grey(), records), [(label_text(r), r["label"]) for r in records])
+    assert len(full) > len(usual)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"width": 9000}, "9000"),
+        ({"width": 3}, "not 3"),
+        ({"font": "no such font.ttf"}, "no such font.ttf"),
+        ({"draw": "circles"}, "'circles'"),
+        ({"doubt": 2.0}, "2.0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        PictureOptions(**options)
 
 
 def test_ink_contrasts_with_every_colour() -> None:
@@ -393,11 +531,12 @@ def test_names_that_are_too_long_are_cut() -> None:
     assert 0.3 * 640 < x1 - x0 < 0.6 * 640
 
 
-@pytest.mark.parametrize(
-    "name", ["自行车", "دراجة", "велосипед", "Straße", "🐕", "a\nb", "x" * 5000]
-)
+@pytest.mark.parametrize("name", ["دراجة", "велосипед", "Straße", "a\nb", "dog 🐕", "x" * 5000])
 def test_any_name_is_drawn_somehow(name: str) -> None:
     out = draw(grey(), [record([40, 60, 600, 400], name)])
+    if drawn_text.written(name) is None:
+        assert name == "دراجة", "no font of this system has Arabic"
+        return
     assert out.size == (640, 480)
     ground = (np.asarray(out)[:58] == name_colour(name)).all(axis=2)
     assert ground.sum() >= 300
@@ -406,28 +545,67 @@ def test_any_name_is_drawn_somehow(name: str) -> None:
     assert (~label).sum() >= 40, "ink"
 
 
-def test_a_font_without_the_letters_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-
+@pytest.fixture
+def own_font_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """A system without any font but Pillow's own; the fonts that were looked for."""
+    tried: set[str] = set()
     own = ImageFont.truetype
 
     def missing(font: Any, *args: Any, **options: Any) -> Any:
         if not isinstance(font, str):  # Pillow's own
             return own(font, *args, **options)
-        tried.append(font)
+        tried.add(font)
         raise OSError
 
-    caches = (drawing._font_for, drawing._system_font)
+    caches = (drawn_text._font_with, drawn_text._face, drawn_text._has, drawn_text.measure_label)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(ImageFont, "truetype", missing)
-    out = draw(grey(), [record([40, 60, 600, 400], "自行车")])
+    yield tried
     for cache in caches:
         cache.cache_clear()
-    assert len(set(tried)) > 5
-    # in the place of each letter stands the same box
-    assert find_name(out, "自行车 0.50", "自行车")
-    assert find_name(out, "车行自 0.50", "自行车")
+
+
+def test_a_name_that_no_font_has_is_a_number_and_the_legend_says_so(
+    own_font_alone: set[str],
+) -> None:
+    items = [record([40, 60, 300, 200], "cup"), record([40, 260, 600, 400], "自行车", 0.25)]
+    with pytest.warns(InputWarning, match="no font here has"):
+        out = draw(grey(), items)
+    assert len(own_font_alone) > 5
+    assert find_name(out, "2", "自行车")
+    assert in_legend(out, "2: 0.25")
+    assert find_text(out, drawn_text.NO_FONT, NONE_COLOUR, sizes=[13])
+
+
+def test_symbols_that_no_font_has_are_left_out_where_words_remain(own_font_alone: set[str]) -> None:
+    assert drawn_text.written("dog 🐕 ☃") == "dog"
+    assert drawn_text.written("cat\u200d\n  house") == "cat\u200d house"
+    with pytest.warns(InputWarning):
+        assert drawn_text.written("dog 狗") is None
+    with pytest.warns(InputWarning):
+        assert drawn_text.written("🐕") is None
+
+
+def test_a_chosen_font_comes_first() -> None:
+    font = Path(ImageFont.truetype("DejaVuSerif.ttf", 12).path) if _has_serif() else None
+    if font is None:
+        pytest.skip("this system has no DejaVu Serif")
+    items = [record([40, 60, 600, 400], "dog")]
+    usual, chosen = (
+        draw(grey(), items, PictureOptions(width=640, doubt=0, font=path)) for path in (None, font)
+    )
+    assert find_name(usual, "dog 0.50", "dog")
+    assert not find_name(chosen, "dog 0.50", "dog")
+    assert usual.tobytes() != chosen.tobytes()
+
+
+def _has_serif() -> bool:
+    try:
+        ImageFont.truetype("DejaVuSerif.ttf", 12)
+    except OSError:
+        return False
+    return True
 
 
 def test_layout_refuses_a_spot_that_costs_too_much() -> None:

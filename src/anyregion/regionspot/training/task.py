@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from anyregion.data.image_files import image_path
 from anyregion.data.region_dataset import RegionDataset
 from anyregion.data.samplers import EpochSampler, Mixture, repeat_factors
+from anyregion.drawing.options import PictureOptions
 from anyregion.drawing.picture import draw
 from anyregion.errors import InputError
 from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
@@ -117,7 +118,7 @@ class Validation:
                 )
             ]
             pixels = read_image(image_path(dataset.folder, annotations.file_names[image]))
-            picture = draw(pixels, records, max_side=1024)
+            picture = draw(pixels, records, PictureOptions(max_side=1024))
             pictures[Path(annotations.file_names[image]).stem] = np.array(picture)
         return pictures
 
