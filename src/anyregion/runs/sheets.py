@@ -124,7 +124,7 @@ def _crop(image: str, region: LabelledRegion) -> Crop:
         image,
         np.array(region.box),
         region.label,
-        (best or (region.label, score), second, ("", f"{image}  #{region.id}")),
+        (best or (region.label, score), second, ("", f"#{region.id}  {image}")),
         score=1.0 if region.score is None else region.score,
         refused=region.refused,
     )
