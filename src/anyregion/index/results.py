@@ -69,7 +69,7 @@ def write_results(
         "vocabulary": vocabulary_digest(labeler.vocabulary),
         "regions": manifest.settings["regions"],
     }
-    if output.pictures and (look := output.look):
+    if output.pictures and (look := output.picture.to_dict()):
         settings["picture"] = look
     folder = ResultsFolder(
         out,

@@ -99,7 +99,8 @@ def write_sheets(
         sheet = crop_sheet(ordered, lines, colours=colours, font=font)
         target = folder / f"{number:03}.jpg"
         with writing(target), atomic_path(target) as temporary:
-            sheet.save(temporary, "JPEG", quality=90)
+            # whole colours: of every second pixel alone, thin lines are grey
+            sheet.save(temporary, "JPEG", quality=90, subsampling=0)
         progress(number, len(starts))
     return set_aside
 

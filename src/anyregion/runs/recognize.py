@@ -67,11 +67,6 @@ class OutputOptions:
     overwrite: bool = False
     keep_refused: bool = False
 
-    @property
-    def look(self) -> dict[str, Any]:
-        """What makes pictures differ from those that are drawn by default, as plain JSON."""
-        return self.picture.to_dict() | ({"refused": True} if self.keep_refused else {})
-
 
 @dataclass(frozen=True)
 class RunReport:
@@ -183,7 +178,7 @@ def recognize_images(
     # earlier runs' settings do not say what follows
     if options.merge:
         fixed["merge"] = True
-    if output.pictures and (look := output.look):
+    if output.pictures and (look := output.picture.to_dict()):
         fixed["picture"] = look
     folder = ResultsFolder(
         out, settings=fixed, root=root, version=__version__, overwrite=output.overwrite

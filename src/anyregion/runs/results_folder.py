@@ -471,7 +471,9 @@ class ResultsFolder:
             relative = relative.with_name(f"{relative.stem}-2{relative.suffix}")
         self._pictures.add(str(relative))
         target = self.path / relative
-        options: dict[str, Any] = {} if target.suffix.lower() == ".png" else {"quality": 92}
+        # whole colours: of every second pixel alone, thin lines are grey
+        options: dict[str, Any] = {"quality": 90, "subsampling": 0}
+        options = {} if target.suffix.lower() == ".png" else options
         with writing(target), atomic_path(target) as temporary:
             picture.save(temporary, **options)
         return str(relative)

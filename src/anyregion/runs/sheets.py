@@ -18,6 +18,7 @@ from anyregion.runs.crop_sheets import ON_A_SHEET, Crop, write_sheets
 from anyregion.runs.export_labels import LabelSource
 from anyregion.runs.pipeline import Track, silent
 from anyregion.runs.review import margin_of
+from anyregion.runs.run_file import is_results_folder
 
 SheetOrder: TypeAlias = Literal["doubt", "name", "score"]
 ORDERS: tuple[SheetOrder, ...] = get_args(SheetOrder)
@@ -73,9 +74,9 @@ def write_run_sheets(
     if order not in ORDERS:
         raise InputError(f"sheets are sorted by {', '.join(ORDERS)}, not by {order!r:.60}")
     write = WriteOptions(images=None if images is None else Path(images))
-    source = LabelSource(run, write, keep_refused=True)
-    if not source.is_run:
+    if not is_results_folder(run):
         raise InputError(f"{run}: not the results folder of a run")
+    source = LabelSource(run, write, keep_refused=True)
     rows = [
         (image.name, region)
         for image in source

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from anyregion.cli import arguments as shared
 from anyregion.cli.exit_codes import FINE, SET_ASIDE
+from anyregion.cli.picture_arguments import add_picture_arguments, picture_options
 from anyregion.errors import SetAside
 
 if TYPE_CHECKING:
     from anyregion.evaluation.regions.calibration import SplitCalibration
     from anyregion.evaluation.regions.classification import SplitAccuracy
     from anyregion.evaluation.regions.detection import SplitPrecision
+    from anyregion.evaluation.regions.error_report import ErrorReport
     from anyregion.evaluation.regions.inputs import EvaluationOptions
     from anyregion.runs.pipeline import Track
 
@@ -85,6 +87,19 @@ def add_region_arguments(parser: argparse.ArgumentParser, *, folder: bool = Fals
     )
 
 
+def add_report_argument(parser: argparse.ArgumentParser) -> None:
+    """`--report`, and what its pictures look like."""
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write the confusion matrix (confusion.png, .csv), the confusions by size "
+        "(confusions.csv) and all wrong answers (errors.csv), the surest twenty as pictures "
+        "(errors/001.jpg)",
+    )
+    add_picture_arguments(parser, crops=True)
+
+
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """`--json`."""
     parser.add_argument(
@@ -116,6 +131,8 @@ def naming_options(args: argparse.Namespace, track: Track) -> EvaluationOptions:
         limit=args.limit,
         batch_size=args.batch_size,
         track=track,
+        report=values.get("report"),
+        picture=picture_options(args),
     )
 
 
@@ -142,7 +159,23 @@ def finish(
         print(json.dumps(head | details | report.to_dict()))
     else:
         print_report()
+        if (errors := getattr(report, "errors", None)) is not None:
+            print_errors(errors)
     return SET_ASIDE if set_aside else FINE
+
+
+def print_errors(errors: ErrorReport) -> None:
+    """The largest confusions, and where all are."""
+    from anyregion.cli import terminal
+
+    print()
+    terminal.table(
+        ("is", "named", "regions", "of its class"),
+        ((c.true, c.named, c.regions, f"{c.share:.1%}") for c in errors.confusions[:10]),
+        numbers=(2, 3),
+    )
+    print()
+    terminal.fields([("wrong", f"{errors.wrong} of {errors.regions}"), ("report", errors.folder)])
 
 
 def percent(value: float | None) -> str:

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of categories that it does not have are the absent ones",
     )
     evaluation.add_naming_arguments(parser, vocabulary=False)
+    evaluation.add_report_argument(parser)
     evaluation.add_json_argument(parser)
 
 

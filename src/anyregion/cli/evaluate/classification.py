@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the built-in one for COCO's classes in the built-in vocabularies",
     )
     parser.add_argument("--per-class", action="store_true", help="also print each class")
+    evaluation.add_report_argument(parser)
     evaluation.add_json_argument(parser)
 
 

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save", type=Path, metavar="RESULTS.json", help="write the predictions as COCO results"
     )
     parser.add_argument("--per-class", action="store_true", help="also print each class")
+    evaluation.add_report_argument(parser)
     evaluation.add_json_argument(parser)
 
 
@@ -63,6 +64,7 @@ def _judge_results(args: argparse.Namespace) -> DetectionReport:
         "--exemplars": args.exemplars,
         "--limit": args.limit,
         "--save": args.save,
+        "--report": args.report,
         "--proposer": args.proposer,
         "--most": args.most,
         "--min-objectness": args.min_objectness,

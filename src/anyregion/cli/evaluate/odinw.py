@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     evaluation.add_region_arguments(parser, folder=True)
     evaluation.add_naming_arguments(parser, vocabulary=False)
+    evaluation.add_report_argument(parser)
     evaluation.add_json_argument(parser)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.metrics.calibration import ScoreBin, auroc, ece, score_bins
+from anyregion.evaluation.regions.error_report import AnswerLog, ErrorReport
 from anyregion.evaluation.regions.inputs import (
     EmptyEvaluationError,
     EvaluationOptions,
@@ -97,6 +98,7 @@ class CalibrationReport:
         seconds: time spent on the images.
         set_aside: images and regions that could not be used, and sizes that could not be made.
         split: the same by seen and unseen classes, where it was asked for.
+        errors: what was written to `EvaluationOptions.report`, where it was asked for.
     """
 
     ece: float
@@ -113,6 +115,7 @@ class CalibrationReport:
     seconds: float
     set_aside: tuple[SetAside, ...]
     split: SplitCalibration | None = None
+    errors: ErrorReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -189,6 +192,7 @@ def evaluate_calibration(
     labels: list[NDArray[np.int64]] = []
     best: list[list[NDArray[np.int64]]] = [[] for _ in subsets]
     scores: list[list[NDArray[np.float32]]] = [[] for _ in subsets]
+    log = AnswerLog()
     started = time.perf_counter()
     for batch in run_pipeline(
         samples if taught else [keep_categories(s, names.positions)[0] for s in samples],
@@ -202,6 +206,10 @@ def evaluate_calibration(
             categories = item.regions.categories
             listed = [] if categories is None else categories.tolist()
             labels.append(np.array([names.positions.get(c, -1) for c in listed], dtype=np.int64))
+            if options.report is not None and len(listed) == len(predictions):
+                true = [file.categories[c] for c in listed]
+                correct = predictions.indices[:, 0] == labels[-1]
+                log.add(item.sample.name, predictions, true, correct)
             if taught:
                 best[0].append(predictions.indices[:, 0])
                 scores[0].append(predictions.scores[:, 0])
@@ -216,6 +224,10 @@ def evaluate_calibration(
     seconds = time.perf_counter() - started
     if not labels:
         raise EmptyEvaluationError(annotations, set_aside, "no region has a known class")
+    errors = None
+    if options.report is not None:
+        errors, not_shown = log.write(options.report, names.names.names, options.picture, track)
+        set_aside += not_shown
     # (N,) over the regions of all images, as are the answers of each vocabulary
     truth = np.concatenate(labels)
     answers = [
@@ -243,6 +255,7 @@ def evaluate_calibration(
         seconds=seconds,
         set_aside=tuple(set_aside),
         split=None if unseen is None else _split(full, known, unseen, names.names.names),
+        errors=errors,
     )
 
 

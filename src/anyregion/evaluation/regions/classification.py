@@ -20,6 +20,7 @@ from anyregion.evaluation.metrics.accuracy import (
     top_k,
 )
 from anyregion.evaluation.metrics.calibration import auroc, ece
+from anyregion.evaluation.regions.error_report import AnswerLog, ErrorReport
 from anyregion.evaluation.regions.inputs import (
     SIZE_EDGES,
     SIZE_NAMES,
@@ -87,6 +88,7 @@ class ClassificationReport:
         set_aside: images and regions that could not be used.
         split: the same by seen and unseen classes, where it was asked for.
         right_names: the list by which several names were right for a class, where there was one.
+        errors: what was written to `EvaluationOptions.report`, where it was asked for.
     """
 
     top1: float
@@ -105,6 +107,7 @@ class ClassificationReport:
     set_aside: tuple[SetAside, ...]
     split: SplitAccuracy | None = None
     right_names: str | None = None
+    errors: ErrorReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -161,6 +164,7 @@ def evaluate_classification(
     encoded = recognizer.encode_vocabulary(names.vocabulary, progress=encoding)
     started = time.perf_counter()
     parts: list[_Answers] = []
+    log = AnswerLog()
     outside_vocabulary = 0
     for batch in run_pipeline(
         samples,
@@ -171,11 +175,19 @@ def evaluate_classification(
     ):
         set_aside += batch.set_aside
         outside_vocabulary += sum(outside[item.sample.name] for item in batch.read)
-        parts += [_Answers.of(predictions, classes) for _, predictions in batch.results]
+        for item, predictions in batch.results:
+            parts.append(_Answers.of(predictions, classes))
+            if options.report is not None:
+                true = [classes.names[label] for label in parts[-1].labels.tolist()]
+                log.add(item.sample.name, predictions, true, parts[-1].ranks == 0)
     seconds = time.perf_counter() - started
     if not parts:
         reason = "no region has a class of the vocabulary"
         raise EmptyEvaluationError(annotations, set_aside, reason)
+    errors = None
+    if options.report is not None:
+        errors, not_shown = log.write(options.report, names.names.names, options.picture, track)
+        set_aside += not_shown
     answers = _Answers.join(parts)
     # (N,) rows of regions, over all images
     overall = answers.accuracy(np.ones(len(answers.labels), dtype=bool))
@@ -206,6 +218,7 @@ def evaluate_classification(
         set_aside=tuple(set_aside),
         split=None if unseen is None else _split(answers, classes, unseen),
         right_names=None if right_names is None else right_names.source,
+        errors=errors,
     )
 
 

@@ -24,6 +24,7 @@ from anyregion.evaluation.metrics.average_precision import (
 from anyregion.evaluation.metrics.coco_eval import Detections, Kind
 from anyregion.evaluation.metrics.overlap import boxes_per_thing
 from anyregion.evaluation.regions.coco_results import from_predictions, read_results, to_results
+from anyregion.evaluation.regions.error_report import AnswerLog, ErrorReport
 from anyregion.evaluation.regions.inputs import (
     EmptyEvaluationError,
     EvaluationOptions,
@@ -112,6 +113,7 @@ class DetectionReport:
         judging_seconds: of comparing with the annotations.
         set_aside: what could not be used.
         things: of found regions, how they lie on the annotated things; else None.
+        errors: what was written to `EvaluationOptions.report`, where it was asked for.
     """
 
     style: Style
@@ -128,6 +130,7 @@ class DetectionReport:
     judging_seconds: float
     set_aside: tuple[SetAside, ...]
     things: RegionsPerThing | None = None
+    errors: ErrorReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -216,6 +219,7 @@ def evaluate_detection(
     parts: list[Detections] = []
     correct = count = left_out = 0
     # regions of each thing, and those of its own name
+    log = AnswerLog()
     per_thing: list[NDArray[np.int64]] = []
     named: list[NDArray[np.int64]] = []
     started = time.perf_counter()
@@ -239,6 +243,10 @@ def evaluate_detection(
             left_out += len(item.regions) - len(np.unique(predictions.rows))
             rows = truth.rows(image)
             things, labels = truth.boxes[rows], truth.labels[rows]
+            if options.report is not None:
+                log.add_annotated(
+                    item.sample.name, predictions, truth, rows, own_regions=own_regions
+                )
             per_thing.append(boxes_per_thing(predictions.boxes, things))
             named.append(_named_per_thing(predictions, labels_of, things, labels))
             parts.append(from_predictions(image, predictions, labels_of, pairs=pairs, masks=masks))
@@ -246,6 +254,10 @@ def evaluate_detection(
     if not counted:
         raise EmptyEvaluationError(annotations, set_aside, "no image could be read")
     detections = Detections.join(parts)
+    errors = None
+    if options.report is not None:
+        errors, not_shown = log.write(options.report, names.names.names, options.picture, track)
+        set_aside += not_shown
     if save is not None:
         with writing(save):
             write_json(save, to_results(detections, truth))
@@ -261,6 +273,7 @@ def evaluate_detection(
         seconds=seconds,
         set_aside=tuple(set_aside),
         things=None if proposer is None else _per_thing(per_thing, named, left_out),
+        errors=errors,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from anyregion.drawing.options import PictureOptions
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.regions.right_names import RightNames, positions_of
 from anyregion.exemplars import ExemplarVocabulary
@@ -37,6 +38,8 @@ class EvaluationOptions:
             are named).
         batch_size: images at once.
         track: shows how far the work is.
+        report: a folder for the confusion matrix and the worst errors (`AnswerLog`); None for none.
+        picture: what its crops look like.
     """
 
     vocabulary: Vocabulary | EncodedVocabulary | ExemplarVocabulary | None = None
@@ -48,6 +51,8 @@ class EvaluationOptions:
     limit: int | None = None
     batch_size: int = 4
     track: Track = silent
+    report: Path | None = None
+    picture: PictureOptions = field(default_factory=PictureOptions)
 
 
 class EmptyEvaluationError(InputError):

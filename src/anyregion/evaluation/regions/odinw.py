@@ -110,6 +110,7 @@ def evaluate_sets(
                     options,
                     unseen=_unseen_of(options.unseen, data),
                     track=partial(_set_track, options.track, data.name),
+                    report=None if options.report is None else options.report / data.name,
                 ),
                 regions=set_regions,
                 masks=masks,
