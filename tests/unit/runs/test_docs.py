@@ -1,4 +1,4 @@
-"""The Python of docs/guides/runs.md and docs/guides/evaluation.md runs as it stands."""
+"""The Python of the guides to runs, evaluation and pictures runs as it stands."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def test_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_evaluation(place: Path) -> None:
     names = run_blocks("guides/evaluation.md")
     assert names["report"].regions == 2
+
+
+def test_pictures(place: Path) -> None:
+    names = run_blocks("guides/pictures.md")
+    assert names["picture"].width == 900
+    assert (place / "coffee-named.png").is_file()
