@@ -39,6 +39,7 @@ from anyregion.serve.requests import (
     parse_vocabulary,
 )
 from anyregion.serve.service import MOST_FOUND, Correction, Service
+from anyregion.serve.xanylabeling import XAnyLabelingRoutes
 from anyregion.teaching.vocabulary import TaughtVocabulary
 
 OPTIONS_VARIABLE = "ANYREGION_SERVE"
@@ -124,6 +125,7 @@ def create_app(
             route("/v1/vocabularies/{name}", routes.vocabulary, "GET", "PUT", "DELETE"),
             route("/v1/teach", routes.teach, "POST"),
             *label_studio.routes(),
+            *XAnyLabelingRoutes(service).routes(),
             *([] if project is None else [*project.routes(), *page_routes()]),
         ],
         exception_handlers={HTTPException: _http_error},

@@ -26,6 +26,8 @@ OPEN_ROUTES = ("/health",)
 """What answers without a token: that something runs is no secret."""
 BASIC_ROUTES = "/label-studio"
 """What takes the token as a password, too: Label Studio knows Basic authentication alone."""
+KEY_ROUTES = "/x-anylabeling/v1"
+"""What takes the token in a header `Token`, too, as X-AnyLabeling sends its `api_key`."""
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -118,10 +120,13 @@ class Guard:
         if int(length) > self.options.max_body:
             return 413, "too_large", f"{self.options.max_body} bytes are the most"
         token = self.options.token
-        if token is not None and scope["path"].startswith(("/v1", "/metrics", BASIC_ROUTES)):
+        path, guarded = scope["path"], ("/v1", "/metrics", BASIC_ROUTES, KEY_ROUTES)
+        if token is not None and path.startswith(guarded):
             expected, stated = f"Bearer {token}".encode(), headers.get(b"authorization", b"")
-            if scope["path"].startswith(BASIC_ROUTES) and stated[:6].lower() == b"basic ":
+            if path.startswith(BASIC_ROUTES) and stated[:6].lower() == b"basic ":
                 stated = _basic_password(stated)
+            elif path.startswith(KEY_ROUTES) and b"token" in headers:
+                stated = b"Bearer " + headers[b"token"]
             if not hmac.compare_digest(stated, expected):
                 return 401, "unauthorized", "a token is needed: Authorization: Bearer TOKEN"
         return None

@@ -76,10 +76,10 @@ def test_the_driver_writes_what_is_found(
 
     regions = proposer.propose(read_image(PHOTOS[0]))
     (expected,) = compact.recognize([PHOTOS[0]], [regions], NAMES)
-    found = {tuple(np.round(box, 2)) for box in expected.boxes}
+    corners = {tuple(np.round(box, 2)) for box in expected.boxes}
     drawn = {tuple(np.round(s["points"], 2)) for s in shapes if s["frame"] == 0}
     assert drawn
-    assert drawn <= found
+    assert drawn <= corners
 
 
 @pytest.mark.parametrize("shapes", ["mask", "polygon"])
