@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from anyregion.data.store.locks import try_lock
 from anyregion.errors import AnyRegionError, InputError
 from anyregion.index import RegionIndex
 from anyregion.index.build import IndexModel, IndexOptions
@@ -258,3 +259,32 @@ def test_regions_that_are_found_have_their_objectness(tmp_path: Path) -> None:
     assert block.column("objectness").to_pylist() == [0.9, 0.8, 0.7] * 3
     assert block.column("image").to_pylist()[::3] == ["0/000.png", "1/001.png", "2/002.png"]
     assert block.column("id").to_pylist() == ["0", "1", "2"] * 3
+
+
+def test_a_small_collection_has_shards_enough_to_share() -> None:
+    sizes = [IndexOptions().images_of_shard(n) for n in (1, 100, 2000, 32_768, 10**6)]
+    assert sizes == [16, 16, 31, 512, 512]
+    assert IndexOptions(shard_images=7).images_of_shard(10**6) == 7
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    photos, out = pictures(tmp_path / "photos", 5), tmp_path / "index"
+    make_index(photos, out)
+    expected = files(out)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lock = json.loads(_lock_of_this_process(tmp_path / "lock"))
+    # killed between the last move of a shard and the end of its lock, and while it planned
+    (out / "shards" / "00000.lock").write_text(json.dumps({**lock, "pid": ended.pid}))
+    (out / "shards" / ".00000.regions-x1.parquet").write_bytes(b"half")
+    (out / ".plan-x2.parquet").write_bytes(b"half")
+    # and one that is at work, on a shard that it has not begun
+    (out / "shards" / "00001.lock").write_text(json.dumps(lock))
+    make_index(photos, out)
+    (out / "shards" / "00001.lock").unlink()
+    assert files(out) == expected
+
+
+def _lock_of_this_process(path: Path) -> str:
+    with try_lock(path):
+        return path.read_text()
