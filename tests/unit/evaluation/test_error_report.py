@@ -167,3 +167,39 @@ def test_large_vocabularies_are_cut_to_the_most_confused(
     assert counts[off].sum() == report.wrong
     assert counts.sum() == report.wrong + 30
     assert len(table(tmp_path / "report" / "confusion.csv")) == 101
+
+
+def test_the_matrix_is_blue_where_answers_are_right_and_orange_elsewhere(
+    photo: str, tmp_path: Path
+) -> None:
+    log = AnswerLog()
+    log.add(photo, answers(boxes(2), ["cat", "cat"], [0.9, 0.8]), ["cat", "dog"])
+    log.write(tmp_path / "report", NAMES)
+    pixels = np.asarray(Image.open(tmp_path / "report" / "confusion.png").convert("RGB"))
+    for colour in ((0, 114, 178), (213, 94, 0)):
+        assert (pixels == colour).all(axis=2).sum() > 500
+
+
+def test_what_was_missed_is_a_column_and_what_is_not_annotated_a_row(
+    photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+
+    def noted(rows: Any, columns: Any, counts: Any, **options: Any) -> Image.Image:
+        drawn.append((rows, columns, counts.tolist()))
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(error_report, "draw_matrix", noted)
+    log = AnswerLog()
+    things = np.array([[0.0, 0, 20, 20], [40, 0, 60, 20]])
+    found = answers([[0, 0, 20, 20], [80, 0, 100, 20]], ["cat", "cat"], [0.9, 0.8])
+    log.add_found(photo, found, things, ["cat", "dog"], np.zeros(2, dtype=bool))
+    log.write(tmp_path / "report", NAMES)
+    ((rows, columns, counts),) = drawn
+    assert (rows[-1], columns[-1]) == (NOTHING, MISSED)
+    table = {(r, c): counts[i][j] for i, r in enumerate(rows) for j, c in enumerate(columns)}
+    assert {pair for pair, count in table.items() if count} == {
+        ("cat", "cat"),
+        (NOTHING, "cat"),
+        ("dog", MISSED),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,36 @@ def test_classification_split(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["split"]["unseen"]["regions"] == 1
     assert main(["evaluate", "classification", *DATA, "--unseen", "lime"]) == 0
     assert "unseen classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["calibration", *DATA],
+        ["classification", *DATA],
+        ["classification", *DATA, "--vocabulary", "red,blue,lime,white"],
+        ["detection", *DATA],
+        ["detection", *DATA, "--regions", "auto", "--proposer", "compact"],
+        ["odinw", "sets"],
+    ],
+    ids=" ".join,
+)
+def test_a_report_of_what_is_wrong(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_set(tmp_path / "sets" / "one", "test")
+    assert main(["evaluate", *words, "--report", "report"]) == 0
+    folder = Path("report/one") if words[0] == "odinw" else Path("report")
+    files = {path.name for path in folder.iterdir()}
+    assert {"confusion.png", "confusion.csv", "confusions.csv", "errors.csv"} <= files
+    (_, *names), *rows = csv.reader((folder / "confusion.csv").open())
+    cells = [
+        (true, named, int(count))
+        for true, *counts in rows
+        for named, count in zip(names, counts, strict=True)
+    ]
+    wrong = sum(n for true, named, n in cells if true != named)
+    assert len(list(csv.reader((folder / "errors.csv").open()))) - 1 == wrong
+    assert (folder / "errors" / "001.jpg").is_file() == (wrong > 0)
+    if words[0] != "odinw":
+        assert f"{wrong} of {sum(n for *_, n in cells)}" in capsys.readouterr().out

@@ -218,7 +218,7 @@ class AnswerLog:
         with writing(folder / CONFUSIONS_CSV):
             listed = ((c.true, c.named, c.regions, f"{c.share:.4f}") for c in confusions)
             write_csv(folder / CONFUSIONS_CSV, ("true", "named", "regions", "share"), listed)
-        title = f"{wrong:,} of {regions:,} regions are wrong"
+        title = f"{wrong:,} of {regions:,} answers are wrong"
         picture = _picture(rows, columns, matrix, title, options)
         target = folder / CONFUSION_PNG
         with writing(target), atomic_path(target) as temporary:
@@ -313,19 +313,23 @@ def _picture(
             errors.update({true: count, named: count})
             alike[true, named] += count
             alike[named, true] += count
+    # what is no name stands at the end, beside nothing
+    ends = [end for end in (NOTHING, MISSED) if end in errors]
+    for end in ends:
+        del errors[end]
     shown = [name for name, _ in errors.most_common(_IN_PICTURE)]
     chain = shown[:1]
     while rest := [name for name in shown if name not in chain]:
         # next to a name the one that it is confused with most
         chain.append(max(rest, key=lambda name: (alike[chain[-1], name], errors[name])))
     others = len(errors) - len(chain)
-    names = [*chain, *([f"({others:,} others)"] if others else [])]
-    place = {name: i for i, name in enumerate(chain)}
+    names = [*chain, *ends, *([f"({others:,} others)"] if others else [])]
+    place = {name: i for i, name in enumerate((*chain, *ends))}
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     right = np.eye(len(names), dtype=bool)
     for i, j in np.argwhere(matrix).tolist():
         counts[place.get(rows[i], -1), place.get(columns[j], -1)] += matrix[i, j]
-    # neither is a class nor a name what stands for no region
+    # things that were missed are no class, and what is not annotated is no answer
     row_at = [i for i in range(len(names)) if counts[i].any() and names[i] != MISSED]
     column_at = [j for j in range(len(names)) if names[j] != NOTHING]
     if others:
