@@ -20,9 +20,9 @@ from anyregion.integrations.cvat_server import CvatConnection, CvatServer
 from anyregion.integrations.cvat_shapes import mask_points
 from anyregion.io.outlines import single_outline
 from anyregion.io.vocabulary import load_vocabulary
+from anyregion.prompts import clicked_region
 from anyregion.proposals import DuplicateOptions
 from anyregion.recognizer import Recognizer, VocabularyLike
-from anyregion.regions import Regions
 from anyregion.runs.pipeline import (
     ProposedRegions,
     RecognizeOptions,
@@ -284,7 +284,13 @@ class InteractionFunction:
         import cvat_sdk.auto_annotation as cvataa
         from cvat_sdk.attributes import attribute_vals_from_dict
 
-        regions = _prompted(prompts, pp_image.size)
+        corners = prompts.bounding_box
+        regions = clicked_region(
+            pp_image.size,
+            box=None if corners is None else (*corners[0], *corners[1]),
+            inside=prompts.pos_points,
+            outside=prompts.neg_points,
+        )
         if regions is None:
             return []
         (embedded,) = self.recognizer.encoder.embed_regions(
@@ -306,26 +312,3 @@ class InteractionFunction:
                 type="mask", points=[float(v) for v in points], attributes=attributes
             )
         ]
-
-
-def _prompted(prompts: InteractionPrompts, size: tuple[int, int]) -> Regions | None:
-    """Prompts as one region within the image; None where they show nothing."""
-    height, width = size
-    box = prompts.bounding_box
-    if box is None and not prompts.pos_points:
-        return None
-    points = np.array([*prompts.pos_points, *prompts.neg_points], dtype=np.float64).reshape(-1, 2)
-    # a click on the border lies a hair outside
-    points = np.clip(points, 0, np.nextafter([width, height], 0))
-    labels = [1] * len(prompts.pos_points) + [0] * len(prompts.neg_points)
-    corners = [np.nan] * 4 if box is None else [*box[0], *box[1]]
-    try:
-        regions = Regions.from_prompts(
-            boxes=[corners],
-            points=[points if len(points) else None],
-            point_labels=[labels if len(points) else None],
-        )
-    except InputError:  # a box without an area, where a drag was a click
-        return None
-    fitted, outside = regions.fit(height, width)
-    return None if outside else fitted

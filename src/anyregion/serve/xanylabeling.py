@@ -23,6 +23,7 @@ from anyregion.errors import InputError
 from anyregion.io.outlines import outline_polygons
 from anyregion.io.vocabulary import BUILT_IN_NAMES
 from anyregion.predictions import Prediction, Predictions
+from anyregion.prompts import clicked_region
 from anyregion.regions import Regions
 from anyregion.serve.engine import NamingOptions, OverloadError
 from anyregion.serve.http import json_body, route, text_of
@@ -193,7 +194,7 @@ class XAnyLabelingRoutes:
     ) -> list[dict[str, Any]]:
         """Each rectangle that marks a thing, named; one that no name fits stays without."""
         boxes = [m.data for m in marks if m.kind == "rectangle" and m.inside]
-        regions = _fitted(Regions.from_boxes(np.reshape(boxes, (-1, 4))), image)
+        regions, _ = Regions.from_boxes(np.reshape(boxes, (-1, 4))).fit(*image.size)
         if not len(regions):
             return []
         predictions = await self.service.name(image, regions, words, NamingOptions(1))
@@ -208,7 +209,14 @@ class XAnyLabelingRoutes:
 
     async def _outline(self, image: EncodedImage, marks: list[Mark]) -> list[dict[str, Any]]:
         """The outline of the one thing that all marks show, and its likeliest names in words."""
-        regions = _prompted(marks, image)
+        boxes = [m.data for m in marks if m.kind == "rectangle" and m.inside]
+        clicks = [m for m in marks if m.kind == "point"]
+        regions = clicked_region(
+            image.size,
+            box=boxes[-1] if boxes else None,
+            inside=[m.data for m in clicks if m.inside],
+            outside=[m.data for m in clicks if not m.inside],
+        )
         if regions is None:
             return []
         options = NamingOptions(3, None, masks=True)
@@ -259,30 +267,6 @@ def parse_marks(entries: Any, most: int) -> list[Mark]:
                 continue  # a click, not a drag
         marks.append(Mark(str(kind), entry.get("label", 1) == 1, values))
     return marks
-
-
-def _prompted(marks: list[Mark], image: EncodedImage) -> Regions | None:
-    """All marks as one region within the image; None where they show nothing."""
-    height, width = image.size
-    boxes = [m.data for m in marks if m.kind == "rectangle" and m.inside]
-    clicks = [m for m in marks if m.kind == "point"]
-    if not boxes and not any(m.inside for m in clicks):
-        return None
-    points = np.reshape([m.data for m in clicks], (-1, 2))
-    # a click on the border lies a hair outside
-    points = np.clip(points, 0, np.nextafter([width, height], 0))
-    labels = [int(m.inside) for m in clicks]
-    regions = Regions.from_prompts(
-        boxes=[boxes[-1] if boxes else [np.nan] * 4],
-        points=[points if len(clicks) else None],
-        point_labels=[labels if len(clicks) else None],
-    )
-    fitted = _fitted(regions, image)
-    return fitted if len(fitted) else None
-
-
-def _fitted(regions: Regions, image: EncodedImage) -> Regions:
-    return regions.fit(*image.size)[0]
 
 
 def _image_bytes(value: Any) -> bytes:
