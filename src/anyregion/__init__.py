@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from anyregion.teaching.vocabulary import TaughtVocabulary
     from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # so that importing the package loads neither torch nor ONNX Runtime, nor even numpy
 __getattr__, __dir__ = attach(

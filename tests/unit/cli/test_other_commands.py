@@ -1,17 +1,15 @@
-"""`models`, `doctor`, `convert` and the help."""
+"""`models`, `convert` and the help."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from anyregion import factory
 from anyregion.cli.main import COMMANDS, main
 from anyregion.factory import ModelInfo
-from tests.helpers.colours import colour_recognizer
 from tests.helpers.command_line import code_of
 
 
@@ -26,30 +24,6 @@ def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     report = json.loads(capsys.readouterr().out)
     assert report["models"][0]["licence"] == "MIT"
     assert report["vocabularies"]["coco"] == 80
-
-
-def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("anyregion.load_recognizer", colour_recognizer)
-    monkeypatch.setattr("anyregion.cli.doctor._torch_devices", list)
-    assert main(["doctor"]) == 0
-    assert "built-in model" in capsys.readouterr().out
-    assert main(["doctor", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["works"] is True
-    assert report["packages"]["numpy"]
-    assert {"torch", "dev"} <= set(report["extras"])
-
-
-def test_doctor_says_what_is_broken(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def broken(**_: Any) -> Any:
-        raise OSError("asset is not there")
-
-    monkeypatch.setattr("anyregion.factory.load_recognizer", broken)
-    monkeypatch.setattr("anyregion.cli.doctor._torch_devices", list)
-    assert main(["doctor"]) == 1
-    assert "broken: asset is not there" in capsys.readouterr().out
 
 
 def test_convert_refuses_what_is_no_checkpoint(

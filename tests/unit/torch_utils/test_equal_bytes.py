@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

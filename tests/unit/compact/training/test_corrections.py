@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("lightning_fabric")
+
 from anyregion import InputError, Regions, Teacher, load_recognizer, load_vocabulary
 from anyregion.cli.main import main
 from anyregion.compact.training.corrections import corrections_data
