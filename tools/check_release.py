@@ -1,6 +1,6 @@
 """Builds a release into a folder and checks it: what a person does before a tag, as one command.
 
-    pip install --group release -c constraints.txt
+    pip install --group release        # pip 25.1 or newer
     python tools/check_release.py --out dist [--extras] [--tests]
 
 In a clean checkout it checks that the version is one everywhere; builds the sdist and the wheel

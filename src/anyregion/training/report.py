@@ -10,6 +10,7 @@ from anyregion.errors import SetAside
 from anyregion.files import write_text, writing
 
 CARD = "README.md"
+_MODEL_TITLE = "# A model that anyregion trained"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def write_run_card(
 ) -> None:
     """Write `README.md` into the run's folder; `lines` state the data and their terms.
 
+    Also into its `model/`, which may leave the run, where the task has written no card of its own.
+
     Raises:
         AnyRegionError: it cannot be written.
     """
@@ -70,20 +73,27 @@ def write_run_card(
         **{f"{name} (training)": f"{value:.5g}" for name, value in report.losses.items()},
         **{name: f"{value:.5g}" for name, value in report.validation.items()},
     }
-    text = [
-        "# Training",
-        "",
-        "Settings: `config.yaml`. Where it ran: `environment.json`. Course: `curves.png`, "
-        "`log.jsonl`.",
-        "",
+    tables = [
         *_table("cost", cost),
         *_table("data and terms", lines or {"data": "not stated"}),
         *_table("figures", figures),
     ]
+    pointers = (
+        "Settings: `config.yaml`. Where it ran: `environment.json`. Course: `curves.png`, "
+        "`log.jsonl`."
+    )
     # also after an interruption: whoever finds the folder should know what it is
     path = Path(report.folder) / CARD
+    model = Path(report.folder) / "model"
     with writing(path):
-        write_text(path, "\n".join(text))
+        write_text(path, "\n".join(["# Training", "", pointers, "", *tables]))
+        if model.is_dir() and (not (model / CARD).exists() or _is_run_card(model / CARD)):
+            write_text(model / CARD, "\n".join([_MODEL_TITLE, "", *tables]))
+
+
+def _is_run_card(path: Path) -> bool:
+    """Whether a model's card is one that was written here, by an earlier call of the same run."""
+    return path.read_text(encoding="utf-8").startswith(_MODEL_TITLE)
 
 
 def _table(title: str, rows: Mapping[str, str]) -> list[str]:

@@ -239,6 +239,10 @@ def test_run_folder_says_what_was_done(tmp_path: Path) -> None:
     card = (tmp_path / "run/README.md").read_text()
     assert "| parameters learned | 195 " in card
     assert "| images seen | 21 |" in card
+    # what leaves the run takes its card along
+    moved = (tmp_path / "run/model/README.md").read_text()
+    assert "| images seen | 21 |" in moved
+    assert "config.yaml" not in moved
 
 
 def test_tensorboard_events(tmp_path: Path) -> None:

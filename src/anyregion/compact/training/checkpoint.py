@@ -29,6 +29,11 @@ FORMAT = "anyregion.compact.namer/1"
 
 M = TypeVar("M", bound=nn.Module)
 
+_LIMITS = (
+    "These images may have chosen the best step: others judge the head better. What the frozen "
+    "encoders cannot tell apart it does not either (anyregion's docs/reference/model_cards.md)."
+)
+
 
 def save_region_head(
     module: RegionHeadModule,
@@ -71,7 +76,15 @@ def save_region_head(
         card,
         weights=[REGION_HEAD, CALIBRATION, WEIGHTS, *([IMAGE_ENCODER] if encoder else [])],
         vocabulary=vocabulary,
-        readme=README,
+        readme=f"{README}\n{_figures(metrics)}" if metrics else README,
+    )
+
+
+def _figures(metrics: Mapping[str, float]) -> str:
+    """A table of what the head reaches, for its card."""
+    rows = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
+    return "\n".join(
+        ["| on the images that validated it | |", "| --- | --- |", *rows, "", _LIMITS, ""]
     )
 
 

@@ -307,6 +307,10 @@ def test_the_folder_keeps_its_format(saved: Path) -> None:
     assert content["format"] == "anyregion.compact.namer/1"
     assert set(content) == {"format", "module", "licence", "names", "figures"}
     assert b"novelty" in (saved / "namer.safetensors").read_bytes()
+    card = (saved / "README.md").read_text()
+    assert content["figures"]
+    for name, value in content["figures"].items():
+        assert f"| {name} | {value:.4g} |" in card
 
 
 # losses and calibration
