@@ -35,10 +35,10 @@ HEAD = """\
 # Licences of the core
 
 anyregion is Apache-2.0, and so are its built-in weights ([model cards](model_cards.md),
-[NOTICE](../../NOTICE)). `pip install anyregion` brings these packages besides; none of them is
+`NOTICE`). `pip install anyregion` brings these packages besides; none of them is
 under a GPL, LGPL or AGPL, which a test holds. What extras bring is not listed. Written by
 `python tools/licences.py` from what each package declares; the versions of a release stand in its
-SBOM ([a release](../../CONTRIBUTING.md#a-release)).
+SBOM ("A release" in CONTRIBUTING.md).
 
 | package | licence | needed by |
 | --- | --- | --- |

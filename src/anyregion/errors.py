@@ -53,5 +53,6 @@ def require(extra: str, *modules: str) -> None:
     if missing:
         raise MissingExtraError(
             f"this needs {', '.join(missing)}, which the core leaves out: "
-            f"pip install 'anyregion[{extra}]'"
+            f"pip install 'anyregion[{extra}]', or in a clone of the repository "
+            f"pip install '.[{extra}]'"
         )
