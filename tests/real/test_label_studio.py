@@ -1,6 +1,6 @@
 """A Label Studio that really runs, with this package as its back end: minutes, so only on demand.
 
-`ANYREGION_LABEL_STUDIO=1` (where `label-studio` is on the PATH) or the path of that program runs it.
+`ANYREGION_LABEL_STUDIO` runs it: 1 (`label-studio` is on the PATH), or the path of that program.
 """
 
 from __future__ import annotations
