@@ -1,4 +1,4 @@
-"""README's Python does what its words say."""
+"""README's Python and its first command do what its words say."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anyregion.cli.main import main
 from anyregion.predictions import Predictions
-from tests.helpers.docs import ROOT
+from tests.helpers.docs import ROOT, words_of
 
 
 def run_block(block: str) -> tuple[dict[str, Any], list[Any]]:
@@ -37,7 +38,12 @@ def test_the_python_of_readme(
     (predictions,) = (v for v in names.values() if isinstance(v, Predictions))
     # the cup fills the first box; the second holds its right half with the spoon before it
     assert predictions.labels == ["cup", "spoon"]
-    assert capsys.readouterr().out.startswith("['cup', 'spoon'] [0.")
+    stated = re.findall(r"# (cup) ([\d.]+), then (spoon) ([\d.]+)", block)[0]
+    printed = " ".join(capsys.readouterr().out.split()).split(" ")
+    assert printed[::2] == list(stated[::2])
+    assert [float(x) for x in printed[1::2]] == pytest.approx(
+        [float(x) for x in stated[1::2]], abs=0.02
+    )
     (picture,) = (v for v in values if isinstance(v, Image.Image))
     photograph = Image.open("examples/coffee.jpg")
     assert picture.width / picture.height == pytest.approx(photograph.width / photograph.height)
@@ -45,6 +51,32 @@ def test_the_python_of_readme(
     changed = np.abs(np.asarray(picture).astype(int) - resized).max(axis=2) > 60
     assert 0.01 < changed.mean() < 0.2, "outlines and labels, and else the photograph"
     (coco,) = (v for v in values if isinstance(v, list))
-    boxes = [[76, 66, 404, 322], [325, 66, 101, 261]]  # x, y, width, height
+    boxes = [[172, 18, 253, 290], [325, 66, 101, 261]]  # x, y, width, height
     assert [item["bbox"] for item in coco] == boxes
     assert {item["image_id"] for item in coco} == {1}
+
+
+def test_what_the_first_command_prints(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table under the first command is what it prints: names, places, scores to 0.02."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    command, table = re.findall(
+        r"<!-- try it -->\n```sh\n(.*?)```.*?```text\n(.*?)```", readme, re.DOTALL
+    )[0]
+    lines = re.sub(r"\\\n", " ", command).splitlines()
+    (words,) = (found for line in lines if (found := words_of(line)))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("ANYREGION_CACHE", str(tmp_path))
+    out = words.index("--out") + 1
+    assert main([*words[:out], str(tmp_path / "out"), *words[out + 1 :]]) == 0
+
+    def rows(text: str) -> list[tuple[str, ...]]:
+        return re.findall(r"^(\d+) +(.+?) +(0\.\d+) +(.+?) *$", text, re.MULTILINE)
+
+    printed, stated = rows(capsys.readouterr().out), rows(table)
+    assert len(stated) == 5
+    assert [(r[0], r[1], r[3]) for r in printed] == [(r[0], r[1], r[3]) for r in stated]
+    scores = [[float(row[2]) for row in r] for r in (printed, stated)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+    assert (tmp_path / "out/pictures/launch.jpg").is_file()
