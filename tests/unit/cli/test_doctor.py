@@ -80,6 +80,13 @@ def test_an_extra_that_is_not_installed_is_no_problem(examine: Any) -> None:
     assert report["extras"]["torch"] == ["torch", "transformers"]
 
 
+def test_an_extra_that_no_table_has_is_passed_over(
+    examine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(doctor.LEADING, "serve")
+    assert examine(**COMPLETE, **SERVE)["installed"] == []
+
+
 def test_complete_extras_are_listed(examine: Any) -> None:
     report = examine(**COMPLETE, **SERVE, **TORCH)
     assert report["problems"] == []
