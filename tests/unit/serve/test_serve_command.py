@@ -18,6 +18,7 @@ import pytest
 
 from anyregion.cli.main import main
 from anyregion.serve.client import Client, ServiceError
+from tests.helpers.label_studio import predict, recorded
 from tests.unit.serve.conftest import photo
 from tests.unit.serve.test_routes import NAMES, regions
 
@@ -84,7 +85,10 @@ def test_it_answers_and_ends_with_what_it_began(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="uvicorn's processes are POSIX's")
 def test_processes_answer_for_each_other(tmp_path: Path) -> None:
-    with served("--processes", "2", "--vocabularies", str(tmp_path)) as (process, url):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.png").write_bytes(photo())
+    places = ["--label-studio-files", str(tmp_path / "files")]
+    with served("--processes", "2", "--vocabularies", str(tmp_path), *places) as (process, url):
         image = Client(url).add_image(photo())
         # each connection may be another process's
         Client(url).make_vocabulary("mine", NAMES)
@@ -99,6 +103,10 @@ def test_processes_answer_for_each_other(tmp_path: Path) -> None:
                 assert client.vocabulary("mine")["corrections"] == 6
                 answers.append(client.name(image, regions(), "mine"))
         assert all(answer == answers[0] for answer in answers)
+        body = recorded("predict_interactive")
+        body["tasks"][0]["data"]["image"] = "/data/local-files/?d=a.png"
+        (answer,) = predict(url, body)
+        assert answer["result"][0]["value"]["rectanglelabels"]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
 
@@ -114,5 +122,12 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert main(command) == 1
     assert "no place for a token" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
+    (tmp_path / "token").write_text("")
+    assert main(["serve", "--label-studio-token-file", str(tmp_path / "token")]) == 1
+    assert "there is no token in it" in capsys.readouterr().err
+    assert main(["serve", "--label-studio-url", "localhost:8080"]) == 1
+    assert "the address of Label Studio must be" in capsys.readouterr().err
+    assert main(["serve", "--label-studio-files", str(tmp_path / "none")]) == 1
+    assert "no such folder" in capsys.readouterr().err
     assert main(["serve", "--score", "softmax"]) == 1
     assert "each request says its own" in capsys.readouterr().err

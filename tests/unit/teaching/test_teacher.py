@@ -251,3 +251,37 @@ def test_the_words_may_have_synonyms_and_ids() -> None:
     vocabulary = teacher.vocabulary().vocabulary
     assert vocabulary.synonyms == (("green",), ())
     assert vocabulary.ids == (7, 8)
+
+
+def test_other_names_keep_the_corrections_that_they_name() -> None:
+    teacher = taught_teacher()
+    teacher.add(picture("moss", "moss", 50), BOXES, [None, "brick"], name="50.png")
+    before = teacher.vocabulary()
+    assert teacher.rename(before.vocabulary) == 0
+    assert teacher.vocabulary() is before
+    forgotten = int(before.counts[1])
+    assert teacher.rename(Vocabulary.from_names(["Brick", "stone", "moss"])) == forgotten
+    taught = teacher.vocabulary()
+    assert taught.vocabulary.names == ("Brick", "stone", "moss")
+    assert taught.counts.tolist() == [before.counts[2], 0, before.counts[0]]
+    assert len(taught.labels) == len(before.labels) - forgotten
+    assert (taught.labels == 3).sum() == 1, "none of these stays"
+    # as if it had been taught so from the start
+    other = Teacher(colour_recognizer(), ["Brick", "stone", "moss"])
+    pairs = [("moss", "fern"), ("fern", "brick"), ("brick", "moss")]
+    for i in range(8):
+        named = [name for name in pairs[i % 3] if name != "fern"]
+        rows = [j for j, name in enumerate(pairs[i % 3]) if name != "fern"]
+        other.add(picture(*pairs[i % 3], i), BOXES[rows], named, name=f"{i}.png")
+    other.add(picture("moss", "moss", 50), BOXES, [None, "brick"], name="50.png")
+    images = [picture("brick", "moss", 200)]
+    (one,) = teacher.recognizer.recognize(images, [BOXES], taught)
+    (two,) = teacher.recognizer.recognize(images, [BOXES], other.vocabulary())
+    np.testing.assert_allclose(one.scores, two.scores, atol=1e-4)
+    assert one.labels == two.labels == ["Brick", "moss"]
+
+
+def test_names_before_any_correction_may_change() -> None:
+    teacher = Teacher(colour_recognizer(), ["moss"])
+    assert teacher.rename(Vocabulary.from_names(["fern"])) == 0
+    assert teacher.vocabulary().vocabulary.names == ("fern",)

@@ -31,12 +31,13 @@ from anyregion.serve.label_studio.results import (
     read_drawn,
     results_of_task,
 )
-from anyregion.serve.requests import MOST_NAMES
 from anyregion.serve.service import Service
 
 log = logging.getLogger("anyregion.serve")
 FRESH = 60.0
 """Seconds for which an image is not fetched again: one is asked for at every stroke."""
+MOST_NAMES = 1000
+"""Names of a region that are looked through for one that its tag has, where tags differ."""
 SHARE_OF_TIMEOUT = 0.4
 """Of the seconds of a request, after which no further task is begun."""
 ACTIONS = (
@@ -201,8 +202,9 @@ class LabelStudioBackend:
     ) -> list[NamedRegion]:
         """Names by the vocabulary of the project."""
         source = await self.lessons.source(project, config)
-        # labels of several tags share one vocabulary: the best that a region's own has is enough
-        options = NamingOptions(MOST_NAMES, None, masks)
+        # labels of several tags share one vocabulary, of which a region's own tag may have few
+        several = sum(bool(c.labels) for c in (*config.controls, *config.labellers)) > 1
+        options = NamingOptions(MOST_NAMES if several else 1, None, masks)
         predictions = await self.service.name(image, regions, source, options)
         if distinct:
             predictions = self.service.distinct(predictions)
