@@ -191,6 +191,8 @@ class RegionTable:
             "source": source,
             "ids": self.ids,
             "images": [astuple(image) for image in self.images],
+            # the file sorts its tensors, and rows of features are made in this order
+            "features": list(self.features),
         }
         tensors: dict[str, NDArray[Any]] = {
             "embeddings": self.embeddings,
@@ -214,11 +216,7 @@ class RegionTable:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return cls(
                 embeddings=tensors["embeddings"],
-                features={
-                    name.removeprefix(_FEATURE): values
-                    for name, values in tensors.items()
-                    if name.startswith(_FEATURE)
-                },
+                features={name: tensors[f"{_FEATURE}{name}"] for name in metadata["features"]},
                 boxes=tensors["boxes"],
                 categories=tensors["categories"],
                 ids=tuple(metadata["ids"]),

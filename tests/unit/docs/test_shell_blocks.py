@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from tests.helpers.docs import ROOT, link_examples, run_commands
+from anyregion.cli.main import main
+from tests.helpers.docs import PAGES, ROOT, link_examples, run_commands
 
 NAMES = ["steel tower", "rocket", "flag", "helmet", "space shuttle", "espresso cup", "cat"]
 # what the ten boxes of examples/regions.json show
@@ -95,6 +97,92 @@ def test_collection(place: Path) -> None:
     assert (place / "buses/matches.jsonl").is_file()
 
 
+def labels(place: Path, kind: str, out: str) -> Path:
+    """The named regions of the four photographs in a tool's format."""
+    command = ["export-labels", "corrections.json", "--to", kind, "--images", "photos"]
+    assert main([*command, "--out", out]) == 0
+    return place / out
+
+
+def test_formats(place: Path) -> None:
+    labels(place, "label-studio", "studio")
+    labels(place, "cvat", "cvat")
+    shutil.copy(place / "studio/tasks.json", place / "export.json")
+    shutil.copy(place / "cvat/annotations.xml", place)
+    # two stories, each with a run of its own
+    regions = "annotations.xml --vocabulary names.txt --out run"
+    into = "run --into annotations.xml --out named"
+    second = {into: into.replace("run", "run2") + "2", regions: f"{regions}2"}
+    run_commands("reference/formats.md", second)
+    assert len(json.loads((place / "named/predictions.json").read_text())) == 4
+    assert "<box" in (place / "named2/annotations.xml").read_text()
+    assert (place / "out/set/data.yaml").is_file()
+
+
+def test_x_anylabeling(place: Path) -> None:
+    for file in labels(place, "labelme", "labelme").glob("*.json"):
+        shutil.copy(file, place / "photos")
+    run_commands("guides/x_anylabeling.md", {"anyregion serve": "true"})
+    assert sorted(p.name for p in (place / "named").rglob("*.json")) == [
+        "astronaut.json", "cat.json", "coffee.json", "launch.json",
+    ]  # fmt: skip
+
+
+def test_exemplars(place: Path) -> None:
+    labels(place, "crops", "shown")
+    shutil.copy(place / "corrections.json", place / "labels.json")
+    run_commands("guides/exemplars.md", {"--exemplar-images images": "--exemplar-images photos"})
+
+
+def test_explain(place: Path) -> None:
+    run_commands("guides/explain.md")
+    assert (place / "helmet.png").is_file()
+
+
+def test_teaching(place: Path) -> None:
+    shutil.copy(place / "corrections.json", place / "more.json")
+    page = {
+        "--forget bad.jpg --forget other.jpg:17": "--forget cat.jpg --forget launch.jpg:6",
+        "--count 50": "--count 3",
+        # curves of dozens of photographs, which has tests of its own
+        "anyregion evaluate teaching --annotations": "true",
+    }
+    run_commands("guides/teaching.md", page)
+    assert (place / "run3/predictions.json").is_file()
+
+
+# what is not run here, and why
+NOT_RUN = {
+    "design/compact.md": "the built-in model is trained again: an hour, and COCO",
+    "guides/cvat.md": "a CVAT server; tests/unit/integrations has its answers",
+    "guides/install.md": "an environment of its own: .ci/run installs the package",
+    "guides/label_studio.md": "a Label Studio server; reference/formats.md runs the files' story",
+    "guides/page.md": "a service that does not end; the review is in guides/label_photos.md",
+    "guides/pretraining.md": "hours, or processes; guides/pretrain_my_photos.md runs the way",
+    "guides/proposals.md": "SAM's weights, COCO; tests/unit/region_trees runs r2o:compact",
+    "guides/regionspot.md": "the published checkpoint; guides/sam_and_clip.md runs a small one",
+    "guides/service.md": "a service that does not end; its Python runs against one",
+    "guides/training.md": "a sketch of what guides/train_my_classes.md runs",
+    "guides/transfer.md": "minutes of training on CamVid and COCO",
+    "reference/onnx.md": "an export, which tests/unit/exported makes and runs",
+    "reference/store.md": "COCO's photographs; guides/train_my_classes.md fills stores",
+    "results/compact.md": "figures of COCO's val and of trainings",
+    "results/r2o_comparison.md": "three hours of two cores",
+    "results/reproduce.md": "the papers' data",
+}
+
+
+def test_every_page_is_run_or_says_why_not() -> None:
+    pages = {
+        str(p.relative_to(ROOT / "docs"))
+        for p in PAGES
+        if ROOT / "docs" in p.parents and "```sh\n" in p.read_text("utf-8")
+    }
+    run = set(re.findall(r'run_commands\(\s*"([^"]+)"', Path(__file__).read_text("utf-8")))
+    assert run | NOT_RUN.keys() == pages
+    assert not run & NOT_RUN.keys()
+
+
 @pytest.mark.usefixtures("one_thread")
 class TestWithTorch:
     """Guides that need the extras `[torch]` or `[train]`."""
@@ -112,7 +200,7 @@ class TestWithTorch:
         mirror(place)
         changes = {"--steps 300": "--steps 1"}
         commands = run_commands("guides/train_my_classes.md", changes)
-        assert len(commands) == 12
+        assert len(commands) == 13
         card = (place / "runs/corrected/README.md").read_text()
         assert "top1" in card
 

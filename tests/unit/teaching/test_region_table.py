@@ -51,6 +51,20 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert RegionTable.load(tmp_path / "none", "") is None
 
 
+def test_a_file_gives_back_the_order_of_the_features(tmp_path: Path) -> None:
+    """Rows that were seen just now and rows of a file have their numbers in the same places."""
+    regions = Regions.from_boxes([[0, 0, 10, 10]])
+    features = {"z": np.ones((1, 2), np.float32), "a": np.zeros((1, 3), np.float32)}
+    embedded = RegionEmbeddings(RED[None], regions.boxes, features=features)
+    image = CorrectedImage("1.png", "11", (10, 20))
+    saved, path = RegionTable.from_images([(image, regions, embedded)]), tmp_path / "features"
+    saved.save(path, "")
+    loaded = RegionTable.load(path, "")
+    assert loaded is not None
+    assert list(loaded.features) == ["z", "a"]
+    assert np.array_equal(loaded.rows(), saved.rows())
+
+
 def test_names_are_asked_and_taught_without_images() -> None:
     recognizer, regions = colour_recognizer(), table()
     names = Vocabulary.from_names(["red", "lime", "blue"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -52,6 +53,8 @@ def save_region_head(
     Raises:
         AnyRegionError: they cannot be written.
     """
+    # there is no calibration error where no region of the validation has a trained name
+    metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
     folder.mkdir(parents=True, exist_ok=True)
     # as the graph stores them: who goes on begins at what was measured
     weights = {name: t.half().contiguous() for name, t in rounded(module).state_dict().items()}
