@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyregion
-from anyregion import Regions
+from anyregion import Recognizer, Regions
 from anyregion.predictions import Predictions
+from anyregion.proposals import RegionProposer
 
 ROOT = Path(__file__).parents[1]
 SCENE = "rocket, steel tower, space shuttle, helmet, flag, cat, espresso cup, dog, bicycle"
@@ -58,7 +59,7 @@ PICTURES = [
 ]  # fmt: skip
 
 
-def regions_of(picture: Picture, proposer: object) -> Regions:
+def regions_of(picture: Picture, proposer: RegionProposer) -> Regions:
     """The regions that a picture shows."""
     photograph = ROOT / "examples" / f"{picture.photograph}.jpg"
     if picture.regions is None:
@@ -66,23 +67,28 @@ def regions_of(picture: Picture, proposer: object) -> Regions:
         (image,) = (i for i in file.images.values() if i.file_name == photograph.name)
         return image.regions
     if picture.regions == "auto":
-        return proposer.propose(anyregion.read_image(photograph))  # type: ignore[attr-defined]
+        return proposer.propose(anyregion.read_image(photograph))
     assert isinstance(picture.regions, Regions)
     return picture.regions
+
+
+def named(picture: Picture, recognizer: Recognizer, proposer: RegionProposer) -> Predictions:
+    """What the model says of the picture's regions."""
+    pixels = anyregion.read_image(ROOT / "examples" / f"{picture.photograph}.jpg")
+    names = [name.strip() for name in picture.names.split(",")]
+    regions = regions_of(picture, proposer)
+    (predictions,) = recognizer.recognize([pixels], [regions], names, masks=True)
+    return predictions
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Draw all pictures."""
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    recognizer = anyregion.load_recognizer()
-    proposer = anyregion.load_proposer()
+    recognizer, proposer = anyregion.load_recognizer(), anyregion.load_proposer()
     for picture in PICTURES:
+        predictions = named(picture, recognizer, proposer)
         pixels = anyregion.read_image(ROOT / "examples" / f"{picture.photograph}.jpg")
-        regions = regions_of(picture, proposer)
-        names = [name.strip() for name in picture.names.split(",")]
-        predictions: Predictions
-        (predictions,) = recognizer.recognize([pixels], [regions], names, masks=True)
         anyregion.draw(pixels, predictions).save(out / f"{picture.name}.jpg", quality=82)
         print(picture.name)
         for prediction in predictions:
