@@ -250,7 +250,7 @@ def measure_workers(args: argparse.Namespace) -> None:
                     overwrite=True,
                 )
             # what it would take on free cores: the longest of what is done side by side
-            chain = cost.busiest or cost.cpu
+            chain = cost.cpu if workers == 1 else cost.busiest
             stated = {
                 "chain": chain,
                 "load": os.getloadavg()[0],

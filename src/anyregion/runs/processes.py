@@ -36,6 +36,9 @@ LOOK = 0.5
 MOST_DEATHS = 3
 """How often processes may die in a row without that anything is finished in between."""
 
+# what a process that is told to end is given
+_SECONDS_TO_END = 5.0
+
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
@@ -164,6 +167,8 @@ class ProcessPool(AbstractContextManager["ProcessPool[Model]"], Generic[Model]):
         executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(_SECONDS_TO_END)
 
 
 @dataclass
