@@ -167,6 +167,7 @@ NOT_RUN = {
     "reference/onnx.md": "an export, which tests/unit/exported makes and runs",
     "reference/store.md": "COCO's photographs; guides/train_my_classes.md fills stores",
     "results/compact.md": "figures of COCO's val and of trainings",
+    "results/pretraining.md": "trainings from ImageNet's weights",
     "results/r2o_comparison.md": "three hours of two cores",
     "results/reproduce.md": "the papers' data",
 }
