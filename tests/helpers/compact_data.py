@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anyregion.compact.image_encoder import CHANNELS, letterbox
+from anyregion.compact.image_encoder import CHANNELS, letterbox, network_input
 from anyregion.data.annotations.annotations import Annotations
 from anyregion.data.annotations.reading import read_annotations
 from anyregion.data.features import Features
@@ -35,7 +35,8 @@ class ToyReader:
 
 
 def toy_maps(pixels: Pixels) -> Features:
-    frame, span = letterbox(pixels, long_side=SIDE)
+    pixels, span = letterbox(pixels, long_side=SIDE)
+    frame = network_input(pixels)
     maps: dict[str, np.ndarray] = {"span": np.array(span, dtype=np.float32)}
     for (name, width), stride in zip(CHANNELS.items(), (8, 16, 32, 32), strict=True):
         mixture = np.random.default_rng(width).normal(size=(3, width)) + 0.5

@@ -18,6 +18,8 @@ MapName: TypeAlias = Literal["stride8", "stride16", "stride32", "last"]
 CHANNELS: dict[MapName, int] = {"stride8": 40, "stride16": 112, "stride32": 320, "last": 1280}
 ALL_MAPS: tuple[MapName, ...] = tuple(CHANNELS)
 STRIDE = 32
+# the pixel that is zero to the network
+ZERO = 127
 # pixels of the longer side. In integers 768 cost what 640 did in float, and name 69.0 instead of
 # 67.0 % of COCO's held-out regions; the crops of one object that `CompactEmbedder` embeds need
 # fewer
@@ -32,13 +34,14 @@ class FeaturePyramid:
         maps: `(h, w, channels)` float32 each (see `CHANNELS`).
         span: `(height, width)` in pixels of the image that each map covers, padding included.
         size: `(height, width)` of the image.
-        frame: `(1, 3, H, W)`, the network's input; None where the maps come from a store.
+        frame: `(H, W, 3)` uint8, what the network saw (see `letterbox`); None where the maps come
+            from a store.
     """
 
     maps: Mapping[MapName, NDArray[np.float32]]
     span: tuple[float, float]
     size: tuple[int, int]
-    frame: NDArray[np.float32] | None = None
+    frame: Pixels | None = None
 
     def frame_scale(self) -> NDArray[np.float64]:
         """`(4,)`: what takes x0, y0, x1, y1 from pixels of the image to pixels of the frame."""
@@ -46,7 +49,7 @@ class FeaturePyramid:
         height, width = self.span
         return np.array([columns * STRIDE / width, rows * STRIDE / height] * 2)
 
-    def letterbox(self, pixels: Pixels) -> NDArray[np.float32]:
+    def letterbox(self, pixels: Pixels) -> Pixels:
         """The frame that the maps were computed from, made again of the image."""
         height, width = self.size
         # the scale of the longer side alone was not rounded to whole pixels
@@ -59,7 +62,9 @@ class ImageEncoder:
     """The image side: any RGB image, at any size, to feature maps.
 
     Attributes:
-        session: an `onnxruntime.InferenceSession` of `pixels` to the maps, `(1, channels, h, w)`.
+        session: an `onnxruntime.InferenceSession` of `pixels` to the maps: of the built-in graph
+            frames `(1, H, W, 3)` uint8 to `(1, h, w, channels)`, of a backbone's
+            `network_input` to `(1, channels, h, w)`.
     """
 
     session: Any
@@ -83,7 +88,7 @@ class ImageEncoder:
 
     def encode_frame(
         self,
-        frame: NDArray[np.float32],
+        frame: Pixels,
         span: tuple[float, float],
         size: tuple[int, int],
         *,
@@ -91,21 +96,21 @@ class ImageEncoder:
     ) -> FeaturePyramid:
         """The same of an image that `letterbox` made a frame of, whose `size` it had."""
         # one by one: images differ in size, and a batch gains nothing on a processor
-        arrays = self.session.run(list(outputs), {"pixels": frame})
-        maps = {
-            # (1, channels, h, w) -> (h, w, channels)
-            name: np.ascontiguousarray(array[0].transpose(1, 2, 0))
-            for name, array in zip(outputs, arrays, strict=True)
-        }
+        built_in = self.session.get_inputs()[0].type == "tensor(uint8)"
+        feed = {"pixels": frame[None] if built_in else network_input(frame)}
+        arrays = self.session.run(list(outputs), feed)
+        if not built_in:  # (1, channels, h, w) -> (1, h, w, channels)
+            arrays = [np.ascontiguousarray(array.transpose(0, 2, 3, 1)) for array in arrays]
+        maps = {name: array[0] for name, array in zip(outputs, arrays, strict=True)}
         return FeaturePyramid(maps, span, size, frame)
 
 
-def letterbox(pixels: Pixels, *, long_side: int) -> tuple[NDArray[np.float32], tuple[float, float]]:
-    """The network's input `(1, 3, H, W)` and the `(height, width)` in pixels that it covers.
+def letterbox(pixels: Pixels, *, long_side: int) -> tuple[Pixels, tuple[float, float]]:
+    """The frame `(H, W, 3)` that is encoded and the `(height, width)` in pixels that it covers.
 
     The image is resized with antialiasing, both sides by the same factor but for rounding to
-    whole pixels, and padded right and below to multiples of 32. The padding is zero after
-    `(x - 127) / 128`, like the padding inside the network.
+    whole pixels, and padded right and below to multiples of 32. The padding is 127, which is zero
+    to the network, like the padding inside it.
     """
     height, width = pixels.shape[:2]
     # one factor, but each side is rounded to whole pixels: `span` says what each covers in the end
@@ -115,8 +120,16 @@ def letterbox(pixels: Pixels, *, long_side: int) -> tuple[NDArray[np.float32], t
         image = Image.fromarray(pixels)
         pixels = np.asarray(image.resize((new_width, new_height), Image.Resampling.BILINEAR))
     full_height, full_width = (-(-side // STRIDE) * STRIDE for side in (new_height, new_width))
-    frame = np.zeros((1, 3, full_height, full_width), dtype=np.float32)
-    inner = frame[0, :, :new_height, :new_width]
-    np.subtract(pixels.transpose(2, 0, 1), np.float32(127), out=inner)
-    inner *= np.float32(1 / 128)
+    frame = pixels
+    if (full_height, full_width) != (new_height, new_width):
+        frame = np.full((full_height, full_width, 3), ZERO, dtype=np.uint8)
+        frame[:new_height, :new_width] = pixels
     return frame, (full_height * height / new_height, full_width * width / new_width)
+
+
+def network_input(frame: Pixels) -> NDArray[np.float32]:
+    """A frame as networks in float take it: `(1, 3, H, W)`, `(x - 127) / 128`."""
+    batch = np.empty((1, 3, *frame.shape[:2]), dtype=np.float32)
+    np.subtract(frame.transpose(2, 0, 1), np.float32(ZERO), out=batch[0])
+    batch *= np.float32(1 / 128)
+    return batch

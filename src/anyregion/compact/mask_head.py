@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid
+from anyregion.compact.image_encoder import CHANNELS, FeaturePyramid, network_input
+from anyregion.images import Pixels
 from anyregion.masks import RLE, encode_crop
 from anyregion.regions import Boxes
 
@@ -35,13 +36,13 @@ class MaskHead:
     session: Any
 
     def masks_from_boxes(
-        self, pyramid: FeaturePyramid, frame: NDArray[np.float32], boxes: Boxes
+        self, pyramid: FeaturePyramid, frame: Pixels, boxes: Boxes
     ) -> tuple[tuple[RLE, ...], NDArray[np.float64]]:
         """Masks of boxes, and how good each probably is.
 
         Args:
             pyramid: all four maps of the image.
-            frame: `(1, 3, H, W)`, the network's input that they were computed from.
+            frame: `(H, W, 3)`, what they were computed from.
             boxes: `(N, 4)` xyxy in pixels of the image, inside it, each with an area; `N` may be 0.
 
         Returns:
@@ -56,7 +57,7 @@ class MaskHead:
         return masks, scores
 
     def probabilities(
-        self, pyramid: FeaturePyramid, frame: NDArray[np.float32], boxes: Boxes
+        self, pyramid: FeaturePyramid, frame: Pixels, boxes: Boxes
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], float]:
         """What `masks_from_boxes` pastes into the image.
 
@@ -70,7 +71,7 @@ class MaskHead:
         """
         if not len(boxes):
             return np.zeros((0, 1, 1), np.float32), np.zeros(0), 0.0
-        feed = {str(name): pyramid.maps[name] for name in CHANNELS} | {"frame": frame}
+        feed = {str(name): pyramid.maps[name] for name in CHANNELS} | {"frame": network_input(frame)}
         framed = (boxes * pyramid.frame_scale()).astype(np.float32)
         parts = [
             self.session.run(

@@ -244,6 +244,4 @@ def frame_pixels(encoded: FeaturePyramid) -> Pixels:
         raise InputError("superpixels need the image itself: these features come from a store")
     scale = encoded.frame_scale()
     height, width = (round(side * s) for side, s in zip(encoded.size, scale[1::-1], strict=True))
-    inner = encoded.frame[0, :, :height, :width]
-    pixels = np.rint(inner.transpose(1, 2, 0) * 128 + 127).clip(0, 255)
-    return np.ascontiguousarray(pixels.astype(np.uint8))
+    return np.ascontiguousarray(encoded.frame[:height, :width])

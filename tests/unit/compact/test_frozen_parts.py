@@ -18,7 +18,7 @@ from anyregion.baselines.pooling import pool
 from anyregion.compact import assets
 from anyregion.compact.assets import ASSETS, read_asset, read_manifest
 from anyregion.compact.conse import Conse
-from anyregion.compact.image_encoder import CHANNELS, letterbox
+from anyregion.compact.image_encoder import CHANNELS, letterbox, network_input
 from anyregion.compact.model import CompactEmbedder, CompactModel
 
 TEXTS = ["dog", "a photo of a traffic light", "zebra crossing", "a cell phone", "very " * 400]
@@ -132,7 +132,7 @@ def test_image_encoder_is_close_to_torch(compact: CompactEmbedder) -> None:
     network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
     pixels = photo(120, 200)
     with torch.inference_mode():
-        batch, _ = letterbox(pixels, long_side=320)
+        batch = network_input(letterbox(pixels, long_side=320)[0])
         x = network.bn1(network.conv_stem(torch.from_numpy(batch)))
         expected = []
         for stage, block in enumerate(network.blocks):
@@ -157,19 +157,20 @@ def test_only_the_outputs_that_are_named_are_computed(compact: CompactEmbedder) 
 
 
 def test_span_counts_the_padding() -> None:
-    batch, span = letterbox(photo(50, 100), long_side=640)
-    assert batch.shape == (1, 3, 320, 640)
+    frame, span = letterbox(photo(50, 100), long_side=640)
+    assert frame.shape == (320, 640, 3)
     assert span == (50, 100)
-    batch, span = letterbox(np.full((480, 700, 3), 255, np.uint8), long_side=640)
-    assert batch.shape == (1, 3, 448, 640)  # 439 rows of the image, 9 of padding
+    frame, span = letterbox(np.full((480, 700, 3), 255, np.uint8), long_side=640)
+    assert frame.shape == (448, 640, 3)  # 439 rows of the image, 9 of padding
     assert span == pytest.approx((480 * 448 / 439, 700))
+    batch = network_input(frame)
     assert np.allclose(batch[0, :, :439], 1)
     assert not batch[0, :, 439:].any()
 
 
 def test_network_input_is_scaled_as_documented() -> None:
     pixels = photo(64, 64)
-    batch, _ = letterbox(pixels, long_side=64)
+    batch = network_input(letterbox(pixels, long_side=64)[0])
     assert np.array_equal(batch[0].transpose(1, 2, 0), (pixels.astype(np.float32) - 127) / 128)
 
 

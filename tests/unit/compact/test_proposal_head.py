@@ -211,7 +211,7 @@ def test_boxes_are_clipped_to_the_image() -> None:
 def test_the_frame_is_what_the_image_encoder_was_fed(size: tuple[int, int], long_side: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     frame, span = letterbox(pixels, long_side=long_side)
-    rows, columns = frame.shape[2] // 32, frame.shape[3] // 32
+    rows, columns = frame.shape[0] // 32, frame.shape[1] // 32
     maps = {
         name: np.zeros((rows * f, columns * f, width), np.float32)
         for (name, width), f in zip(CHANNELS.items(), (4, 2, 1, 1), strict=True)

@@ -141,7 +141,7 @@ def export_image_encoder(encoder: Encoder, path: Path) -> tuple[int, ...]:
 class MapsGraph(nn.Module):
     """A backbone with the signature of the image encoder's graph.
 
-    Pixels come as `letterbox` gives them, `(x - 127) / 128`, and are normalised as the backbone is
+    Pixels come as `network_input` gives them, `(x - 127) / 128`, and are normalised as the backbone is
     used to.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from anyregion.compact.assets import MASK_HEAD
-from anyregion.compact.image_encoder import FeaturePyramid
+from anyregion.compact.image_encoder import FeaturePyramid, network_input
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.checkpoint import read_mask_head, unwrapped, write_head
 from anyregion.compact.training.dataset import (
@@ -253,7 +253,7 @@ class MaskTask(LocalizingTask):
         self, pyramid: FeaturePyramid, pixels: Pixels, random: np.random.Generator
     ) -> Tensor:
         """The network's input in other colours; maps of those would have to be computed."""
-        frame = pyramid.letterbox(pixels)
+        frame = network_input(pyramid.letterbox(pixels))
         contrast = np.float32(1 + random.uniform(-1, 1) * self.config.brightness)
         tint = (random.uniform(-1, 1, (1, 3, 1, 1)) * self.config.tint).astype(np.float32)
         return torch.from_numpy(frame * contrast + tint)

@@ -20,6 +20,7 @@ from anyregion.backbones.dense import load_weighted_encoder
 from anyregion.backbones.loading import save_encoder
 from anyregion.backbones.stages import maps_along
 from anyregion.compact.assets import IMAGE_ENCODER
+from anyregion.compact.image_encoder import network_input
 from anyregion.compact.model import CompactModel
 from anyregion.compact.training.dataset import StoreConfig
 from anyregion.compact.training.export import FixedPadding, MapsGraph, export_image_encoder
@@ -71,15 +72,15 @@ def test_graph_equals_torch(trained: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (70, 103, 3), dtype=np.uint8)
     pyramid = CompactModel(graph.parent, threads=1).image_encoder.encode(pixels)
     assert pyramid.frame is not None
+    frame = torch.from_numpy(network_input(pyramid.frame))
     with torch.no_grad():
-        maps = MapsGraph(load_weighted_encoder(BACKBONE)).eval()(torch.from_numpy(pyramid.frame))
+        maps = MapsGraph(load_weighted_encoder(BACKBONE)).eval()(frame)
     for (name, cells), expected in zip(pyramid.maps.items(), maps, strict=True):
         np.testing.assert_allclose(
             cells, expected[0].permute(1, 2, 0).numpy(), atol=1e-5, err_msg=name
         )
     # what the graph sees is what the backbone is used to
     encoder = load_weighted_encoder(BACKBONE).eval()
-    frame = torch.from_numpy(pyramid.frame)
     mean, deviation = (torch.tensor(v)[:, None, None] for v in (encoder.mean, encoder.std))
     with torch.no_grad():
         last = encoder(((frame * 128 + 127) / 255 - mean) / deviation)
