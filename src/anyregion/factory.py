@@ -112,6 +112,7 @@ def load_recognizer(
     device: str = "cpu",
     dtype: Dtype = "float32",
     tiles: int | None = None,
+    fast: bool = False,
     cache: Path | Literal["default"] | None = "default",
 ) -> Recognizer:
     """Build a recogniser.
@@ -135,14 +136,18 @@ def load_recognizer(
         tiles: most tiles of a large image, in which its small regions are seen (see
             `anyregion.tiles.TiledEncoder`); 0 for none. Unless given, 128 for `compact` as trained,
             and 0 for all else, which is the published way. A crop has no use for them.
+        fast: `compact` as trained sees images smaller, which takes 0.7 of the time and names two
+            regions in a hundred less rightly.
         cache: folder of encoded vocabularies; None for no cache.
 
     Raises:
-        InputError: unknown method, or a method or dtype that the model cannot serve.
+        InputError: unknown method, or a method, dtype or `fast` that the model cannot serve.
         MissingExtraError: the model needs torch, which is not installed.
         CheckpointError: weights that cannot be used.
     """
     kind, use = _resolve(model, method)
+    if fast and (kind != "compact" or use != "trained"):
+        raise InputError("only compact as it was trained has a fast way (without --method)")
     if kind == "compact" and vlm is not None:
         raise InputError("compact has a text encoder of its own: name the vlm as the model instead")
     if kind == "compact":
@@ -191,6 +196,7 @@ def load_recognizer(
         return Recognizer(CropEncoder(embedder, masked=use == "masked-crop"), cache=cache)
     if localizer is not None or antialias is not None:
         raise InputError("compact takes no localizer, and has no choice of antialiasing")
+    from anyregion.compact.image_encoder import FAST_SIDE, LONG_SIDE
     from anyregion.compact.model import CompactEncoder, CompactModel, tile_options
 
     folder = None if str(model) == "compact" else Path(model)
@@ -202,7 +208,8 @@ def load_recognizer(
         if card := read_card(folder):
             for name in card.sha256:
                 card.check(folder, name)
-    compact = CompactEncoder(CompactModel(folder, device=device))
+    long_side = FAST_SIDE if fast else LONG_SIDE
+    compact = CompactEncoder(CompactModel(folder, device=device, long_side=long_side))
     vocabulary = vocabulary or Vocabulary.from_names(compact.calibration.names)
     return Recognizer(
         tiled(compact, tile_options(tiles)), vocabulary=vocabulary, card=card, cache=cache

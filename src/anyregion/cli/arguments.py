@@ -155,6 +155,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "image alone (default: 128 for compact, 0 for other models, whose tiles begin at the size "
         "of their input)",
     )
+    group.add_argument(
+        "--fast",
+        action="store_true",
+        help="compact: images are seen at 640 instead of 768 pixels, for 0.7 of the time; of a "
+        "hundred regions two less are named rightly",
+    )
     add_device_arguments(group)
     group.add_argument(
         "--score",
@@ -186,6 +192,7 @@ def recognizer_loader(args: argparse.Namespace) -> partial[Recognizer]:
         device=args.device,
         dtype=args.dtype,
         tiles=args.tiles,
+        fast=args.fast,
     )
 
 
@@ -210,6 +217,8 @@ def model_settings(args: argparse.Namespace) -> dict[str, Any]:
         "localizer": args.localizer,
         "vlm": args.vlm,
         "antialias": False if args.no_antialias else None,
+        # only where it is so: the settings of earlier runs do not say it
+        **({"fast": True} if args.fast else {}),
     }
 
 

@@ -24,6 +24,8 @@ ZERO = 127
 # 67.0 % of COCO's held-out regions; the crops of one object that `CompactEmbedder` embeds need
 # fewer
 LONG_SIDE = 768
+# where time matters more: 67.0 %, for 0.7 of the encoder's time
+FAST_SIDE = 640
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,6 +97,7 @@ class CompactModel:
         folder: of a region head that training made, in place of the built-in one; its image encoder
             too, if it has one.
         threads, device: see `start_session`.
+        long_side: pixels of the longer side of what is encoded for regions.
 
     Raises:
         InputError: ONNX Runtime cannot use the device.
@@ -104,9 +105,15 @@ class CompactModel:
     """
 
     def __init__(
-        self, folder: Path | None = None, *, threads: int | None = None, device: str = "cpu"
+        self,
+        folder: Path | None = None,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        long_side: int = LONG_SIDE,
     ) -> None:
         self.folder, self.threads, self.device = folder, threads, device
+        self.long_side = long_side
         self._start_session = partial(start_session, threads=threads, device=device)
         # whether the folder brings an image encoder of its own
         self.foreign = folder is not None and (folder / IMAGE_ENCODER).is_file()
@@ -114,6 +121,10 @@ class CompactModel:
         self.encoder_digest = hashlib.sha256(graph).hexdigest()
         # at once, since every face needs it: a device that cannot be used is an error here
         self.image_encoder = ImageEncoder(self._start_session(graph))
+
+    def encode(self, pixels: Pixels) -> FeaturePyramid:
+        """An image as the heads take it: all maps, at the model's `long_side`."""
+        return self.image_encoder.encode(pixels, long_side=self.long_side)
 
     @cached_property
     def region_head(self) -> RegionHead:
@@ -181,7 +192,7 @@ class CompactEncoder:
         # of everything that an answer depends on: the last three decide boxes of points and masks,
         # whether or not they are loaded yet
         files = (IMAGE_ENCODER, CONSE, PROPOSAL_HEAD, POINT_CHOICE, MASK_HEAD)
-        parts = [LONG_SIDE, model.region_head.digest, self.logit_scale, self.logit_bias]
+        parts = [model.long_side, model.region_head.digest, self.logit_scale, self.logit_bias]
         parts += [model.encoder_digest] if model.foreign else []
         self.fingerprint = asset_fingerprint(files, *parts, self.text.fingerprint)
 
@@ -226,7 +237,7 @@ class CompactEncoder:
 
     def encode_images(self, images: Sequence[Pixels]) -> list[FeaturePyramid]:
         """All maps of each image, one image after the other: a batch gains nothing."""
-        return [self.model.image_encoder.encode(pixels) for pixels in images]
+        return [self.model.encode(pixels) for pixels in images]
 
     def embed_regions(
         self,

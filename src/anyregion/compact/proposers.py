@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from anyregion.baselines.embedder import DenseMap
 from anyregion.compact.assets import IMAGE_ENCODER, PROPOSAL_HEAD, RANKINGS, asset_fingerprint
-from anyregion.compact.image_encoder import LONG_SIDE, FeaturePyramid, MapName
+from anyregion.compact.image_encoder import FeaturePyramid, MapName
 from anyregion.compact.model import CompactEncoder, CompactModel
 from anyregion.compact.proposal_head import POOL, Candidates, ProposalOptions
 from anyregion.compact.ranking import Ranking, head_features, tree_features
@@ -62,11 +62,11 @@ class CompactProposer:
     @property
     def fingerprint(self) -> str:
         """Of the image encoder, the proposal head, its ranking and the options."""
-        return asset_fingerprint((IMAGE_ENCODER, PROPOSAL_HEAD, RANKINGS), LONG_SIDE, self.options)
+        return asset_fingerprint((IMAGE_ENCODER, PROPOSAL_HEAD, RANKINGS), self.model.long_side, self.options)
 
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`."""
-        return self.propose_encoded(self.model.image_encoder.encode(image))
+        return self.propose_encoded(self.model.encode(image))
 
     def propose_encoded(self, encoded: FeaturePyramid) -> Regions:
         """See `EncodedProposer`."""
@@ -104,11 +104,11 @@ class CompactTreeProposer:
     @property
     def fingerprint(self) -> str:
         """Of the image encoder and the options."""
-        return tree_fingerprint(f"{self.model.encoder_digest} {LONG_SIDE} {FEATURES}", self.options)
+        return tree_fingerprint(f"{self.model.encoder_digest} {self.model.long_side} {FEATURES}", self.options)
 
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`."""
-        return self.propose_encoded(self.model.image_encoder.encode(image))
+        return self.propose_encoded(self.model.encode(image))
 
     def propose_encoded(self, encoded: FeaturePyramid) -> Regions:
         """See `EncodedProposer`."""
@@ -148,11 +148,11 @@ class JointProposer:
         """Of the image encoder, the proposal head, the ranking, the features and the options."""
         content = self.features.fingerprint if self.features else FEATURES
         files = (IMAGE_ENCODER, PROPOSAL_HEAD, RANKINGS)
-        return asset_fingerprint(files, LONG_SIDE, content, TreeOptions(limit=NODES), self.options)
+        return asset_fingerprint(files, self.model.long_side, content, TreeOptions(limit=NODES), self.options)
 
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`."""
-        return self.propose_encoded(self.model.image_encoder.encode(image))
+        return self.propose_encoded(self.model.encode(image))
 
     def propose_encoded(self, encoded: FeaturePyramid) -> Regions:
         """See `EncodedProposer`."""

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 MAX_PIECES = 256  # what the model was tuned on
-_PIECES_AT_ONCE = 4096  # of a batch: 16 texts of the longest kind, hundreds of names
+# of a batch: 4 texts of the longest kind, a hundred names and more; larger ones leave the caches
+_PIECES_AT_ONCE = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
