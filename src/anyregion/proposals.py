@@ -104,7 +104,7 @@ def nms(
     order = np.argsort(-values, kind="stable")
     most = len(order) if limit is None else limit
     selected = np.zeros(0, dtype=np.int64)
-    # in blocks: overlaps of a block come at once, and no box is compared with worse ones for nothing
+    # in blocks: overlaps of one come at once, and few boxes are compared that need not be
     for start in range(0, len(order), _NMS_BLOCK):
         block = order[start : start + _NMS_BLOCK]
         apart = (box_iou(corners[selected], corners[block]) <= iou).all(axis=0)
@@ -228,5 +228,5 @@ def _intersection(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
         side = np.minimum(first[:, None, axis + 2], np.ascontiguousarray(second[:, axis + 2]))
         side -= low
         sides.append(np.maximum(side, 0, out=side))
-    area: NDArray[Any] = np.multiply(*sides, out=sides[0])
+    area: NDArray[Any] = np.multiply(sides[0], sides[1], out=sides[0])
     return area

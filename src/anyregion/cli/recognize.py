@@ -139,6 +139,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="start anew in DIR")
     parser.add_argument("--no-pictures", action="store_true", help="draw no pictures")
+    parser.add_argument(
+        "--workers",
+        type=shared.positive,
+        default=1,
+        metavar="N",
+        help="processes that name images at once, each with a model of its own (default: 1); "
+        "changes no answer",
+    )
     parser.add_argument("--csv", action="store_true", help="also write predictions.csv")
     add_picture_arguments(parser)
 
@@ -225,6 +233,7 @@ def run(args: argparse.Namespace) -> int:
                     keep_refused=args.keep_refused,
                 ),
                 settings=settings,
+                workers=args.workers,
                 track=track,
             )
         except KeyboardInterrupt:

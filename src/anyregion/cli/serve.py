@@ -276,6 +276,7 @@ def _model(args: argparse.Namespace) -> ModelOptions:
         device=args.device,
         dtype=args.dtype,
         tiles=args.tiles,
+        fast=args.fast,
     )
 
 

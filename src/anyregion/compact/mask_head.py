@@ -71,7 +71,9 @@ class MaskHead:
         """
         if not len(boxes):
             return np.zeros((0, 1, 1), np.float32), np.zeros(0), 0.0
-        feed = {str(name): pyramid.maps[name] for name in CHANNELS} | {"frame": network_input(frame)}
+        feed = {str(name): pyramid.maps[name] for name in CHANNELS} | {
+            "frame": network_input(frame)
+        }
         framed = (boxes * pyramid.frame_scale()).astype(np.float32)
         parts = [
             self.session.run(

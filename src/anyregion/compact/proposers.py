@@ -62,7 +62,9 @@ class CompactProposer:
     @property
     def fingerprint(self) -> str:
         """Of the image encoder, the proposal head, its ranking and the options."""
-        return asset_fingerprint((IMAGE_ENCODER, PROPOSAL_HEAD, RANKINGS), self.model.long_side, self.options)
+        return asset_fingerprint(
+            (IMAGE_ENCODER, PROPOSAL_HEAD, RANKINGS), self.model.long_side, self.options
+        )
 
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`."""
@@ -104,7 +106,9 @@ class CompactTreeProposer:
     @property
     def fingerprint(self) -> str:
         """Of the image encoder and the options."""
-        return tree_fingerprint(f"{self.model.encoder_digest} {self.model.long_side} {FEATURES}", self.options)
+        return tree_fingerprint(
+            f"{self.model.encoder_digest} {self.model.long_side} {FEATURES}", self.options
+        )
 
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`."""
@@ -148,7 +152,9 @@ class JointProposer:
         """Of the image encoder, the proposal head, the ranking, the features and the options."""
         content = self.features.fingerprint if self.features else FEATURES
         files = (IMAGE_ENCODER, PROPOSAL_HEAD, RANKINGS)
-        return asset_fingerprint(files, self.model.long_side, content, TreeOptions(limit=NODES), self.options)
+        return asset_fingerprint(
+            files, self.model.long_side, content, TreeOptions(limit=NODES), self.options
+        )
 
     def propose(self, image: Pixels) -> Regions:
         """See `RegionProposer`."""

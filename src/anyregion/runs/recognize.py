@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from glob import has_magic
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from anyregion import factory
 from anyregion.drawing.options import PictureOptions
@@ -23,25 +21,28 @@ from anyregion.exemplars import ExemplarVocabulary
 from anyregion.images import find_images
 from anyregion.io.regions import RegionFile, load_regions
 from anyregion.io.vocabulary import load_vocabulary
-from anyregion.predictions import Predictions
-from anyregion.proposals import RegionProposer
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
 from anyregion.runs.pipeline import (
-    Batch,
     ProposedRegions,
     RecognizeOptions,
-    RegionNamer,
     RegionSource,
     SameRegions,
     Sample,
     Track,
     file_samples,
-    run_pipeline,
     silent,
 )
 from anyregion.runs.results_folder import ResultsFolder
 from anyregion.runs.run_file import earlier_root, is_results_folder
+from anyregion.runs.run_naming import (
+    Drawing,
+    NamedPart,
+    RecognizerSource,
+    load_model,
+    load_naming,
+    name_in_processes,
+)
 from anyregion.vocabulary import EncodedVocabulary, Vocabulary
 
 # how long a run that is interrupted still writes
@@ -103,10 +104,11 @@ def recognize_images(
     regions: Regions | RegionSource | str | Path = "auto",
     *,
     out: str | Path = "anyregion-results",
-    recognizer: Recognizer | Callable[[], Recognizer] | str | Path = "compact",
+    recognizer: RecognizerSource = "compact",
     options: RecognizeOptions | None = None,
     output: OutputOptions | None = None,
     settings: Mapping[str, Any] | None = None,
+    workers: int = 1,
     track: Track = silent,
 ) -> RunReport:
     """Name the regions of many images and write the results folder (see `ResultsFolder`).
@@ -128,6 +130,9 @@ def recognize_images(
         options: how regions are named.
         output: what is written.
         settings: of the model, for `run.json`; a run with other settings may not continue.
+        workers: processes that name images at once, each with a model of its own and one thread;
+            the results are the same. `recognizer` then has to be a name or a function that
+            processes can import.
         track: shows how far the work is.
 
     Raises:
@@ -136,6 +141,10 @@ def recognize_images(
     """
     from anyregion import __version__
 
+    if workers < 1:
+        raise InputError("at least one worker")
+    if workers > 1 and isinstance(recognizer, Recognizer):
+        raise InputError("several workers load a model each: give its name, or what loads it")
     out = Path(out)
     # plain values become what the rest of the run works with
     options, output = options or RecognizeOptions(), output or OutputOptions()
@@ -211,27 +220,14 @@ def recognize_images(
         unreadable: tuple[str, ...] = ()
         # without anything to do no model is loaded: to ask for a finished run costs nothing
         if pending:
-            if isinstance(recognizer, (str, Path)):
-                model = factory.load_recognizer(recognizer)
-            else:
-                model = recognizer if isinstance(recognizer, Recognizer) else recognizer()
+            # of several workers, too: they are sent the encoded vocabulary
+            model = load_model(recognizer)
             progress = track("reading the vocabulary", "names")
             encoded = model.encode_vocabulary(vocabulary, progress=progress)
             unreadable = encoded.unreadable
-            # "words" is the text encoder: the keys are those that folders have in their run.json
-            models = {"words": encoded.model, "encoder": model.encoder.fingerprint}
-            namer = RegionNamer(model, encoded, options)
-            proposer: RegionProposer | None = None
-            if isinstance(source, ProposedRegions):
-                proposer = source.load(model)
-                models["proposer"] = proposer.fingerprint
-                namer = replace(
-                    namer,
-                    use_masks=source.masks,
-                    use_scores=source.scores,
-                    duplicates=source.duplicates,
-                )
-            folder.renew(models, stale=stale)
+            drawing = Drawing(output.picture, output.keep_refused) if output.pictures else None
+            naming = load_naming(model, encoded, source, options, drawing)
+            folder.renew(naming.models(), stale=stale)
             started = time.perf_counter()
         elif stale:
             folder.renew(stale=stale)
@@ -243,15 +239,15 @@ def recognize_images(
                 set_aside.append(SetAside(name, reason))
         duplicates = 0
         if pending:
-            batches = run_pipeline(
-                pending, model.encoder, namer, proposer=proposer,
-                # an image in which nothing is to be named is a finished one, too
-                ask_empty=True,
-                batch_size=options.batch_size,
-                progress=track("naming regions", "images"),
-            )  # fmt: skip
+            progress = track("naming regions", "images")
+            if workers == 1 or len(pending) == 1:
+                parts = naming.name(pending, progress)
+            else:
+                load = partial(load_naming, recognizer, encoded, source, options, drawing)
+                del naming, model  # the workers have their own
+                parts = name_in_processes(load, pending, workers, progress)
             skipped, duplicates = _write_results(
-                batches, folder, marks, output=output, min_score=options.min_score
+                parts, folder, marks, output=output, min_score=options.min_score
             )
             set_aside += skipped
         seconds = time.perf_counter() - started
@@ -327,14 +323,14 @@ def name_images(
 
 
 def _write_results(
-    batches: Iterator[Batch[Predictions]],
+    parts: Iterator[NamedPart],
     folder: ResultsFolder,
     marks: Mapping[str, dict[str, int]],
     *,
     output: OutputOptions,
     min_score: float,
 ) -> tuple[list[SetAside], int]:
-    """Write each batch in a thread, while the next is named and the one after it is read.
+    """Write each part in a thread, while the next is named and the one after it is read.
 
     Returns:
         What was set aside, and how many duplicates were left out.
@@ -344,26 +340,27 @@ def _write_results(
     writing: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="anyregion-write") as writer:
         try:
-            for batch in batches:
-                # no more than one batch waits, so that a slow disk fills no memory
+            for part in parts:
+                # no more than one part waits, so that a slow disk fills no memory
                 for future in writing:
                     future.result()
-                for sample, reason in batch.skipped:
-                    folder.skip([SetAside("image", reason)], image=sample.name)
-                set_aside += batch.set_aside
+                for name, reason in part.skipped:
+                    folder.skip([SetAside("image", reason)], image=name)
+                set_aside += part.set_aside
                 writing = []
-                for item, predictions in batch.results:
-                    duplicates += len(item.regions) - len(np.unique(predictions.rows))
+                for image in part.images:
+                    duplicates += image.duplicates
                     # a region file's ids are of any kind, if any; COCO's ids of images are numbers
-                    key = item.sample.key or ""
+                    key = image.key or ""
                     future = writer.submit(
                         folder.finish,
-                        item.sample.name,
-                        predictions,
+                        image.name,
+                        image.predictions,
                         image_id=int(key) if key.isascii() and key.isdecimal() else None,
-                        file=marks.get(item.sample.name),
-                        set_aside=item.set_aside,
-                        pixels=item.pixels if output.pictures else None,
+                        file=marks.get(image.name),
+                        set_aside=image.set_aside,
+                        pixels=image.pixels,
+                        drawn=image.picture,
                         min_score=min_score,
                         picture=output.picture,
                         draw_refused=output.keep_refused,

@@ -8,12 +8,12 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from anyregion.drawing.options import PictureOptions
 from anyregion.errors import AnyRegionError, InputError, SetAside
@@ -316,6 +316,7 @@ class ResultsFolder:
         min_score: float = 0.0,
         picture: PictureOptions | None = None,
         draw_refused: bool = False,
+        drawn: bytes | None = None,
     ) -> None:
         """Write all that belongs to one image; the journal's line comes last and makes it count.
 
@@ -329,6 +330,7 @@ class ResultsFolder:
             picture: what the picture looks like.
             draw_refused: rows under `min_score` are drawn too, in grey, as those that a taught
                 vocabulary refused always are.
+            drawn: what `encoded_picture` made already, in place of `pixels`.
         """
         # the order of the keys is that of the format: files are compared byte by byte
         height, width = predictions.size
@@ -336,30 +338,21 @@ class ResultsFolder:
             "image": name,
             "height": int(height),
             "width": int(width),
-            "regions": predictions.to_records(),
+            "regions": _marked_records(predictions, min_score),
         }
-        # float32, as `Predictions.above` compares them: what is written is rounded
-        low = predictions.scores[:, 0] < min_score  # (M,)
-        none_of_these = predictions.refused
-        refused = low if none_of_these is None else low | none_of_these
-        for record, is_refused in zip(line["regions"], refused.tolist(), strict=True):
-            if is_refused:
-                record["refused"] = True
         if image_id is not None:
             line["image_id"] = image_id
         if pixels is not None:
-            from anyregion.drawing.palette import Colours
-            from anyregion.drawing.picture import draw
-
-            drawn = ~low if none_of_these is None else ~low | none_of_these
-            rows = np.flatnonzero(drawn | draw_refused)
-            # of several candidate masks the first: they come ranked
-            rows = rows[np.unique(predictions.rows[rows], return_index=True)[1]]
-            records = [line["regions"][row] for row in rows.tolist()]
-            colours = Colours(predictions.vocabulary.names)
-            line["picture"] = self._write_picture(
-                name, draw(pixels, records, picture, colours=colours)
+            drawn = encoded_picture(
+                name,
+                pixels,
+                predictions,
+                min_score=min_score,
+                picture=picture,
+                draw_refused=draw_refused,
             )
+        if drawn is not None:
+            line["picture"] = self._write_picture(name, drawn)
         if file is not None:
             line["file"] = dict(file)
         if set_aside:
@@ -461,19 +454,70 @@ class ResultsFolder:
         with writing(path):
             write_csv(path, (*columns, "refused") if with_refused else columns, rows())
 
-    def _write_picture(self, name: str, picture: Image.Image) -> str:
+    def _write_picture(self, name: str, picture: bytes) -> str:
         """Write below `pictures/`; folders are kept, so equal file names do not collide."""
-        relative = PurePosixPath("pictures") / name
-        if relative.suffix.lower() not in _PICTURE_SUFFIXES:
-            relative = relative.with_name(relative.name + ".jpg")
+        relative = _picture_path(name)
         # `z.webp` and `z.webp.jpg` are both drawn as .jpg
         while str(relative) in self._pictures:
             relative = relative.with_name(f"{relative.stem}-2{relative.suffix}")
         self._pictures.add(str(relative))
         target = self.path / relative
-        # whole colours: of every second pixel alone, thin lines are grey
-        options: dict[str, Any] = {"quality": 90, "subsampling": 0}
-        options = {} if target.suffix.lower() == ".png" else options
         with writing(target), atomic_path(target) as temporary:
-            picture.save(temporary, **options)
+            temporary.write_bytes(picture)
         return str(relative)
+
+
+def encoded_picture(
+    name: str,
+    pixels: Pixels,
+    predictions: Predictions,
+    *,
+    min_score: float = 0.0,
+    picture: PictureOptions | None = None,
+    draw_refused: bool = False,
+) -> bytes:
+    """The picture of an image as a file of the kind that its name asks for.
+
+    Args:
+        name, pixels: of the image.
+        predictions: the names of its regions.
+        min_score, picture, draw_refused: see `ResultsFolder.finish`.
+    """
+    from anyregion.drawing.palette import Colours
+    from anyregion.drawing.picture import draw
+
+    low, none_of_these = predictions.scores[:, 0] < min_score, predictions.refused  # (M,)
+    shown = ~low if none_of_these is None else ~low | none_of_these
+    rows = np.flatnonzero(shown | draw_refused)
+    # of several candidate masks the first: they come ranked
+    rows = rows[np.unique(predictions.rows[rows], return_index=True)[1]]
+    records = _marked_records(predictions, min_score)
+    colours = Colours(predictions.vocabulary.names)
+    image = draw(pixels, [records[row] for row in rows.tolist()], picture, colours=colours)
+    buffer = BytesIO()
+    if _picture_path(name).suffix.lower() == ".png":
+        image.save(buffer, "PNG")
+    else:
+        # whole colours: of every second pixel alone, thin lines are grey
+        image.save(buffer, "JPEG", quality=90, subsampling=0)
+    return buffer.getvalue()
+
+
+def _marked_records(predictions: Predictions, min_score: float) -> list[dict[str, Any]]:
+    """The rows as a journal has them, those that are refused marked."""
+    # float32, as `Predictions.above` compares them: what is written is rounded
+    refused: NDArray[np.bool_] = predictions.scores[:, 0] < min_score  # (M,)
+    if predictions.refused is not None:
+        refused = refused | predictions.refused
+    records = predictions.to_records()
+    for record, is_refused in zip(records, refused.tolist(), strict=True):
+        if is_refused:
+            record["refused"] = True
+    return records
+
+
+def _picture_path(name: str) -> PurePosixPath:
+    relative = PurePosixPath("pictures") / name
+    if relative.suffix.lower() not in _PICTURE_SUFFIXES:
+        relative = relative.with_name(relative.name + ".jpg")
+    return relative

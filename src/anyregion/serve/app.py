@@ -58,6 +58,7 @@ class ModelOptions:
     device: str = "cpu"
     dtype: str = "float32"
     tiles: int | None = None
+    fast: bool = False
 
     def load(self) -> Recognizer:
         """The recogniser."""

@@ -141,8 +141,8 @@ def export_image_encoder(encoder: Encoder, path: Path) -> tuple[int, ...]:
 class MapsGraph(nn.Module):
     """A backbone with the signature of the image encoder's graph.
 
-    Pixels come as `network_input` gives them, `(x - 127) / 128`, and are normalised as the backbone is
-    used to.
+    Pixels come as `network_input` gives them, `(x - 127) / 128`, and are normalised as the backbone
+    is used to.
 
     Raises:
         InputError: a backbone without maps at strides 8, 16 and 32.
