@@ -48,7 +48,7 @@ def test_python(capsys: pytest.CaptureFixture[str]) -> None:
     assert [len(names[n]) for n in ("regions", "large", "predictions")] == [2, 1, 2]
     assert [r["id"] for r in names["records"]] == ["cup", "spoon"][: len(names["best"])]
     first, *per_region, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("2 cup [325.")
+    assert first.startswith("2 cup [320.")
     assert [line.split()[:2] for line in per_region] == [["cup", "cup"], ["spoon", "spoon"]]
     assert last == "['cup', 'spoon'] Apache-2.0"
 
