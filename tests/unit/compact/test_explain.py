@@ -132,12 +132,13 @@ def test_what_a_reader_expects_of_the_photographs(recognizer: Recognizer) -> Non
     assert cat.stacking_gains == 0
     assert "surely like a name that was trained" in "\n".join(cat.sentences())
     cup = explain(recognizer, EXAMPLES / "coffee.jpg", Regions.from_boxes([CUP]), NAMES)
-    assert cup.classes[0].name == "espresso"
+    assert cup.labels[0] == "cup"
+    assert {part.name for part in cup.classes[:3]} == {"cup", "coffee mug", "espresso"}
     # new names gain with a region that is like nothing trained; a trained one does not
     assert cup.parts is not None
-    assert cup.stacking_gains > 0.1
+    assert cup.stacking_gains > 0.05
     stacking = cup.parts.cosines["calibrated stacking"]
-    assert stacking[cup.labels.index("espresso")] > 0.1
+    assert stacking[cup.labels.index("espresso")] > 0.05
     assert stacking[cup.labels.index("cup")] == 0
     helmet = explain(
         recognizer, EXAMPLES / "astronaut.jpg", Regions.from_boxes([HELMET]), ["helmet", "flag"]
@@ -177,7 +178,13 @@ def test_a_small_region_is_explained_in_the_tile_that_named_it(recognizer: Recog
     assert y0 <= 1018
     assert y1 >= 1308
     np.testing.assert_allclose(explanation.attention.extent[:2], [x0, y0])
-    assert explanation.attention.share(explanation.box) > 0.1
+    # as where the tile is an image of its own
+    moved = Regions.from_boxes([[1672 - x0, 1018 - y0, 1925 - x0, 1308 - y0]])
+    alone = explain(recognizer, large[int(y0) : int(y1), int(x0) : int(x1)], moved, NAMES)
+    np.testing.assert_allclose(explanation.attention.weights, alone.attention.weights, atol=1e-5)
+    share = explanation.attention.share(explanation.box)
+    assert share == pytest.approx(alone.attention.share(alone.box), abs=1e-5)
+    assert share > 0
     assert f"tile {x0}, {y0}" in "\n".join(explanation.sentences())
     picture = draw_explanation(large, explanation)
     assert picture.size[0] > 1000

@@ -86,7 +86,9 @@ def test_prompts_of_every_kind(
     check(described, "NamedRegions", {"image": image, "regions": answers})
     assert [a["id"] for a in answers] == [0, 1, 2, 3]
     assert all(a["mask"]["size"] == [120, 160] for a in answers)
-    assert answers[1]["scores"] == answers[2]["scores"], "a polygon is its mask"
+    # two rows of one product may differ in their last bit
+    polygon = pytest.approx(answers[2]["scores"], abs=2e-6)
+    assert answers[1]["scores"] == polygon, "a polygon is its mask"
     (expected,) = compact.recognize(
         [photo(1)],
         [
