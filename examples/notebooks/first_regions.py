@@ -35,7 +35,7 @@ print(predictions)
 draw(pixels, predictions)
 
 # %% [markdown]
-# One tower is called a rocket, with a low score: from a threshold on, such answers are refused.
+# One tower is named with a low score: from a threshold on, such answers are refused.
 
 # %%
 draw(pixels, predictions.above(0.5))
