@@ -94,7 +94,8 @@ def test_the_model_of_the_arguments(photos: Path, colours: list[Any]) -> None:
                      "--tiles", "9") == 0  # fmt: skip
     assert colours == [
         ((), {"model": "folder", "method": "masked-crop", "localizer": "sam", "vlm": "clip",
-              "antialias": None, "device": "cuda:1", "dtype": "float32", "tiles": 9})]  # fmt: skip
+              "antialias": None, "device": "cuda:1", "dtype": "float32", "tiles": 9,
+              "fast": False})]  # fmt: skip
     assert recognize("photos", *BOXES, "--model", "folder", "--no-antialias", "--out", "o2") == 0
     assert colours[1][1]["antialias"] is False
     settings = json.loads(Path("o2/run.json").read_text())["settings"]
