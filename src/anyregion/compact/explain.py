@@ -117,7 +117,9 @@ def explain_region(
     if not layers:
         raise InputError("this region head has no layers: it does not look at the image around")
     if not -layers <= layer < layers:
-        raise InputError(f"the region head has {layers} layers, no layer {layer}")
+        # people count layers from 1
+        place = layer + 1 if layer >= 0 else layer
+        raise InputError(f"the region head has {layers} layers, no layer {place}")
     rows, columns = pyramid.maps["last"].shape[:2]
     weights = trace.attention[layer][:, 0].mean(axis=0)  # (T,)
     # padding: cells whose centre lies beyond the image
