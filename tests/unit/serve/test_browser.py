@@ -127,6 +127,9 @@ def test_the_whole_story(browser: Any, served: Served, tmp_path: Path) -> None:
     draw(page, (0.66, 0.10), (0.80, 0.55))
     wait_for_event(served, 2, "add")
     page.fill("#other", "rocket")
+    # the model's answer, which comes meanwhile, takes nothing of it away
+    page.locator("#region kbd", has_text="1").first.wait_for()
+    assert page.locator("#other").input_value() == "rocket"
     page.press("#other", "Enter")
     wait_for_event(served, 2, "name")
     page.locator("#word-list li", has_text="rocket").wait_for()

@@ -67,10 +67,15 @@ export function showRegion(project, image, id, actions) {
   const panel = $("region");
   const region = id && project.of(image).get(id);
   if (!region) {
+    delete panel.dataset.region;
     panel.replaceChildren(element("p", { class: "quiet" }, "None is chosen."));
     return;
   }
   const name = project.nameOf(image, id);
+  // what is being typed stays when the model's answer comes
+  const before = panel.dataset.region === `${image} ${id}` ? $("other") : null;
+  const typing = before !== null && before === document.activeElement;
+  panel.dataset.region = `${image} ${id}`;
   const answers = element("div", { class: "answers", role: "group", "aria-label": "Names, the likeliest first" });
   const add = (key, label, score, pressed, act) => {
     const button = element("button", { type: "button", "aria-pressed": String(pressed), onclick: act });
@@ -91,7 +96,10 @@ export function showRegion(project, image, id, actions) {
   const form = element("form", {
     onsubmit: (event) => {
       event.preventDefault();
-      if (other.value.trim()) actions.name(other.value.trim());
+      const typed = other.value.trim();
+      other.value = "";
+      other.blur(); // keys are the photograph's again
+      if (typed) actions.name(typed);
     },
   }, other, element("button", { type: "submit" }, "Name"));
   const buttons = element("div", { class: "actions" });
@@ -101,7 +109,13 @@ export function showRegion(project, image, id, actions) {
   if (region.named) buttons.append(element("button", { type: "button", onclick: actions.unname }, "Not sure after all"));
   buttons.append(element("button", { type: "button", title: "Delete", onclick: actions.remove }, "Remove"));
   const waiting = !name && project.words.length ? "The model is looking …" : "Add words above, or type a name.";
+  const [from, to] = before ? [before.selectionStart, before.selectionEnd] : [0, 0];
+  other.value = before?.value ?? "";
   panel.replaceChildren(...(name ? [] : [element("p", { class: "quiet" }, waiting)]), answers, form, buttons);
+  if (typing) {
+    other.focus();
+    other.setSelectionRange(from, to);
+  }
 }
 
 export function showLesson(project, changes) {
