@@ -192,7 +192,7 @@ def name_in_processes(
 
     progress(0, len(samples))
     with ProcessPool(load, min(workers, len(parts))) as pool:
-        said: set[str] = set()
+        reported: set[str] = set()
         # what is ready before its turn: the results are those of one process, to the byte
         waiting: dict[int, NamedPart] = {}
         turn = 0
@@ -202,8 +202,8 @@ def name_in_processes(
                 part = waiting.pop(turn)
                 turn += 1
                 for text in part.warnings:
-                    if text not in said:
-                        said.add(text)
+                    if text not in reported:
+                        reported.add(text)
                         warnings.warn(text, InputWarning, stacklevel=2)
                 yield part
 

@@ -148,14 +148,9 @@ def test_superpixels(place: Path) -> None:
     assert len(names["store"].usable) == 4
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "torch_extras")
 class TestWithTorch:
     """Pages that need the extras `[torch]` or `[train]`."""
-
-    @pytest.fixture(autouse=True)
-    def torch(self) -> None:
-        for package in ("torchvision", "transformers", "timm", "lightning_fabric", "open_clip"):
-            pytest.importorskip(package)
 
     def test_a_segmenter_of_ones_own(self, place: Path) -> None:
         from tests.helpers.small_vlms import write_folder

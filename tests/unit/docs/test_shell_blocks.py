@@ -184,14 +184,9 @@ def test_every_page_is_run_or_says_why_not() -> None:
     assert not run & NOT_RUN.keys()
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "torch_extras")
 class TestWithTorch:
     """Guides that need the extras `[torch]` or `[train]`."""
-
-    @pytest.fixture(autouse=True)
-    def torch(self) -> None:
-        for package in ("torchvision", "transformers", "timm", "lightning_fabric", "open_clip"):
-            pytest.importorskip(package)
 
     def test_train_on_my_classes(self, place: Path) -> None:
         pretrained = "runs/my-pretraining"

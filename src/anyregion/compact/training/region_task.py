@@ -290,8 +290,7 @@ class RegionTask(Task):
             if name_key(name) in trained
             for word in words
         }
-        vocabulary = Vocabulary.from_names([n for n in names if name_key(n) not in right])
-        return encode_vocabulary(vocabulary, CompactTextEncoder(), cache=None).matrix
+        return _embed_names([n for n in names if name_key(n) not in right])
 
     @cached_property
     def _distractors(self) -> NDArray[np.float32]:
@@ -299,8 +298,7 @@ class RegionTask(Task):
         names = unrelated_names(named_vocabulary(self.validation).vocabulary)
         # evenly from the lists: each may begin with one domain
         at = np.linspace(0, len(names) - 1, min(len(names), DISTRACTORS)).round().astype(int)
-        vocabulary = Vocabulary.from_names([names[i] for i in at])
-        return encode_vocabulary(vocabulary, CompactTextEncoder(), cache=None).matrix
+        return _embed_names([names[i] for i in at])
 
     def _validation_cosines(
         self, module: nn.Module
@@ -338,6 +336,12 @@ class RegionTask(Task):
                 conse.append(features.conse)
                 labels.append(rows)
         return np.concatenate(embeddings), np.concatenate(conse), np.concatenate(labels)
+
+
+def _embed_names(names: Sequence[str]) -> NDArray[np.float32]:
+    """Text embeddings `(C, 384)` of length 1."""
+    vocabulary = Vocabulary.from_names(names)
+    return encode_vocabulary(vocabulary, CompactTextEncoder(), cache=None).matrix
 
 
 def named_vocabulary(dataset: RegionDataset) -> EncodedVocabulary:

@@ -216,11 +216,11 @@ class Lessons:
                 if current is not None:
                     _forget(teacher, f"{project}/", lambda name: _annotation(name) not in current)
                 for prefix, correction in stated:
-                    kept: set[tuple[str, str]] = set()
+                    present: set[tuple[str, str]] = set()
                     if correction is not None:
                         keys = region_keys(correction.regions)
-                        kept = {(correction.image.id, key) for key in keys}
-                    _forget_others(teacher, prefix, kept)
+                        present = {(correction.image.id, key) for key in keys}
+                    _forget_others(teacher, prefix, present)
                     if correction is not None and len(correction.regions):
                         learn_correction(teacher, correction)
 
@@ -315,7 +315,7 @@ def _annotation(region: str) -> str:
     return region[: len(region) - len(region.split("/", 3)[-1])]
 
 
-def _forget_others(teacher: Teacher, prefix: str, kept: set[tuple[str, str]]) -> None:
+def _forget_others(teacher: Teacher, prefix: str, present: set[tuple[str, str]]) -> None:
     """Forget regions of an annotation that it does not have any more, by image and prompt."""
     project, task, rest = prefix.split("/", 2)
 
@@ -323,14 +323,14 @@ def _forget_others(teacher: Teacher, prefix: str, kept: set[tuple[str, str]]) ->
         # `*` is any task: of an annotation that was deleted only its own id is known
         return name.startswith(prefix) or (task == "*" and name.split("/", 2)[-1].startswith(rest))
 
-    _forget(teacher, f"{project}/", is_gone, kept)
+    _forget(teacher, f"{project}/", is_gone, present)
 
 
 def _forget(
     teacher: Teacher,
     prefix: str,
     is_gone: Callable[[str], bool],
-    kept: set[tuple[str, str]] | frozenset[tuple[str, str]] = frozenset(),
+    present: set[tuple[str, str]] | frozenset[tuple[str, str]] = frozenset(),
 ) -> None:
     corrections = teacher.corrections
     if corrections is None:
@@ -342,7 +342,7 @@ def _forget(
         if isinstance(name, str)
         and name.startswith(prefix)
         and is_gone(name)
-        and (corrections.images[image].digest, key) not in kept
+        and (corrections.images[image].digest, key) not in present
     ]
     for digest, name in gone:
         teacher.forget(digest, name)
