@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anyregion.compact.calibration import Calibration
 from anyregion.compact.region_head import INPUTS, extract_region_features
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.dataset import (
@@ -33,12 +34,14 @@ from anyregion.compact.training.region_task import (
     RegionExample,
     RegionItem,
     RegionTask,
-    named_vocabulary,
     sample_boxes,
 )
-from anyregion.compact.training.start import load_kept_regions, starting_module
+from anyregion.compact.training.start import (
+    load_kept_regions,
+    starting_calibration,
+    starting_module,
+)
 from anyregion.data.region_dataset import RegionDataset
-from anyregion.evaluation.metrics.accuracy import accuracies, ranks_in_scores
 from anyregion.training.config import LoopConfig
 from anyregion.training.seeds import generator
 from anyregion.vocabulary import name_key
@@ -122,6 +125,7 @@ class KeepingRegionTask(RegionTask):
         self.kept = load_kept_regions()
         super().__init__(datasets, config=config, validation=validation, seed=seed)
         self._start = copy.deepcopy(self.module).eval()
+        self._start_calibration = starting_calibration(config.start)
         if config.start != "shipped":
             with torch.no_grad():
                 answers = self.kept.answers + self._start([[self.kept.pooled]])[0]
@@ -177,10 +181,14 @@ class KeepingRegionTask(RegionTask):
         """Own names, what was kept of the built-in head's answers, and `keep_validation`."""
         values = {"top1": self.validate(module)["top1"], **self._agreement(module)}
         if self._keep_validation is not None:
-            embeddings, _, labels = self._embeddings(module, self._keep_validation)
-            cosines = embeddings @ named_vocabulary(self._keep_validation).matrix.T
-            values["keep_top1"] = accuracies(ranks_in_scores(cosines, labels), labels)["top1"]
+            values["keep_top1"] = self._accuracies(module, self._keep_validation)["top1"]
         return values
+
+    def _naming_calibration(self, module: nn.Module) -> Calibration:
+        """See `RegionTask`; of the head that it begins at, the one that this head came with."""
+        if module is self._start:
+            return self._start_calibration
+        return super()._naming_calibration(module)
 
     @torch.inference_mode()
     def _agreement(self, module: nn.Module) -> dict[str, float]:

@@ -19,7 +19,7 @@ from anyregion.compact.image_encoder import FeaturePyramid
 from anyregion.compact.region_head import INPUTS, extract_region_features
 from anyregion.compact.text_encoder import CompactTextEncoder
 from anyregion.compact.training.checkpoint import save_region_head, unwrapped
-from anyregion.compact.training.confidence_fit import fit_calibration
+from anyregion.compact.training.confidence_fit import fit_calibration, with_known_regions
 from anyregion.compact.training.dataset import describe_datasets, read_pyramid
 from anyregion.compact.training.losses import classification_loss, distillation_loss
 from anyregion.compact.training.region_config import RegionTaskConfig
@@ -198,28 +198,19 @@ class RegionTask(Task):
         return self.datasets[item.dataset].describe(item.image, flipped=item.flipped)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """See `Task`: among all names of the validation data, none favoured for being new."""
-        cosines, labels = self._validation_cosines(module)
-        return accuracies(ranks_in_scores(cosines, labels), labels)
+        """See `Task`: among all names of the validation data, as the saved folder names them."""
+        return self._accuracies(module, self.validation)
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """The graph, the numbers that belong to it, the weights. See `Task`."""
         embeddings, conse, labels = self._validation_embeddings(module)
-        trained = self._trained_names()
-        position = {key: i for i, key in enumerate(trained)}
-        validation = named_vocabulary(self.validation).vocabulary
-        # of classes that were left out of training nothing may be learned here either
-        rows = np.array([position.get(name_key(name), -1) for name in validation.names])[labels]
-        calibration = Calibration(
-            trained=np.stack([row for _, row in trained.values()]),
-            names=tuple(name for name, _ in trained.values()),
-            gamma=self.config.novelty,
-            scale=1.0,
-            bias=0.0,
-            cost=self.config.new_name_cost,
-        )
         calibration, error = fit_calibration(
-            calibration, embeddings, conse, rows, self._distractors, seed=self.seed
+            self._unfitted_calibration(),
+            embeddings,
+            conse,
+            self._trained_rows(labels),
+            self._distractors,
+            seed=self.seed,
         )
         save_region_head(
             unwrapped(module, RegionHeadModule),
@@ -300,14 +291,47 @@ class RegionTask(Task):
         at = np.linspace(0, len(names) - 1, min(len(names), DISTRACTORS)).round().astype(int)
         return _embed_names([names[i] for i in at])
 
-    def _validation_cosines(
-        self, module: nn.Module
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Cosines `(N, C)` of all validation regions with all names, and the right ones `(N,)`."""
-        embeddings, _, labels = self._validation_embeddings(module)
-        # plain cosines: what new names gain comes on top
-        cosines: NDArray[np.float32] = embeddings @ named_vocabulary(self.validation).matrix.T
-        return cosines, labels
+    def _unfitted_calibration(self) -> Calibration:
+        """What is saved beside the module, before anything is fitted to the validation data."""
+        trained = self._trained_names()
+        return Calibration(
+            trained=np.stack([row for _, row in trained.values()]),
+            names=tuple(name for name, _ in trained.values()),
+            gamma=self.config.novelty,
+            scale=1.0,
+            bias=0.0,
+            cost=self.config.new_name_cost,
+        )
+
+    def _trained_rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of validation labels `(N,)` the rows among the trained names; -1: not trained.
+
+        Of classes that were left out of training nothing may be learned from validation either.
+        """
+        position = {key: i for i, key in enumerate(self._trained_names())}
+        names = named_vocabulary(self.validation).vocabulary.names
+        rows: NDArray[np.int64] = np.array([position.get(name_key(n), -1) for n in names])[labels]
+        return rows
+
+    def _naming_calibration(self, module: nn.Module) -> Calibration:
+        """What new names gain beside this module: as `save` writes it, the scores' fit left out."""
+        embeddings, conse, labels = self._validation_embeddings(module)
+        rows = self._trained_rows(labels)
+        return with_known_regions(self._unfitted_calibration(), embeddings, conse, rows)
+
+    def _accuracies(self, module: nn.Module, dataset: RegionDataset) -> dict[str, float]:
+        """How well a data set's regions are named among all of its names.
+
+        New names gain what they gain in `recognize` and `evaluate`: the figures are the same.
+        """
+        if dataset is self.validation:
+            embeddings, _, labels = self._validation_embeddings(module)
+        else:
+            embeddings, _, labels = self._embeddings(module, dataset)
+        calibration = self._naming_calibration(module)
+        regions = calibration.stack_regions(embeddings)  # (N, 388)
+        cosines = regions @ calibration.stack_names(named_vocabulary(dataset).matrix).T  # (N, C)
+        return accuracies(ranks_in_scores(cosines, labels), labels)
 
     def _validation_embeddings(
         self, module: nn.Module

@@ -137,3 +137,22 @@ def starting_module(start: str, adapter: int, dropout: float) -> RegionHeadModul
         )
     module.load_state_dict(base.state_dict(), strict=False)
     return module
+
+
+def starting_calibration(start: str) -> Calibration:
+    """The calibration of the head where training begins.
+
+    Args:
+        start: see `starting_module`.
+
+    Raises:
+        InputError: a folder without one.
+        CheckpointError: it is damaged.
+    """
+    if start == "shipped":
+        return Calibration.from_bytes(read_asset(CALIBRATION))
+    path = Path(start) / CALIBRATION
+    try:
+        return Calibration.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"compact.start: {path} cannot be read ({error})") from None
