@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from anyregion.backbones.key_maps import count_blocks, family_of, resnet_depth
 from anyregion.errors import CheckpointError
 from anyregion.r2o.model import Networks
-from anyregion.torch_utils.weights import compare_shapes, read_state_dict
+from anyregion.torch_utils.weights import (
+    compare_shapes,
+    is_safetensors,
+    load_tensors,
+    read_state_dict,
+)
 
 # how a published name begins, what stands for it in `Networks`, and the parts that may follow;
 # "projetion" is published so
@@ -171,11 +175,10 @@ def _renamed(name: str, rules: Iterable[Rule]) -> str | None:
 
 def _progress(path: Path) -> tuple[int | None, int | None]:
     """Epoch and steps of a file that `read_state_dict` has read already."""
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         return None, None
     # the tensors are not needed again; files of before torch 1.6 cannot be mapped
-    is_zip = zipfile.is_zipfile(path)
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    content = load_tensors(path, mapped=zipfile.is_zipfile(path))
     values = [content.get(key) for key in ("epoch", "steps")]
     epoch, steps = (value if type(value) is int else None for value in values)
     return epoch, steps

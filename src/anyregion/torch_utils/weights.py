@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,12 @@ _BROKEN = (
 # bytes that any archive may unpack to, however small it is
 LARGEST_UNPACKED = 2**30
 _WRAPPERS = ("model", "state_dict")
+_SNIFFED = 512  # bytes of a file's beginning that say what it is
+_OTHER_KINDS: Mapping[str, tuple[bytes, ...]] = {
+    "a picture": (b"\xff\xd8\xff", b"\x89PNG", b"GIF8"),
+    "a packed archive: unpack it first": (b"\x1f\x8b", b"BZh", b"7z\xbc\xaf", b"\xfd7zXZ"),
+    "a pointer of Git LFS: the file itself was not fetched": (b"version https://git-lfs",),
+}
 # what a configuration says of its file and the library; names with an underscore do so too
 _BOOKKEEPING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
 
@@ -37,14 +44,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     A dict nested under `model` or `state_dict`, as trainers write it, is unwrapped, and so is the
     `module.` that data-parallel training puts before every name.
 
+    Safetensors are read under any name.
+
     Raises:
-        CheckpointError: no such file, truncated or broken, pickled code or objects, a TorchScript
-            archive, or no named tensors in it.
+        CheckpointError: no such file, no checkpoint, truncated or broken, pickled code or objects,
+            a TorchScript archive, or no named tensors in it.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
-    content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
+        problem = "is a folder, no checkpoint" if path.is_dir() else "there is no such file"
+        raise CheckpointError(f"{path}: {problem}")
+    content = _safetensors(path) if is_safetensors(path) else _torch_file(path)
     # published RegionSpot checkpoints are {"model": ...}, Lightning's {"state_dict": ...}
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -131,11 +141,58 @@ def _few(names: Iterable[str], limit: int = 4) -> str:
     return ", ".join(listed[:limit]) + rest
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is to be read as safetensors; else as one of `torch.save`.
+
+    Raises:
+        CheckpointError: it begins like neither, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_SNIFFED)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    # an archive, or a pickle that states its protocol (of torch before 1.6)
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return path.suffix == ".safetensors"  # which torch takes for that too: refused there
+    # eight bytes that say how long the JSON behind them is
+    if start[4:9] == b"\0\0\0\0{":
+        return True
+    kinds = (kind for kind, signs in _OTHER_KINDS.items() if start.startswith(signs))
+    if not start:
+        problem = "is empty"
+    elif (kind := next(kinds, None)) is not None:
+        problem = f"is {kind}"
+    elif _is_text(start):
+        problem = "is text"
+    else:
+        problem = "begins as no file of torch.save or safetensors does"
+    raise CheckpointError(f"{path} is no checkpoint: it {problem}")
+
+
+def _is_text(start: bytes) -> bool:
+    # the last character may be cut
+    text = start.decode("utf-8", errors="ignore")
+    return len(start) - len(text.encode()) < 4 and all(c.isprintable() or c.isspace() for c in text)
+
+
 def _safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: truncated or not safetensors ({error})") from None
+
+
+def load_tensors(path: Path, *, mapped: bool = False) -> Any:
+    """What `torch.save` wrote, onto the CPU, without unpickling anything but tensors.
+
+    Args:
+        mapped: leave the tensors on the disk; for ZIP archives.
+    """
+    with warnings.catch_warnings():
+        # of a pickle's protocol, whether it is read or refused
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _torch_file(path: Path) -> Any:
@@ -147,12 +204,12 @@ def _torch_file(path: Path) -> Any:
             "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'weights.pt')"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except pickle.UnpicklingError:
         # torch's own text advises to load it all the same
         raise CheckpointError(
-            f"{path}: holds more than tensors: pickled objects, which could run code, or no "
-            "checkpoint at all. It was not loaded; save the state dict alone, or use safetensors"
+            f"{path}: holds more than tensors: pickled objects, which could run code. It was not "
+            "loaded; save the state dict alone, or use safetensors"
         ) from None
     except _BROKEN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -166,12 +223,21 @@ def _is_torchscript(path: Path) -> bool:
     or a quarter of their tensors' size.
     """
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise CheckpointError(
+                    f"{path}: broken or truncated (a ZIP archive without its end)"
+                )
         return False
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except _BROKEN as error:
         raise CheckpointError(f"{path}: a broken ZIP archive ({error})") from None
+    if not any(Path(entry.filename).name == "data.pkl" for entry in entries):
+        raise CheckpointError(
+            f"{path} is no checkpoint: it is a ZIP archive without the data.pkl of torch.save"
+        )
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > max(4 * path.stat().st_size, LARGEST_UNPACKED):
         raise CheckpointError(

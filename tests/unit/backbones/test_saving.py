@@ -131,7 +131,7 @@ def test_weights_that_were_changed(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="was changed since"):
         load_encoder(tmp_path)
     (tmp_path / "backbone.safetensors").write_bytes(b"not at all")
-    with pytest.raises(CheckpointError, match="not safetensors"):
+    with pytest.raises(CheckpointError, match="is no checkpoint: it is text"):
         load_encoder(tmp_path)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
+import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from anyregion import CheckpointError
+from anyregion.cli.main import main
 
 
 class Payload:
@@ -28,11 +33,24 @@ def adapter_state(**more: Any) -> dict[str, Any]:
     return {"model": {f"model.{n}": t for n, t in Adapter(config).state_dict().items()} | more}
 
 
-def saved(content: Any) -> bytes:
+def saved(content: Any, *, old: bool = False) -> bytes:
+    """As `torch.save` writes it; `old`: as before torch 1.6."""
     import torch
 
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(content, buffer, _use_new_zipfile_serialization=not old)
+    return buffer.getvalue()
+
+
+def safe(tensors: dict[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    return save(tensors)
+
+
+def photograph() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -63,10 +81,21 @@ REFUSED_CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
         "could run code",
     ),
     "pickled code alone": (lambda: pickle.dumps(Payload()), "could run code"),
+    "a pickled class": (lambda: pickle.dumps(OrderedDict(), 3), "broken or truncated"),
+    "a pickled path": (lambda: pickle.dumps(Path(), 5), "could run code"),
     "truncated": (lambda: saved(adapter_state())[:-500], "broken or truncated"),
-    "zero bytes": (lambda: b"", "broken or truncated"),
-    "text": (lambda: b"not a checkpoint", "could run code|broken or truncated"),
-    "another zip": (zipped, "broken or truncated"),
+    "truncated, of old torch": (lambda: saved(adapter_state(), old=True)[:-500], "truncated"),
+    "truncated safetensors": (lambda: safe({"a": saved_tensor()})[:-4], "truncated"),
+    "zero bytes": (lambda: b"", "is no checkpoint: it is empty"),
+    "text": (lambda: b"not a checkpoint", "is no checkpoint: it is text"),
+    "text of pickle's opcodes": (lambda: b"hello, these are notes", "checkpoint: it is text"),
+    "a cut character": (lambda: "ä".encode() * 600, "checkpoint: it is text"),
+    "a pickle of protocol 0": (lambda: pickle.dumps(Payload(), 0), "checkpoint: it is text"),
+    "a photograph": (photograph, "is no checkpoint: it is a picture"),
+    "a packed archive": (lambda: gzip.compress(b"weights"), "unpack it first"),
+    "a pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\n", "not fetched"),
+    "noise": (lambda: bytes(range(1, 256)), "is no checkpoint: it begins as no file"),
+    "another zip": (zipped, "is no checkpoint: it is a ZIP archive without"),
     "TorchScript": (script, "TorchScript"),
     "a list": (lambda: saved([1, 2]), "holds a list"),
     "no tensors": (lambda: saved({"model": {"a": 1}}), "no named tensors"),
@@ -101,3 +130,31 @@ def test_checkpoint_refused(case: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert "model.pth" in str(caught.value)
     assert not (tmp_path / "opened").exists()  # nothing of it ran
     assert not (tmp_path / "out").exists()  # and nothing was written
+
+
+def test_safetensors_under_another_name(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from anyregion.torch_utils.weights import read_state_dict
+
+    (tmp_path / "weights.pth").write_bytes(safe({"a": saved_tensor()}))
+    assert read_state_dict(tmp_path / "weights.pth")["a"].tolist() == [1, 1]
+    (tmp_path / "weights.safetensors").write_bytes(saved({"a": saved_tensor()}))
+    with pytest.raises(CheckpointError, match="not safetensors"):
+        read_state_dict(tmp_path / "weights.safetensors")
+
+
+def test_the_command_names_the_file_and_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pickled, folder = tmp_path / "pickled.pth", tmp_path / "folder"
+    pickled.write_bytes(pickle.dumps(Payload(), 4))  # of which torch would warn
+    folder.mkdir()
+    for path, reason in ((pickled, "could run code"), (folder, "is a folder, no checkpoint")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert main(["convert", str(path), str(tmp_path / "out")]) == 1
+        printed = capfd.readouterr().err
+        assert reason in printed
+        assert len(printed.splitlines()) == 1

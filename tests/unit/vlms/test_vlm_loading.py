@@ -88,7 +88,7 @@ def bad_checkpoint(case: str, path: Path) -> Path:
         ("foreign", "OpenAI's names"),
         ("pickle", "could run code"),
         ("payload", "could run code"),
-        ("empty", "broken or truncated"),
+        ("empty", "is no checkpoint: it is empty"),
         ("truncated", "broken or truncated"),
         ("list", "not a state dict"),
         ("torchscript", "TorchScript"),
