@@ -18,6 +18,7 @@ from anyregion.cli.arguments import LAYOUTS
 from anyregion.data import read_annotations
 from anyregion.data.annotations.brush_rle import decode_brush, encode_brush
 from anyregion.data.annotations.reading import Layout
+from anyregion.data.image_files import find_image
 from anyregion.errors import InputError
 from anyregion.io.regions import RegionFile, load_regions
 from anyregion.masks import decode_mask
@@ -475,6 +476,43 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert np.allclose(entry.regions.boxes, [[4, 5, 6, 7], [25, 15, 35, 25], [1, 1, 29, 9]])
     assert decode_mask(entry.regions.masks[0]).sum() == 3  # type: ignore[arg-type]
     assert "shape 4" in str(read_annotations(path).findings)
+
+
+def test_labelme_photographs_that_were_copied_beside_their_json(tmp_path: Path) -> None:
+    """`imagePath` leads to `../photos`, and the same file lies beside the JSON, or only there."""
+    shape = polygon("cat", 1, 1, 9, 1, 9, 9)
+    deep = tmp_path / "labels" / "deep"
+    deep.mkdir(parents=True)
+    (tmp_path / "photos").mkdir()
+    page = {"imagePath": "../../photos/a.png", "imageHeight": 40, "imageWidth": 60}
+    write(deep / "a.json", {**page, "shapes": [shape]})
+    photograph = tmp_path / "photos" / "a.png"
+    Image.new("RGB", (60, 40), "navy").save(photograph)
+    labels = tmp_path / "labels"
+
+    def name() -> str:
+        # of a folder and of the file alone
+        (entry,) = load_regions(labels).images.values()
+        (alone,) = load_regions(deep / "a.json").images.values()
+        folder, _, file = str(entry.file_name).rpartition("/")
+        assert (alone.file_name == file) == (folder == "deep")
+        return str(entry.file_name)
+
+    assert name() == "photos/a.png"  # nothing beside it
+    assert not read_annotations(labels).findings
+    copy = deep / "a.png"
+    copy.write_bytes(photograph.read_bytes())
+    assert name() == "deep/a.png"
+    assert "whose imagePath leads elsewhere" in str(read_annotations(labels).findings)
+    # from either folder it is one image
+    for folder in (labels, tmp_path / "photos"):
+        assert find_image(folder, name()) is not None
+    # another photograph of that name is not taken for it
+    Image.new("RGB", (60, 40), "olive").save(copy)
+    assert name() == "photos/a.png"
+    assert "leads to another" in str(read_annotations(labels).findings)
+    photograph.unlink()
+    assert name() == "deep/a.png"
 
 
 BAD_LABELME: dict[str, tuple[Any, str]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import filecmp
 import io
 import math
 from pathlib import Path, PurePath
@@ -21,6 +22,16 @@ from anyregion.images import MAX_PIXELS
 from anyregion.masks import RLE, encode_crop
 
 UNREADABLE_JSON = Kind("images whose JSON cannot be read", True, "mend or replace the file")
+BESIDE = Kind(
+    "images beside their JSON whose imagePath leads elsewhere",
+    False,
+    "nothing: the file there is the same, or there is none",
+)
+OTHER_BESIDE = Kind(
+    "images of the same name beside a JSON whose imagePath leads to another",
+    False,
+    "where the one beside it is meant, correct imagePath",
+)
 _OUTLINES = ("polygon", "rotation")
 
 
@@ -49,7 +60,7 @@ def read_labelme(path: Path, content: Any = None, *, masks: bool = False) -> Ann
         page = read_json(path) if content is None else content
         if not is_labelme(page):
             raise InputError(f"{path}: not a file of LabelMe (shapes and imagePath)")
-        _read(rows, path.stem, page, "")
+        _read(rows, path, path.stem, page)
         return rows.records(path, masks=masks)
     first_error = ""
     for file in sorted(path.rglob("*.json")):
@@ -61,7 +72,7 @@ def read_labelme(path: Path, content: Any = None, *, masks: bool = False) -> Ann
             page = read_json(file)
             if not is_labelme(page):
                 raise InputError(f"{file}: not a file of LabelMe (shapes and imagePath)")
-            _read(rows, key, page, "/".join(parts[:-1]))
+            _read(rows, file, key, page)
         except InputError as error:
             first_error = first_error or str(error)
             rows.findings.add(UNREADABLE_JSON, key, str(error))
@@ -70,21 +81,37 @@ def read_labelme(path: Path, content: Any = None, *, masks: bool = False) -> Ann
     return rows.records(path, masks=masks)
 
 
-def image_of(content: dict[str, Any], stem: str, folder: str) -> str:
+def _image_of(rows: ShapeRows, file: Path, key: str, content: dict[str, Any]) -> str:
     """The image's name: that of `imagePath`, in the folder of the file below the one that is read.
 
-    `imagePath` is relative to the file, and mostly the image lies beside it.
+    `imagePath` is relative to the file, and mostly the image lies beside it. Where it leads
+    elsewhere, a file of that name beside the JSON is the image all the same if it has the same
+    content, or if nothing is where `imagePath` leads: photographs were copied, or moved.
     """
     stated = content.get("imagePath")
     parts = name_parts(stated) if isinstance(stated, str) else ()
-    name = parts[-1] if parts else f"{PurePath(stem).name}.jpg"
+    name = parts[-1] if parts else f"{PurePath(key).name}.jpg"
+    beside = "/".join([*PurePath(key).parts[:-1], name])
     # a path that leads elsewhere says where by itself
-    own = "/".join(parts[:-1])
-    return "/".join(part for part in (own or folder, name) if part)
+    if not parts[:-1]:
+        return beside
+    copy, original = file.parent / name, file.parent / str(stated).replace("\\", "/")
+    try:
+        if not copy.is_file():
+            kind = None
+        elif not original.is_file() or filecmp.cmp(copy, original, shallow=False):
+            kind = BESIDE
+        else:
+            kind = OTHER_BESIDE
+    except (OSError, ValueError):  # no permission; no path at all
+        kind = None
+    if kind is not None:
+        rows.findings.add(kind, beside, f"imagePath is {stated}")
+    return beside if kind is BESIDE else "/".join(parts)
 
 
-def _read(rows: ShapeRows, key: str, content: dict[str, Any], folder: str) -> None:
-    name = image_of(content, key, folder)
+def _read(rows: ShapeRows, file: Path, key: str, content: dict[str, Any]) -> None:
+    name = _image_of(rows, file, key, content)
     height, width = (
         side if type(side) is int and 0 < side < 2**31 else -1
         for side in (content.get("imageHeight"), content.get("imageWidth"))
