@@ -13,13 +13,15 @@ import json
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "a-secret-of-this-test"
+PASSWORD = "a-password-of-this-test"  # of the user ann
+SESSION = "cookie-of-this-test"
 MOMENT = "2026-11-01T12:00:00Z"
 
 
@@ -199,7 +201,14 @@ def serving(fake: FakeCvat) -> Iterator[FakeCvat]:
             length = int(self.headers.get("content-length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
             fake.requests.append((self.command, path))
-            if self.headers.get("authorization") == f"Bearer {TOKEN}":
+            cookies = self.headers.get("cookie") or ""
+            log_in = (self.command, path) == ("POST", "/api/auth/login")
+            if log_in and body == {"username": "ann", "password": PASSWORD}:
+                answer = {"key": "k"}
+            elif (
+                self.headers.get("authorization") == f"Bearer {TOKEN}"
+                or f"sessionid={SESSION}" in cookies
+            ):
                 answer = fake.answer(self.command, path, query, body)
             else:
                 answer = 401, '{"detail": "Invalid token."}'
@@ -215,9 +224,12 @@ def serving(fake: FakeCvat) -> Iterator[FakeCvat]:
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(content)))
             # what an error must never print
-            self.send_header("set-cookie", "sessionid=cookie-of-this-test")
+            self.send_header("set-cookie", f"sessionid={SESSION}")
+            if log_in:
+                self.send_header("set-cookie", "csrftoken=c")
             self.end_headers()
-            self.wfile.write(content)
+            with suppress(BrokenPipeError):  # who asked has given up
+                self.wfile.write(content)
 
         do_GET = do_PATCH = do_PUT = do_POST = _respond  # noqa: N815
 

@@ -17,6 +17,11 @@ TOKEN_VARIABLE = "CVAT_ACCESS_TOKEN"
 PASSWORD_VARIABLE = "PASS"
 BATCH = 2000
 """Shapes of one request. It bounds a request of masks to some tens of megabytes."""
+CONNECT_SECONDS = 10.0
+"""To reach the server."""
+READ_SECONDS, WRITE_SECONDS = 60.0, 300.0
+"""Between two parts of an answer: cvat-sdk itself waits without end. A write is answered when all
+shapes are in the server's database."""
 
 
 class CvatError(AnyRegionError):
@@ -120,6 +125,7 @@ class CvatServer:
         """
         require("cvat", "cvat_sdk")
         from cvat_sdk.core.auth import (
+            AccessTokenCredentials,
             AuthStore,
             ClientAuthParameters,
             get_auth_factory,
@@ -140,16 +146,26 @@ class CvatServer:
                 default = None if connection.host else AuthStore().get_default_profile()
                 if default is None:
                     raise InputError(
-                        f"who asks? Set {TOKEN_VARIABLE} (a personal access token: CVAT's user "
-                        "menu, Profile, Security), or give --auth USER"
+                        f"CVAT has to know who you are: set the environment variable "
+                        f"{TOKEN_VARIABLE} to a personal access token (in CVAT: the menu under "
+                        "your name, Profile, Security), or give --auth USER (its password from the "
+                        f"variable {PASSWORD_VARIABLE}, or typed), or --profile NAME (saved by "
+                        "`cvat-cli profile`)"
                     )
             parameters = ClientAuthParameters(
                 profile=connection.profile,
-                auth=factory,
+                # a user logs in below, where the time is limited: this makes no request
+                auth=None if factory is None else lambda _: AccessTokenCredentials(""),
                 server_host=connection.host,
                 organization=connection.organization,
             )
-            return cls(make_client_from_cli(parameters))
+            client = make_client_from_cli(parameters)
+            _limit_time(client.api_client.rest_client)
+            if factory is not None:
+                configuration = client.api_client.configuration
+                configuration.access_token = None
+                client.login(factory(configuration.host))
+            return cls(client)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -201,14 +217,19 @@ class CvatServer:
         from cvat_sdk import models
 
         api, number = self._api(target)
-        with _in_words(f"writing to {_title(target)}"):
+        unsure = "what was sent may be written all the same: look at the task before you go on"
+        with _in_words(f"writing to {_title(target)}", unsure=unsure):
             request = models.PatchedLabeledDataRequest(
                 shapes=[models.LabeledShapeRequest(**shape) for shape in shapes],
                 tags=[],
                 tracks=[],
             )
             api.partial_update_annotations(
-                "update", number, patched_labeled_data_request=request, _parse_response=False
+                "update",
+                number,
+                patched_labeled_data_request=request,
+                _parse_response=False,
+                _request_timeout=(CONNECT_SECONDS, WRITE_SECONDS),
             )
 
     def _api(self, target: CvatTarget) -> tuple[Any, int]:
@@ -239,9 +260,26 @@ def _size(frame: Any) -> tuple[int, int] | None:
     return (height, width) if width and height else None
 
 
+def _limit_time(rest_client: Any) -> None:
+    """Give requests without a limit one: cvat-sdk takes it a request, and passes none itself."""
+    request = rest_client.request
+
+    def limited(*args: Any, **keywords: Any) -> Any:
+        if not keywords.get("_request_timeout"):
+            keywords["_request_timeout"] = (CONNECT_SECONDS, READ_SECONDS)
+        return request(*args, **keywords)
+
+    rest_client.request = limited
+
+
 @contextmanager
-def _in_words(what: str) -> Iterator[None]:
-    """Errors of cvat-sdk as ours: their own texts print headers, with the session's cookies."""
+def _in_words(what: str, *, unsure: str = "") -> Iterator[None]:
+    """Errors of cvat-sdk as ours: their own texts print headers, with the session's cookies.
+
+    Args:
+        what: is asked for.
+        unsure: to add where the server got a request, and no answer came.
+    """
     import urllib3
     from cvat_sdk import exceptions
 
@@ -257,12 +295,12 @@ def _in_words(what: str) -> Iterator[None]:
             raise CvatError(f"{what}: CVAT refuses ({status}): {hint} {text[:200]}") from None
         raise CvatError(f"{what}: CVAT answers {status} {error.reason}: {text[:300]}") from None
     except urllib3.exceptions.HTTPError as error:
-        raise CvatError(f"{what}: CVAT cannot be reached ({_cause(error)})") from None
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, urllib3.exceptions.ReadTimeoutError):
+            hint = f". {unsure}" if unsure else ""
+            raise CvatError(f"{what}: CVAT gave no answer in time{hint}") from None
+        raise CvatError(f"{what}: CVAT cannot be reached ({type(reason).__name__})") from None
     except (exceptions.OpenApiException, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CvatError(f"{what}: CVAT's answer is not what cvat-sdk reads: {error}") from None
     except exceptions.CvatSdkException as error:
         raise CvatError(f"{what}: {error}") from None
-
-
-def _cause(error: Exception) -> str:
-    return type(getattr(error, "reason", None) or error).__name__

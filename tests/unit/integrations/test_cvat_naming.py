@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from PIL import Image
 
 from anyregion.cli.main import main
 from anyregion.errors import AnyRegionError, InputError
+from anyregion.integrations import cvat_server
 from anyregion.integrations.cvat_naming import CvatNameOptions, CvatNameReport, name_task
 from anyregion.integrations.cvat_server import CvatConnection, CvatError, CvatServer
 from anyregion.integrations.cvat_shapes import shape_box
 from anyregion.recognizer import Recognizer
 from anyregion.regions import Regions
-from tests.helpers.fake_cvat import TOKEN, FakeCvat
+from tests.helpers.fake_cvat import PASSWORD, TOKEN, FakeCvat
 from tests.unit.integrations.conftest import PHOTOS
 
 KEPT = ("type", "points", "rotation", "frame", "occluded", "outside", "z_order", "group", "source")
@@ -276,8 +279,12 @@ def test_who_asks_has_to_be_said(
     assert "CVAT refuses (401)" in error
     assert "another-secret" not in error
     monkeypatch.delenv("CVAT_ACCESS_TOKEN")
-    with pytest.raises(InputError, match="who asks"):
+    with pytest.raises(InputError, match="variable CVAT_ACCESS_TOKEN to a personal access token"):
         CvatServer.connect(CvatConnection(host=cvat.url))
+    assert run(cvat, "name", "7") == 1
+    error = capsys.readouterr().err
+    for way in ("Profile, Security", "--auth USER", "variable PASS", "--profile NAME"):
+        assert way in error
     monkeypatch.delenv("PASS", raising=False)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(InputError, match="no password for ann"):
@@ -291,6 +298,42 @@ def test_an_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
         CvatServer.connect(CvatConnection(host="http://127.0.0.1:9")).target(7)
     with pytest.raises(AnyRegionError, match="schema"):
         CvatServer.connect(CvatConnection(host="ftp://127.0.0.1"))
+
+
+@pytest.mark.parametrize("user", [None, "ann:secret-of-this-test"])
+def test_a_server_that_does_not_answer(user: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a token the first call waits, with a password the login does."""
+    monkeypatch.setenv("CVAT_ACCESS_TOKEN", "x")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(cvat_server, "READ_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections wait, none is answered
+        connection = CvatConnection(host=f"http://127.0.0.1:{silent.getsockname()[1]}", user=user)
+        with pytest.raises(CvatError, match="gave no answer in time") as caught:
+            CvatServer.connect(connection).target(7)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_write_without_an_answer_may_have_been_done(
+    cvat: FakeCvat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = CvatServer.connect(CvatConnection(host=cvat.url))
+    target = server.target(7)
+    monkeypatch.setattr(cvat_server, "WRITE_SECONDS", 0.1)
+    answer = cvat.answer
+    monkeypatch.setattr(cvat, "answer", lambda *args: (time.sleep(0.5), answer(*args))[1])
+    with pytest.raises(CvatError, match=r"writing to task 7.*may be written all the same"):
+        server.update(target, cvat.annotations["shapes"][:1])
+    server.close()
+
+
+def test_a_user_logs_in_with_a_password(cvat: FakeCvat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CVAT_ACCESS_TOKEN")
+    monkeypatch.setenv("PASS", PASSWORD)
+    server = CvatServer.connect(CvatConnection(host=cvat.url, user="ann"))
+    assert server.target(7).name == "street"
+    assert cvat.requests[0] == ("POST", "/api/auth/login")
+    with pytest.raises(CvatError, match=r"refuses \(401\)"):
+        CvatServer.connect(CvatConnection(host=cvat.url, user="ann:wrong"))
 
 
 def test_a_point_cloud_is_refused(cvat: FakeCvat, compact: Recognizer, tmp_path: Path) -> None:
