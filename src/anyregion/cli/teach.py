@@ -26,12 +26,14 @@ anyregion recognize photos --regions boxes.json --vocabulary "hat, scarf" --out 
 anyregion teach run/predictions.json --images photos --out my.vocab
 anyregion recognize more --regions boxes.json --vocabulary my.vocab
 
-printed is of each name how many of its examples are named rightly by what was learnt without
-their image ("right"): where a name has one example, or all are in one image, by its words alone
+printed is what share of each name's examples (the corrected regions themselves) is named rightly
+by what the other images taught ("right without own image"): where a name has one example, or all
+are in one image, by its words alone. `evaluate classification` judges by other photographs
 
 """
 # rows of the table of names
 SHOWN = 40
+LEFT_OUT = "right without own image"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -217,12 +219,14 @@ def _print(args: argparse.Namespace, taught: TaughtVocabulary, report: TeachRepo
     figures = left_out_figures(taught)
     shown = sorted((f for f in figures if f[1]), key=lambda f: (f[2] or 0.0, -f[1]))
     terminal.table(
-        ("name", "examples", "right"),
+        ("name", "examples", LEFT_OUT),
         ((name, count, "-" if r is None else f"{r:.0%}") for name, count, r in shown[:SHOWN]),
         numbers=(1, 2),
     )
     if len(shown) > SHOWN:
         print(f"... and {len(shown) - SHOWN} more")
+    if shown:
+        print(f"{LEFT_OUT}: the share of these examples named rightly by what other images taught")
     print()
     labels, left_out = taught.labels, taught.left_out
     lines: list[tuple[str, object]] = []
@@ -241,9 +245,9 @@ def _print(args: argparse.Namespace, taught: TaughtVocabulary, report: TeachRepo
         ("names", f"{len(taught.vocabulary)}, {len(shown)} with examples"),
     ]
     if left_out is not None:
-        # with the model that has not seen the region's image
+        # "none of these" counts too
         right = float(left_out.right(labels).mean())
-        lines.append(("right, left out", f"{right:.1%} (mean score {left_out.scores.mean():.3f})"))
+        lines.append((LEFT_OUT, f"{right:.1%} (mean score {left_out.scores.mean():.3f})"))
     if report is not None:
         lines += [
             ("set aside", len(report.set_aside)),
