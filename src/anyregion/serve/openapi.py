@@ -9,6 +9,7 @@ from anyregion.scoring import Score
 from anyregion.serve.options import ServeOptions
 from anyregion.serve.requests import MOST_NAMES
 from anyregion.serve.service import MOST_FOUND
+from anyregion.serve.xanylabeling import MODELS, PREFIX
 
 Schema = dict[str, Any]
 
@@ -181,6 +182,7 @@ def describe_api(options: ServeOptions) -> Schema:
             },
             "models",
         ),
+        **_x_anylabeling_schemas(options),
     }  # fmt: skip
     image, name = _parameter("image"), _parameter("name")
     return {
@@ -248,13 +250,126 @@ def describe_api(options: ServeOptions) -> Schema:
                     body="TeachRequest",
                 )
             },
+            **_x_anylabeling_paths(options),
         },
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "Token"},
+            },
         },
         "security": [] if options.token is None else [{"token": []}],
     }
+
+
+def _x_anylabeling_schemas(options: ServeOptions) -> Schema:
+    """Of the remote dialect of X-AnyLabeling: `Failure` is an answer of status 200."""
+    model = {
+        "display_name": STRING,
+        "widgets": {
+            "type": "array",
+            "items": _object({"name": STRING, "value": {}}, "name", "value"),
+        },
+        "params": {"type": "object"},
+        "batch_processing_mode": {"enum": ["default", "text_prompt"]},
+    }
+    shape = {
+        "label": STRING,
+        "shape_type": {"enum": ["rectangle", "polygon"]},
+        "points": POINTS,
+        "score": SHARE,
+        "attributes": {"type": "object"},
+        "description": {"type": ["string", "null"]},
+        "difficult": {"type": "boolean"},
+        "direction": {"type": "number"},
+        "flags": {"type": ["object", "null"]},
+        "group_id": {"type": ["integer", "null"]},
+        "kie_linking": {"type": "array"},
+    }
+    mark = {
+        "type": {**STRING, "description": "point or rectangle; others are left out"},
+        "label": {"description": "1: of the thing (where it is left out, too); else not of it"},
+        "data": {"description": "x and y, or x0, y0, x1, y1, in pixels of the upright image"},
+    }
+    params = {
+        "marks": {
+            "type": ["array", "null"],
+            "items": {"type": "object", "properties": mark},
+            "maxItems": options.max_regions,
+        },
+        "text_prompt": {
+            "type": ["string", "null"],
+            "description": "names with commas or periods between them, or the name of a vocabulary",
+        },
+        "conf_threshold": {**SHARE, "default": 0},
+    }
+    request = {
+        "model": {"enum": list(MODELS)},
+        "image": {
+            **STRING,
+            "description": "a file in base64, with or without data:image/...;base64,",
+        },
+        "params": {"type": ["object", "null"], "properties": params},
+    }
+    described = {name: _object(model, *model) for name in MODELS}
+    return {
+        "XAnyLabelingFailure": _object(
+            {"success": {"const": False},
+             "error": _object({"code": STRING, "message": STRING}, "code", "message")},
+            "success", "error",
+        ),
+        "XAnyLabelingHealth": _object(
+            {"status": {"const": "healthy"}, "models_loaded": COUNT, "timestamp": STRING},
+            "status", "models_loaded", "timestamp",
+        ),
+        "XAnyLabelingModels": _success(_object(described, *MODELS)),
+        "XAnyLabelingModel": _success(
+            _object({"model_id": {"enum": list(MODELS)}, **model}, "model_id", *model)
+        ),
+        "XAnyLabelingRequest": {
+            "type": "object", "properties": request, "required": ["model", "image"],
+        },
+        "XAnyLabelingShapes": _success(
+            _object(
+                {"shapes": {"type": "array", "items": _object(shape, *shape)},
+                 "description": STRING},
+                "shapes", "description",
+            )
+        ),
+    }  # fmt: skip
+
+
+def _x_anylabeling_paths(options: ServeOptions) -> Schema:
+    """Its routes, of which all but `health` take the token as X-AnyLabeling's `api_key`, too."""
+
+    def operation(summary: str, answer: str, **more: Any) -> Schema:
+        made = _operation(f"X-AnyLabeling: {summary}", answer, **more)
+        if not more.get("open_to") and not answer.endswith("Models"):
+            either = {"anyOf": [_ref(answer), _ref("XAnyLabelingFailure")]}
+            made["responses"]["200"]["content"] = {"application/json": {"schema": either}}
+        if not more.get("open_to") and options.token is not None:
+            made["security"] = [{"token": []}, {"api_key": []}]
+        return made
+
+    predict = operation("shapes of an image", "XAnyLabelingShapes", body="XAnyLabelingRequest")
+    predict["responses"]["503"] = {
+        "description": "too many requests wait",
+        "content": {"application/json": {"schema": _object({"detail": STRING}, "detail")}},
+    }
+    return {
+        f"{PREFIX}/health": {"get": operation("that it runs", "XAnyLabelingHealth", open_to=True)},
+        f"{PREFIX}/v1/models": {"get": operation("its models", "XAnyLabelingModels")},
+        f"{PREFIX}/v1/models/{{model}}/info": {
+            "parameters": [_parameter("model")],
+            "get": operation("one of them", "XAnyLabelingModel"),
+        },
+        f"{PREFIX}/v1/predict": {"post": predict},
+    }
+
+
+def _success(data: Schema) -> Schema:
+    return _object({"success": {"const": True}, "data": data}, "success", "data")
 
 
 def _vocabulary(**more: Schema) -> Schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -20,12 +20,19 @@ from anyregion.serve.xanylabeling import (
     FIND,
     MODELS,
     OUTLINE,
+    PREFIX,
     RECTANGLES,
     UNNAMED,
     WORDS,
+    XAnyLabelingRoutes,
 )
 from tests.unit.serve.conftest import photo, serving
-from tests.unit.serve.test_routes import call
+from tests.unit.serve.test_routes import call, check, described
+
+if TYPE_CHECKING:
+    from anyregion.serve.service import Service
+
+__all__ = ["described"]  # a fixture
 
 PHOTO = min((Path(__file__).parents[3] / "examples").rglob("*.jpg"))
 NAMES = ["cat", "bus", "a red hat"]
@@ -78,6 +85,27 @@ def shapes(url: str, model: str, image: bytes | None = None, **params: Any) -> l
 
 def rectangle(*data: float, label: int = 1) -> dict[str, Any]:
     return {"type": "rectangle", "label": label, "data": list(data)}
+
+
+def test_answers_are_as_openapi_describes_them(url: str, described: dict[str, Any]) -> None:
+    served = [r.path for r in XAnyLabelingRoutes(cast("Service", None)).routes()]
+    assert [path for path in described["paths"] if path.startswith(PREFIX)] == served
+    check(described, "XAnyLabelingModels", get(url, "/v1/models"))
+    check(described, "XAnyLabelingHealth", get(url, "/health"))
+    check(described, "XAnyLabelingModel", get(url, f"/v1/models/{FIND}/info"))
+    check(described, "XAnyLabelingFailure", get(url, "/v1/models/yolo/info"))
+    click = {"type": "point", "label": 1, "data": [90, 60]}
+    for body in (
+        request(FIND, PHOTO.read_bytes(), conf_threshold=0.01),
+        request(RECTANGLES, marks=[rectangle(*BOX)], text_prompt="cat, bus"),
+        request(OUTLINE, marks=[rectangle(*BOX), click]),
+    ):
+        check(described, "XAnyLabelingRequest", body)
+        answer = post(url, body)[1]
+        check(described, "XAnyLabelingShapes", answer)
+        assert answer["data"]["shapes"]
+    refused = post(url, request("yolo"))[1]
+    check(described, "XAnyLabelingFailure", refused)
 
 
 def test_models_are_listed_as_documented(url: str) -> None:
