@@ -4,7 +4,8 @@
     python tools/check_release.py --out dist [--extras] [--tests]
 
 In a clean checkout it checks that the version is one everywhere; builds the sdist and the wheel
-twice and compares their bytes; runs `twine check`; compares the sdist with the tracked files; and
+twice and compares their bytes; runs `twine check`; holds the README to links that a package index's
+page can follow; compares the sdist with the tracked files; and
 installs the wheel into a fresh environment, where `anyregion doctor` must find no problem, the
 licences must be those of the page, and the SBOM (CycloneDX) is written from. `--extras` also lets
 pip resolve every extra, with `--tests` the tests of the core's rooms run from the unpacked sdist in
@@ -25,6 +26,7 @@ import tarfile
 import tempfile
 import tomllib
 import venv
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,10 @@ CORE_TESTS = (
 NOT_TRACKED = {"PKG-INFO"}
 _VERSION = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
 _RELEASE = re.compile(r"^## (\S+) - (\d{4}-\d{2}-\d{2})$", re.MULTILINE)
+
+
+# of Markdown, what is neither an address nor a place in the page itself
+RELATIVE_LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)\s]+)")
 
 
 class ReleaseError(Exception):
@@ -124,6 +130,19 @@ def check_size(wheel: Path) -> str:
     if size >= WHEEL_BYTES:
         raise ReleaseError(f"{size / 1e6:.1f} MB, over {WHEEL_BYTES / 1e6:.0f}")
     return f"{size / 1e6:.1f} MB"
+
+
+def check_readme(wheel: Path) -> str:
+    """The README as an index shows it: its links lead somewhere from any page."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode("utf-8")
+    if relative := RELATIVE_LINK.findall(text):
+        raise ReleaseError(
+            f"{len(relative)} relative links, which break on an index's page ({relative[0]}, ...): "
+            "say in pyproject.toml where the repository is (CONTRIBUTING.md, A release)"
+        )
+    return "no relative link"
 
 
 def check_sdist(sdist: Path) -> str:
@@ -205,6 +224,7 @@ def main() -> int:
     checks.run("two builds are equal", lambda: check_reproducible((sdist, wheel)))
     checks.run("size of the wheel", lambda: check_size(wheel))
     checks.run("the sdist is complete", lambda: check_sdist(sdist))
+    checks.run("links of the README", lambda: check_readme(wheel))
     checks.run("twine check", lambda: _twine(sdist, wheel))
     with tempfile.TemporaryDirectory() as folder:
         python = _environment(Path(folder) / "core")

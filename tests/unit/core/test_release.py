@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import runpy
 import shutil
+import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,32 @@ def test_the_page_of_licences_names_what_the_core_needs(licences: dict[str, Any]
     assert len(direct) >= 8
     for package in direct:
         assert re.search(rf"^\| {package.name} \| ", page, re.MULTILINE | re.IGNORECASE), package
+
+
+def test_links_of_the_readme_have_to_lead_somewhere_from_an_index(
+    release: dict[str, Any], tmp_path: Path
+) -> None:
+    def wheel(readme: str) -> Path:
+        path = tmp_path / "anyregion-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("anyregion-1.0.dist-info/METADATA", f"Name: anyregion\n\n{readme}")
+        return path
+
+    readme = (ROOT / "README.md").read_text()
+    with pytest.raises(release["ReleaseError"], match=r"relative links.*docs/images/launch\.jpg"):
+        release["check_readme"](wheel(readme))
+    # what CONTRIBUTING says to put into pyproject.toml, as the plugin applies it
+    (block,) = re.findall(
+        r"```toml\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text().replace("\n   ", "\n"), re.S
+    )
+    stated = tomllib.loads(block.replace("ADDRESS", "https://example.org/anyregion"))
+    for rule in stated["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        replacement = rule["replacement"].replace("$HFPR_VERSION", "1.0")
+        readme = re.sub(rule["pattern"], replacement, readme)
+    assert release["check_readme"](wheel(readme)) == "no relative link"
+    root = "https://example.org/anyregion"
+    assert f"]({root}/raw/v1.0/docs/images/page.jpg)" in readme
+    assert f"]({root}/blob/v1.0/docs/guides/teaching.md)" in readme
+    # every place that it names is there
+    for place in re.findall(rf"{root}/(?:raw|blob)/v1\.0/([^)#]+)", readme):
+        assert (ROOT / place).exists(), place
