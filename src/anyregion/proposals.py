@@ -209,14 +209,18 @@ def contained_share(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.flo
 
 
 def box_iou(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
-    """IoU of each of `(N, 4)` with each of `(M, 4)` xyxy boxes, `(N, M)`; 0 of two empty ones."""
+    """IoU of each of `(N, 4)` with each of `(M, 4)` xyxy boxes, `(N, M)`; 0 of two empty ones.
+
+    In single precision where both are, which takes half the time for many boxes.
+    """
+    if not first.dtype == second.dtype == np.float32:
+        first, second = (np.asarray(boxes, dtype=np.float64) for boxes in (first, second))
     intersection = _intersection(first, second)  # (N, M)
     areas = [np.clip(b[:, 2:] - b[:, :2], 0, None).prod(axis=1) for b in (first, second)]
     union = areas[0][:, None] + areas[1][None] - intersection
-    # boxes without area have no union: 0, not NaN
-    iou: NDArray[np.float64] = np.divide(
-        intersection, union, out=np.zeros(intersection.shape, dtype=np.float64), where=union > 0
-    )
+    # boxes without area have no union: 0, not NaN; a division that leaves elements out is slower
+    np.maximum(union, np.finfo(union.dtype).tiny, out=union)
+    iou: NDArray[np.float64] = np.divide(intersection, union, out=union)
     return iou
 
 

@@ -53,32 +53,63 @@ def pool(
         masks: per region `(height, width)` at the image's size, or None; None for boxes alone.
     """
     height, width, channels = dense.features.shape
-    many = len(boxes) >= SUMMED_BOXES and height * width >= SUMMED_CELLS
-    if many and all(mask is None for mask in masks or ()):
-        return _pool_summed(dense, boxes)
-    cell_height, cell_width = dense.span[0] / height, dense.span[1] / width
-    rows = _overlaps(boxes[:, 1], boxes[:, 3], cell_height, height)  # (N, h)
-    columns = _overlaps(boxes[:, 0], boxes[:, 2], cell_width, width)  # (N, w)
-    # area of each region in each cell, then its share of the region's
-    weights = rows[:, :, None] * columns[:, None, :]  # (N, h, w)
+    masked: list[int] = []
+    shares: list[NDArray[np.float32]] = []
     for i, mask in enumerate(masks or ()):
         if mask is not None:
-            # only where it has pixels: the product over a large photo costs a tenth of a second
-            y, x = (_filled(mask.any(axis=axis)) for axis in (1, 0))
-            in_row = _overlaps(y, y + 1, cell_height, height)  # (H, h)
-            in_column = _overlaps(x, x + 1, cell_width, width)  # (W, w)
-            weights[i] = in_row.T @ mask[np.ix_(y, x)] @ in_column
-    weights = weights.reshape(len(boxes), height * width)
-    total = weights.sum(axis=1, keepdims=True)  # (N, 1)
-    # a region beyond the grid's last cell (rounding of the span) has no cell: its nearest one then
-    for i in np.flatnonzero(total[:, 0] <= 0).tolist():
-        x, y = boxes[i, :2] + boxes[i, 2:]
-        row = min(max(int(y / 2 / dense.span[0] * height), 0), height - 1)
-        column = min(max(int(x / 2 / dense.span[1] * width), 0), width - 1)
-        weights[i, row * width + column] = total[i, 0] = 1.0
-    cells = dense.features.reshape(height * width, channels)  # (h * w, F)
-    pooled: NDArray[np.float32] = (weights / total).astype(np.float32) @ cells
+            masked.append(i)
+            shares.append(_mask_shares(dense, boxes[i], mask).ravel())
+    if len(masked) == len(boxes):
+        pooled = np.zeros((len(boxes), channels), dtype=np.float32)
+    else:
+        pooled = _pool_boxes(dense, boxes)
+    if masked:
+        pooled[masked] = np.stack(shares) @ dense.features.reshape(height * width, channels)
     return pooled
+
+
+def _pool_boxes(dense: DenseMap, boxes: Boxes) -> NDArray[np.float32]:
+    height, width = dense.features.shape[:2]
+    if len(boxes) >= SUMMED_BOXES and height * width >= SUMMED_CELLS:
+        return _pool_summed(dense, boxes)
+    # (N, h) and (N, w): a cell's share of the box is the product of those along both axes
+    rows = _overlaps(boxes[:, 1], boxes[:, 3], dense.span[0] / height, height)
+    columns = _overlaps(boxes[:, 0], boxes[:, 2], dense.span[1] / width, width)
+    for i in np.flatnonzero((rows.sum(axis=1) <= 0) | (columns.sum(axis=1) <= 0)).tolist():
+        row, column = _nearest_cell(dense, boxes[i])
+        rows[i], columns[i] = np.arange(height) == row, np.arange(width) == column
+    rows, columns = (
+        (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+        for overlap in (rows, columns)
+    )
+    lines = columns @ dense.features  # (h, N, F)
+    pooled: NDArray[np.float32] = np.einsum("nh,hnf->nf", rows, lines)
+    return pooled
+
+
+def _mask_shares(
+    dense: DenseMap, box: NDArray[np.float64], mask: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """The share of a mask's area that lies in each cell, `(h, w)`."""
+    height, width = dense.features.shape[:2]
+    # only where it has pixels: the product over a large photo costs a tenth of a second
+    y, x = (_filled(mask.any(axis=axis)) for axis in (1, 0))
+    in_row = _overlaps(y, y + 1, dense.span[0] / height, height)  # (H, h)
+    in_column = _overlaps(x, x + 1, dense.span[1] / width, width)  # (W, w)
+    areas = in_row.T @ mask[np.ix_(y, x)] @ in_column  # (h, w)
+    if areas.sum() <= 0:
+        areas[_nearest_cell(dense, box)] = 1.0
+    shares: NDArray[np.float32] = (areas / areas.sum()).astype(np.float32)
+    return shares
+
+
+def _nearest_cell(dense: DenseMap, box: NDArray[np.float64]) -> tuple[int, int]:
+    """Row and column for a region beyond the grid's last cell (rounding of the span)."""
+    height, width = dense.features.shape[:2]
+    x, y = box[:2] + box[2:]
+    row = min(max(int(y / 2 / dense.span[0] * height), 0), height - 1)
+    column = min(max(int(x / 2 / dense.span[1] * width), 0), width - 1)
+    return row, column
 
 
 def _pool_summed(dense: DenseMap, boxes: Boxes) -> NDArray[np.float32]:
@@ -114,7 +145,7 @@ def _pool_summed(dense: DenseMap, boxes: Boxes) -> NDArray[np.float32]:
     few = np.flatnonzero(~summed)
     for start in range(0, len(few), SUMMED_BOXES - 1):
         rows = few[start : start + SUMMED_BOXES - 1]
-        pooled[rows] = pool(dense, boxes[rows])
+        pooled[rows] = _pool_boxes(dense, boxes[rows])
     return pooled
 
 

@@ -125,14 +125,16 @@ class ProposalHead:
         best = _usable(grid, 0.0)
         boxes, scores = grid.boxes[best], grid.scores[best]
         kept = nms(boxes, scores, POOL_IOU, limit=pool)
-        overlaps = box_iou(boxes[kept], boxes)  # (K, M)
-        votes = (overlaps >= VOTING) * scores**2
+        single = boxes.astype(np.float32)  # of hundreds of thousands of pairs
+        overlaps = box_iou(single[kept], single)  # (K, M)
+        votes = (overlaps >= VOTING) * scores**2  # (K, M)
         # each votes for itself: a box of a pixel and more overlaps itself
-        voted = votes @ boxes / votes.sum(axis=1, keepdims=True).clip(1e-12)
+        sums = votes @ np.concatenate([boxes, np.ones((len(boxes), 1))], axis=1)  # (K, 5)
+        voted = sums[:, :4] / sums[:, 4:].clip(1e-12)
         return Candidates(
             boxes=voted,
             scores=scores[kept],
-            agreement=(scores * (overlaps >= AGREEING)).sum(axis=1),
+            agreement=(overlaps >= AGREEING) @ scores,
             dense_boxes=boxes,
             dense_scores=scores,
         )
