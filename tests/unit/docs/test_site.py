@@ -137,7 +137,8 @@ def address(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-def test_in_a_browser(address: str) -> None:
+@pytest.mark.parametrize(("system", "scheme"), [("light", "default"), ("dark", "slate")])
+def test_in_a_browser(address: str, system: str, scheme: str) -> None:
     """No other host is asked, nothing fails, the search finds, axe has no serious fault."""
     sync_api = pytest.importorskip("playwright.sync_api")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -149,7 +150,7 @@ def test_in_a_browser(address: str) -> None:
 
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=system)
         page.set_default_timeout(SLOW)
         page.on("request", check)
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -163,6 +164,13 @@ def test_in_a_browser(address: str) -> None:
                 if v["impact"] in ("serious", "critical")
             ]
         page.goto(address)
+        colours = page.locator("body")
+        assert colours.get_attribute("data-md-color-scheme") == scheme  # as the system has it
+        for chosen in ("default", "slate"):
+            page.locator("label[for^=__palette]:visible").click()
+            sync_api.expect(colours).to_have_attribute("data-md-color-scheme", chosen)
+        page.reload()
+        sync_api.expect(colours).to_have_attribute("data-md-color-scheme", "slate")
         page.keyboard.press("/")
         page.wait_for_timeout(1000)
         page.keyboard.type("calibration")
