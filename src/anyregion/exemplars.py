@@ -228,7 +228,7 @@ class ExemplarVocabulary:
 def exemplar_share(regions: int) -> float:
     """How much so many regions count that show a name, beside its words: from a half on to 1.
 
-    One region says little more than a word, thirty say nearly all (docs/guides/exemplars.md).
+    One region says little more than a word, thirty say nearly all (docs/results/exemplars.md).
     """
     return (regions + 2) / (regions + 5)
 

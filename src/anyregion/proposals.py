@@ -19,7 +19,7 @@ from anyregion.regions import Boxes, Regions
 class DuplicateOptions:
     """When two found regions of one name are of one thing, so that the better one stays.
 
-    Chosen on COCO's `val` (see docs/guides/proposals.md). Regions of different names both stay.
+    Chosen on COCO's `val` (see docs/results/proposals.md). Regions of different names both stay.
 
     Attributes:
         iou: their intersection over union is above this.

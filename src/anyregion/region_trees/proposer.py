@@ -39,7 +39,7 @@ SMALLEST = 2.0
 class TreeOptions:
     """How superpixels become regions, and which of these are proposals.
 
-    Chosen on photographs of COCO's `train` (see docs/guides/proposals.md).
+    Chosen on photographs of COCO's `train` (see docs/results/proposals.md).
 
     Attributes:
         join: `tree`, the nodes of a merge tree; `kmeans`, the connected parts of clusters;

@@ -166,10 +166,13 @@ NOT_RUN = {
     "guides/transfer.md": "minutes of training on CamVid and COCO",
     "reference/onnx.md": "an export, which tests/unit/exported makes and runs",
     "reference/store.md": "COCO's photographs; guides/train_my_classes.md fills stores",
+    "results/backbones.md": "minutes of training on CamVid",
     "results/compact.md": "figures of COCO's val and of trainings",
     "results/pretraining.md": "trainings from ImageNet's weights",
+    "results/proposals.md": "COCO; tests/unit/region_trees runs r2o:compact",
     "results/r2o_comparison.md": "three hours of two cores",
     "results/reproduce.md": "the papers' data",
+    "results/services.md": "a Label Studio server",
 }
 
 
