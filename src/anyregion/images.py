@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from anyregion.errors import InputError, SetAside
+from anyregion.files import read_text
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """One image: (height, width, 3), RGB, 0 to 255, upright."""
@@ -418,6 +419,22 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[SetAside]
                     reason += " (it is with pillow-heif installed)"
                 skipped[str(match)] = SetAside(str(match), reason)
     return list(images), [a for a in skipped.values() if Path(a.item) not in images]
+
+
+def read_list(path: Path) -> list[str | Path]:
+    """The images of a list (`.txt`), a path or an address a line; paths start from its folder.
+
+    Raises:
+        InputError: it cannot be read as text.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    return [line if "://" in line else path.parent / line for line in lines if line]
+
+
+def is_list(path: str | Path) -> bool:
+    """Whether this is a file that `read_list` reads."""
+    place = Path(path).expanduser()
+    return place.suffix.lower() == ".txt" and place.is_file()
 
 
 def is_image_file(path: Path) -> bool:

@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = WRITES + (parser.epilog or "")
     parser.add_argument(
-        "paths", nargs="+", metavar="PHOTOS", help="images, folders of images, or globs"
+        "paths",
+        nargs="+",
+        metavar="PHOTOS",
+        help="images, folders of images, globs, or lists (.txt, a path a line)",
     )
     parser.add_argument(
         "--vocabulary", metavar="NAMES_OR_FILE", help="the classes, as for recognize"

@@ -37,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = WRITES + (parser.epilog or "")
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="images, folders of images, or globs"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="images, folders of images, globs, or lists (.txt, a path a line)",
     )
     parser.add_argument(
         "--vocabulary",

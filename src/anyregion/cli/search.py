@@ -1,4 +1,4 @@
-"""`anyregion search`: the regions of an index nearest to words or to a region."""
+"""`anyregion search`: the regions or images of an index nearest to words or to a region."""
 
 from __future__ import annotations
 
@@ -27,13 +27,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look for regions like this one of an image, in place of words",
     )
     parser.add_argument(
-        "--top", type=shared.positive, default=50, metavar="N", help="matches (default: 50)"
+        "--top",
+        type=shared.positive,
+        metavar="N",
+        help="matches at most (default: 50; with --min-similarity all, which may be 100,000)",
+    )
+    parser.add_argument(
+        "--min-similarity",
+        type=shared.share,
+        metavar="S",
+        help="lowest similarity of a match: with words, lists to look through begin at 0.3, and "
+        "few are wrong from 0.45 on (default: any)",
+    )
+    parser.add_argument(
+        "--by",
+        choices=["region", "image"],
+        default="region",
+        help="image: a match an image, its best region; --top counts images (default: region)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="write matches.jsonl there, and sheets of the matches, whose images alone are read",
+        help="write matches.jsonl there, images.txt (a list of the images, which recognize and "
+        "index read), and sheets of the first 900 matches, whose images alone are read",
     )
     parser.add_argument("--no-pictures", action="store_true", help="write no sheets")
     parser.add_argument("--device", default="cpu", help="of the model (default: cpu)")
@@ -46,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from anyregion.cli import terminal
     from anyregion.errors import InputError
     from anyregion.index import Query, RegionIndex, search_index, write_matches
+    from anyregion.index.search import MOST_SHOWN
 
     if (args.text is None) == (args.like is None):
         raise InputError("give either words to look for, or --like IMAGE:x0,y0,x1,y1")
@@ -56,10 +74,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         query = like(recognizer, args.like)
     started = time.perf_counter()
-    matches = search_index(index, query, recognizer, top=args.top)
+    matches = search_index(
+        index, query, recognizer, top=args.top, min_similarity=args.min_similarity, by=args.by
+    )
     seconds = time.perf_counter() - started
+    counted = args.by == "image" and args.min_similarity is not None
     terminal.table(
-        ("image", "region", "similarity", "score", "box"),
+        ("image", "region", "similarity", "score", "box", *(["regions"] if counted else [])),
         (
             (
                 m.image.image.name,
@@ -67,24 +88,32 @@ def run(args: argparse.Namespace) -> int:
                 f"{m.similarity:.3f}",
                 "" if m.score is None else f"{m.score:.3f}",
                 ", ".join(f"{v:g}" for v in m.box.round(1)),
+                *([m.regions] if counted else []),
             )
             for m in matches[:SHOWN]
         ),
-        numbers=(2, 3),
+        numbers=(2, 3, 5),
     )
     if len(matches) > SHOWN:
         print(f"... and {len(matches) - SHOWN} more")
     print()
-    missing = []
+    set_aside = []
     if args.out is not None:
         with terminal.progress() as track:
-            missing = write_matches(
+            set_aside = write_matches(
                 index, query, matches, args.out, pictures=not args.no_pictures, track=track
             )
-    terminal.warn_list("not shown", missing)
-    lines: list[tuple[str, object]] = [("matches", len(matches)), ("seconds", f"{seconds:.2f}")]
-    terminal.fields([*lines, *([] if args.out is None else [("written to", args.out)])])
-    return SET_ASIDE if missing else FINE
+    terminal.warn_list("not shown or listed", set_aside)
+    lines: list[tuple[str, object]] = [("matches", len(matches))]
+    if args.by == "region":
+        lines.append(("images", len({m.image.image.name for m in matches})))
+    lines.append(("seconds", f"{seconds:.2f}"))
+    if args.out is not None:
+        if len(matches) > MOST_SHOWN and not args.no_pictures:
+            lines.append(("on sheets", f"the first {MOST_SHOWN}"))
+        lines.append(("written to", args.out))
+    terminal.fields(lines)
+    return SET_ASIDE if set_aside else FINE
 
 
 def like(recognizer: Recognizer, text: str) -> Query:

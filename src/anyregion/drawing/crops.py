@@ -74,7 +74,9 @@ def crop_sheet(
         x, y = _GAP + i % columns * tile[0], _GAP + i // columns * tile[1]
         sheet.paste(crop, (x + (TILE - crop.width) // 2, y + (TILE - crop.height) // 2))
         for j, (name, further) in enumerate(of_crop):
-            text, after = written(name or further, font) or NO_FONT, further if name else ""
+            # names of files may hold line breaks, and bytes that are no letters
+            after = "".join(c if c.isprintable() else " " for c in further) if name else ""
+            text = written(name or further, font) or NO_FONT
             label = measure_label(shorten(text, after, _LETTERS, TILE - 8, font), _LETTERS, font)
             ground = colours[name] if name else None
             draw_label(pen, label, x, y + TILE + 2 + j * row, ground)

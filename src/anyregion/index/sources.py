@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anyregion.errors import InputError, SetAside
-from anyregion.files import read_text
-from anyregion.images import SUFFIXES
+from anyregion.images import SUFFIXES, is_list, read_list
 from anyregion.runs.recognize import name_images
 
 Kind: TypeAlias = Literal["file", "address", "tar", "parquet"]
@@ -86,12 +85,12 @@ def list_images(paths: Sequence[str | Path]) -> tuple[Path, list[PlannedImage], 
             images += listed
             if not listed:
                 set_aside.append(SetAside(text, "no image there"))
-        elif suffix == ".txt" and Path(text).is_file():
-            for line in read_text(Path(text)).splitlines():
-                if "://" in line:
-                    images += _list_address(line.strip())
-                elif line.strip():
-                    plain.append(Path(text).parent / line.strip())
+        elif is_list(text):
+            for line in read_list(Path(text).expanduser()):
+                if isinstance(line, str):
+                    images += _list_address(line)
+                else:
+                    plain.append(line)
         else:
             plain.append(path)
     root = Path.cwd()

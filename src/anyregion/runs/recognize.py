@@ -18,7 +18,7 @@ from anyregion import factory
 from anyregion.drawing.options import PictureOptions
 from anyregion.errors import InputError, SetAside
 from anyregion.exemplars import ExemplarVocabulary
-from anyregion.images import find_images
+from anyregion.images import find_images, is_list, read_list
 from anyregion.io.regions import RegionFile, load_regions
 from anyregion.io.vocabulary import load_vocabulary
 from anyregion.recognizer import Recognizer
@@ -119,8 +119,9 @@ def recognize_images(
     finished images intact; calling again continues it.
 
     Args:
-        paths: files, folders and globs. Images are named by their path from the folder that holds
-            all of `paths`; that is the `file_name` in the results.
+        paths: files, folders, globs, and lists (`.txt`, a path a line; paths start from the list's
+            folder). Images are named by their path from the folder that holds all of these; that is
+            the `file_name` in the results.
         vocabulary: the names to choose from, or what `load_vocabulary` reads.
         regions: the same for every image, a file that `load_regions` reads, or `auto`: the model
             finds them, or `r2o:WHERE`: without labels (see `load_proposer`). A `RegionSource`
@@ -282,7 +283,7 @@ def name_images(
     the fixed part of a glob. So `photos` names `photos/a/x.jpg` as `a/x.jpg`.
 
     Args:
-        paths: files, folders and globs, as for `find_images`.
+        paths: files, folders and globs, as for `find_images`, and lists of them (`read_list`).
         pictures: a folder of the run's own pictures, which are no input. Nor are the pictures that
             another run drew, but for a file named outright.
         root: the folder that an earlier run's names start from; kept if it holds the images.
@@ -290,7 +291,13 @@ def name_images(
     Returns:
         The folder; `{name: absolute path}`, each image once; paths that lead to nothing.
     """
+    listed: list[str | Path] = []
+    for path in paths:
+        listed += read_list(Path(path).expanduser()) if is_list(path) else [path]
+    paths = [path for path in listed if "://" not in str(path)]
     images, set_aside = find_images(paths)
+    reason = "an address, which `anyregion index` alone reads"
+    set_aside += [SetAside(str(path), reason) for path in listed if "://" in str(path)]
     outright = {path for p in paths if (path := Path(p).expanduser()).is_file()}
     # images share their few folders, whose run.json need not be read for each image
     is_run = cache(is_results_folder)

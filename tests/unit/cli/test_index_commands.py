@@ -53,6 +53,27 @@ def test_from_photos_to_counts(
     assert "regions" in capsys.readouterr().out
 
 
+def test_all_images_with_something(
+    index: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    words = ["search", str(index), "red", "--min-similarity", "0.9", "--by", "image"]
+    assert main([*words, "--out", "found"]) == 0
+    printed = capsys.readouterr().out
+    assert "regions" in printed
+    assert "matches     1" in printed
+    (row,) = [json.loads(line) for line in Path("found/matches.jsonl").read_text().splitlines()]
+    assert (row["image"], row["id"], row["regions"]) == ("one.png", 10, 1)
+    assert Path("found/images.txt").read_text() == f"{(photos / 'one.png').absolute()}\n"
+    recognize = ["recognize", "found/images.txt", "--vocabulary", "red,blue", "--box", "0,0,20,30"]
+    assert main([*recognize, "--out", "again"]) == 0
+    content = json.loads(Path("again/predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["one.png"]
+    assert main(["search", str(index), "yellow", "--min-similarity", "1", "--out", "none"]) == 0
+    assert main(["recognize", "none/images.txt", "--vocabulary", "red", "--box", "0,0,2,3"]) == 1
+    assert "no image" in capsys.readouterr().err
+
+
 def test_taught_and_asked_without_an_image(
     index: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,13 +88,22 @@ def test_runs(place: Path) -> None:
 
 def test_collection(place: Path) -> None:
     pytest.importorskip("pyarrow")
-    lines = {"photos/street.jpg": "photos/coffee.jpg", "--workers 2": "--workers 1"}
+    lines = {
+        "photos/street.jpg": "photos/coffee.jpg", "--workers 2": "--workers 1",
+        '"bicycle"': '"cat"',
+    }  # fmt: skip
     # the cluster's block is for a cluster
     cluster = (
         "anyregion index /shared/photos --out /shared/photos.index --engine ray --address auto"
     )
     run_commands("guides/scale.md", {**lines, cluster: "echo"})
     assert (place / "buses/matches.jsonl").is_file()
+    listed = (place / "bicycles/images.txt").read_text().splitlines()
+    assert listed[0] == str(place / "photos/cat.jpg")
+    assert len(listed) < 4
+    named = json.loads((place / "bicycles/named/predictions.json").read_text())
+    assert len(named["images"]) == len(listed)
+    assert len((place / "like-this/images.txt").read_text().splitlines()) == 4
 
 
 def labels(place: Path, kind: str, out: str) -> Path:

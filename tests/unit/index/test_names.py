@@ -13,12 +13,9 @@ from PIL import Image
 from anyregion.errors import InputError
 from anyregion.index import (
     LabelOptions,
-    Query,
     RegionIndex,
     index_stats,
     name_index,
-    search_index,
-    write_matches,
     write_results,
     write_stats,
 )
@@ -154,52 +151,6 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="encoded by other words"):
         name_index(tmp_path / "index", words, recognizer=half_precision())
-
-
-def test_search_is_exact(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", 30)
-    make_index(photos, tmp_path / "index", regions=found(), shard_images=7)
-    index, recognizer = RegionIndex.open(tmp_path / "index"), half_precision()
-    query = Query.from_text(recognizer, "lime")
-    matches = search_index(index, query, recognizer, top=8)
-    # by hand: all halves, of each image's two left ones the better one
-    best = {}
-    for path in sorted(photos.rglob("*.png")):
-        recognizer.set_image(path)
-        regions = found().load(recognizer).propose(np.zeros((30, 40 + int(path.stem) % 5, 3)))
-        predictions = recognizer.predict(regions, ["lime"])
-        cosines = predictions.embeddings @ query.direction
-        cosines /= np.linalg.norm(predictions.embeddings, axis=1)
-        left = max(cosines[0], cosines[2])
-        name = path.relative_to(photos).as_posix()
-        best[name, "left"], best[name, "right"] = left, cosines[1]
-    expected = sorted(best.values(), reverse=True)[:8]
-    assert np.allclose([m.similarity for m in matches], expected, atol=1e-3)
-    assert all(m.score is not None and m.objectness is not None for m in matches)
-    written = write_matches(index, query, matches, tmp_path / "matches")
-    assert not written
-    records = lines(tmp_path / "matches" / "matches.jsonl")
-    assert [r["rank"] for r in records] == list(range(1, 9))
-    assert (tmp_path / "matches" / "sheets" / "001.jpg").is_file()
-    # like a region: itself comes first, and no score of words is claimed
-    (embedding,) = recognizer.embed([index.pixels(matches[0].image)], [LEFT_RIGHT])[0][:1]
-    alike = search_index(index, Query.from_embedding("left", embedding), recognizer, top=1)
-    assert alike[0].similarity == pytest.approx(1, abs=1e-3)
-    assert alike[0].score is None
-    # more than there are
-    assert len(search_index(index, query, recognizer, top=500)) == 60
-
-
-def test_a_sheet_says_which_image_is_gone(tmp_path: Path) -> None:
-    photos = pictures(tmp_path / "photos", 3)
-    make_index(photos, tmp_path / "index")
-    index, recognizer = RegionIndex.open(tmp_path / "index"), half_precision()
-    query = Query.from_text(recognizer, "red")
-    matches = search_index(index, query, recognizer, top=2)
-    (photos / matches[0].image.image.name).unlink()
-    (missing,) = write_matches(index, query, matches, tmp_path / "matches")
-    assert missing.item == matches[0].image.image.name
-    assert "not there any more" in missing.reason
 
 
 def test_statistics(tmp_path: Path) -> None:

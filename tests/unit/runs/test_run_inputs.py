@@ -85,6 +85,23 @@ def test_names_of_images(
     assert set_aside == []
 
 
+def test_lists_of_images(photos: Path, tmp_path: Path) -> None:
+    (photos / "lists").mkdir()
+    listed = photos / "lists" / "few.txt"
+    listed.write_text("../a/x.jpg\n\n  ../y.png \n../gone.png\ns3://bucket/photo.jpg\n")
+    report = run(listed, tmp_path / "out")
+    assert report.images == 2
+    assert {Path(a.item).name: a.reason for a in report.set_aside} == {
+        "gone.png": "no image there",
+        "photo.jpg": "an address, which `anyregion index` alone reads",
+    }
+    names = [image["image"] for image in lines(tmp_path / "out" / "predictions.jsonl")]
+    assert sorted(names) == ["a/x.jpg", "y.png"]
+    (photos / "lists" / "broken.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"broken\.txt"):
+        run(photos / "lists" / "broken.txt", tmp_path / "other")
+
+
 def test_no_image_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image there"):
         run(tmp_path / "nothing", tmp_path / "out")
