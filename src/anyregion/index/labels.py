@@ -22,7 +22,7 @@ from anyregion.errors import InputError
 from anyregion.files import atomic_path, to_line, writing
 from anyregion.index.manifest import LABELS
 from anyregion.index.region_index import RegionIndex, StoredRules
-from anyregion.index.shards import FEATURE, IndexedImage, boxes_of, halves_of, states
+from anyregion.index.shards import FEATURE, IndexedImage, boxes_of, halves_of, statement, states
 from anyregion.masks import RLE
 from anyregion.proposals import DuplicateOptions, without_duplicates
 from anyregion.region_encoder import REGIONS_AT_ONCE, RegionEmbeddings, name_embedded
@@ -136,7 +136,7 @@ class Labeler:
 
     def is_named(self, number: int) -> bool:
         """Whether the labels of a shard are there."""
-        return states(self.path(number), _STATEMENT) == self.key
+        return states(self.path(number), _STATEMENT, number) == self.key
 
     def name(self, number: int) -> int:
         """Name one shard, unless it is named; returns how many regions it has.
@@ -266,7 +266,7 @@ class Labeler:
             "duplicate": labels.duplicate,
         }
         table = pa.table(columns)
-        table = table.replace_schema_metadata({_STATEMENT: json.dumps({"fingerprint": self.key})})
+        table = table.replace_schema_metadata({_STATEMENT: statement(self.key, number)})
         path = self.path(number)
         with writing(path), atomic_path(path, durable=True) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

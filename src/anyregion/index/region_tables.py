@@ -119,5 +119,5 @@ def _read(index: RegionIndex, rows: Mapping[int, Rows]) -> RegionTable:
                     )
                 )
     if not parts:
-        raise InputError(f"{index.folder}: has none of these regions")
+        raise InputError(f"{index.folder}: has no regions of these images, or none at all")
     return RegionTable.from_images(parts)

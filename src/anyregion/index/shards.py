@@ -126,8 +126,11 @@ class ShardPaths:
         return self.folder / f"{self.number:05}.lock"
 
     def is_whole(self, fingerprint: str) -> bool:
-        """Whether both files are there and of this index. Reads their ends alone."""
-        return all(states(path, _STATEMENT) == fingerprint for path in (self.regions, self.images))
+        """Whether both files are there, of this index and this shard. Reads their ends alone."""
+        return all(
+            states(path, _STATEMENT, self.number) == fingerprint
+            for path in (self.regions, self.images)
+        )
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes began; for who has the lock alone."""
@@ -154,9 +157,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
     _pending: list[pa.Table] = field(default_factory=list)
 
     def __enter__(self) -> ShardWriter:
-        statement = {_STATEMENT: json.dumps({"fingerprint": self.fingerprint}).encode()}
-        self._statement = statement
-        self._schema = self.layout.schema().with_metadata(statement)
+        self._statement = {_STATEMENT: statement(self.fingerprint, self.paths.number)}
+        self._schema = self.layout.schema().with_metadata(self._statement)
         self._place = atomic_path(self.paths.regions, durable=True)
         self._file = self._place.__enter__()
         self._writer = _parquet_writer(self._file, self._schema)
@@ -231,26 +233,29 @@ def read_images(paths: ShardPaths) -> list[IndexedImage]:
     Raises:
         InputError: a damaged file.
     """
-    with _reading(paths.images):
-        rows = pq.read_table(paths.images, page_checksum_verification=True).to_pylist()
     images = []
-    for row in rows:
-        place = {
-            name: decode_name(row[name])
-            for name in ("name", "kind", "location", "offset", "bytes", "modified_ns")
-        }
-        images.append(
-            IndexedImage(
-                PlannedImage(**place),
-                (row["height"], row["width"]),
-                row["regions"],
-                row["key"],
-                tuple(SetAside(*pair) for pair in json.loads(row["set_aside"])),
-                row["hash"],
-                row["digest"],
-                decode_name(row["quarantined"]),
+    with _reading(paths.images):
+        table = pq.read_table(paths.images, page_checksum_verification=True)
+        # pages have a checksum, the names and types of columns at the file's end have none
+        if not table.schema.equals(_IMAGE):
+            raise ValueError("it has other columns")
+        for row in table.to_pylist():
+            place = {
+                name: decode_name(row[name])
+                for name in ("name", "kind", "location", "offset", "bytes", "modified_ns")
+            }
+            images.append(
+                IndexedImage(
+                    PlannedImage(**place),
+                    (row["height"], row["width"]),
+                    row["regions"],
+                    row["key"],
+                    tuple(SetAside(*pair) for pair in json.loads(row["set_aside"])),
+                    row["hash"],
+                    row["digest"],
+                    decode_name(row["quarantined"]),
+                )
             )
-        )
     return images
 
 
@@ -271,9 +276,16 @@ def read_blocks(
         _reading(paths.regions),
         pq.ParquetFile(paths.regions, memory_map=True, page_checksum_verification=True) as file,
     ):
-        if missing := set(columns) - set(file.schema_arrow.names):
+        schema, metadata = file.schema_arrow, file.metadata
+        if missing := set(columns) - set(schema.names):
             raise InputError(f"{paths.regions}: has no {', '.join(sorted(missing))}")
-        for group in range(file.num_row_groups) if groups is None else groups:
+        # pages have a checksum, what the file's end says of them has none
+        if any(schema.field(name).type != kind for name, kind in _REGION if name in columns):
+            raise ValueError("it has columns of other types")
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if sum(rows) != metadata.num_rows:
+            raise ValueError(f"{sum(rows)} rows, and not the {metadata.num_rows} it states")
+        for group in range(len(rows)) if groups is None else groups:
             yield file.read_row_group(group, columns=list(columns), use_threads=False)
 
 
@@ -297,12 +309,22 @@ def boxes_of(table: pa.Table) -> NDArray[np.float64]:
     return np.stack([table.column(name).to_numpy() for name in ("x0", "y0", "x1", "y1")], axis=1)
 
 
-def states(path: Path, key: bytes) -> str | None:
-    """The fingerprint in a Parquet file's metadata under a key; None where there is none."""
+def statement(fingerprint: str, number: int) -> bytes:
+    """What a Parquet file's metadata say of whose it is, and of which shard."""
+    return json.dumps({"fingerprint": fingerprint, "shard": number}).encode()
+
+
+def states(path: Path, key: bytes, number: int) -> str | None:
+    """The fingerprint in a Parquet file's metadata under a key.
+
+    None where there is none, or the file is another shard's, copied to this one's place.
+    """
     try:
         metadata = pq.read_schema(path, memory_map=True).metadata or {}
-        return str(json.loads(metadata[key])["fingerprint"])
-    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError):
+        stated = json.loads(metadata[key])
+        # files of before 0.3 do not say which shard's they are
+        return str(stated["fingerprint"]) if stated.get("shard", number) == number else None
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
@@ -355,7 +377,9 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn what pyarrow raises for a missing or damaged file into an error that names the cure."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except InputError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{path}: missing or damaged ({error}): `anyregion index` with the same arguments "
             "computes it again once the file is gone"

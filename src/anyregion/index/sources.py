@@ -79,7 +79,10 @@ def list_images(paths: Sequence[str | Path]) -> tuple[Path, list[PlannedImage], 
             )
             raise InputError(f"{text}: {reason}")
         if suffix in _CONTAINERS:
-            images += _list_container(text, suffix)
+            listed = _list_container(text, suffix)
+            images += listed
+            if not listed:
+                set_aside.append(SetAside(text, "no image in it"))
         elif "://" in text:
             listed = _list_address(text)
             images += listed
@@ -99,7 +102,11 @@ def list_images(paths: Sequence[str | Path]) -> tuple[Path, list[PlannedImage], 
         root, named, missing = name_images(plain, pictures=Path(os.devnull))
         set_aside += missing
         for name, file in named.items():
-            status = file.stat()
+            try:
+                status = file.stat()
+            except OSError as error:  # removed since its folder was listed
+                set_aside.append(SetAside(str(file), f"not there any more ({error.strerror})"))
+                continue
             location = str(file)
             images.append(
                 PlannedImage(name, "file", location, 0, status.st_size, status.st_mtime_ns)

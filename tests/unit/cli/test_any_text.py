@@ -141,3 +141,23 @@ def test_a_table_of_one_image_shows_a_hundred_rows(
     assert printed[100].split()[0] == "99"
     assert printed[101] == "... and 30 more in anyregion-results/predictions.jsonl"
     assert any(line.split() == ["regions", "130"] for line in printed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files with control characters")
+def test_names_of_files_command_no_terminal(
+    tmp_path: Path, colours: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder from elsewhere may hold a name that renames the window, or hides a line."""
+    picture(tmp_path / "photos" / "one.png", "red", "blue")
+    (tmp_path / "photos" / "\x1b[2Kbad\n\x07.png").write_bytes(b"no image")
+    words = ["--box", "0,0,9,9", "--vocabulary", "red,blue", "--no-pictures"]
+    run = ["recognize", str(tmp_path / "photos"), *words, "--out", str(tmp_path / "out")]
+    assert main(run) == 3
+    said = capsys.readouterr()
+    assert "\\x1b[2Kbad\\n\\x07.png" in said.err
+    assert main(["recognize", str(tmp_path / "\x1b[2K.png"), *words]) == 1
+    terminal.table(["image"], [["\x1b[2K.png"]])
+    said_more = capsys.readouterr()
+    for text in (*said, *said_more):
+        assert "\x1b" not in text
+        assert "\x07" not in text

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image, ImageChops, ImageFont
 
 from anyregion import drawing as drawing_room
 from anyregion.drawing import text as drawn_text
+from anyregion.drawing.crops import crop_sheet
 from anyregion.drawing.layout import Anchor, LabelLayout
 from anyregion.drawing.options import PictureOptions
 from anyregion.drawing.palette import GREY as NONE_COLOUR
@@ -586,6 +588,16 @@ def test_symbols_that_no_font_has_are_left_out_where_words_remain(own_font_alone
         assert drawn_text.written("dog 狗") is None
     with pytest.warns(InputWarning):
         assert drawn_text.written("🐕") is None
+
+
+def test_what_follows_a_name_may_be_of_any_letters() -> None:
+    """The name of a file, say: half a character ended the whole sheet."""
+    crop, dots = Image.new("RGB", (20, 20)), Image.new("RGB", (20, 20))
+    for further in (" \udcff.jpg", " a\nb.jpg", " \u65e5.jpg", ""):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            sheet = crop_sheet([crop, dots], [[("1", further)], [("", further or "2")]])
+        assert sheet.width > 40
 
 
 def test_a_chosen_font_comes_first() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -133,6 +134,53 @@ def test_taught_names_are_those_of_recognize(tmp_path: Path) -> None:
     for name in EXPORTS:
         expected = (tmp_path / "recognized" / name).read_bytes()
         assert (tmp_path / "out" / name).read_bytes() == expected, name
+
+
+def swap(first: Path, second: Path) -> None:
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def test_files_of_another_shard_are_not_believed(tmp_path: Path) -> None:
+    photos = pictures(tmp_path / "photos", 8)
+    make_index(photos, tmp_path / "index", regions=LEFT_RIGHT)
+    index = RegionIndex.open(tmp_path / "index")
+    named = name_index(index, ["red", "lime"], recognizer=half_precision())
+    labels = [named.labeler.path(n) for n in range(2)]
+    whole = [path.read_bytes() for path in labels]
+    swap(*labels)
+    name_index(index, ["red", "lime"], recognizer=half_precision())
+    assert [path.read_bytes() for path in labels] == whole
+    for kind in ("regions", "images"):
+        files = [getattr(index.paths(n), kind) for n in range(2)]
+        swap(*files)
+        with pytest.raises(InputError, match="2 of 2 shards are not there yet"):
+            RegionIndex.open(tmp_path / "index")
+        swap(*files)
+    # an index of before shards said which they are is read as it was
+    path = index.paths(0).images
+    table = pq.read_table(path)
+    fingerprint = json.dumps({"fingerprint": index.manifest.fingerprint})
+    pq.write_table(table.replace_schema_metadata({"anyregion_index": fingerprint}), path)
+    assert len(RegionIndex.open(tmp_path / "index")) == 2
+
+
+def test_a_shard_whose_end_is_damaged_is_an_error(tmp_path: Path) -> None:
+    """Names, types and counts stand at a Parquet file's end, which has no checksum."""
+    make_index(pictures(tmp_path / "photos", 3), tmp_path / "index", regions=LEFT_RIGHT)
+    index = RegionIndex.open(tmp_path / "index")
+    images, regions = index.paths(0).images, index.paths(0).regions
+    content = images.read_bytes()
+    images.write_bytes(content.replace(b"\x04hash", b"\x04mash"))
+    with pytest.raises(InputError, match=r"00000\.images\.parquet: missing or damaged"):
+        index.images(0)
+    images.write_bytes(content)
+    table = pq.read_table(regions)
+    at = table.schema.get_field_index("x0")
+    pq.write_table(table.set_column(at, "x0", table.column("x0").cast("string")), regions)
+    with pytest.raises(InputError, match="other types"):
+        list(index.blocks(0, ["x0"]))
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from anyregion.errors import InputError
-from anyregion.index import RegionIndex
+from anyregion.index import RegionIndex, sources
 from anyregion.index.shards import halves_of
 from anyregion.index.sources import ImageReader, list_images
 from tests.helpers.indexes import make_index, pictures
@@ -95,6 +96,30 @@ def test_what_cannot_be_listed(photos: Path, tmp_path: Path) -> None:
         list_images([tmp_path / "e.parquet"])
     with pytest.raises(InputError, match="nowhere"):
         list_images(["nowhere://bucket/photos"])
+
+
+def test_what_holds_no_image_is_said(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "e.parquet")
+    with tarfile.open(tmp_path / "e.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("notes.txt"))
+    _, images, set_aside = list_images([photos, tmp_path / "e.parquet", tmp_path / "e.tar"])
+    assert len(images) == 5
+    assert [Path(a.item).name for a in set_aside] == ["e.parquet", "e.tar"]
+    assert set_aside[0].reason == "no image in it"
+    # removed between the listing and the look at it
+    named = sources.name_images
+
+    def remove_one(*args: Any, **options: Any) -> Any:
+        result = named(*args, **options)
+        sorted(photos.rglob("*.png"))[0].unlink()
+        return result
+
+    monkeypatch.setattr(sources, "name_images", remove_one)
+    _, images, set_aside = list_images([photos])
+    assert len(images) == 4
+    assert "not there any more" in set_aside[0].reason
 
 
 def test_a_storage_that_fails_is_asked_again(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
