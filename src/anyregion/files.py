@@ -153,6 +153,18 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         writer.writerows(rows)
 
 
+# what moves the cursor, colours or renames a terminal, and ends of lines
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
+
+
+def plain_text(text: object) -> str:
+    """A text as a terminal may have it: in one line, control characters spelt out.
+
+    The name of a file may hold them, and files come from anywhere.
+    """
+    return str(text).translate(_CONTROLS)
+
+
 def valid_text(text: str) -> str:
     """The text with U+FFFD for each half of a surrogate pair that stands alone: JSON can write it.
 

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from anyregion import __version__
 from anyregion.cli.exit_codes import EPILOG, FAILED, INTERRUPTED
 from anyregion.errors import AnyRegionError, InputWarning
+from anyregion.files import plain_text
 
 GROUPS = {
     "data": "annotated images",
@@ -109,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("anyregion: interrupted", file=sys.stderr)
             return INTERRUPTED
         except AnyRegionError as error:
-            print("anyregion: error:", " ".join(str(error).split("\n")), file=sys.stderr)
+            text = " ".join(str(error).split("\n"))
+            print("anyregion: error:", plain_text(text), file=sys.stderr)
             return FAILED
         finally:
             sys.stdout.flush()
@@ -122,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             prefix = f"{error.filename}: " if error.filename else ""
-            print(f"anyregion: error: {prefix}{error.strerror}", file=sys.stderr)
+            print(f"anyregion: error: {plain_text(prefix)}{error.strerror}", file=sys.stderr)
         return FAILED
 
 
@@ -217,7 +219,7 @@ def _show_warning(
 ) -> None:
     """A warning of ours as the command line says things, any other as Python does."""
     text = warnings.formatwarning(message, category, filename, lineno, line)
-    own = f"anyregion: warning: {message}\n"
+    own = f"anyregion: warning: {plain_text(message)}\n"
     (file or sys.stderr).write(own if issubclass(category, InputWarning) else text)
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anyregion import vocabulary
+from anyregion.files import plain_text
 
 # where there is no terminal: a log of an hour stays readable
 SECONDS_BETWEEN_LINES = 5.0
@@ -76,7 +77,7 @@ class _Lines:
 
 def note(text: str) -> None:
     """One line on stderr."""
-    print(f"anyregion: {text}", file=sys.stderr, flush=True)
+    print(f"anyregion: {plain_text(text)}", file=sys.stderr, flush=True)
 
 
 def warn_list(what: str, items: Sequence[object], *, limit: int = 8, more: str = "") -> None:
@@ -84,7 +85,7 @@ def warn_list(what: str, items: Sequence[object], *, limit: int = 8, more: str =
     if items:
         note(f"warning: {what} ({len(items)}):")
         for item in items[:limit]:
-            print(f"  {item}", file=sys.stderr)
+            print(f"  {plain_text(item)}", file=sys.stderr)
         if len(items) > limit:
             print(f"  ... and {len(items) - limit} more{more}", file=sys.stderr)
 
@@ -97,7 +98,7 @@ def table(
     Over `_LONG` rows are printed without folding: rich takes 5 ms a row for it.
     """
     right_aligned = set(numbers)
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[plain_text(cell) for cell in row] for row in rows]
     if len(cells) > _LONG:
         cells.insert(0, list(columns))
         widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
@@ -129,4 +130,4 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
     listed = list(pairs)
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {plain_text(value)}")
