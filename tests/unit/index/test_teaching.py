@@ -129,7 +129,7 @@ def test_an_index_without_what_is_learnt_from_is_refused(photos: Path, tmp_path:
     with pytest.raises(InputError, match="index without --use-masks"):
         table_of_images(RegionIndex.open(tmp_path / "masks"), ["000.png"])
     make_index(photos, tmp_path / "features", features=True)
-    with pytest.raises(InputError, match="has none of these regions"):
+    with pytest.raises(InputError, match="has no regions of these images"):
         table_of_images(RegionIndex.open(tmp_path / "features"), ["other.png"])
 
 
