@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
 VERSIONED = ("CHANGELOG.md", "CITATION.cff", "src/anyregion/__init__.py")
@@ -120,3 +122,16 @@ def test_links_of_the_readme_have_to_lead_somewhere_from_an_index(
     # every place that it names is there
     for place in re.findall(rf"{root}/(?:raw|blob)/v1\.0/([^)#]+)", readme):
         assert (ROOT / place).exists(), place
+
+
+def test_the_oldest_versions_are_stated_for_all_that_ci_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras, waiting = project["optional-dependencies"], ["dev", "serve"]
+    requirements = [Requirement(text) for text in project["dependencies"]]
+    while waiting:
+        requirements += (more := [Requirement(text) for text in extras[waiting.pop()]])
+        waiting += [extra for r in more if r.name == "anyregion" for extra in r.extras]
+    wanted = {canonicalize_name(r.name) for r in requirements} - {"anyregion"}
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    stated = {line.partition("==")[0] for line in lines if not line.startswith("#")}
+    assert not wanted - stated
