@@ -23,7 +23,7 @@ from anyregion.compact.region_head import INPUTS
 from anyregion.compact.training.modules import MaskHeadModule, Projection
 from anyregion.compact.training.proposal_module import ProposalHeadModule
 from anyregion.compact.training.region_head_module import RegionHeadModule
-from anyregion.errors import CheckpointError, InputError
+from anyregion.errors import InputError
 from anyregion.torch_utils.onnx import Shapes, trace, write_graph
 
 # smaller weights (biases of few numbers, scalars) stay float32: they take no room
@@ -53,23 +53,6 @@ def rounded(module: M) -> M:
             if parameter.numel() >= _SMALLEST_HALVED:
                 parameter.copy_(parameter.half().float())
     return copied
-
-
-def mean_of_heads(one: M, other: M) -> M:
-    """A head whose weights are the means of two heads', of which one was trained from the other.
-
-    It fits new data nearly as the later one does, and is more robust (arXiv 2109.01903).
-
-    Raises:
-        CheckpointError: heads of other sizes.
-    """
-    mean, later = rounded(one), rounded(other).state_dict()
-    own = mean.state_dict()
-    shapes, others = ({n: v.shape for n, v in state.items()} for state in (own, later))
-    if shapes != others:
-        raise CheckpointError("the mean of heads of other sizes is no head")
-    mean.load_state_dict({name: (values + later[name]) / 2 for name, values in own.items()})
-    return mean
 
 
 def export_region_head(module: RegionHeadModule, path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from anyregion.compact.assets import MASK_HEAD
+from anyregion.compact.assets import MASK_HEAD, start_session
 from anyregion.compact.image_encoder import FeaturePyramid, network_input
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.checkpoint import read_mask_head, unwrapped, write_head
@@ -35,7 +35,7 @@ from anyregion.compact.training.modules import (
     standardised,
 )
 from anyregion.data.region_dataset import RegionDataset
-from anyregion.errors import InputError
+from anyregion.errors import CheckpointError, InputError
 from anyregion.images import Pixels
 from anyregion.masks import decode_mask
 from anyregion.regions import Boxes
@@ -52,7 +52,7 @@ class MaskTaskConfig:
         validation: another one, for metrics; None for none.
         start: `mask_head.safetensors` of a training before, whose weights this one begins with
             wherever it has the same ones; None for fresh ones.
-        teacher: the same of the head whose masks stand in on `taught_images`.
+        teacher: the graph `mask_head.onnx` of the head whose masks stand in on `taught_images`.
         head: its sizes.
         batch: images of a step.
         taught_images: further images of a step, whose regions have no masks but a teacher's.
@@ -95,7 +95,7 @@ def build(settings: MaskTaskConfig, *, loop: LoopConfig) -> MaskTask:
         raise InputError("compact_masks.data: name the folder of the images, too")
     teacher = None
     if settings.teacher is not None:
-        teacher = MaskHead(TorchSession(MaskGraph(read_mask_head(Path(settings.teacher)))))
+        teacher = read_teacher(Path(settings.teacher))
     start = None if settings.start is None else read_mask_head(Path(settings.start))
     return MaskTask(
         datasets,
@@ -105,6 +105,22 @@ def build(settings: MaskTaskConfig, *, loop: LoopConfig) -> MaskTask:
         start=start,
         seed=loop.seed,
     )
+
+
+def read_teacher(path: Path) -> MaskHead:
+    """A mask head from its graph.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no mask head.
+    """
+    try:
+        session = start_session(path.read_bytes(), threads=torch.get_num_threads(), device="cpu")
+        names = {value.name for value in (*session.get_inputs(), *session.get_outputs())}
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: not the graph of a mask head ({error})") from None
+    if not names >= {*MaskGraph.inputs, *MaskGraph.outputs}:
+        raise CheckpointError(f"{path}: not the graph of a mask head")
+    return MaskHead(session)
 
 
 @dataclass(frozen=True, eq=False)

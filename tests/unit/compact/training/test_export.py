@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,12 @@ from anyregion.compact.training.export import (
     MaskGraph,
     ProposalGraph,
     TorchSession,
-    mean_of_heads,
     rounded,
 )
 from anyregion.compact.training.mask_task import MaskTask, MaskTaskConfig
-from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule
+from anyregion.compact.training.modules import MaskHeadConfig
 from anyregion.compact.training.proposal_module import ProposalHeadConfig
 from anyregion.compact.training.proposal_task import ProposalTask, ProposalTaskConfig
-from anyregion.errors import CheckpointError
 from anyregion.masks import mask_area, mask_box
 from anyregion.torch_utils.weights import read_state_dict
 from tests.helpers.compact_data import toy_dataset, toy_maps
@@ -57,7 +54,7 @@ def some_maps(rows: int, columns: int) -> dict[str, np.ndarray]:
 def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[MaskTask, Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("masks")
-    head = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
+    head = MaskHeadConfig(coarse=16, fine=8, attention=1, side=16)
     task = MaskTask([toy_dataset(folder)], config=MaskTaskConfig(head=head))
     task.save(task.module, folder)
     return task, folder
@@ -159,17 +156,3 @@ def test_the_proposal_head_proposes_and_boxes_points(proposals: tuple[ProposalTa
         assert (box[:2] <= where[0] + 0.5).all()
         assert (where[0] + 0.5 <= box[2:]).all()
     assert head.boxes_from_points(pyramid, [], [])[0].shape == (0, 4)
-
-
-def test_the_mean_of_heads_lies_between_them(masks: tuple[MaskTask, Path]) -> None:
-    head = masks[0].module
-    assert isinstance(head, MaskHeadModule)
-    other = copy.deepcopy(head)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(0.5)
-    mean, low, high = mean_of_heads(head, other), rounded(head), rounded(other)
-    for name, values in mean.state_dict().items():
-        torch.testing.assert_close(values, (low.state_dict()[name] + high.state_dict()[name]) / 2)
-    with pytest.raises(CheckpointError, match="other sizes"):
-        mean_of_heads(head, MaskHeadModule(MaskHeadConfig(coarse=8, attention=0)))

@@ -15,15 +15,17 @@ pytest.importorskip("lightning_fabric")
 
 import torch
 
+from anyregion.compact.assets import PROPOSAL_HEAD, read_asset
 from anyregion.compact.mask_head import MaskHead
 from anyregion.compact.training.checkpoint import read_mask_head, write_head
-from anyregion.compact.training.export import MaskGraph, TorchSession
+from anyregion.compact.training.export import MaskGraph, TorchSession, export_mask_head
 from anyregion.compact.training.losses import mask_losses
 from anyregion.compact.training.mask_task import (
     MaskTask,
     MaskTaskConfig,
     jitter_sides,
     mask_target,
+    read_teacher,
     resampled,
     take_over,
 )
@@ -31,7 +33,7 @@ from anyregion.compact.training.modules import MaskHeadConfig, MaskHeadModule, e
 from anyregion.errors import CheckpointError, InputError
 from tests.helpers.compact_data import toy_dataset
 
-SMALL = MaskHeadConfig(coarse=16, fine=8, semantic=8, colours=8, attention=1, side=16)
+SMALL = MaskHeadConfig(coarse=16, fine=8, attention=1, side=16)
 CONFIG = MaskTaskConfig(head=SMALL, batch=3, max_regions=2)
 
 
@@ -177,11 +179,11 @@ def test_a_teacher_stands_in_for_missing_masks(tmp_path: Path) -> None:
         MaskTask([dataset], config=replace(CONFIG, taught_images=2))
     before = MaskTask([dataset], config=CONFIG)
     write_head(before.module, tmp_path / "head.safetensors")
-    teacher = read_mask_head(tmp_path / "head.safetensors")
+    export_mask_head(read_mask_head(tmp_path / "head.safetensors"), tmp_path / "head.onnx")
     task = MaskTask(
         [dataset],
         config=replace(CONFIG, taught_images=2),
-        teacher=MaskHead(TorchSession(MaskGraph(teacher))),
+        teacher=read_teacher(tmp_path / "head.onnx"),
     )
     items = task.plan(0)
     assert sorted(row for item in items[:3] for row in item.rows) == [0, 3, 6, 7]
@@ -230,7 +232,7 @@ def test_cells_lie_where_they_were_on_the_grid_of_another_box() -> None:
 
 
 def test_a_head_goes_on_from_a_smaller_one_with_the_same_answers(tmp_path: Path) -> None:
-    before = MaskHeadModule(replace(SMALL, edges=0, fine_depth=2)).eval()
+    before = MaskHeadModule(replace(SMALL, depth=1, fine_depth=2)).eval()
     task = MaskTask([toy_dataset(tmp_path)], config=CONFIG, start=before)
     example = task.load(task.plan(0)[0])
     inputs = [example.maps], [example.frame], [example.boxes]
@@ -239,10 +241,18 @@ def test_a_head_goes_on_from_a_smaller_one_with_the_same_answers(tmp_path: Path)
             torch.testing.assert_close(mine, its, rtol=0, atol=1e-5)
     fresh = MaskHeadModule(SMALL)
     take_over(fresh, MaskHeadModule(replace(SMALL, coarse=32)))
-    assert fresh.state_dict()["first.0.weight"].shape[0] == 16
+    assert fresh.state_dict()["deep.0.conv.weight"].shape[0] == 16
 
 
 def test_what_is_no_mask_head_is_refused(tmp_path: Path) -> None:
     (tmp_path / "head.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="not a mask head"):
         read_mask_head(tmp_path / "head.safetensors")
+
+
+def test_a_teacher_is_the_graph_of_a_mask_head(tmp_path: Path) -> None:
+    (tmp_path / "head.onnx").write_bytes(b"nothing")
+    (tmp_path / "other.onnx").write_bytes(read_asset(PROPOSAL_HEAD))
+    for name in ("head.onnx", "other.onnx", "missing.onnx"):
+        with pytest.raises(CheckpointError, match=f"{name}: not the graph of a mask head"):
+            read_teacher(tmp_path / name)
