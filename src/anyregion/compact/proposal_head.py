@@ -23,6 +23,7 @@ OUTPUTS = ("boxes", "scores", "point_boxes", "point_scores")
 
 # candidates that NMS compares: it takes as many comparisons as their square
 _CANDIDATES = 2000
+_VOTED_AT_ONCE = 16
 # Of a candidate and all that overlap it as much, the mean is a better box, weighted by the squares
 # of the scores (box voting; Gidaris and Komodakis, ICCV 2015). Average recall of 100 on 60
 # photographs of `train`: 0.346 without, 0.366 with 0.7, 0.356 with 0.8, alike for squares and
@@ -125,16 +126,11 @@ class ProposalHead:
         best = _usable(grid, 0.0)
         boxes, scores = grid.boxes[best], grid.scores[best]
         kept = nms(boxes, scores, POOL_IOU, limit=pool)
-        single = boxes.astype(np.float32)  # of hundreds of thousands of pairs
-        overlaps = box_iou(single[kept], single)  # (K, M)
-        votes = (overlaps >= VOTING) * scores**2  # (K, M)
-        # each votes for itself: a box of a pixel and more overlaps itself
-        sums = votes @ np.concatenate([boxes, np.ones((len(boxes), 1))], axis=1)  # (K, 5)
-        voted = sums[:, :4] / sums[:, 4:].clip(1e-12)
+        voted, agreement = _votes(boxes, scores, kept)
         return Candidates(
             boxes=voted,
             scores=scores[kept],
-            agreement=(overlaps >= AGREEING) @ scores,
+            agreement=agreement,
             dense_boxes=boxes,
             dense_scores=scores,
         )
@@ -189,6 +185,29 @@ def best_proposals(grid: GridBoxes, options: ProposalOptions) -> tuple[Boxes, ND
     best = _usable(grid, options.min_score)
     best = best[nms(grid.boxes[best], grid.scores[best], options.nms_iou, limit=options.limit)]
     return grid.boxes[best], grid.scores[best]
+
+
+def _votes(
+    boxes: Boxes, scores: NDArray[np.float64], kept: NDArray[np.int64]
+) -> tuple[Boxes, NDArray[np.float64]]:
+    """Of some of the boxes `(K, 4)` the mean of all like them, and how much agrees with it `(K,)`.
+
+    Args:
+        boxes, scores: `(M, 4)` and `(M,)`.
+        kept: `(K,)` positions of those whose votes are counted.
+    """
+    single = boxes.astype(np.float32)  # of hundreds of thousands of pairs
+    squares = np.square(scores)[:, None]
+    weighted = np.concatenate([boxes * squares, squares], axis=1)  # (M, 5)
+    sums, agreement = np.zeros((len(kept), 5)), np.zeros(len(kept))
+    # few rows at once stay in the caches, and in memory that the process has already
+    for start in range(0, len(kept), _VOTED_AT_ONCE):
+        rows = slice(start, start + _VOTED_AT_ONCE)
+        overlaps = box_iou(single[kept[rows]], single)  # (k, M)
+        sums[rows] = (overlaps >= VOTING) @ weighted
+        agreement[rows] = (overlaps >= AGREEING) @ scores
+    # each votes for itself: a box of a pixel and more overlaps itself
+    return sums[:, :4] / sums[:, 4:].clip(1e-12), agreement
 
 
 def _usable(grid: GridBoxes, min_score: float) -> NDArray[np.int64]:
