@@ -120,8 +120,20 @@ def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["add", "name", "unname"]
     whole = journal.read_bytes()
-    journal.write_bytes(b"no json\n" + whole)
-    with pytest.raises(InputError, match="line 1: damaged"):
+    for line in (
+        b"no json",
+        b"[]",
+        b"null",
+        b'{"kind": "add"}',
+        b'{"kind": "remove", "image": []}',
+    ):
+        journal.write_bytes(line + b"\n" + whole)
+        with pytest.raises(InputError, match="line 1: damaged"):
+            ProjectStore(tmp_path / "p", LIMITS)
+    journal.write_bytes(whole)
+    photographs = tmp_path / "p" / "images.jsonl"
+    photographs.write_bytes(photographs.read_bytes() + b'{"id": "1"}\n')
+    with pytest.raises(InputError, match=r"images\.jsonl, line 3: damaged"):
         ProjectStore(tmp_path / "p", LIMITS)
 
 
@@ -172,6 +184,23 @@ def test_names_of_photographs_can_be_written(tmp_path: Path) -> None:
     assert (first.name, store.read(first.id)) == ("a.png", photo())
 
 
+def test_no_photograph_is_called_as_a_folder_is(tmp_path: Path) -> None:
+    """An export, which writes both, was a fault of the service from then on."""
+    photographs = tmp_path / "photos"
+    for i, name in enumerate(("a.png", "b.png")):
+        (photographs / name / "deep").mkdir(parents=True)
+        (photographs / name / "deep" / "c.png").write_bytes(photo(i))
+    store = ProjectStore(tmp_path / "p", LIMITS)
+    assert store.add_file("a.png", photo(5)).name == "a.png"
+    added = [image.name for image in store.add_folder(photographs) if image]
+    assert added == ["a.png-2/deep/c.png", "b.png/deep/c.png"]
+    assert store.add_file("b.png", photo(6)).name == "b-2.png"
+    names = [image.name for image in store.images.values()]
+    store.close()
+    again = ProjectStore(tmp_path / "p", LIMITS)
+    assert [image.name for image in again.images.values()] == names
+
+
 def test_nothing_that_cannot_be_answered_is_kept(compact: Recognizer, tmp_path: Path) -> None:
     with serving(compact, project=tmp_path / "p") as url:
         _, _, content = call(url, "POST", "/v1/project/images", photo(), {"X-Name": ".."})
@@ -194,6 +223,9 @@ def test_nothing_that_cannot_be_answered_is_kept(compact: Recognizer, tmp_path: 
             url, "POST", "/v1/project/export", b'{"format": "yolo", "images": true}', JSON
         )
         assert status == 200
+        for kind in (["coco"], {"coco": 1}, None):
+            answer = post(url, "/v1/project/export", {"format": kind}, 400)
+            assert "format must be one of" in answer["error"]["message"]
         assert "images/photograph" in zipfile.ZipFile(io.BytesIO(archive)).namelist()
 
 

@@ -252,7 +252,7 @@ class ProjectRoutes:
             body.get("masks", False),
             body.get("images", False),
         )
-        if name not in WRITERS:
+        if not isinstance(name, str) or name not in WRITERS:
             raise InputError(f"format must be one of {', '.join(WRITERS)}")
         if type(masks) is not bool or type(images) is not bool:
             raise InputError("masks and images must be true or false")

@@ -7,11 +7,11 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -80,14 +80,10 @@ class ProjectStore:
         self.state = ProjectState()
         self.events: list[dict[str, Any]] = []
         self.images: dict[str, ProjectImage] = {}
-        for line in self._lines(IMAGES):
-            image = ProjectImage(
-                line["id"], line["name"], folder / line["path"], (line["height"], line["width"])
-            )
-            self.images[image.id] = image
-        for event in self._lines(JOURNAL):
-            self.state.apply(event)
-            self.events.append(event)
+        # whose a name is, of photographs and (None) of the folders that they lie in
+        self._taken: dict[str, str | None] = {}
+        self._read_lines(IMAGES, self._apply_image)
+        self._read_lines(JOURNAL, self._apply_event)
 
     def close(self) -> None:
         """Let another service work in it."""
@@ -208,13 +204,36 @@ class ProjectStore:
         return path.read_bytes()
 
     def _free(self, image: ProjectImage) -> str:
-        """The name of a photograph, with a number where another one has it."""
-        names = {other.name for other in self.images.values() if other.id != image.id}
-        stem, suffix = _split(image.name)
-        name, number = image.name, 2
-        while name in names:
-            name, number = f"{stem}-{number}{suffix}", number + 1
+        """The name of a photograph, with a number where another one, or a folder, has it.
+
+        A folder that is called as a photograph has a number, too: an export writes both.
+        """
+        folder = ""
+        for part in PurePosixPath(image.name).parts[:-1]:
+            path, number = f"{folder}{part}", 2
+            while self._taken.get(path) is not None:
+                path, number = f"{folder}{part}-{number}", number + 1
+            folder = f"{path}/"
+        stem, suffix = _split(PurePosixPath(image.name).name)
+        name, number = f"{folder}{stem}{suffix}", 2
+        while self._taken.get(name, image.id) != image.id:
+            name, number = f"{folder}{stem}-{number}{suffix}", number + 1
         return name
+
+    def _keep(self, image: ProjectImage) -> None:
+        self.images[image.id] = image
+        self._taken[image.name] = image.id
+        for folder in PurePosixPath(image.name).parents:
+            self._taken.setdefault(str(folder), None)
+
+    def _apply_image(self, line: Mapping[str, Any]) -> None:
+        path = self.folder / line["path"]
+        image = ProjectImage(line["id"], line["name"], path, (line["height"], line["width"]))
+        self._keep(replace(image, name=self._free(image)))
+
+    def _apply_event(self, event: Mapping[str, Any]) -> None:
+        self.state.apply(event)
+        self.events.append(dict(event))
 
     def _add(self, image: ProjectImage) -> ProjectImage:
         path = image.path
@@ -234,7 +253,7 @@ class ProjectStore:
                     }
                 ],
             )
-            self.images[image.id] = image
+            self._keep(image)
         return image
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -250,8 +269,8 @@ class ProjectStore:
                 file.truncate(end)
                 raise
 
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        """The lines of a file; half a line at its end was never answered for, and is cut off."""
+    def _read_lines(self, name: str, apply: Callable[[Mapping[str, Any]], None]) -> None:
+        """Go through a file; half a line at its end was never answered for, and is cut off."""
         path = self.folder / name
         if not path.exists():
             return
@@ -263,8 +282,8 @@ class ProjectStore:
                 file.truncate(end)
         for number, line in enumerate(content[:end].splitlines(), 1):
             try:
-                yield json.loads(line)
-            except ValueError:
+                apply(json.loads(line))
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 raise InputError(
                     f"{path}, line {number}: damaged; restore it, or remove it"
                 ) from None
