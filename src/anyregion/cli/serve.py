@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyregion.cli import arguments as shared
-from anyregion.cli.exit_codes import FINE
-from anyregion.errors import InputError, require
+from anyregion.cli.exit_codes import FAILED, FINE
+from anyregion.errors import AnyRegionError, InputError, require
 from anyregion.files import read_text
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def run(args: argparse.Namespace) -> int:
             f"warning: everybody who reaches {args.host}:{args.port} may use this service: "
             f"--token-file or {TOKEN_VARIABLE} asks for a token"
         )
+    _check_address(args.host, args.port)
     settings: dict[str, Any] = {
         "host": args.host,
         "port": args.port,
@@ -215,8 +217,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.processes == 1:
             app = create_app(load or model.load, options, content)
-            uvicorn.Server(uvicorn.Config(app, **settings)).run()
-            return FINE
+            server = uvicorn.Server(uvicorn.Config(app, **settings))
+            server.run()
+            return FINE if server.started else FAILED
         with tempfile.TemporaryDirectory(prefix="anyregion-") as folder:
             stated = {**asdict(options), "uploads": str(options.uploads or Path(folder) / "images")}
             stated["folder"] = None if options.folder is None else str(options.folder.resolve())
@@ -233,7 +236,26 @@ def run(args: argparse.Namespace) -> int:
             )
     except KeyboardInterrupt:
         pass  # uvicorn has answered what was begun, and raises the signal again
+    except SystemExit:
+        return FAILED  # it has said why; its own code, 3, would say that something was set aside
     return FINE
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address where nobody can listen, before a model is loaded.
+
+    Raises:
+        AnyRegionError: another program listens there, or the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            pass
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AnyRegionError(
+            f"{host}:{port}: cannot listen there ({reason}): --port and --host choose another place"
+        ) from None
 
 
 def _content(

@@ -339,6 +339,26 @@ def test_export_masks_found_regions_and_previews(compact: Recognizer, tmp_path: 
     assert list(Path("/tmp").glob("anyregion-export-*")) == []
 
 
+def test_a_photograph_that_is_gone_ends_no_export(compact: Recognizer, tmp_path: Path) -> None:
+    photographs = tmp_path / "photos"
+    photographs.mkdir()
+    for i in range(2):
+        (photographs / f"{i}.png").write_bytes(photo(i))
+    with serving(compact, project=tmp_path / "p", photographs=photographs) as url:
+        wait_for(url, 0)
+        while len(images := get(url, "/v1/project")["images"]) < 2:
+            time.sleep(0.05)
+        (photographs / "0.png").unlink()
+        events = [e for i in images for e in (add(i["id"], "a"), named(i["id"], "a", "cat"))]
+        post(url, "/v1/project/events", {"since": 0, "tab": "t", "events": events})
+        body = b'{"format": "coco", "masks": true}'
+        status, _, content = call(url, "POST", "/v1/project/export", body, JSON)
+    assert status == 200, content
+    files = zipfile.ZipFile(io.BytesIO(content))
+    assert len(json.loads(files.read("annotations.json"))["annotations"]) == 2
+    assert files.read("left-out.txt").decode().startswith("0.png: no masks: its file is gone")
+
+
 def test_the_page_and_nothing_else_of_the_disk(compact: Recognizer, tmp_path: Path) -> None:
     with serving(compact, project=tmp_path / "p") as url:
         status, headers, content = call(url, "GET", "/")

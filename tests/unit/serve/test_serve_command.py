@@ -111,6 +111,16 @@ def test_processes_answer_for_each_other(tmp_path: Path) -> None:
         assert process.wait(30) == 0
 
 
+def test_an_address_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    """It ended with 3, which says that something was set aside."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 1
+        assert f"127.0.0.1:{port}: cannot listen there" in capsys.readouterr().err
+    assert main(["serve", "--host", "192.0.2.1"]) == 1  # an address that nobody has
+    assert "cannot listen there" in capsys.readouterr().err
+
+
 def test_what_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["serve", "--port", "70000"]) == 1
     assert "port must lie in 0 to 65535" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from anyregion.errors import InputError
+from anyregion.errors import InputError, SetAside
 from anyregion.io.labels import ClassNames, LabelledImage, LabelledRegion
 from anyregion.io.writers.formats import WRITERS
 from anyregion.io.writers.writing import WriteOptions
@@ -257,13 +257,24 @@ class ProjectRoutes:
         if type(masks) is not bool or type(images) is not bool:
             raise InputError("masks and images must be true or false")
         by_image: dict[str, dict[str, Any]] = {}
+        set_aside: list[SetAside] = []
         if masks:
             for image in list(self.store.images.values()):
-                by_image[image.id] = await self._masks(image)
-        path = await asyncio.to_thread(self._write, name, by_image, images)
+                try:
+                    by_image[image.id] = await self._masks(image)
+                except UnknownItemError:
+                    reason = "no masks: its file is gone, or was changed"
+                    set_aside.append(SetAside(image.name, reason))
+        path = await asyncio.to_thread(self._write, name, by_image, images, set_aside)
         return _Temporary(path, media_type="application/zip", filename=f"labels-{name}.zip")
 
-    def _write(self, name: str, masks: dict[str, dict[str, Any]], images: bool) -> Path:
+    def _write(
+        self,
+        name: str,
+        masks: dict[str, dict[str, Any]],
+        images: bool,
+        set_aside: Sequence[SetAside],
+    ) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="anyregion-export-"))
         try:
             labelled = list(self._labelled(masks))
@@ -279,8 +290,8 @@ class ProjectRoutes:
                 link.symlink_to(image.path.absolute())
             options = WriteOptions(images=links, copy_images=images)
             report = WRITERS[name](iter(labelled), classes, folder / "labels", options)
-            if report.set_aside:
-                text = "".join(f"{item}\n" for item in report.set_aside)
+            if left_out := [*set_aside, *report.set_aside]:
+                text = "".join(f"{item}\n" for item in left_out)
                 (folder / "labels" / "left-out.txt").write_text(text, encoding="utf-8")
             return Path(shutil.make_archive(str(folder / "archive"), "zip", folder / "labels"))
         except BaseException:
