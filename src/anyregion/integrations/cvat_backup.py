@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from anyregion.errors import InputError
 from anyregion.files import atomic_path, read_json, to_line, writing
-from anyregion.integrations.cvat_server import BATCH, CvatServer, CvatTarget
+from anyregion.integrations.cvat_server import BATCH, CvatServer, CvatTarget, is_shape
 
 BACKUP_FORMAT = "anyregion-cvat-backup"
 Shape = Mapping[str, Any]
@@ -60,6 +62,19 @@ def read_backup(path: Path) -> dict[str, Any]:
     ours = isinstance(content, dict) and content.get("format") == BACKUP_FORMAT
     if not ours or content.get("version") != 1:
         raise InputError(f"{path}: no backup of anyregion cvat name")
+    annotations, named = content.get("annotations"), content.get("named")
+    shapes = annotations.get("shapes") if isinstance(annotations, dict) else None
+    sound = (
+        isinstance(content.get("host"), str)
+        and type(content.get("task")) is int
+        and isinstance(content.get("job"), (int, NoneType))
+        and isinstance(named, list)
+        and all(type(i) is int for i in named)
+        and isinstance(shapes, list)
+        and all(map(is_shape, shapes))
+    )
+    if not sound:
+        raise InputError(f"{path}: this backup was edited or damaged; nothing is put back")
     return dict(content)
 
 
@@ -109,7 +124,8 @@ def restore_task(
 
 
 def _place(shape: Shape) -> tuple[Any, ...]:
-    points = tuple(shape.get("points") or ())
+    # as text: what is no list of numbers has a place, too
+    points = json.dumps(shape.get("points"))
     return (shape.get("frame"), shape.get("type"), points, shape.get("rotation") or 0)
 
 

@@ -198,8 +198,9 @@ class CvatServer:
         api, number = self._api(target)
         with _in_words(f"annotations of {_title(target)}"):
             _, response = api.retrieve_annotations(number, _parse_response=False)
-            content = json.loads(response.data)
-            if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+            content: dict[str, Any] = json.loads(response.data)
+            shapes = content.get("shapes") if isinstance(content, dict) else None
+            if not isinstance(shapes, list) or not all(map(is_shape, shapes)):
                 raise CvatError(f"annotations of {_title(target)}: not in CVAT's form")
             return content
 
@@ -236,6 +237,21 @@ class CvatServer:
         if target.job is None:
             return self._client.api_client.tasks_api, target.task
         return self._client.api_client.jobs_api, target.job
+
+
+def is_shape(shape: Any) -> bool:
+    """Whether a shape of an answer, or of a backup, has what is used of it, but for its points."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("type"), str):
+        return False
+    if any(type(shape.get(key)) is not int for key in ("id", "frame", "label_id")):
+        return False
+    if not isinstance(shape.get("rotation") or 0, (int, float)):
+        return False
+    values = shape.get("attributes") or []
+    return isinstance(values, list) and all(
+        isinstance(v, dict) and type(v.get("spec_id")) is int and isinstance(v.get("value"), str)
+        for v in values
+    )
 
 
 def _title(target: CvatTarget) -> str:
@@ -285,6 +301,8 @@ def _in_words(what: str, *, unsure: str = "") -> Iterator[None]:
 
     try:
         yield
+    except AnyRegionError:
+        raise
     except exceptions.ApiException as error:
         status, body = error.status, error.body or b""
         text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
@@ -300,7 +318,14 @@ def _in_words(what: str, *, unsure: str = "") -> Iterator[None]:
             hint = f". {unsure}" if unsure else ""
             raise CvatError(f"{what}: CVAT gave no answer in time{hint}") from None
         raise CvatError(f"{what}: CVAT cannot be reached ({type(reason).__name__})") from None
-    except (exceptions.OpenApiException, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        exceptions.OpenApiException,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:
+        # cvat-sdk's classes stumble in many ways over an answer that lacks something
         raise CvatError(f"{what}: CVAT's answer is not what cvat-sdk reads: {error}") from None
     except exceptions.CvatSdkException as error:
         raise CvatError(f"{what}: {error}") from None

@@ -219,6 +219,29 @@ def test_the_command_names_and_restores(
     assert json.loads(capsys.readouterr().out) == {"restored": 0, "same": 4, "gone": 1}
 
 
+def test_a_backup_that_was_edited_puts_nothing_back(
+    cvat: FakeCvat, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup = tmp_path / "saved.json"
+    assert run(cvat, "name", "7", "--only-label", "object", "--backup", str(backup)) == 0
+    whole = json.loads(backup.read_text())
+    shape = whole["annotations"]["shapes"][0]
+    named = by_place(cvat)
+    for change in (
+        {"host": None}, {"task": "7"}, {"job": []}, {"named": [[]]}, {"named": 3},
+        {"annotations": []}, {"annotations": {"shapes": [{**shape, "frame": None}]}},
+        {"annotations": {"shapes": [{**shape, "attributes": [{"value": "x"}]}]}},
+        {"annotations": {"shapes": [{**shape, "rotation": "x"}]}},
+    ):  # fmt: skip
+        backup.write_text(json.dumps({**whole, **change}))
+        assert run(cvat, "restore", str(backup)) == 1
+        assert "edited or damaged" in capsys.readouterr().err
+    assert by_place(cvat) == named
+    whole["annotations"]["shapes"][0]["points"] = True
+    backup.write_text(json.dumps(whole))
+    assert run(cvat, "restore", str(backup)) == 3  # a shape of that place is gone
+
+
 def test_the_command_prints_what_was_done(
     cvat: FakeCvat, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -248,6 +271,18 @@ REFUSED = {
     ),
     "no JSON": (
         {("GET", "/api/tasks/7/annotations"): (200, "<html>")}, ("name", "7"), "not what cvat-sdk",
+    ),
+    "shapes without a frame": (
+        {("GET", "/api/tasks/7/annotations"): (200, '{"shapes": [{"id": 1, "type": "mask"}]}')},
+        ("name", "7"), "not in CVAT's form",
+    ),
+    "shapes that are lists": (
+        {("GET", "/api/tasks/7/annotations"): (200, '{"shapes": [[]]}')},
+        ("name", "7"), "not in CVAT's form",
+    ),
+    "a task without what the SDK needs": (
+        {("GET", "/api/tasks/7"): (200, '{"id": 7, "jobs": {"count": 1}}')},
+        ("name", "7"), "not what cvat-sdk",
     ),
 }  # fmt: skip
 
