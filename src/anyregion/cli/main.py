@@ -225,7 +225,13 @@ def _show_warning(
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command line; ends the process where argparse would."""
-    return _parser(words).parse_args(words)
+    parser = _parser(words)
+    arguments, unknown = parser.parse_known_args(words)
+    called = vars(arguments).pop("called", parser)
+    if unknown:
+        # argparse itself would show the usage of all commands in place of this one's
+        called.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
 
 
 def module_of(name: str) -> str:
@@ -271,4 +277,5 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         # only the command that is called declares its arguments: importing all would take seconds
         if list(words[: len(parts)]) == parts:
             importlib.import_module(module).add_arguments(leaf)
+            leaf.set_defaults(called=leaf)
     return parser

@@ -290,7 +290,9 @@ def parse_box(text: str) -> list[float]:
     """`x0,y0,x1,y1` in pixels."""
     values = _numbers(text)
     if len(values) != 4:
-        raise argparse.ArgumentTypeError(f"{text!r} is not x0,y0,x1,y1")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not x0,y0,x1,y1 (four numbers with commas and no spaces between)"
+        )
     return values
 
 

@@ -95,7 +95,10 @@ class IndexManifest:
         """
         path = folder / MANIFEST
         if not path.is_file():
-            raise InputError(f"{folder}: not an index of `anyregion index`: it has no {MANIFEST}")
+            raise InputError(
+                f"{folder}: not an index: it has no {MANIFEST} "
+                "(`anyregion index PHOTOS --out INDEX` makes one)"
+            )
         content = read_json(path)
         try:
             if content["format"] != FORMAT:

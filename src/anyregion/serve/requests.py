@@ -81,7 +81,7 @@ def parse_naming(
         size: `(height, width)` of the image.
         limits: how much may be asked for.
     """
-    known_keys(body, ("regions", "vocabulary", "top_k", "masks", "score"))
+    known_keys(body, ("regions", "vocabulary", "top_k", "masks", "score", "min_score"))
     regions, _ = parse_regions(body.get("regions"), size, limits)
     return NamingRequest(regions, parse_vocabulary(body, limits), parse_options(body))
 

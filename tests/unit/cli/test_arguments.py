@@ -38,6 +38,17 @@ def test_what_is_not_understood(words: list[str], capsys: pytest.CaptureFixture[
     assert words[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [("recognize",), ("data", "check"), ("review",)])
+def test_an_unknown_option_shows_the_usage_of_its_command(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = {"recognize": ["x.jpg", "--vocabulary", "dog"], "data": ["x.json", "x"]}
+    assert code_of(*command, *needed.get(command[0], ["run"]), "--nonsense", "a") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"usage: anyregion {' '.join(command)} [-h]")
+    assert "error: unrecognized arguments: --nonsense a" in printed
+
+
 @pytest.mark.parametrize("words", [[], ["evaluate"], ["fly"], ["recognize"], ["evaluate", "x"]])
 def test_commands_that_are_not_there(words: list[str]) -> None:
     assert code_of(*words) == 2

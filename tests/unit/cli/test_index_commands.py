@@ -108,6 +108,7 @@ def test_what_makes_no_sense_is_refused(
         (["index", "nothing", "--out", "x"], "no image there"),
         (["name", str(index), "--vocabulary", "red,blue", "--csv"], "--csv: only with --out"),
         (["name", "nothing", "--vocabulary", "red,blue"], "not an index"),
+        (["search", str(photos), "red"], "`anyregion index PHOTOS --out INDEX` makes one"),
         (["name", str(index), "--vocabulary", "red", "--out", "y", "--masks"], "has no masks"),
         (["search", str(index)], "give either words"),
         (["search", str(index), "--like", "one.png:1,2,3"], "is not x0,y0,x1,y1"),

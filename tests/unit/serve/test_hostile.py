@@ -59,7 +59,7 @@ PNG = {"Content-Type": "image/png"}
         ({"regions": [], "masks": 1}, "masks"),
         ({"regions": [], "score": "best"}, "score must be one of"),
         ({"regions": [], "min_score": 2}, "min_score"),
-        ({"regions": [], "vocab": NAMES}, "unknown 'vocab'"),
+        ({"regions": [], "vocab": NAMES}, "top_k, masks, score, min_score"),
     ],
 )
 def test_bad_requests_say_what_is_wrong(client: Client, url: str, body: Any, message: str) -> None:
