@@ -105,7 +105,11 @@ def run(args: argparse.Namespace) -> int:
         ),
     )
     terminal.warn_list("set aside", report.set_aside)
-    terminal.warn_list("names that FILE did not have, and has now", report.new_labels)
+    terminal.warn_list(
+        f"names that {args.into} did not list; a tool may want them in its project before it "
+        "takes the file",
+        report.new_labels,
+    )
     lines: list[tuple[str, object]] = [("images", report.images), ("regions", report.regions)]
     if report.refused:
         lines.append(("refused, left out", report.refused))

@@ -141,10 +141,17 @@ def run(args: argparse.Namespace) -> int:
             terminal.warn_list("read from CORRECTIONS", listed.notes)
             terminal.warn_list("categories that are no name of their own", listed.set_aside)
         terminal.warn_list("set aside", report.set_aside)
-        if _is_as_answered(args.corrections):
+        same, named = _as_answered(args.corrections)
+        if same == named > 0:
             terminal.note(
                 "warning: every name is as it was answered: nothing was corrected "
                 "(what counts is category_id, not labels)"
+            )
+        elif 2 * same > named:
+            terminal.note(
+                f"{same} of {named} names are as they were answered, and count as right: if "
+                "nobody looked at those, teach by the looked-over regions alone, as `anyregion "
+                "review` saves them and `anyregion queue` writes them"
             )
         names = report.vocabulary
     assert isinstance(names, TaughtVocabulary)
@@ -178,14 +185,14 @@ def _check_place(out: Path) -> None:
         raise InputError(f"{out}: cannot be written: {folder} does not let files be made in it")
 
 
-def _is_as_answered(corrections: Path) -> bool:
-    """Whether the file is what `recognize` wrote, with no category changed."""
+def _as_answered(corrections: Path) -> tuple[int, int]:
+    """Of the regions of a file that `recognize` wrote, those with no category changed, and all."""
     # what is larger is no run that somebody edited, and takes long to read
     if corrections.suffix.casefold() != ".json" or not 0 < _size(corrections) < 1e8:
-        return False
+        return 0, 0
     content = read_json(corrections)
     if not isinstance(content, dict):
-        return False
+        return 0, 0
     categories, rows = (content.get(key) or [] for key in ("categories", "annotations"))
     # what is malformed was set aside
     names = {str(c.get("id")): c.get("name") for c in categories if isinstance(c, dict)}
@@ -195,7 +202,7 @@ def _is_as_answered(corrections: Path) -> bool:
         for row in rows
         if isinstance(row, dict)
     ]
-    return bool(answered) and all(answered)
+    return sum(answered), len(answered)
 
 
 def _size(path: Path) -> int:

@@ -188,7 +188,7 @@ def queue_regions(
     if corrections is not None:
         known = corrections.rows.astype(np.float32)
     queue = order_regions(table.rows(), probabilities, known, count)
-    items = _items(table, queue, probabilities, encoded.vocabulary)
+    items = _items(table, queue, probabilities, encoded.vocabulary, taught=len(known) > 0)
     _write_csv(folder / QUEUE_CSV, items)
     _write_coco(folder / QUEUE_JSON, items, table, encoded.vocabulary)
     set_aside = list(seen.set_aside)
@@ -223,7 +223,12 @@ def uncorrected(table: RegionTable, corrections: Corrections | None) -> NDArray[
 
 
 def _items(
-    table: RegionTable, queue: Queue, probabilities: NDArray[np.float64], names: Vocabulary
+    table: RegionTable,
+    queue: Queue,
+    probabilities: NDArray[np.float64],
+    names: Vocabulary,
+    *,
+    taught: bool,
 ) -> list[QueueItem]:
     def digits(value: float) -> float:
         return float(f"{value:.6g}")
@@ -247,18 +252,18 @@ def _items(
             gain=digits(queue.gains[k]),
             why="",
         )
-        items.append(replace(item, why=_reason(item)))
+        items.append(replace(item, why=_reason(item, taught=taught)))
     return items
 
 
-def _reason(item: QueueItem) -> str:
-    """What the numbers say, in words."""
+def _reason(item: QueueItem, *, taught: bool) -> str:
+    """What the numbers say, in words; `taught`: whether anything was corrected so far."""
     reasons: list[str] = []
     if item.margin < _UNDECIDED and len(item.labels) > 1:
         reasons.append(f"{item.labels[0]} or {item.labels[1]}?")
     if item.none > _NONE:
         reasons.append("perhaps none of the names")
-    if item.novelty > _NOVEL:
+    if taught and item.novelty > _NOVEL:
         reasons.append("unlike what was corrected")
     if item.alike > 1:
         reasons.append(f"stands for {item.alike} regions")

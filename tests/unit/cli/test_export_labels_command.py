@@ -60,7 +60,9 @@ def test_label_studios_rectangles_are_named_and_put_back(
     assert all(0 < p["score"] <= 1 for p in predictions)
 
 
-def test_cvats_boxes_are_named_and_put_back(photos: Path) -> None:
+def test_cvats_boxes_are_named_and_put_back(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shapes = "".join(tools.cvat_box("?", box) for box in (LEFT, RIGHT))
     page = tools.CVAT.format(images=tools.cvat_image(0, "one.png", shapes))
     Path("annotations.xml").write_text(
@@ -68,6 +70,7 @@ def test_cvats_boxes_are_named_and_put_back(photos: Path) -> None:
     )
     assert recognize("photos/one.png", "--regions", "annotations.xml", "--out", "run") == 0
     assert main(["export-labels", "run", "--into", "annotations.xml", "--out", "named"]) == 0
+    assert "names that annotations.xml did not list" in capsys.readouterr().err
     file = load_regions("named/annotations.xml")
     regions = file.images["0"].regions
     assert regions.ids == ("0:0", "0:1")

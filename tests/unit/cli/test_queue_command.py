@@ -47,6 +47,7 @@ def test_rounds_of_asking_and_teaching(run: str, capsys: pytest.CaptureFixture[s
     assert main(["queue", run, "--vocabulary", NAMES, "--count", "2", "--crops"]) == 0
     printed = capsys.readouterr().out
     assert "stands for 9 regions" in printed
+    assert "unlike what was corrected" not in printed, "nothing was corrected"
     assert "seen now, and kept" in printed
     first = queued()
     assert ("5.png", "11") in first, "the one of another colour is among the first two"

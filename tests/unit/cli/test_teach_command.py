@@ -140,6 +140,11 @@ def test_an_edited_run_is_a_file_of_corrections(
     assert main(["teach", str(path), "--images", "photos", "--out", "same.vocab"]) == 0
     assert "nothing was corrected" in capsys.readouterr().err
     content = json.loads(path.read_text())
+    first = next(a for a in content["annotations"] if a["category_id"] == 2)
+    first["category_id"] = 1
+    path.write_text(json.dumps(content))
+    assert main(["teach", str(path), "--images", "photos", "--out", "few.vocab"]) == 0
+    assert "5 of 6 names are as they were answered, and count as right" in capsys.readouterr().err
     for annotation in content["annotations"]:
         annotation["category_id"] = 1
     path.write_text(json.dumps(content))
