@@ -236,7 +236,9 @@ def test_label_studio_shapes_become_outlines(tmp_path: Path) -> None:
     assert all(rle is not None for rle in regions.masks)
     assert regions.categories is not None
     assert regions.categories[2] == -1  # nobody named it
-    rotated = [f for f in read_annotations(path).findings if "rotated" in f.what]
+    findings = read_annotations(path).findings
+    assert [(f.count, f.wrong) for f in findings if "nobody named" in f.what] == [(1, True)]
+    rotated = [f for f in findings if "rotated" in f.what]
     assert (rotated[0].count, rotated[0].wrong) == (2, False)
 
 

@@ -51,6 +51,13 @@ LOST_IMAGE = Kind(
     "regions of images that were left out", True, "they come back once the images are mended"
 )
 UNKNOWN_CATEGORY = Kind("regions of unknown categories", True, "list the classes they are of")
+NO_LABEL = "(no label)"
+"""What a region that nobody named is called among category keys; no category is."""
+UNNAMED = Kind(
+    "regions that nobody named",
+    True,
+    "name them in the tool that drew them, or with `anyregion recognize --regions`",
+)
 NOT_FINITE = Kind("boxes that are not finite", True, "remove them, or write numbers")
 NO_AREA = Kind(
     "boxes that are empty or inverted",
@@ -204,6 +211,8 @@ def build_annotations(records: AnnotationRecords, *, clip: bool = True) -> Annot
     # (R,) each: position of the image and label; -1 where the file lists no such image or class
     image = _lookup(regions.image_keys, position)[regions.images]
     label = _lookup(regions.category_keys, label_of)[regions.categories]
+    without_name = np.array([key == NO_LABEL for key in regions.category_keys], dtype=bool)
+    unnamed = (label < 0) & without_name[regions.categories]
     image_left_out = np.array([key in left_out for key in regions.image_keys], dtype=bool)
 
     def describe(row: int) -> str:
@@ -232,6 +241,7 @@ def build_annotations(records: AnnotationRecords, *, clip: bool = True) -> Annot
     faults: list[tuple[Kind, NDArray[np.bool_], str, Callable[[int], str]]] = [
         (LOST_IMAGE, image_left_out[regions.images], "its image {} was left out", image_key),
         (UNKNOWN_IMAGE, image < 0, "unknown image id {}", image_key),
+        (UNNAMED, unnamed, "no name", category_key),
         (UNKNOWN_CATEGORY, label < 0, "unknown category id {}", category_key),
         (NOT_FINITE, infinite, "box {} (xyxy) is not finite", box),
         (NO_AREA, without_area(boxes), "box {} (xyxy) has no area", box),

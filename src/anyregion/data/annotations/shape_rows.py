@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from anyregion.data.annotations.builder import (
     MALFORMED_ROWS,
+    NO_LABEL,
     AnnotationRecords,
     CategoryRecord,
     ImageRecord,
@@ -34,8 +35,6 @@ ROTATED = Kind(
     False,
     "nothing: they are outlines, whose box is the upright one around them",
 )
-NO_LABEL = "(no label)"
-"""What a shape that nobody named is called among category keys; no category is."""
 
 # a circle of a thousand pixels is off by less than one
 _CORNERS_OF_ELLIPSE = 72
