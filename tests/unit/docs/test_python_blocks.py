@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from anyregion.masks import decode_mask
 from tests.helpers.docs import PAGES, ROOT, link_examples, python_blocks, run_blocks
@@ -95,6 +96,16 @@ def test_data(place: Path) -> None:
         "guides/data.md", {**replaced, "range(100)": "range(1)", '"images"': '"photos"'}
     )
     assert [len(names[n].labels) for n in ("annotations", "seen", "unseen")] == [2, 1, 1]
+
+
+def test_turned_copies(place: Path) -> None:
+    annotated(place)
+    run_blocks("guides/scale.md")
+    assert sorted(p.name for p in (place / "turned").iterdir()) == [
+        "coffee_270.jpg", "coffee_90.jpg",
+    ]  # fmt: skip
+    with Image.open(place / "turned/coffee_90.jpg") as copy:
+        assert copy.size == (400, 600)
 
 
 def test_service(place: Path) -> None:

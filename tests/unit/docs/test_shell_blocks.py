@@ -92,6 +92,8 @@ def test_collection(place: Path) -> None:
         "photos/street.jpg": "photos/coffee.jpg", "--workers 2": "--workers 1",
         '"bicycle"': '"cat"',
     }  # fmt: skip
+    # the guide's Python makes it
+    (place / "turned").symlink_to(place / "photos", target_is_directory=True)
     # the cluster's block is for a cluster
     cluster = (
         "anyregion index /shared/photos --out /shared/photos.index --engine ray --address auto"
