@@ -307,6 +307,8 @@ def _open(
                     _decoding_changed.notify_all()
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{name}: a folder, not an image") from None
     except UnidentifiedImageError:
         raise InputError(
             f"{name}: not an image, or not one of the formats that are read: "

@@ -30,9 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = WRITES + (parser.epilog or "")
     parser.add_argument("image", metavar="PHOTO", help="one image")
     where = parser.add_argument_group("the region (pixels of the upright image)")
-    where.add_argument("--box", type=parse_box, metavar="x0,y0,x1,y1", help="its box")
+    where.add_argument(
+        "--box", action="append", type=parse_box, metavar="x0,y0,x1,y1", help="its box"
+    )
     where.add_argument(
         "--point",
+        action="append",
         type=parse_points,
         metavar="x,y",
         help="a point in it, in place of a box or beside it; several: 'x,y;x,y,0', where the label "
@@ -86,7 +89,14 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("no region: give --box x0,y0,x1,y1 or --point x,y")
     if args.out.suffix.lower() not in _FORMATS:
         raise InputError(f"{args.out}: a picture ends in {', '.join(_FORMATS)}")
-    region = _region(args.box, args.point)
+    if args.json is not None and args.json.resolve() == args.out.resolve():
+        raise InputError(f"{args.json}: --json and --out are one file")
+    # `recognize` takes several: here all but the last would be forgotten without a word
+    for flag, given in (("--box", args.box), ("--point", args.point)):
+        if given is not None and len(given) > 1:
+            more = "; several points of it: 'x,y;x,y'" if flag == "--point" else ""
+            raise InputError(f"one region is explained at a time: give {flag} once{more}")
+    region = _region(*(given and given[0] for given in (args.box, args.point)))
     vocabulary = shared.read_vocabulary(args)
     listed = vocabulary if isinstance(vocabulary, Vocabulary) else vocabulary.vocabulary
     terminal.warn_list("names left out of the vocabulary", listed.set_aside)

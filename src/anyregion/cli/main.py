@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
@@ -234,6 +235,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _path(text: str) -> Path:
+    """A path of the command line; of `--out "$UNSET"` the current folder would be made a run's."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text is no path (the current folder is .)")
+    return Path(text)
+
+
 def module_of(name: str) -> str:
     """The module of a command: `export-labels` is `export_labels`."""
     return "anyregion.cli." + re.sub("[ -]", "_", name.replace("evaluate ", "evaluate."))
@@ -274,6 +282,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         )
         module = module_of(name)
         leaf.set_defaults(module=module)
+        leaf.register("type", Path, _path)
         # only the command that is called declares its arguments: importing all would take seconds
         if list(words[: len(parts)]) == parts:
             importlib.import_module(module).add_arguments(leaf)

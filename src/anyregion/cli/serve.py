@@ -252,7 +252,9 @@ def _check_address(host: str, port: int) -> None:
         with socket.create_server((host, port), family=family):
             pass
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        # `strerror` has the address in it, too
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number and number > 0 else error
         raise AnyRegionError(
             f"{host}:{port}: cannot listen there ({reason}): --port and --host choose another place"
         ) from None

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +22,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from anyregion.compact.assets import THREADS
 from anyregion.errors import AnyRegionError
+from anyregion.files import writing
 
 Model = TypeVar("Model")
 Item = TypeVar("Item")
@@ -71,6 +75,7 @@ class ProcessPool(AbstractContextManager["ProcessPool[Model]"], Generic[Model]):
     def __init__(self, load: Callable[[], Model], workers: int) -> None:
         self._load, self._workers = load, workers
         self._executor: ProcessPoolExecutor | None = None
+        self._loader: Path | None = None
         # spawn: a fork would copy locks that other threads hold
         self._context = multiprocessing.get_context("spawn")
         self._counter = self._context.Value("q", 0)
@@ -83,6 +88,8 @@ class ProcessPool(AbstractContextManager["ProcessPool[Model]"], Generic[Model]):
 
     def __exit__(self, *error: object) -> None:
         self._end()
+        if self._loader is not None:
+            self._loader.unlink(missing_ok=True)
         self._stack.close()
 
     def call(self, function: Callable[[Model], Result]) -> Result:
@@ -92,7 +99,10 @@ class ProcessPool(AbstractContextManager["ProcessPool[Model]"], Generic[Model]):
             AnyRegionError: the process died.
         """
         try:
-            return self._open().submit(_call, function).result()
+            pool = self._open()
+            with _undisturbed():
+                answer = pool.submit(_call, function)
+            return answer.result()
         except BrokenProcessPool:
             self._end()
             raise AnyRegionError("the process that loaded the model died") from None
@@ -119,9 +129,10 @@ class ProcessPool(AbstractContextManager["ProcessPool[Model]"], Generic[Model]):
         while todo:
             try:
                 pool = self._open()
-                futures: dict[Future[Result | None], int] = {
-                    pool.submit(_work, function, item): i for i, item in todo.items()
-                }
+                with _undisturbed():
+                    futures: dict[Future[Result | None], int] = {
+                        pool.submit(_work, function, item): i for i, item in todo.items()
+                    }
                 while futures:
                     done, _ = wait(futures, timeout=LOOK, return_when=FIRST_COMPLETED)
                     if (counted := self._counter.value) != self._seen:
@@ -133,7 +144,8 @@ class ProcessPool(AbstractContextManager["ProcessPool[Model]"], Generic[Model]):
                         del futures[future]
                         if result is None:  # who is at it may be killed yet
                             time.sleep(LOOK / self._workers)
-                            futures[pool.submit(_work, function, todo[i])] = i
+                            with _undisturbed():
+                                futures[pool.submit(_work, function, todo[i])] = i
                             continue
                         deaths = 0
                         yield todo.pop(i), result
@@ -149,12 +161,14 @@ class ProcessPool(AbstractContextManager["ProcessPool[Model]"], Generic[Model]):
                     ) from None
 
     def _open(self) -> ProcessPoolExecutor:
+        if self._loader is None:
+            self._loader = _write_loader(self._load)
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
                 self._workers,
                 self._context,
                 initializer=_start,
-                initargs=(self._load, self._counter),
+                initargs=(self._loader, self._counter),
             )
         return self._executor
 
@@ -171,18 +185,67 @@ class ProcessPool(AbstractContextManager["ProcessPool[Model]"], Generic[Model]):
             process.join(_SECONDS_TO_END)
 
 
+def _write_loader(load: Callable[[], Any]) -> Path:
+    """Write what makes a model into a file, for it may hold a vocabulary of many names.
+
+    A process that starts is sent its arguments through a pipe. More than a pipe holds (64 KiB) is
+    waited for until the process reads: one after the other would start, and one that dies before it
+    reads would be waited for without end.
+    """
+    content = pickle.dumps(load)
+    number, name = tempfile.mkstemp(prefix="anyregion-model-")
+    path = Path(name)
+    try:
+        with writing(path), os.fdopen(number, "wb") as file:
+            file.write(content)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Processes may be started in the block: signals that come meanwhile are obeyed at its end.
+
+    One that is started by halves is not known, so nobody ends it, and it prints a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # what is no function (ignored, the system's own) stays as it is
+    own = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in own:
+        signal.signal(number, lambda n, _: came.append(n))
+    # the processes are born so: Ctrl-C reaches them too, before they can say that they ignore it
+    masked = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masked else set()
+    try:
+        yield
+    finally:
+        if masked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in own.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 @dataclass
 class _Worker:
-    """A worker process: how it gets its model, and where it counts images."""
+    """A worker process: the file of how it gets its model, and where it counts images."""
 
-    load: Callable[[], Any]
+    loader: Path
     counter: Any
     model: Any = None
     loaded: bool = False
 
     def get(self) -> Any:
         if not self.loaded:
-            self.model, self.loaded = self.load(), True
+            # written by the process that began this one, for its owner alone
+            self.model, self.loaded = pickle.loads(self.loader.read_bytes())(), True
         return self.model
 
     def count(self, images: int) -> None:
@@ -193,19 +256,20 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start(load: Callable[[], Any], counter: Any) -> None:
+def _start(loader: Path, counter: Any) -> None:
     global _worker
     # the process that began it obeys Ctrl-C, and ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # one that was killed cannot, and would leave its workers for ever
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = _Worker(load, counter)
+    threading.Thread(target=_end_with_parent, args=(loader,), daemon=True).start()
+    _worker = _Worker(loader, counter)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(loader: Path) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        loader.unlink(missing_ok=True)
         os._exit(1)
 
 

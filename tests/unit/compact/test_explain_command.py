@@ -50,6 +50,9 @@ def test_a_point_and_the_first_layer(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--box", "0,0,9,9", "--method", "dense"], "no attention to show"),
         (["--box", "0,0,9,9", "--layer", "3"], "2 layers"),
         (["--box", "700,700,800,800"], "the image"),
+        (["--box", "0,0,9,9", "--box", "5,5,20,20"], "give --box once"),
+        (["--point", "3,3", "--point", "5,5"], "several points of it: 'x,y;x,y'"),
+        (["--box", "0,0,9,9", "--out", "a.png", "--json", "./a.png"], "are one file"),
     ],
 )
 def test_what_cannot_be_explained(
