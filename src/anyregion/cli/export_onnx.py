@@ -45,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{args.model} is exported already; --int8 makes 8-bit weights of it")
         model = quantize(args.model, args.out)
     elif not uses_localizer(args.model):
+        if not args.model.exists() and str(args.model) != "compact":
+            raise InputError(
+                f"{args.model}: there is no such file or folder; what can be exported is a "
+                "RegionSpot's folder or checkpoint (a VLM alone has no trained head)"
+            )
         raise InputError(
             f"{args.model}: compact, trained or not, is ONNX already and needs no torch, and a VLM "
             "alone has no trained head: a RegionSpot is what can be exported"

@@ -81,6 +81,7 @@ def read_checkpoint(path: str | Path) -> RegionSpotCheckpoint:
     if missing or unknown:
         raise CheckpointError(
             f"{path}: not RegionSpot's layout: missing {missing}, unknown {unknown[:4]}"
+            + (f" and {len(unknown) - 4} more" if len(unknown) > 4 else "")
         )
     return RegionSpotCheckpoint(parts["adapter"], parts["sam"] or None, parts["clip_model"] or None)
 

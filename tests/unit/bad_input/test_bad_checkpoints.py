@@ -100,6 +100,10 @@ REFUSED_CHECKPOINTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a list": (lambda: saved([1, 2]), "holds a list"),
     "no tensors": (lambda: saved({"model": {"a": 1}}), "no named tensors"),
     "another layout": (lambda: saved({"model": {"w": saved_tensor()}}), "not RegionSpot's layout"),
+    "many unknown parts": (
+        lambda: saved({"model": {f"w{i}": saved_tensor() for i in range(7)}}),
+        r"unknown \['w0', 'w1', 'w2', 'w3'\] and 3 more",
+    ),
     "unknown part": (
         lambda: saved(adapter_state(**{"model.teacher.weight": saved_tensor()})),
         "teacher",

@@ -152,7 +152,9 @@ def test_int8_is_smaller_and_close(models: Models) -> None:
     assert models.int8.encoder.text.fingerprint != models.onnx.encoder.text.fingerprint
 
 
-def test_what_cannot_be_used_is_refused(models: Models, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_refused(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mask = Regions.from_prompts(masks=[np.ones(PHOTO.shape[:2], bool)])
     with pytest.raises(InputError, match="boxes and points"):
         models.onnx.recognize([PHOTO], [mask])
@@ -169,6 +171,9 @@ def test_what_cannot_be_used_is_refused(models: Models, tmp_path: Path) -> None:
         export_onnx(hq, tmp_path / "hq")
     assert not (tmp_path / "hq").exists()
     assert main(["export-onnx", "compact", str(tmp_path / "compact")]) == 1
+    assert "is ONNX already" in capsys.readouterr().err
+    assert main(["export-onnx", str(tmp_path / "gone"), str(tmp_path / "compact")]) == 1
+    assert "gone: there is no such file or folder" in capsys.readouterr().err
 
 
 def test_without_its_text_side_encoded_vocabularies_serve(models: Models, tmp_path: Path) -> None:
