@@ -113,7 +113,11 @@ def print_classification(
     else:
         terminal.fields(
             [
-                ("top-1", evaluation.percent(report.top1)),
+                (
+                    "top-1",
+                    f"{evaluation.percent(report.top1)} +- {100 * report.top1_error:.1f} "
+                    f"(standard error of {report.images} images)",
+                ),
                 ("  mean of classes", evaluation.percent(report.mean_class_accuracy)),
                 ("top-5", evaluation.percent(report.top5)),
                 *lines,

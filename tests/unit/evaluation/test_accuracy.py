@@ -10,6 +10,7 @@ from anyregion.evaluation.metrics.accuracy import (
     accuracies,
     ranks_in_scores,
     ranks_of,
+    standard_error,
     top_k,
 )
 
@@ -47,3 +48,10 @@ def test_a_name_that_is_not_listed() -> None:
     assert ranks.tolist() == [1, UNLISTED]
     assert top_k(ranks, 5) == 0.5, "however few names are listed"
     assert np.isnan(top_k(ranks[:0], 1))
+
+
+def test_the_standard_error_of_an_accuracy() -> None:
+    """It is the spread of accuracies drawn anew, and never none."""
+    drawn = np.random.default_rng(0).binomial(400, 0.25, 20_000) / 400
+    assert standard_error(0.25, 400) == pytest.approx(drawn.std(), rel=0.03)
+    assert standard_error(1, 4) == standard_error(0, 4) > 0.1

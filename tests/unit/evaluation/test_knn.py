@@ -82,6 +82,7 @@ def test_accuracy() -> None:
 
     result = report(("a", "c"))
     assert result.top1 == 0.5
+    assert result.top1_error == pytest.approx(0.25 / 2**0.5), "sqrt(0.5 x 0.5 / (4 + 4))"
     assert result.by_class == {"a": pytest.approx(2 / 3), "b": 0}, "no answer is not the unknown"
     assert result.mean_class_accuracy == pytest.approx(1 / 3)
     assert result.top5 is None
@@ -235,7 +236,7 @@ def test_command(tmp_path: Path, capsys: Any) -> None:
     (val / "red" / "1.png").write_bytes(b"")
     assert main(["evaluate", "knn", str(train), str(val), *words, "--k", "1"]) == 3
     printed = capsys.readouterr()
-    assert "top-1" in printed.out
+    assert "+- 19.2 (standard error of 2 images)" in printed.out
     assert result["backbone"]["fingerprint"] in printed.out
     assert "1.png" in printed.err
     assert main(["evaluate", "knn", str(train), *words, "--limit", "2"]) == 0

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from anyregion.errors import InputError, SetAside
 from anyregion.evaluation.backbones.features import Backbone, BackboneIdentity, pooled_features
-from anyregion.evaluation.metrics.accuracy import mean_class_accuracy, ranks_of, top_k
+from anyregion.evaluation.metrics.accuracy import (
+    mean_class_accuracy,
+    ranks_of,
+    standard_error,
+    top_k,
+)
 from anyregion.images import find_images, is_image_file
 from anyregion.vocabulary import Progress
 
@@ -47,6 +52,7 @@ class ClassFolderReport(Generic[Details]):
 
     Attributes:
         top1: of all images.
+        top1_error: its standard error, by the number of images alone (see `standard_error`).
         mean_class_accuracy: the mean over the classes, each counted once.
         top5: whether one of the five best classes is right; None below 5 known classes.
         by_class: top-1 of each class.
@@ -60,6 +66,7 @@ class ClassFolderReport(Generic[Details]):
     """
 
     top1: float
+    top1_error: float
     mean_class_accuracy: float
     top5: float | None
     by_class: dict[str, float]
@@ -115,6 +122,7 @@ class LabelledFeatures:
         names = np.array(self.groups)
         return ClassFolderReport(
             top1=top_k(ranks, 1),
+            top1_error=standard_error(top_k(ranks, 1), len(ranks)),
             mean_class_accuracy=mean_class_accuracy(ranks, names),
             top5=top_k(ranks, 5) if len(self.classes) >= CLASSES_FOR_TOP5 else None,
             by_class={str(name): top_k(ranks[names == name], 1) for name in np.unique(names)},

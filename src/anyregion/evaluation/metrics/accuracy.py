@@ -64,6 +64,16 @@ def mean_class_accuracy(ranks: Ranks, labels: NDArray[np.int64]) -> float:
     return float(np.mean([top_k(ranks[labels == label], 1) for label in np.unique(labels)]))
 
 
+def standard_error(accuracy: float, count: int) -> float:
+    """The standard error of an accuracy of `count` items, as a fraction.
+
+    Agresti and Coull's: with two right and two wrong items more, so that neither none nor all of a
+    few items counts as certain.
+    """
+    share = (accuracy * count + 2) / (count + 4)
+    return float(np.sqrt(share * (1 - share) / (count + 4)))
+
+
 def accuracies(ranks: Ranks, labels: NDArray[np.int64]) -> dict[str, float]:
     """`top1`, `top5` and `mean_class_accuracy`, fractions from 0 to 1, of at least one region."""
     return {
