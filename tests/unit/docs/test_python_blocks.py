@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,30 @@ def test_pictures(place: Path) -> None:
 def test_what_an_answer_is_made_of(place: Path) -> None:
     assert run_blocks("guides/explain.md")["explanation"].labels[0] == "helmet"
     assert (place / "helmet.png").is_file()
+
+
+def test_train_on_my_classes(place: Path) -> None:
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 9, "height": 9} for i in range(1, 10)]
+    regions = [
+        {"id": i, "image_id": 1 + i % 9, "category_id": 1, "bbox": [1, 1, 5, 5]} for i in range(30)
+    ]
+    content: dict[str, Any] = {
+        "images": images,
+        "annotations": regions,
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    (place / "all.json").write_text(json.dumps(content))
+    run_blocks("guides/train_my_classes.md")
+    parts = [json.loads((place / name).read_text()) for name in ("mine.json", "held_out.json")]
+    assert [len(part["images"]) for part in parts] == [7, 2]
+    for key in ("images", "annotations"):
+        assert sorted(item["id"] for part in parts for item in part[key]) == sorted(
+            item["id"] for item in content[key]
+        )
+    for part in parts:
+        ids = {image["id"] for image in part["images"]}
+        assert {region["image_id"] for region in part["annotations"]} <= ids
+        assert part["categories"] == content["categories"]
 
 
 def test_data(place: Path) -> None:
@@ -173,6 +198,17 @@ class TestWithTorch:
             rows, columns = np.nonzero(decode_mask(rle))
             corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert np.abs(box - corners).max() <= 2, "the filled box, to a cell of 600 / 256"
+
+    def test_a_stand_in_of_regionspot(self, place: Path) -> None:
+        import anyregion
+
+        run_blocks("guides/regionspot.md")
+        recognizer = anyregion.load_recognizer("stand-in")
+        recognizer.set_image("examples/coffee.jpg")
+        answer = recognizer.predict(
+            anyregion.Regions.from_boxes([[76, 66, 480, 388]]), ["cat", "dog"]
+        )
+        assert answer.scores[0, 0] != answer.scores[0, 1], "words are told apart"
 
     def test_a_task_of_ones_own(self, place: Path) -> None:
         report = run_blocks("guides/add_a_task.md")["report"]
