@@ -105,7 +105,7 @@ def many_boxes(folder: Path, count: int, *, masks: bool = False) -> list[str]:
 @pytest.mark.parametrize("way", [["--use-masks"], ["--method", "dense"]])
 def test_memory_does_not_grow_with_the_regions(tmp_path: Path, way: list[str]) -> None:
     peaks = []
-    # from 512 on, as many as are seen at once, nothing is to be larger
+    # of two full batches (`REGIONS_AT_ONCE`) and of more: of one alone the peak is lower
     for count in (600, 1200):
         (tmp_path / str(count)).mkdir()
         command = many_boxes(tmp_path / str(count), count, masks=True)
