@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fuzz_inputs.annotation_files import annotations, bombs, exemplars, regions, results
-from fuzz_inputs.folders import encoded, models, resume, store
+from fuzz_inputs.folders import encoded, index, models, resume, store
 from fuzz_inputs.image_files import images
 from fuzz_inputs.label_files import labels
 from fuzz_inputs.label_maps import label_maps
@@ -32,4 +32,5 @@ TARGETS: dict[str, tuple[Generator, int]] = {
     "store": (store, 4), "settings": (settings, 3), "checkpoints": (checkpoints, 3),
     "trained": (trained, 1), "backbones": (backbones, 2), "models": (models, 4),
     "label_maps": (label_maps, 3), "labels": (labels, 6), "python": (python_api, 6),
+    "index": (index, 3),
 }  # fmt: skip

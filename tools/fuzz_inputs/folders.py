@@ -278,3 +278,34 @@ def encoded(rng: Rng, folder: Path, originals: Originals) -> Words:
         path,
         "--no-pictures",
     )
+
+
+def index(rng: Rng, folder: Path, originals: Originals) -> Words:
+    """An index, and labels in it, of which files are damaged or lie in each other's places."""
+    photos, words = originals.photos, ["--regions", str(originals.root / "coco.json")]
+
+    def make(path: Path) -> None:
+        begun = ["index", str(photos), *words, "--out", str(path / "index"), "--shard-images", "1"]
+        run(begun)
+        run(["name", str(path / "index"), "--vocabulary", "cat,dog"])
+
+    source = originals.made("index", make) / "index"
+    target = folder / "index"
+    if rng.random() < 0.3:
+        shutil.copytree(source, target)
+        kinds = ("shards/*.regions.parquet", "shards/*.images.parquet", "labels/*/*.parquet")
+        first, second = rng.sample(sorted(target.glob(rng.choice(kinds))), 2)
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    else:
+        spoil_folder(rng, source, target)
+    named = ["--vocabulary", "cat,dog"]
+    return rng.choice(
+        [
+            ["name", str(target), *named, "--out", str(folder / "out")],
+            ["search", str(target), "a cat"],
+            ["stats", str(target), *named, "--out", str(folder / "out")],
+            ["index", str(photos), *words, "--out", str(target), "--shard-images", "1"],
+        ]
+    )
