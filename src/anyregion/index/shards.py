@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from anyregion.errors import InputError, SetAside
+from anyregion.errors import AnyRegionError, InputError, SetAside
 from anyregion.files import atomic_path, writing
 from anyregion.index.plan import decode_name, encode_name
 from anyregion.index.sources import PlannedImage
@@ -165,7 +165,13 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._writer.close()
+        try:
+            with writing(self.paths.regions):
+                self._writer.close()
+        except AnyRegionError as failed:
+            # what was begun goes, whatever else went wrong before
+            self._place.__exit__(type(failed), failed, failed.__traceback__)
+            raise
         self._place.__exit__(*error)
 
     def quarantine(self, image: PlannedImage, reason: str) -> None:
@@ -221,7 +227,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         table = pa.concat_tables(self._pending)
         while table.num_rows >= least:
             group = table.slice(0, ROWS_OF_GROUP).combine_chunks()
-            self._writer.write_table(group, row_group_size=ROWS_OF_GROUP)
+            with writing(self.paths.regions):
+                self._writer.write_table(group, row_group_size=ROWS_OF_GROUP)
             table = table.slice(ROWS_OF_GROUP)
         # a copy, or what was written would stay in memory with it
         self._pending = [table.combine_chunks()] if table.num_rows else []

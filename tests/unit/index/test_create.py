@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from anyregion.data.store.locks import try_lock
@@ -22,6 +24,7 @@ from anyregion.index.build import IndexModel, IndexOptions
 from anyregion.index.engines import EngineOptions, open_engine
 from anyregion.index.shards import halves_of
 from anyregion.recognizer import Recognizer
+from anyregion.regions import Regions
 from tests.helpers.colours import ColourEncoder, colour_recognizer
 from tests.helpers.halves import picture
 from tests.helpers.indexes import LEFT_RIGHT, found, half_precision, make_index, pictures
@@ -180,6 +183,33 @@ def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path) -> None:
     shard.write_bytes(content[:-10])
     make_index(photos, tmp_path / "index")
     assert files(tmp_path / "index") == whole
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+def test_a_full_disk_names_the_shard_and_leaves_nothing(tmp_path: Path) -> None:
+    import resource
+
+    photos = pictures(tmp_path / "photos", 9)
+    many = Regions.from_boxes(
+        np.random.default_rng(0).uniform([0, 0, 20, 15], [20, 15, 40, 30], (200, 4))
+    )
+    make_index(photos, tmp_path / "whole", regions=many, shard_images=9)
+    shutil.copytree(tmp_path / "whole", tmp_path / "index")
+    shard = tmp_path / "index" / "shards" / "00000.regions.parquet"
+    size = shard.stat().st_size
+    for path in shard.parent.iterdir():
+        path.unlink()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # the last bytes of the shard do not fit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 50, before[1]))
+    try:
+        with pytest.raises(AnyRegionError, match=r"00000\.regions\.parquet: .*File too large"):
+            make_index(photos, tmp_path / "index", regions=many, shard_images=9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in shard.parent.iterdir()] == ["00000.images.parquet"]
+    make_index(photos, tmp_path / "index", regions=many, shard_images=9)
+    assert files(tmp_path / "index") == files(tmp_path / "whole")
 
 
 def test_several_processes_and_one_write_the_same(tmp_path: Path) -> None:
