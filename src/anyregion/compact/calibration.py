@@ -54,7 +54,7 @@ HUBNESS = 1.2
 # of the shares of names that are not the best: of 10, 15, 20 and 30 the one that gives the right
 # name the highest probability on each of eight data sets (those of docs/results/compact.md)
 SOFTMAX_SHARPNESS = 10.0
-_NAMES_AT_ONCE = 8192
+_NAMES_AT_ONCE = 512  # with a thousand known regions a matrix of 2 MB, which stays in the caches
 
 
 @dataclass(frozen=True, eq=False)
