@@ -265,6 +265,17 @@ def test_unreadable_names_are_reported(
     assert np.isfinite(compact.text.encode_text([text])).all()
 
 
+def test_plain_names_are_readable_as_the_tokeniser_has_it(compact: CompactEmbedder) -> None:
+    """They are not tokenised to find that out."""
+    plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789,.'&()/-"
+    texts = [*plain, *(f"zq{c}" for c in plain), plain, "x" * 100, "9" * 100, "x " * 50, " " * 9]
+    unknown = compact.text._tokenizer.token_to_id("[UNK]")
+    expected = [len(ids) <= 2 or unknown in ids for ids in compact.text._tokenize(texts)]
+    assert compact.text.unreadable(texts) == expected
+    assert expected == [False] * (len(texts) - 1) + [True]
+    assert compact.text.unreadable(["x" * 101, "[UNK]"]) == [True, True]
+
+
 def test_no_texts_and_no_images(compact: CompactEmbedder) -> None:
     assert compact.text.encode_text([]).shape == (0, 384)
     assert compact.text.unreadable([]) == []
