@@ -7,7 +7,7 @@ to one core; times are CPU time, so that other work on the machine does not coun
     python benchmarks/compact_speed.py [--rounds 15]
     python benchmarks/compact_speed.py --pooling
 
-With `--pooling`: means over 10 to 4,000 boxes by one matrix product and by a summed-area table, on
+With `--pooling`: means over 10 to 4,000 boxes along one axis after the other, and by a summed-area table, on
 grids of `compact` (strides 8, 16, 32 of this photo) and of CLIP (24 x 24).
 """
 
@@ -71,7 +71,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def pool_plainly(dense: DenseMap, many: np.ndarray) -> np.ndarray:
-    """Pool by one matrix product, whatever the number of boxes."""
+    """Pool along one axis after the other, whatever the number of boxes."""
     threshold, pooling.SUMMED_BOXES = pooling.SUMMED_BOXES, len(many) + 1
     try:
         return pooling.pool(dense, many)
@@ -81,7 +81,7 @@ def pool_plainly(dense: DenseMap, many: np.ndarray) -> np.ndarray:
 
 def compare_pooling(rounds: int) -> None:
     """Print the milliseconds of both ways (the best of some rounds) and their difference."""
-    print("grid            boxes   product     table   ratio   largest difference")
+    print("grid            boxes     plain     table   ratio   largest difference")
     for height, width, channels in GRIDS:
         features = np.random.default_rng(0).normal(size=(height, width, channels))
         dense = DenseMap(features.astype(np.float32), (480.0, 640.0))

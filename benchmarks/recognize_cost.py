@@ -1,6 +1,6 @@
 """What naming costs beside another checkout of the project: CPU of whole commands, one thread.
 
-    git worktree add OLD 71ac5a1
+    git worktree add OLD 9a6b352
     python benchmarks/recognize_cost.py --against OLD
 
 Each command runs in a process of its own with one thread a graph (else threads that wait in busy

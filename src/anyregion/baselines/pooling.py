@@ -13,12 +13,11 @@ from anyregion.baselines.embedder import DenseMap
 from anyregion.masks import RLE, decode_mask
 from anyregion.regions import Boxes
 
-# Box means come from a summed-area table from so many boxes and cells on; else one matrix product
-# is sooner. Measured with `benchmarks/compact_speed.py --pooling` on one core: at 256 boxes the
-# table takes a fifth of the time on 60 x 80 cells and half on 30 x 40; at 1,000 boxes a twelfth and
-# a quarter. On 15 x 20 and 24 x 24 it does not pay. It would pay from 50 to 100 boxes on; from 256,
-# so that the 50 proposals of an image (200 quarters) are pooled as few regions are, to the bit.
-SUMMED_BOXES, SUMMED_CELLS = 256, 1000
+# Box means come from a summed-area table from so many boxes and cells on; else one axis after the
+# other is sooner. Measured with `benchmarks/compact_speed.py --pooling` on one core: at 1,000 boxes
+# the table takes half of the time on 60 x 80 cells and three quarters on 30 x 40; at 256 boxes, and
+# on 15 x 20 and 24 x 24 cells, it does not pay.
+SUMMED_BOXES, SUMMED_CELLS = 512, 1000
 
 # A box that covers less of the grid than this, in cells, has no summed-area mean: the difference
 # of two sums of thousands of cells, divided by so little, is off by more than 1e-6.
