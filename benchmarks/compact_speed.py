@@ -7,8 +7,8 @@ to one core; times are CPU time, so that other work on the machine does not coun
     python benchmarks/compact_speed.py [--rounds 15]
     python benchmarks/compact_speed.py --pooling
 
-With `--pooling`: means over 10 to 4,000 boxes along one axis after the other, and by a summed-area table, on
-grids of `compact` (strides 8, 16, 32 of this photo) and of CLIP (24 x 24).
+With `--pooling`: means over 10 to 4,000 boxes along one axis after the other, and by a summed-area
+table, on grids of `compact` (strides 8, 16, 32 of this photo) and of CLIP (24 x 24).
 """
 
 from __future__ import annotations
