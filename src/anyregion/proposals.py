@@ -208,7 +208,7 @@ def contained_share(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.flo
     return share
 
 
-def box_iou(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+def box_iou(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
     """IoU of each of `(N, 4)` with each of `(M, 4)` xyxy boxes, `(N, M)`; 0 of two empty ones.
 
     In single precision where both are, which takes half the time for many boxes.
@@ -220,7 +220,7 @@ def box_iou(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
     union = areas[0][:, None] + areas[1][None] - intersection
     # boxes without area have no union: 0, not NaN; a division that leaves elements out is slower
     np.maximum(union, np.finfo(union.dtype).tiny, out=union)
-    iou: NDArray[np.float64] = np.divide(intersection, union, out=union)
+    iou: NDArray[Any] = np.divide(intersection, union, out=union)
     return iou
 
 

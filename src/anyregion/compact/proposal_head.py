@@ -23,6 +23,7 @@ OUTPUTS = ("boxes", "scores", "point_boxes", "point_scores")
 
 # candidates that NMS compares: it takes as many comparisons as their square
 _CANDIDATES = 2000
+# selected boxes whose overlaps with all candidates are computed together
 _VOTED_AT_ONCE = 16
 # Of a candidate and all that overlap it as much, the mean is a better box, weighted by the squares
 # of the scores (box voting; Gidaris and Komodakis, ICCV 2015). Average recall of 100 on 60
@@ -125,11 +126,11 @@ class ProposalHead:
         grid = self.predict(pyramid)
         best = _usable(grid, 0.0)
         boxes, scores = grid.boxes[best], grid.scores[best]
-        kept = nms(boxes, scores, POOL_IOU, limit=pool)
-        voted, agreement = _votes(boxes, scores, kept)
+        selected = nms(boxes, scores, POOL_IOU, limit=pool)
+        voted, agreement = _votes(boxes, scores, selected)
         return Candidates(
             boxes=voted,
-            scores=scores[kept],
+            scores=scores[selected],
             agreement=agreement,
             dense_boxes=boxes,
             dense_scores=scores,
@@ -188,22 +189,22 @@ def best_proposals(grid: GridBoxes, options: ProposalOptions) -> tuple[Boxes, ND
 
 
 def _votes(
-    boxes: Boxes, scores: NDArray[np.float64], kept: NDArray[np.int64]
+    boxes: Boxes, scores: NDArray[np.float64], selected: NDArray[np.int64]
 ) -> tuple[Boxes, NDArray[np.float64]]:
     """Of some of the boxes `(K, 4)` the mean of all like them, and how much agrees with it `(K,)`.
 
     Args:
         boxes, scores: `(M, 4)` and `(M,)`.
-        kept: `(K,)` positions of those whose votes are counted.
+        selected: `(K,)` positions of those whose votes are counted.
     """
     single = boxes.astype(np.float32)  # of hundreds of thousands of pairs
     squares = np.square(scores)[:, None]
     weighted = np.concatenate([boxes * squares, squares], axis=1)  # (M, 5)
-    sums, agreement = np.zeros((len(kept), 5)), np.zeros(len(kept))
+    sums, agreement = np.zeros((len(selected), 5)), np.zeros(len(selected))
     # few rows at once stay in the caches, and in memory that the process has already
-    for start in range(0, len(kept), _VOTED_AT_ONCE):
+    for start in range(0, len(selected), _VOTED_AT_ONCE):
         rows = slice(start, start + _VOTED_AT_ONCE)
-        overlaps = box_iou(single[kept[rows]], single)  # (k, M)
+        overlaps = box_iou(single[selected[rows]], single)  # (k, M)
         sums[rows] = (overlaps >= VOTING) @ weighted
         agreement[rows] = (overlaps >= AGREEING) @ scores
     # each votes for itself: a box of a pixel and more overlaps itself

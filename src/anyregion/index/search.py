@@ -395,8 +395,10 @@ def _best_of_images(
         for i in np.flatnonzero(regions > 1).tolist():
             of_image = order[group == i]
             same = [0] * len(of_image)
-            kept = without_duplicates(joined[of_image], same, similarities[of_image], duplicates)
-            regions[i] = len(kept)
+            distinct = without_duplicates(
+                joined[of_image], same, similarities[of_image], duplicates
+            )
+            regions[i] = len(distinct)
     candidates = _Candidates.of(np.concatenate(rows)[best], similarities[best], regions)
     chosen = candidates.best(count)
     return chosen.take(np.argsort(chosen.rows))
